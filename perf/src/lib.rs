@@ -1,0 +1,1 @@
+//! The perf comparison harness.

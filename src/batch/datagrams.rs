@@ -1,0 +1,158 @@
+//! Egress: packets on their way to peers, gathered into runs that one send call can carry.
+//!
+//! `UDP_SEGMENT` cuts one buffer into datagrams of equal size, the last one shorter. So a run takes
+//! packets of one size to one peer, whatever their flows, and a shorter packet ends it. One run per
+//! peer is open at a time, which keeps the packets of every peer, and so of every flow, in order.
+
+use super::{Chain, Full, Piece, Pieces};
+use crate::route::PeerIndex;
+use std::net::SocketAddr;
+
+/// What one send call may carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunLimits {
+    /// Datagrams in one run: 1 switches runs off. The kernel's cap is 63 before Linux 6.9, 127
+    /// after (`UDP_MAX_SEGMENTS`, minus one for the UDP header it counts).
+    pub datagrams: u16,
+    /// Bytes in one run; 65507 is the largest IPv4 UDP payload.
+    pub bytes: u32,
+}
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// The peer, for its counters.
+    pub peer: PeerIndex,
+    /// Its UDP address.
+    pub to: SocketAddr,
+}
+
+/// Datagrams to one peer in one send call: all of `segment` bytes but the last, which may be
+/// shorter.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// Where to.
+    pub destination: Destination,
+    /// Bytes of every datagram but the last.
+    pub segment: u16,
+    /// Number of datagrams, at least one.
+    pub datagrams: u16,
+    /// Bytes of all datagrams.
+    pub bytes: u32,
+    /// Their bytes.
+    pub chain: Chain,
+    closed: bool,
+}
+
+/// The runs of one turn.
+#[derive(Debug)]
+pub struct Datagrams {
+    runs: Vec<Run>,
+    max_runs: usize,
+    open: [u32; OPEN],
+    limits: RunLimits,
+    /// Header bytes and chains of the runs.
+    pub pieces: Pieces,
+}
+
+/// Size of the direct-mapped cache from peer to its open run; a collision only ends a run early.
+const OPEN: usize = 64;
+const NONE: u32 = u32::MAX;
+
+impl Datagrams {
+    /// Room for `max_runs` runs over `pieces`.
+    #[must_use]
+    pub fn new(limits: RunLimits, max_runs: usize, pieces: Pieces) -> Self {
+        Self { runs: Vec::with_capacity(max_runs), max_runs, open: [NONE; OPEN], limits, pieces }
+    }
+
+    /// Forgets all runs.
+    pub fn clear(&mut self) {
+        self.runs.clear();
+        self.open = [NONE; OPEN];
+        self.pieces.clear();
+    }
+
+    /// What one send call may carry now.
+    #[must_use]
+    pub fn limits(&self) -> RunLimits {
+        self.limits
+    }
+
+    /// Changes the limits for the runs that follow, when an offload was demoted.
+    pub fn set_limits(&mut self, limits: RunLimits) {
+        self.limits = limits;
+    }
+
+    /// The runs, in the order in which they must leave.
+    #[must_use]
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// Whether there is nothing to send.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Datagrams per run so that `count` datagrams of `segment` bytes leave in the fewest sends of
+    /// even size: two halves instead of 64 KiB and a crumb.
+    #[must_use]
+    pub fn even_run(&self, count: usize, segment: usize) -> u16 {
+        let most = (self.limits.bytes as usize / segment.max(1))
+            .clamp(1, usize::from(self.limits.datagrams));
+        count.div_ceil(count.div_ceil(most).max(1)).max(1) as u16
+    }
+
+    /// Adds one datagram made of `pieces`, in a run of at most `most` datagrams.
+    ///
+    /// # Errors
+    /// [`Full`] when there is no room; nothing was added.
+    #[inline]
+    pub fn push(
+        &mut self,
+        destination: Destination,
+        pieces: &[Piece],
+        most: u16,
+    ) -> Result<(), Full> {
+        if !self.pieces.has_room(pieces.len(), 0) {
+            return Err(Full);
+        }
+        let len: u32 = pieces.iter().map(|piece| piece.len).sum();
+        let cached = &mut self.open[destination.peer.0 as usize % OPEN];
+        let open = self.runs.get_mut(*cached as usize).filter(|run| {
+            !run.closed
+                && run.destination == destination
+                && len <= u32::from(run.segment)
+                && run.datagrams < most.min(self.limits.datagrams)
+                && run.bytes + len <= self.limits.bytes
+        });
+        let run = match open {
+            Some(run) => run,
+            None => {
+                if self.runs.len() == self.max_runs {
+                    return Err(Full);
+                }
+                *cached = self.runs.len() as u32;
+                self.runs.push(Run {
+                    destination,
+                    segment: len as u16,
+                    datagrams: 0,
+                    bytes: 0,
+                    chain: Chain::EMPTY,
+                    closed: false,
+                });
+                let last = self.runs.len() - 1;
+                &mut self.runs[last]
+            }
+        };
+        for piece in pieces {
+            self.pieces.append(&mut run.chain, *piece)?;
+        }
+        run.datagrams += 1;
+        run.bytes += len;
+        run.closed |= len < u32::from(run.segment);
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! The command line: words as typed, and what they mean.

@@ -1,0 +1,49 @@
+//! What a gateway is to do, valid by construction: the only thing that the planes see of files,
+//! flags and variables.
+
+mod values;
+
+pub use values::{IngressCheck, InvalidValue, Mtu, Pinning, QueueCount, SourcePorts};
+
+use crate::engine::EngineChoice;
+use crate::offload::feature::FeatureSet;
+use ipnet::IpNet;
+use std::net::SocketAddr;
+
+/// Bytes that the tunnel adds to a packet over IPv4: IP header and UDP header.
+pub const OVERHEAD_V4: u16 = 28;
+/// Bytes that the tunnel adds to a packet over IPv6.
+pub const OVERHEAD_V6: u16 = 48;
+
+/// The data plane of one gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Name of the TUN device, or a pattern with one `%d` (`flannel%d`) that the kernel numbers.
+    pub device: String,
+    /// Addresses of the TUN device.
+    pub addresses: Vec<IpNet>,
+    /// MTU of the TUN device.
+    pub mtu: Mtu,
+    /// Where to receive.
+    pub listen: SocketAddr,
+    /// Inner networks behind this gateway: destinations that ingress accepts.
+    pub local: Vec<IpNet>,
+    /// Workers, each with its TUN queue and its socket.
+    pub queues: QueueCount,
+    /// Which engine.
+    pub engine: EngineChoice,
+    /// Offloads to use where the kernel has them.
+    pub offloads: FeatureSet,
+    /// What ingress demands of a datagram.
+    pub ingress_check: IngressCheck,
+    /// Outer networks from which any peer's datagrams may come (`--peer-source`).
+    pub peer_sources: Vec<IpNet>,
+    /// Whether flows are spread over source ports.
+    pub source_ports: SourcePorts,
+    /// Whether workers are bound to CPUs.
+    pub pinning: Pinning,
+    /// Receive buffer of each socket, bytes; the kernel doubles it for its own books.
+    pub socket_buffer: u32,
+    /// Queue length of the TUN device, packets (`txqueuelen`).
+    pub device_queue: u32,
+}

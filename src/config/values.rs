@@ -1,0 +1,146 @@
+//! Numbers and words that cannot hold a wrong value.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A value out of its range or vocabulary: what it is for, what was given, what is allowed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {given:?}: {allowed}")]
+pub struct InvalidValue {
+    /// The setting.
+    pub what: &'static str,
+    /// What the user wrote.
+    pub given: String,
+    /// What would be right.
+    pub allowed: &'static str,
+}
+
+/// An MTU of a TUN device, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mtu(u16);
+
+impl Mtu {
+    /// The smallest that IPv4 allows (RFC 791).
+    pub const MIN: u16 = 68;
+    /// The largest packet that one UDP datagram over IPv4 carries.
+    pub const MAX: u16 = 65507;
+
+    /// Bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u16 {
+        self.0
+    }
+}
+
+impl TryFrom<u32> for Mtu {
+    type Error = InvalidValue;
+
+    fn try_from(bytes: u32) -> Result<Self, InvalidValue> {
+        match u16::try_from(bytes) {
+            Ok(mtu) if (Self::MIN..=Self::MAX).contains(&mtu) => Ok(Self(mtu)),
+            _ => Err(InvalidValue {
+                what: "mtu",
+                given: bytes.to_string(),
+                allowed: "68 to 65507 bytes",
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Mtu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How many queues and workers; `auto` is resolved to the CPUs at hand before it gets here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueCount(u16);
+
+impl QueueCount {
+    /// One queue.
+    pub const ONE: Self = Self(1);
+    /// The kernel's `MAX_TAP_QUEUES`.
+    pub const MAX: u16 = 256;
+
+    /// The number.
+    #[must_use]
+    pub const fn count(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl TryFrom<u32> for QueueCount {
+    type Error = InvalidValue;
+
+    fn try_from(count: u32) -> Result<Self, InvalidValue> {
+        match u16::try_from(count) {
+            Ok(queues) if (1..=Self::MAX).contains(&queues) => Ok(Self(queues)),
+            _ => Err(InvalidValue {
+                what: "queues",
+                given: count.to_string(),
+                allowed: "1 to 256, or auto",
+            }),
+        }
+    }
+}
+
+macro_rules! words {
+    ($(#[doc = $doc:literal])+ $name:ident, $what:literal, $allowed:literal,
+     $($(#[doc = $variant_doc:literal])+ $variant:ident => $word:literal),+ $(,)?) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[doc = $variant_doc])+ $variant,)+
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidValue;
+
+            fn from_str(word: &str) -> Result<Self, InvalidValue> {
+                match word {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(InvalidValue { what: $what, given: word.to_owned(), allowed: $allowed }),
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self {
+                    $(Self::$variant => $word,)+
+                })
+            }
+        }
+    };
+}
+
+words! {
+    /// What ingress demands of a datagram before its packet reaches the TUN device.
+    IngressCheck, "ingress check", "strict, peer or off",
+    /// The outer source is a peer, the inner source is behind that peer, the inner destination is
+    /// behind us.
+    Strict => "strict",
+    /// The outer source is a peer.
+    Peer => "peer",
+    /// Whatever arrives, as flannel does.
+    Off => "off",
+}
+
+words! {
+    /// Whether a worker sends from a port of its own.
+    SourcePorts, "source ports", "fixed or spread",
+    /// All from the listening port, as flannel does.
+    Fixed => "fixed",
+    /// Each worker from its own port, so that the network and the receiver can spread flows.
+    Spread => "spread",
+}
+
+words! {
+    /// Whether workers are bound to CPUs.
+    Pinning, "pinning", "none or cpus",
+    /// The scheduler places them.
+    None => "none",
+    /// Worker i runs on the i-th CPU that the process may use.
+    Cpus => "cpus",
+}

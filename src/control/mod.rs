@@ -1,0 +1,1 @@
+//! The Unix control socket: how a running gateway is asked and told.

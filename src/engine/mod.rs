@@ -1,0 +1,123 @@
+//! Engines move bytes between one TUN queue, one or two UDP sockets and memory. They know rings,
+//! sockets and buffers, and nothing of IP; the datapath knows packets, and nothing of system calls.
+//! The worker in `gateway` joins them:
+//!
+//! ```text
+//! loop { receive -> (datapath) -> send, write -> release }
+//! ```
+
+mod kind;
+
+pub use kind::{EngineChoice, EngineKind};
+
+use crate::batch::{Datagrams, Frames, Inbox, Outcome, Slot};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// What an engine drives. All descriptors are nonblocking.
+#[derive(Debug)]
+pub struct Ports {
+    /// One queue of the TUN device.
+    pub tun: OwnedFd,
+    /// The socket that receives, and that sends unless there is another.
+    pub udp: OwnedFd,
+    /// The socket that sends, where flows are spread over source ports.
+    pub udp_send: Option<OwnedFd>,
+    /// An eventfd: readable when the worker must look up from waiting.
+    pub wake: OwnedFd,
+}
+
+/// How an engine is to use its ports.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// Arrivals per direction in one turn.
+    pub batch: usize,
+    /// Receive UDP super-datagrams: slots for the socket must hold 64 KiB.
+    pub gro: bool,
+    /// Send runs with `UDP_SEGMENT`; when off, every datagram of a run is sent alone.
+    pub gso: bool,
+    /// The TUN device's MTU: what a read brings at most when no segmentation offload is on.
+    pub mtu: u16,
+    /// Frames carry a virtio header.
+    pub vnet_hdr: bool,
+}
+
+/// Why an engine cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The TUN device is gone (EBADFD, POLLERR without EIO, ENODEV).
+    #[error("the TUN device was deleted")]
+    DeviceGone,
+    /// A system call failed that has no reason to.
+    #[error("{call}: {source}")]
+    Call {
+        /// The call.
+        call: &'static str,
+        /// What came back.
+        source: std::io::Error,
+    },
+    /// The kernel or the container refuses what this engine is made of.
+    #[error("{what} is not available: {source}")]
+    Unsupported {
+        /// What was tried.
+        what: &'static str,
+        /// What came back.
+        source: std::io::Error,
+    },
+}
+
+/// Ring and socket events that a gateway exports as gauges and counters; all since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// System calls made.
+    pub syscalls: u64,
+    /// Multishot operations armed again.
+    pub rearmed: u64,
+    /// Receives that found no free buffer in the ring.
+    pub no_buffers: u64,
+    /// Completion queue overflows.
+    pub cq_overflows: u64,
+    /// Reads that failed because the TUN device was down.
+    pub tun_down: u64,
+    /// Errors reported on the UDP socket (ICMP from the underlay).
+    pub socket_errors: u64,
+    /// Runs replayed as plain datagrams after the kernel refused `UDP_SEGMENT`.
+    pub gso_replays: u64,
+    /// Whether `UDP_SEGMENT` is still in use on the socket.
+    pub gso_active: bool,
+    /// Peers for which alone `UDP_SEGMENT` is off.
+    pub gso_demoted_peers: u64,
+    /// Datagrams that the kernel dropped because the socket's queue was full (`SO_RXQ_OVFL`).
+    pub socket_overflows: u64,
+}
+
+/// One way to move bytes. All methods are called by one thread, the worker's.
+pub trait Engine {
+    /// Which engine this is.
+    fn kind(&self) -> EngineKind;
+
+    /// Waits until something arrives, the wake descriptor fires or the timeout ends, then fills the
+    /// inbox with all that is there, up to the batch size per direction. `None` waits for ever. The
+    /// inbox is empty when called.
+    ///
+    /// # Errors
+    /// Only what the engine cannot recover from; everything else is counted in [`EngineStats`].
+    fn receive(&mut self, inbox: &mut Inbox, timeout: Option<Duration>) -> Result<(), EngineError>;
+
+    /// The bytes of a slot that the inbox named in this turn.
+    fn slot_mut(&mut self, slot: Slot) -> &mut [u8];
+
+    /// Sends all runs, in order per peer, and returns when the kernel has taken or refused each of
+    /// them. A run that the kernel refuses only for being a run is replayed as plain datagrams,
+    /// each exactly once.
+    fn send(&mut self, datagrams: &Datagrams, outcome: &mut Outcome);
+
+    /// Writes all frames in order and returns when the kernel has taken or refused each of them.
+    fn write(&mut self, frames: &Frames, outcome: &mut Outcome);
+
+    /// Gives the inbox's slots back and empties it.
+    fn release(&mut self, inbox: &mut Inbox);
+
+    /// Its events since the start.
+    fn stats(&self) -> EngineStats;
+}

@@ -1,0 +1,1 @@
+//! The machine around the gateway: links, routes, firewall, files.

@@ -1,0 +1,3 @@
+//! twill: parse, resolve, run.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The UDP sockets of the tunnel: their options and offloads.

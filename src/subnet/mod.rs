@@ -1,0 +1,1 @@
+//! Who should hold which subnet: leases and peers, before they become routes.

@@ -1,0 +1,1 @@
+//! The numbers inside a running gateway, and the ways to read them.

@@ -1,0 +1,151 @@
+//! IPv6 (RFC 8200), the fixed header. Extension headers are opaque payload to twill.
+//!
+//! ```text
+//! |Version| Traffic Class |           Flow Label                  |
+//! |         Payload Length        |  Next Header  |   Hop Limit   |
+//! |                         Source Address (16)                   |
+//! |                      Destination Address (16)                 |
+//! ```
+
+use super::checksum::Sum;
+use super::{Malformed, read_u16};
+use std::net::Ipv6Addr;
+
+/// The fixed header, bytes.
+pub const HEADER_LEN: usize = 40;
+
+const PAYLOAD_LEN: usize = 4;
+const NEXT_HEADER: usize = 6;
+const HOP_LIMIT: usize = 7;
+const SOURCE: usize = 8;
+const DESTINATION: usize = 24;
+
+/// An IPv6 packet whose payload length lies within its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<T> {
+    bytes: T,
+}
+
+impl<T: AsRef<[u8]>> Packet<T> {
+    /// Checks version and length.
+    ///
+    /// # Errors
+    /// [`Malformed`], in the order of the fields.
+    #[inline]
+    pub fn parse(bytes: T) -> Result<Self, Malformed> {
+        let b = bytes.as_ref();
+        if b.is_empty() {
+            return Err(Malformed::Short);
+        }
+        if b[0] >> 4 != 6 {
+            return Err(Malformed::Version);
+        }
+        if b.len() < HEADER_LEN {
+            return Err(Malformed::Short);
+        }
+        if HEADER_LEN + usize::from(read_u16(b, PAYLOAD_LEN)) > b.len() {
+            return Err(Malformed::Truncated);
+        }
+        Ok(Self { bytes })
+    }
+
+    fn b(&self) -> &[u8] {
+        self.bytes.as_ref()
+    }
+
+    /// Header and payload, bytes.
+    #[inline]
+    pub fn total_len(&self) -> usize {
+        HEADER_LEN + usize::from(read_u16(self.b(), PAYLOAD_LEN))
+    }
+
+    /// DSCP and ECN octet.
+    #[inline]
+    pub fn traffic_class(&self) -> u8 {
+        (read_u16(self.b(), 0) >> 4) as u8
+    }
+
+    /// Flow label, 20 bits.
+    #[inline]
+    pub fn flow_label(&self) -> u32 {
+        super::read_u32(self.b(), 0) & 0x000f_ffff
+    }
+
+    /// Number of what follows the fixed header.
+    #[inline]
+    pub fn next_header(&self) -> u8 {
+        self.b()[NEXT_HEADER]
+    }
+
+    /// Hops left.
+    #[inline]
+    pub fn hop_limit(&self) -> u8 {
+        self.b()[HOP_LIMIT]
+    }
+
+    /// Source address.
+    #[inline]
+    pub fn source(&self) -> Ipv6Addr {
+        address(self.b(), SOURCE)
+    }
+
+    /// Destination address.
+    #[inline]
+    pub fn destination(&self) -> Ipv6Addr {
+        address(self.b(), DESTINATION)
+    }
+
+    /// The fixed header.
+    #[inline]
+    pub fn header(&self) -> &[u8] {
+        &self.b()[..HEADER_LEN]
+    }
+
+    /// What follows the fixed header, trimmed to the payload length.
+    #[inline]
+    pub fn payload(&self) -> &[u8] {
+        &self.b()[HEADER_LEN..self.total_len()]
+    }
+
+    /// The pseudo-header sum of a transport checksum over `len` bytes of header and payload.
+    #[inline]
+    pub fn pseudo_sum(&self, len: u32) -> Sum {
+        Sum::default().pseudo_v6(self.source(), self.destination(), self.next_header(), len)
+    }
+}
+
+impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
+    /// Sets the payload length, bytes after the fixed header.
+    #[inline]
+    pub fn set_payload_len(&mut self, len: u16) {
+        self.bytes.as_mut()[PAYLOAD_LEN..PAYLOAD_LEN + 2].copy_from_slice(&len.to_be_bytes());
+    }
+
+    /// Takes one hop off; returns the hops left. A packet that arrives with none is left as it is.
+    #[inline]
+    pub fn decrement_hop_limit(&mut self) -> u8 {
+        let hops = &mut self.bytes.as_mut()[HOP_LIMIT];
+        *hops = hops.saturating_sub(1);
+        *hops
+    }
+
+    /// Sets the ECN codepoint.
+    #[inline]
+    pub fn set_ecn(&mut self, ecn: super::Ecn) {
+        let octet = &mut self.bytes.as_mut()[1];
+        *octet = (*octet & !0x30) | ((ecn as u8) << 4);
+    }
+
+    /// What follows the fixed header, mutable, trimmed to the payload length.
+    #[inline]
+    pub fn payload_mut(&mut self) -> &mut [u8] {
+        let to = self.total_len();
+        &mut self.bytes.as_mut()[HEADER_LEN..to]
+    }
+}
+
+fn address(b: &[u8], at: usize) -> Ipv6Addr {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(&b[at..at + 16]);
+    Ipv6Addr::from(octets)
+}

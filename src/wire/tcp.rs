@@ -1,0 +1,159 @@
+//! TCP (RFC 9293), the header.
+//!
+//! ```text
+//! |          Source Port          |       Destination Port        |
+//! |                        Sequence Number                        |
+//! |                    Acknowledgment Number                      |
+//! | Offset| Rsrvd |C|E|U|A|P|R|S|F|            Window             |
+//! |           Checksum            |         Urgent Pointer        |
+//! |                    Options (Offset > 5)                       |
+//! ```
+
+use super::{Malformed, read_u16, read_u32};
+
+/// The header without options, bytes.
+pub const HEADER_LEN: usize = 20;
+/// The checksum's offset within the header, bytes.
+pub const CHECKSUM_OFFSET: usize = 16;
+
+const SEQUENCE: usize = 4;
+const ACKNOWLEDGMENT: usize = 8;
+const DATA_OFFSET: usize = 12;
+const FLAGS: usize = 13;
+const WINDOW: usize = 14;
+
+/// Control bits, the header's fourteenth octet.
+pub mod flags {
+    /// No more data from the sender.
+    pub const FIN: u8 = 0x01;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 0x02;
+    /// Reset the connection.
+    pub const RST: u8 = 0x04;
+    /// Push function.
+    pub const PSH: u8 = 0x08;
+    /// The acknowledgment field is significant.
+    pub const ACK: u8 = 0x10;
+    /// The urgent pointer is significant.
+    pub const URG: u8 = 0x20;
+    /// ECN echo (RFC 3168).
+    pub const ECE: u8 = 0x40;
+    /// Congestion window reduced (RFC 3168).
+    pub const CWR: u8 = 0x80;
+}
+
+/// A TCP segment whose data offset lies within its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<T> {
+    bytes: T,
+}
+
+impl<T: AsRef<[u8]>> Segment<T> {
+    /// Checks the lengths.
+    ///
+    /// # Errors
+    /// [`Malformed::Short`] or [`Malformed::HeaderLength`].
+    #[inline]
+    pub fn parse(bytes: T) -> Result<Self, Malformed> {
+        let b = bytes.as_ref();
+        if b.len() < HEADER_LEN {
+            return Err(Malformed::Short);
+        }
+        let header_len = usize::from(b[DATA_OFFSET] >> 4) * 4;
+        if header_len < HEADER_LEN || header_len > b.len() {
+            return Err(Malformed::HeaderLength);
+        }
+        Ok(Self { bytes })
+    }
+
+    fn b(&self) -> &[u8] {
+        self.bytes.as_ref()
+    }
+
+    /// Source port.
+    #[inline]
+    pub fn source_port(&self) -> u16 {
+        read_u16(self.b(), 0)
+    }
+
+    /// Destination port.
+    #[inline]
+    pub fn destination_port(&self) -> u16 {
+        read_u16(self.b(), 2)
+    }
+
+    /// Sequence number of the first payload byte.
+    #[inline]
+    pub fn sequence(&self) -> u32 {
+        read_u32(self.b(), SEQUENCE)
+    }
+
+    /// Acknowledgment number.
+    #[inline]
+    pub fn acknowledgment(&self) -> u32 {
+        read_u32(self.b(), ACKNOWLEDGMENT)
+    }
+
+    /// Header with options, bytes (20 to 60).
+    #[inline]
+    pub fn header_len(&self) -> usize {
+        usize::from(self.b()[DATA_OFFSET] >> 4) * 4
+    }
+
+    /// Control bits, see [`flags`].
+    #[inline]
+    pub fn flags(&self) -> u8 {
+        self.b()[FLAGS]
+    }
+
+    /// Receive window, unscaled.
+    #[inline]
+    pub fn window(&self) -> u16 {
+        read_u16(self.b(), WINDOW)
+    }
+
+    /// Checksum as it stands in the segment.
+    #[inline]
+    pub fn checksum(&self) -> u16 {
+        read_u16(self.b(), CHECKSUM_OFFSET)
+    }
+
+    /// The header, options included.
+    #[inline]
+    pub fn header(&self) -> &[u8] {
+        &self.b()[..self.header_len()]
+    }
+
+    /// Options, padding included.
+    #[inline]
+    pub fn options(&self) -> &[u8] {
+        &self.b()[HEADER_LEN..self.header_len()]
+    }
+
+    /// The data.
+    #[inline]
+    pub fn payload(&self) -> &[u8] {
+        &self.b()[self.header_len()..]
+    }
+}
+
+impl<T: AsRef<[u8]> + AsMut<[u8]>> Segment<T> {
+    /// Sets the sequence number.
+    #[inline]
+    pub fn set_sequence(&mut self, sequence: u32) {
+        self.bytes.as_mut()[SEQUENCE..SEQUENCE + 4].copy_from_slice(&sequence.to_be_bytes());
+    }
+
+    /// Sets the control bits.
+    #[inline]
+    pub fn set_flags(&mut self, flags: u8) {
+        self.bytes.as_mut()[FLAGS] = flags;
+    }
+
+    /// Sets the checksum.
+    #[inline]
+    pub fn set_checksum(&mut self, checksum: u16) {
+        self.bytes.as_mut()[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2]
+            .copy_from_slice(&checksum.to_be_bytes());
+    }
+}
