@@ -1,0 +1,194 @@
+//! The borders that docs/ARCHITECTURE.md draws, held by reading the sources.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Who may import whom: a module, what it may name, and the reason that a violation is told.
+const RULES: &[(&str, &[&str], &str)] = &[
+    ("wire", &[], "packet formats stand on their own"),
+    ("offload", &["wire", "batch"], "segmentation is a function from bytes to bytes"),
+    ("route", &["wire"], "a look-up needs no I/O"),
+    ("batch", &["route"], "the vocabulary between planes names peers and nothing else"),
+    (
+        "datapath",
+        &["wire", "offload", "route", "batch", "config"],
+        "decisions about packets are pure: no system call, no clock, no log",
+    ),
+    ("sys", &[], "one system call each"),
+    ("tun", &["sys", "offload"], "a device knows system calls and offload names"),
+    ("socket", &["sys", "offload"], "a socket knows system calls and offload names"),
+    (
+        "engine",
+        &["sys", "tun", "socket", "batch", "offload"],
+        "engines move bytes and know nothing of IP",
+    ),
+    (
+        "config",
+        &["engine", "offload", "subnet"],
+        "settings name engines, offloads and peers, and run nothing",
+    ),
+    ("subnet", &["route", "config"], "who holds which subnet is independent of how packets move"),
+    ("host", &["config", "sys"], "the machine around the gateway knows neither peers nor engines"),
+    (
+        "telemetry",
+        &["datapath", "engine", "route", "batch", "offload", "config"],
+        "telemetry reads the others' names and numbers; they do not know it",
+    ),
+];
+
+/// Modules of the pure half, which must not reach for the outside.
+const PURE: &[&str] = &["wire", "offload", "route", "batch", "datapath"];
+const IMPURE_CRATES: &[&str] =
+    &["libc", "rustix", "tokio", "tracing", "socket2", "io_uring", "std::time::Instant", "std::fs"];
+
+/// Lines of code before a file's tests.
+const MAX_LINES: usize = 500;
+
+#[test]
+fn modules_import_only_what_the_architecture_allows() {
+    let mut violations = Vec::new();
+    for (module, allowed, reason) in RULES {
+        for file in sources(&Path::new("src").join(module)) {
+            for import in crate_imports(&before_tests(&file)) {
+                if import != *module && !allowed.contains(&import.as_str()) {
+                    violations.push(format!(
+                        "{} imports crate::{import}, but {reason} (allowed: {allowed:?})",
+                        file.display()
+                    ));
+                }
+            }
+        }
+    }
+
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
+}
+
+#[test]
+fn nobody_but_main_imports_the_command_line() {
+    let violations: Vec<_> = sources(Path::new("src"))
+        .into_iter()
+        .filter(|file| !file.starts_with("src/cli") && !file.ends_with("main.rs"))
+        .filter(|file| crate_imports(&before_tests(file)).iter().any(|import| import == "cli"))
+        .collect();
+
+    assert!(violations.is_empty(), "these import crate::cli: {violations:?}");
+}
+
+#[test]
+fn the_pure_half_reaches_for_nothing_outside() {
+    let mut violations = Vec::new();
+    for module in PURE {
+        for file in sources(&Path::new("src").join(module)) {
+            let code = before_tests(&file);
+            for name in IMPURE_CRATES {
+                let used = code.lines().any(|line| {
+                    !line.trim_start().starts_with("//") && line.contains(&format!("{name}::"))
+                });
+                if used {
+                    violations.push(format!("{} uses {name}", file.display()));
+                }
+            }
+        }
+    }
+
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
+}
+
+#[test]
+fn every_rule_names_a_module_that_exists() {
+    for (module, allowed, _) in RULES {
+        for name in allowed.iter().chain([module]) {
+            assert!(Path::new("src").join(name).is_dir(), "src/{name} does not exist");
+        }
+    }
+}
+
+#[test]
+fn files_hold_one_thing() {
+    let mut long = BTreeMap::new();
+    for folder in ["src", "perf/src"] {
+        for file in sources(Path::new(folder)) {
+            let lines = before_tests(&file).lines().count();
+            if lines > MAX_LINES {
+                long.insert(file, lines);
+            }
+        }
+    }
+
+    assert!(long.is_empty(), "longer than {MAX_LINES} lines before their tests: {long:?}");
+}
+
+#[test]
+fn unsafe_code_is_listed_with_its_reason() {
+    let listed = fs::read_to_string("docs/UNSAFE.md").expect("docs/UNSAFE.md");
+    let missing: Vec<_> = sources(Path::new("src"))
+        .into_iter()
+        .filter(|file| fs::read_to_string(file).is_ok_and(|code| code.contains("unsafe {")))
+        .filter(|file| !listed.contains(&*file.to_string_lossy()))
+        .collect();
+
+    assert!(missing.is_empty(), "docs/UNSAFE.md does not list {missing:?}");
+}
+
+/// The modules that a source names: after `crate::`, also within `crate::{…}`.
+fn crate_imports(code: &str) -> Vec<String> {
+    let code: Vec<_> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let code = code.join("\n");
+    let mut names = Vec::new();
+    for path in code.split("crate::").skip(1) {
+        match path.strip_prefix('{') {
+            Some(group) => names.extend(first_level(group).map(identifier)),
+            None => names.push(identifier(path)),
+        }
+    }
+    names
+}
+
+/// The comma-separated items of a brace group that is already open.
+fn first_level(group: &str) -> impl Iterator<Item = &str> {
+    let mut depth = 0;
+    let end = group.find(move |c| {
+        depth += match c {
+            '{' => 1,
+            '}' => -1,
+            _ => 0,
+        };
+        depth < 0
+    });
+    let mut depth = 0;
+    group[..end.unwrap_or(group.len())].split(move |c| {
+        depth += match c {
+            '{' => 1,
+            '}' => -1,
+            _ => 0,
+        };
+        c == ',' && depth == 0
+    })
+}
+
+fn identifier(path: &str) -> String {
+    path.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+/// A file's lines up to its test module.
+fn before_tests(file: &Path) -> String {
+    let code = fs::read_to_string(file).expect("a readable source file");
+    let lines = code.lines().take_while(|line| *line != "#[cfg(test)]");
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// All Rust files below a folder, test-only files left out.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).expect("a readable folder") {
+        let path = entry.expect("a readable entry").path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
