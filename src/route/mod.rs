@@ -1,5 +1,7 @@
 //! Who holds which subnet: what a worker asks for every packet.
 
+mod table;
 mod view;
 
-pub use view::{Peer, PeerIndex, View};
+pub use table::{Holder, Table};
+pub use view::{Overlay, Peer, PeerIndex, View};
