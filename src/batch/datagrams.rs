@@ -44,6 +44,23 @@ pub struct Run {
     closed: bool,
 }
 
+impl Run {
+    /// Bytes of one datagram of the run.
+    #[must_use]
+    pub fn datagram_len(&self, index: u16) -> u32 {
+        let before = u32::from(self.segment) * u32::from(index);
+        self.bytes.saturating_sub(before).min(u32::from(self.segment))
+    }
+
+    /// Bytes of `count` datagrams of the run from the `first` on.
+    #[must_use]
+    pub fn bytes_of(&self, first: u16, count: u16) -> u32 {
+        let segment = u32::from(self.segment);
+        let before = segment * u32::from(first);
+        self.bytes.saturating_sub(before).min(segment * u32::from(count))
+    }
+}
+
 /// The runs of one turn.
 #[derive(Debug)]
 pub struct Datagrams {
@@ -94,6 +111,13 @@ impl Datagrams {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
+    }
+
+    /// Whether so many more datagrams, pieces and header bytes fit, wherever they go.
+    #[inline]
+    #[must_use]
+    pub fn has_room(&self, datagrams: usize, links: usize, header_bytes: usize) -> bool {
+        self.runs.len() + datagrams <= self.max_runs && self.pieces.has_room(links, header_bytes)
     }
 
     /// Datagrams per run so that `count` datagrams of `segment` bytes leave in the fewest sends of
@@ -154,5 +178,30 @@ impl Datagrams {
         run.bytes += len;
         run.closed |= len < u32::from(run.segment);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_datagram_of_a_run_may_be_shorter() {
+        let mut out = Datagrams::new(RunLimits { datagrams: 9, bytes: 9999 }, 4, Pieces::new(9, 0));
+        for (slot, len) in [(0, 100), (1, 100), (2, 30)] {
+            let source = crate::batch::Source::Slot(crate::batch::Slot(slot));
+            out.push(to(1), &[Piece { source, offset: 0, len }], 9).unwrap();
+        }
+
+        let run = out.runs()[0];
+
+        assert_eq!([0, 1, 2, 3].map(|index| run.datagram_len(index)), [100, 100, 30, 0]);
+        assert_eq!(run.bytes_of(0, 3), 230);
+        assert_eq!(run.bytes_of(1, 2), 130);
+        assert_eq!(run.bytes_of(0, 1), 100);
+    }
+
+    fn to(peer: u32) -> Destination {
+        Destination { peer: PeerIndex(peer), to: "192.0.2.1:8285".parse().unwrap() }
     }
 }

@@ -22,6 +22,8 @@ pub struct Frame {
     pub len: u32,
     /// Inner packets it carries.
     pub packets: u16,
+    /// Bytes of those packets, each with its own header: what the books count.
+    pub packet_bytes: u32,
     /// What it carries.
     pub kind: FrameKind,
 }

@@ -147,4 +147,80 @@ impl Pieces {
             Some(link.piece)
         })
     }
+
+    /// Copies a chain's bytes from offset `from` on into `out`, until either ends; returns how many.
+    /// Headers are here; `slot` copies the bytes of a piece that lies in a receive slot.
+    pub fn copy(
+        &self,
+        chain: &Chain,
+        from: u32,
+        out: &mut [u8],
+        mut slot: impl FnMut(Piece, &mut [u8]),
+    ) -> usize {
+        let mut skip = from;
+        let mut copied = 0;
+        for piece in self.iter(chain) {
+            let skipped = skip.min(piece.len);
+            skip -= skipped;
+            let len = (piece.len - skipped).min((out.len() - copied) as u32);
+            if len == 0 {
+                continue;
+            }
+            let part = Piece { offset: piece.offset + skipped, len, ..piece };
+            let target = &mut out[copied..copied + len as usize];
+            match part.source {
+                Source::Headers => {
+                    let at = part.offset as usize;
+                    target.copy_from_slice(&self.headers[at..at + len as usize]);
+                }
+                Source::Slot(_) => slot(part, target),
+            }
+            copied += len as usize;
+        }
+        copied
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_copied_from_any_offset_across_headers_and_slots() {
+        let mut pieces = Pieces::new(8, 8);
+        let mut chain = Chain::EMPTY;
+        let (header, bytes) = pieces.header(3).unwrap();
+        bytes.copy_from_slice(b"abc");
+        pieces.append(&mut chain, header).unwrap();
+        let slot = Piece { source: Source::Slot(Slot(7)), offset: 2, len: 4 };
+        pieces.append(&mut chain, slot).unwrap();
+
+        for from in 0..8 {
+            for room in 0..8 {
+                let mut out = vec![0; room];
+                let copied = pieces.copy(&chain, from, &mut out, |piece, target| {
+                    assert_eq!(piece.source, Source::Slot(Slot(7)));
+                    let at = piece.offset as usize;
+                    target.copy_from_slice(&b"..defg.."[at..at + target.len()]);
+                });
+
+                let expected = &b"abcdefg"[(from as usize).min(7)..];
+                let expected = &expected[..expected.len().min(room)];
+                assert_eq!(&out[..copied], expected, "from {from}, room {room}");
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_that_touch_in_memory_become_one() {
+        let mut pieces = Pieces::new(1, 0);
+        let mut chain = Chain::EMPTY;
+        let piece = |offset, len| Piece { source: Source::Slot(Slot(0)), offset, len };
+
+        pieces.append(&mut chain, piece(0, 10)).unwrap();
+        pieces.append(&mut chain, piece(10, 5)).unwrap();
+
+        assert_eq!(pieces.iter(&chain).collect::<Vec<_>>(), [piece(0, 15)]);
+        assert_eq!(pieces.append(&mut chain, piece(20, 1)), Err(Full));
+    }
 }
