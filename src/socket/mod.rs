@@ -1,1 +1,9 @@
 //! The UDP sockets of the tunnel: their options and offloads.
+
+mod open;
+mod path_mtu;
+mod segmentation;
+
+pub use open::{Fragmentation, SocketError, SocketSpec, open, reserve, set_fragmentation};
+pub use path_mtu::path_mtu;
+pub use segmentation::{GsoPolicy, gso_policy, kernel_release, max_run};

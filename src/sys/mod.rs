@@ -1,1 +1,7 @@
 //! One system call each: what the standard library and socket2 do not have.
+
+pub mod affinity;
+pub mod cmsg;
+pub mod ioctl;
+pub mod mmsg;
+pub mod sockopt;

@@ -1,1 +1,7 @@
-//! The TUN device: its queues, its offloads, and a probe of what this kernel really does.
+//! The TUN device: its queues and its offloads.
+
+mod device;
+mod error;
+
+pub use device::{Device, DeviceSpec};
+pub use error::TunError;

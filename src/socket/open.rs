@@ -1,0 +1,146 @@
+//! Opening a tunnel socket.
+
+use crate::sys::sockopt;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The socket to open.
+#[derive(Clone, Copy, Debug)]
+pub struct SocketSpec {
+    /// Address and port to bind; port 0 lets the kernel choose.
+    pub listen: SocketAddr,
+    /// Share the address with the gateway's other sockets (`SO_REUSEPORT`).
+    pub shared: bool,
+    /// Receive several datagrams at once (`UDP_GRO`).
+    pub gro: bool,
+    /// Size of the receive and the send buffer, bytes; the kernel doubles it for its own books.
+    pub buffer: u32,
+}
+
+/// Whether the kernel may cut a datagram into IP fragments on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragmentation {
+    /// Never: the outer packet has DF set, and one that is too long fails with EMSGSIZE, so that
+    /// the inner sender can be told (RFC 8900).
+    Refused,
+    /// When it is longer than the path's MTU, as flannel's socket does.
+    Allowed,
+}
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// The address cannot be had.
+    #[error("binding UDP {listen}: {source}: {cure}")]
+    Bind {
+        /// The address asked for.
+        listen: SocketAddr,
+        /// What came back.
+        source: io::Error,
+        /// What to do.
+        cure: &'static str,
+    },
+    /// An option that twill cannot do without was refused.
+    #[error("setting {option} on UDP {listen}: {source}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// The socket's address.
+        listen: SocketAddr,
+        /// What came back.
+        source: io::Error,
+    },
+}
+
+/// Takes the address exclusively and holds it while the result lives. Sockets that share a port by
+/// `SO_REUSEPORT` would let a second instance of the same user in silently, so a gateway with many
+/// queues reserves first: this fails when anybody has the port.
+///
+/// # Errors
+/// [`SocketError::Bind`].
+pub fn reserve(listen: SocketAddr) -> Result<OwnedFd, SocketError> {
+    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))
+        .and_then(|socket| socket.bind(&listen.into()).map(|()| socket))
+        .map_err(|source| cannot_bind(listen, source))?;
+    Ok(socket.into())
+}
+
+/// Opens and binds a socket with all its options set.
+///
+/// # Errors
+/// [`SocketError`].
+pub fn open(spec: &SocketSpec) -> Result<OwnedFd, SocketError> {
+    let listen = spec.listen;
+    let option = |option| move |source| SocketError::Option { option, listen, source };
+
+    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))
+        .map_err(|source| cannot_bind(listen, source))?;
+    socket.set_nonblocking(true).map_err(option("O_NONBLOCK"))?;
+    if spec.shared {
+        socket.set_reuse_port(true).map_err(option("SO_REUSEPORT"))?;
+    }
+    set_buffers(&socket, spec.buffer).map_err(option("SO_RCVBUF"))?;
+    if listen.is_ipv6() {
+        socket.set_only_v6(true).map_err(option("IPV6_V6ONLY"))?;
+        socket.set_recv_tclass_v6(true).map_err(option("IPV6_RECVTCLASS"))?;
+    } else {
+        socket.set_recv_tos_v4(true).map_err(option("IP_RECVTOS"))?;
+    }
+    set_fragmentation(socket.as_fd(), listen.is_ipv6(), Fragmentation::Refused)
+        .map_err(option("IP_MTU_DISCOVER"))?;
+    let fd = socket.as_fd();
+    sockopt::set_int(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)
+        .map_err(option("SO_TIMESTAMPNS"))?;
+    sockopt::set_int(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1).map_err(option("SO_RXQ_OVFL"))?;
+    if spec.gro {
+        sockopt::set_int(fd, libc::SOL_UDP, libc::UDP_GRO, 1).map_err(option("UDP_GRO"))?;
+    }
+    socket.bind(&listen.into()).map_err(|source| cannot_bind(listen, source))?;
+    Ok(socket.into())
+}
+
+/// Changes whether datagrams that are longer than the path's MTU are fragmented or refused.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_fragmentation(
+    socket: BorrowedFd<'_>,
+    ipv6: bool,
+    fragmentation: Fragmentation,
+) -> io::Result<()> {
+    let (level, option) = if ipv6 {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
+    } else {
+        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
+    };
+    let value = match fragmentation {
+        Fragmentation::Refused => libc::IP_PMTUDISC_DO,
+        Fragmentation::Allowed => libc::IP_PMTUDISC_WANT,
+    };
+    sockopt::set_int(socket, level, option, value)
+}
+
+/// Beyond `net.core.rmem_max` with CAP_NET_ADMIN, up to it without.
+fn set_buffers(socket: &Socket, bytes: u32) -> io::Result<()> {
+    let size = i32::try_from(bytes).unwrap_or(i32::MAX);
+    let fd = socket.as_fd();
+    if sockopt::set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, size).is_err() {
+        socket.set_recv_buffer_size(bytes as usize)?;
+    }
+    if sockopt::set_int(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, size).is_err() {
+        socket.set_send_buffer_size(bytes as usize)?;
+    }
+    Ok(())
+}
+
+fn cannot_bind(listen: SocketAddr, source: io::Error) -> SocketError {
+    let cure = match source.kind() {
+        io::ErrorKind::AddrInUse => "another process has this port: stop it, or listen elsewhere",
+        io::ErrorKind::AddrNotAvailable => "no interface of this host has this address",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
+        _ => "see `twill doctor`",
+    };
+    SocketError::Bind { listen, source, cure }
+}

@@ -1,0 +1,99 @@
+//! The TUN driver's ioctls (include/uapi/linux/if_tun.h).
+#![allow(unsafe_code, reason = "ioctl has no safe form")]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Checksum offload: packets may carry partial checksums.
+pub const TUN_F_CSUM: u32 = 0x01;
+/// TCP over IPv4 super-packets.
+pub const TUN_F_TSO4: u32 = 0x02;
+/// TCP over IPv6 super-packets.
+pub const TUN_F_TSO6: u32 = 0x04;
+/// TCP super-packets with CWR.
+pub const TUN_F_TSO_ECN: u32 = 0x08;
+/// UDP over IPv4 super-packets (Linux 6.2).
+pub const TUN_F_USO4: u32 = 0x20;
+/// UDP over IPv6 super-packets (Linux 6.2).
+pub const TUN_F_USO6: u32 = 0x40;
+
+/// `struct ifreq` with the flags member of its union.
+#[repr(C)]
+struct InterfaceFlags {
+    name: [u8; libc::IFNAMSIZ],
+    flags: libc::c_short,
+    rest: [u8; 22],
+}
+
+const _: () = assert!(size_of::<InterfaceFlags>() == size_of::<libc::ifreq>());
+
+/// Attaches a queue to the device called `name`, which may hold one `%d`; returns the name that
+/// the kernel chose (`TUNSETIFF`).
+///
+/// # Errors
+/// The kernel's; `InvalidInput` when the name is longer than 15 bytes.
+pub fn set_interface(queue: BorrowedFd<'_>, name: &str, flags: i32) -> io::Result<String> {
+    if name.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{name:?} is longer than 15 bytes"),
+        ));
+    }
+    let mut request =
+        InterfaceFlags { name: [0; libc::IFNAMSIZ], flags: flags as libc::c_short, rest: [0; 22] };
+    request.name[..name.len()].copy_from_slice(name.as_bytes());
+    // SAFETY: the kernel reads and writes one `struct ifreq`, whose size `InterfaceFlags` has, and
+    // keeps no pointer to it.
+    let rc = unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    check(rc)?;
+    let end = request.name.iter().position(|byte| *byte == 0).unwrap_or(libc::IFNAMSIZ);
+    Ok(String::from_utf8_lossy(&request.name[..end]).into_owned())
+}
+
+/// Sets which super-packets the device may hand out, a mask of `TUN_F_*` (`TUNSETOFFLOAD`). The
+/// mask belongs to the device, not to the queue.
+///
+/// # Errors
+/// `EINVAL` when the kernel does not know one of the bits.
+pub fn set_offload(queue: BorrowedFd<'_>, mask: u32) -> io::Result<()> {
+    // SAFETY: the argument is a number, not a pointer.
+    let rc =
+        unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(mask)) };
+    check(rc)
+}
+
+/// Sets the length of the virtio header in front of each packet (`TUNSETVNETHDRSZ`).
+///
+/// # Errors
+/// The kernel's.
+pub fn set_vnet_hdr_len(queue: BorrowedFd<'_>, len: usize) -> io::Result<()> {
+    let len = len as libc::c_int;
+    // SAFETY: the kernel reads one `int` and keeps no pointer to it.
+    let rc = unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) };
+    check(rc)
+}
+
+/// Makes the virtio header's fields little-endian on every machine (`TUNSETVNETLE`).
+///
+/// # Errors
+/// The kernel's.
+pub fn set_vnet_little_endian(queue: BorrowedFd<'_>) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the kernel reads one `int` and keeps no pointer to it.
+    let rc = unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETVNETLE, &raw const on) };
+    check(rc)
+}
+
+/// The index of an interface, `None` when there is none of that name.
+#[must_use]
+pub fn interface_index(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the argument is a string that ends in NUL and outlives the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
+}
+
+fn check(rc: libc::c_int) -> io::Result<()> {
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

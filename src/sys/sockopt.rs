@@ -1,0 +1,46 @@
+//! Socket options whose value is an `int`.
+#![allow(unsafe_code, reason = "socket options that socket2 does not have")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Sets an option (setsockopt(2)).
+///
+/// # Errors
+/// The kernel's.
+pub fn set_int(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the kernel reads one `int` and keeps no pointer to it.
+    let rc = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Reads an option (getsockopt(2)).
+///
+/// # Errors
+/// The kernel's.
+pub fn int(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, the size of `value`, and the new `len`.
+    let rc = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut len)
+    };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
