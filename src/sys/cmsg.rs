@@ -140,7 +140,7 @@ mod tests {
         fn arbitrary_control_data_never_panics(
             bytes in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
-            parse(&bytes);
+            let _ = parse(&bytes);
         }
 
         #[test]
