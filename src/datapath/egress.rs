@@ -1,0 +1,216 @@
+//! From the TUN device to peers.
+
+use super::errno;
+use super::icmp_reply::{MAX_QUOTED, Notice, Replier, ReplyTally};
+use super::inner::Inner;
+use super::{DropReason, Progress, Tally, World};
+use crate::batch::{Datagrams, Destination, Failure, Frames, Piece, Run, Source, TunFrame};
+use crate::offload::vnet_hdr::{self, GsoType, VnetHdr};
+use crate::route::{Holder, Peer, View};
+
+/// What egress must know of the TUN device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EgressRules {
+    /// Frames carry a virtio header, in both directions.
+    pub vnet_hdr: bool,
+}
+
+/// What is to be done with a datagram that is longer than its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Oversize {
+    /// It is dropped and booked; its sender was told, as far as the rules allow.
+    Dropped,
+    /// Its sender allows fragments: send it again in fragments. It stays booked as sent.
+    Fragment,
+}
+
+/// The egress side of one worker.
+#[derive(Debug)]
+pub struct Egress {
+    rules: EgressRules,
+    replier: Replier,
+    /// The books.
+    pub tally: Tally,
+}
+
+/// Where a packet lies: its slot, and the offset of its first byte there.
+#[derive(Clone, Copy)]
+struct Place {
+    source: Source,
+    offset: u32,
+}
+
+impl Place {
+    fn piece(self, from: usize, len: usize) -> Piece {
+        Piece { source: self.source, offset: self.offset + from as u32, len: len as u32 }
+    }
+}
+
+impl Egress {
+    /// Bytes of a datagram that [`Egress::too_long`] can make use of.
+    pub const HEAD: usize = MAX_QUOTED;
+
+    /// An egress side with empty books.
+    #[must_use]
+    pub fn new(rules: EgressRules) -> Self {
+        Self { rules, replier: Replier::new(rules.vnet_hdr), tally: Tally::default() }
+    }
+
+    /// ICMP errors sent and held back.
+    #[must_use]
+    pub fn replies(&self) -> ReplyTally {
+        self.replier.tally
+    }
+
+    /// Decides about one frame. `bytes` is the frame's slot, edited in place; `next` is 0 for a new
+    /// frame, or what [`Progress::Full`] said. Errors for inner senders go to `replies`, which the
+    /// worker writes to the TUN device.
+    pub fn frame(
+        &mut self,
+        world: &World<'_>,
+        frame: TunFrame,
+        bytes: &mut [u8],
+        _next: usize,
+        out: &mut Datagrams,
+        replies: &mut Frames,
+    ) -> Progress {
+        let start = frame.start as usize;
+        let received = bytes.get_mut(start..start + frame.len as usize).unwrap_or_default();
+        let (header, skipped) = if self.rules.vnet_hdr {
+            match VnetHdr::parse(received) {
+                Some((header, _)) => (header, vnet_hdr::LEN),
+                None => return self.reject(DropReason::Short, 0),
+            }
+        } else {
+            (VnetHdr::PLAIN, 0)
+        };
+        let place =
+            Place { source: Source::Slot(frame.slot), offset: frame.start + skipped as u32 };
+        let packet = &mut received[skipped..];
+        match header.gso_type {
+            GsoType::None if !header.needs_csum => self.single(world, packet, place, out, replies),
+            _ => self.reject(DropReason::GsoInvalid, packet.len()),
+        }
+    }
+
+    /// One packet: one piece of its slot.
+    fn single(
+        &mut self,
+        world: &World<'_>,
+        packet: &mut [u8],
+        place: Place,
+        out: &mut Datagrams,
+        replies: &mut Frames,
+    ) -> Progress {
+        if !out.has_room(1, 1, 0) {
+            return Progress::Full { next: 0 };
+        }
+        self.tally.packets_in += 1;
+        self.tally.bytes_in += packet.len() as u64;
+        match self.prepare(world, packet, replies) {
+            Ok((peer, len)) => {
+                let destination = Destination { peer: peer.index, to: peer.endpoint };
+                self.send(out, destination, &[place.piece(0, len)], u16::MAX);
+            }
+            Err(reason) => self.tally.drop(reason, 1),
+        }
+        Progress::Done
+    }
+
+    /// Everything that is decided once per frame: checks the packet, finds the peer, takes one hop
+    /// off. The order is that of flannel's proxy: first the route, then the hop count.
+    fn prepare<'a>(
+        &mut self,
+        world: &World<'a>,
+        packet: &mut [u8],
+        replies: &mut Frames,
+    ) -> Result<(&'a Peer, usize), DropReason> {
+        let mut inner = Inner::parse(packet, world.view.carries_v6())?;
+        let len = inner.total_len();
+        let notice = match route(&inner, world.view) {
+            Ok(peer) if inner.hops() > 1 => {
+                inner.take_hop();
+                return Ok((peer, len));
+            }
+            Ok(_) if inner.hops() == 0 => return Err(DropReason::Ttl),
+            Ok(_) => Notice::TimeExceeded,
+            Err(DropReason::NoRoute) => Notice::NetUnreachable,
+            Err(reason) => return Err(reason),
+        };
+        self.replier.answer(world, notice, &packet[..len], replies);
+        Err(match notice {
+            Notice::TimeExceeded => DropReason::Ttl,
+            _ => DropReason::NoRoute,
+        })
+    }
+
+    /// Adds a datagram, for which there is room, and books it.
+    fn send(&mut self, out: &mut Datagrams, destination: Destination, pieces: &[Piece], most: u16) {
+        let bytes: u32 = pieces.iter().map(|piece| piece.len).sum();
+        match out.push(destination, pieces, most) {
+            Ok(()) => {
+                self.tally.packets_out += 1;
+                self.tally.bytes_out += u64::from(bytes);
+            }
+            Err(_) => self.tally.drop(DropReason::SendNoBuffers, 1),
+        }
+    }
+
+    /// Books a frame of which not even the number of packets is known.
+    fn reject(&mut self, reason: DropReason, bytes: usize) -> Progress {
+        self.tally.packets_in += 1;
+        self.tally.bytes_in += bytes as u64;
+        self.tally.drop(reason, 1);
+        Progress::Done
+    }
+
+    /// Books datagrams of a run that the kernel refused for good as dropped. For EMSGSIZE, ask
+    /// [`Egress::too_long`] about each datagram instead.
+    pub fn refused(&mut self, run: &Run, failure: &Failure) {
+        let reason = errno::of_send(failure.errno);
+        let bytes = run.bytes_of(failure.first, failure.count);
+        self.tally.refuse(reason, u64::from(failure.count), u64::from(bytes));
+    }
+
+    /// Decides about a datagram of `len` bytes that the kernel refused because the path to its
+    /// peer takes only packets of `mtu` inner bytes. `head` is the datagram's beginning,
+    /// [`Egress::HEAD`] bytes or all of it. A sender that forbids fragments is told the MTU
+    /// (RFC 1191, RFC 8201).
+    pub fn too_long(
+        &mut self,
+        world: &World<'_>,
+        head: &[u8],
+        len: u32,
+        mtu: u16,
+        replies: &mut Frames,
+    ) -> Oversize {
+        if may_be_fragmented(head) {
+            return Oversize::Fragment;
+        }
+        self.replier.answer(world, Notice::TooBig { mtu }, head, replies);
+        self.tally.refuse(DropReason::SendTooBig, 1, u64::from(len));
+        Oversize::Dropped
+    }
+}
+
+/// The peer that holds the destination.
+#[inline]
+fn route<'a>(inner: &Inner<'_>, view: &'a View) -> Result<&'a Peer, DropReason> {
+    let peer = match inner.destination_holder(view) {
+        Holder::Peer(index) => view.peer(index).ok_or(DropReason::NoRoute)?,
+        Holder::Local | Holder::Broadcast => return Err(DropReason::LocalLoop),
+        Holder::Nobody | Holder::Reserved => return Err(DropReason::NoRoute),
+    };
+    // Our own datagrams to a peer must not come back to us as packets.
+    if view.nests() && inner.udp_destination().is_some_and(|to| view.is_endpoint(to)) {
+        return Err(DropReason::LocalLoop);
+    }
+    Ok(peer)
+}
+
+/// Whether the sender left DF clear; IPv6 packets are never fragmented on their way.
+fn may_be_fragmented(head: &[u8]) -> bool {
+    const DONT_FRAGMENT: u8 = 0x40;
+    head.first().is_some_and(|octet| octet >> 4 == 4)
+        && head.get(6).is_some_and(|octet| octet & DONT_FRAGMENT == 0)
+}
