@@ -66,6 +66,13 @@ impl<T: AsRef<[u8]>> Packet<T> {
         Ok(Self { bytes })
     }
 
+    /// A view over bytes whose lengths the caller has proved, or is about to write. Fields are then
+    /// read and set without a check; one that lies outside the bytes panics.
+    #[inline]
+    pub fn trusted(bytes: T) -> Self {
+        Self { bytes }
+    }
+
     fn b(&self) -> &[u8] {
         self.bytes.as_ref()
     }

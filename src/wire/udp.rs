@@ -41,6 +41,13 @@ impl<T: AsRef<[u8]>> Datagram<T> {
         Ok(Self { bytes })
     }
 
+    /// A view over bytes whose lengths the caller has proved, or is about to write. Fields are then
+    /// read and set without a check; one that lies outside the bytes panics.
+    #[inline]
+    pub fn trusted(bytes: T) -> Self {
+        Self { bytes }
+    }
+
     fn b(&self) -> &[u8] {
         self.bytes.as_ref()
     }
@@ -67,6 +74,12 @@ impl<T: AsRef<[u8]>> Datagram<T> {
     #[inline]
     pub fn checksum(&self) -> u16 {
         read_u16(self.b(), CHECKSUM_OFFSET)
+    }
+
+    /// The header.
+    #[inline]
+    pub fn header(&self) -> &[u8] {
+        &self.b()[..HEADER_LEN]
     }
 
     /// The data, trimmed to the length field.
