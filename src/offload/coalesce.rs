@@ -105,10 +105,10 @@ impl Coalescer {
             return self.alone(packet, piece, out);
         };
         let entry = shape.flow as usize % TABLE;
-        if let Some(lane) = self.lanes.get_mut(usize::from(self.open[entry])) {
-            if lane.joins(&shape, packet, out) {
-                return lane.join(&shape, packet, piece, out);
-            }
+        if let Some(lane) = self.lanes.get_mut(usize::from(self.open[entry]))
+            && lane.joins(&shape, packet, out)
+        {
+            return lane.join(&shape, packet, piece, out);
         }
         self.open[entry] = self.lanes.len() as u16;
         self.open_lane(shape, packet, piece, out)
