@@ -6,12 +6,21 @@
 //! loop { receive -> (datapath) -> send, write -> release }
 //! ```
 
+mod deliver;
+mod epoll;
+mod fragments;
 mod kind;
+mod memory;
+mod messages;
+mod policy;
+mod transmit;
 
+pub use epoll::Epoll;
 pub use kind::{EngineChoice, EngineKind};
 
 use crate::batch::{Datagrams, Frames, Inbox, Outcome, Slot};
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 /// What an engine drives. All descriptors are nonblocking.
@@ -27,6 +36,13 @@ pub struct Ports {
     pub wake: OwnedFd,
 }
 
+impl Ports {
+    /// The socket that sends.
+    fn sender(&self) -> BorrowedFd<'_> {
+        self.udp_send.as_ref().unwrap_or(&self.udp).as_fd()
+    }
+}
+
 /// How an engine is to use its ports.
 #[derive(Clone, Copy, Debug)]
 pub struct Tuning {
@@ -36,10 +52,11 @@ pub struct Tuning {
     pub gro: bool,
     /// Send runs with `UDP_SEGMENT`; when off, every datagram of a run is sent alone.
     pub gso: bool,
-    /// The TUN device's MTU: what a read brings at most when no segmentation offload is on.
+    /// Reads from the TUN device may bring super-packets of up to 64 KiB.
+    pub super_packets: bool,
+    /// The TUN device's MTU: what a read brings at most without super-packets, and a receive without
+    /// GRO.
     pub mtu: u16,
-    /// Frames carry a virtio header.
-    pub vnet_hdr: bool,
 }
 
 /// Why an engine cannot go on.
@@ -111,6 +128,14 @@ pub trait Engine {
     /// them. A run that the kernel refuses only for being a run is replayed as plain datagrams,
     /// each exactly once.
     fn send(&mut self, datagrams: &Datagrams, outcome: &mut Outcome);
+
+    /// Sends one datagram of a run again, allowing the kernel to cut it into IP fragments, after a
+    /// plain send was refused with EMSGSIZE.
+    ///
+    /// # Errors
+    /// The kernel's `errno`.
+    fn send_in_fragments(&mut self, datagrams: &Datagrams, item: u32, index: u16)
+    -> io::Result<()>;
 
     /// Writes all frames in order and returns when the kernel has taken or refused each of them.
     fn write(&mut self, frames: &Frames, outcome: &mut Outcome);

@@ -1,0 +1,59 @@
+//! Writing frames to the TUN device, one `writev` each.
+#![allow(unsafe_code, reason = "writev takes pointers")]
+
+use super::memory::{Memory, Slots};
+use crate::batch::{Failure, Frames, Outcome};
+use crate::sys::mmsg;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+/// `UIO_MAXIOV`: pieces of one frame at most.
+const IOVECS: usize = 1024;
+
+/// The writing side of an engine.
+pub(super) struct Writer {
+    iovecs: Vec<libc::iovec>,
+}
+
+impl Writer {
+    pub(super) fn new() -> Self {
+        Self { iovecs: Vec::with_capacity(IOVECS) }
+    }
+
+    /// Writes all frames in order; one that the kernel refuses does not stop the others.
+    pub(super) fn write<S: Slots>(
+        &mut self,
+        device: BorrowedFd<'_>,
+        frames: &Frames,
+        memory: &Memory<'_, S>,
+        outcome: &mut Outcome,
+    ) {
+        for (item, frame) in frames.frames().iter().enumerate() {
+            self.iovecs.clear();
+            let pieces = frames.pieces.iter(&frame.chain).take(IOVECS);
+            self.iovecs.extend(pieces.map(|piece| memory.iovec(piece)));
+            if let Err(error) = self.write_one(device, outcome) {
+                outcome.fail(Failure {
+                    item: item as u32,
+                    first: 0,
+                    count: frame.packets,
+                    errno: error.raw_os_error().unwrap_or(libc::EIO),
+                });
+            }
+        }
+    }
+
+    fn write_one(&self, device: BorrowedFd<'_>, outcome: &mut Outcome) -> io::Result<()> {
+        loop {
+            outcome.syscalls += 1;
+            // SAFETY: each iovec covers a slice that `memory` borrows for as long as the caller
+            // does, which is beyond this call.
+            let written = unsafe { mmsg::write(device, &self.iovecs) };
+            match written {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The receiving side: what the kernel fills, and how it is told of.
+#![allow(unsafe_code, reason = "recvmmsg takes pointers")]
+
+use super::super::messages::empty_header;
+use crate::batch::{Flaw, Slot, Train, TunFrame};
+use crate::engine::{EngineError, EngineStats};
+use crate::offload::vnet_hdr;
+use crate::sys::{cmsg, mmsg};
+use rustix::io::Errno;
+use socket2::SockAddrStorage;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+/// The largest packet that a TUN device hands out, with its virtio header.
+const MAX_FRAME: usize = 65_535 + vnet_hdr::LEN;
+/// Bytes of frames that one turn reads at most with segmentation offload: some super-packets, and
+/// still within a core's second-level cache.
+const FRAME_ARENA: usize = 512 * 1024;
+/// The largest UDP payload that `UDP_GRO` joins.
+const MAX_TRAIN: usize = 65_535;
+/// Receives in one call with GRO: one megabyte of slots.
+const TRAINS_WITH_GRO: usize = 16;
+
+/// One buffer for all frames of a turn, filled from the front.
+pub(super) struct FrameArena {
+    bytes: Box<[u8]>,
+    /// What one read may bring.
+    most: usize,
+    used: usize,
+}
+
+impl FrameArena {
+    /// `most` is the longest packet that a read may bring, bytes.
+    pub(super) fn new(super_packets: bool, mtu: u16, batch: usize) -> Self {
+        let (most, len) = if super_packets {
+            (MAX_FRAME, FRAME_ARENA)
+        } else {
+            let most = usize::from(mtu) + vnet_hdr::LEN;
+            (most, most * batch)
+        };
+        Self { bytes: vec![0; len].into_boxed_slice(), most, used: 0 }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.used = 0;
+    }
+
+    /// Reads frames until the device is empty or there is no room; slot 0 is the arena.
+    pub(super) fn read(
+        &mut self,
+        device: BorrowedFd<'_>,
+        frames: &mut Vec<TunFrame>,
+        stats: &mut EngineStats,
+    ) -> Result<(), EngineError> {
+        while frames.len() < frames.capacity() {
+            let Some(room) = self.bytes.get_mut(self.used..self.used + self.most) else { break };
+            stats.syscalls += 1;
+            match rustix::io::read(device, room) {
+                Ok(len) => {
+                    let (start, len) = (self.used as u32, len as u32);
+                    frames.push(TunFrame { slot: Slot(0), start, len });
+                    // Headers are read as words: keep them on word boundaries.
+                    self.used += (len as usize).next_multiple_of(8);
+                }
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
+                Err(Errno::IO) => {
+                    stats.tun_down += 1;
+                    break;
+                }
+                Err(Errno::BADFD | Errno::NODEV) => return Err(EngineError::DeviceGone),
+                Err(errno) => {
+                    return Err(EngineError::Call { call: "read from TUN", source: errno.into() });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One slot per receive, each with its name and control data.
+pub(super) struct TrainSlots {
+    bytes: Box<[u8]>,
+    slot_len: usize,
+    names: Vec<SockAddrStorage>,
+    controls: Vec<[u64; cmsg::RECEIVE_SPACE / 8]>,
+    iovecs: Vec<libc::iovec>,
+    headers: Vec<libc::mmsghdr>,
+    overflows: u32,
+}
+
+impl TrainSlots {
+    pub(super) fn new(gro: bool, mtu: u16, batch: usize) -> Self {
+        let (slots, slot_len) = if gro {
+            (TRAINS_WITH_GRO.min(batch), MAX_TRAIN.next_multiple_of(64))
+        } else {
+            (batch, usize::from(mtu).next_multiple_of(64))
+        };
+        Self {
+            bytes: vec![0; slots * slot_len].into_boxed_slice(),
+            slot_len,
+            names: (0..slots).map(|_| SockAddrStorage::zeroed()).collect(),
+            controls: vec![[0; cmsg::RECEIVE_SPACE / 8]; slots],
+            iovecs: Vec::with_capacity(slots),
+            headers: Vec::with_capacity(slots),
+            overflows: 0,
+        }
+    }
+
+    pub(super) fn slot(&self, index: usize) -> &[u8] {
+        &self.bytes[index * self.slot_len..(index + 1) * self.slot_len]
+    }
+
+    pub(super) fn slot_mut(&mut self, index: usize) -> &mut [u8] {
+        &mut self.bytes[index * self.slot_len..(index + 1) * self.slot_len]
+    }
+
+    /// Receives once, as many as are there; slots are numbered from 1.
+    pub(super) fn receive(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        trains: &mut Vec<Train>,
+        stats: &mut EngineStats,
+    ) -> Result<(), EngineError> {
+        self.prepare();
+        stats.syscalls += 1;
+        // SAFETY: `prepare` pointed every header at its own slot, name, control data and iovec,
+        // all of which `self` owns and nobody else uses during the call.
+        let received = unsafe { mmsg::receive(socket, &mut self.headers) };
+        let count = match received {
+            Ok(count) => count,
+            Err(error) => return self.failed(error, stats),
+        };
+        for index in 0..count {
+            if let Some(train) = self.train(index, stats) {
+                trains.push(train);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the underlay says by ICMP arrives as an error of the next receive; the socket lives on.
+    fn failed(&self, error: io::Error, stats: &mut EngineStats) -> Result<(), EngineError> {
+        match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::EINTR) => {}
+            Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT | libc::EINVAL) => {
+                return Err(EngineError::Call { call: "recvmmsg", source: error });
+            }
+            _ => stats.socket_errors += 1,
+        }
+        Ok(())
+    }
+
+    /// Points every header at its slot; the kernel overwrites the lengths each time.
+    fn prepare(&mut self) {
+        self.headers.clear();
+        self.iovecs.clear();
+        for index in 0..self.names.len() {
+            let slot = &mut self.bytes[index * self.slot_len..(index + 1) * self.slot_len];
+            self.iovecs
+                .push(libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() });
+        }
+        for index in 0..self.names.len() {
+            let mut header = empty_header();
+            header.msg_hdr.msg_name = (&raw mut self.names[index]).cast();
+            header.msg_hdr.msg_namelen = self.names[index].size_of();
+            header.msg_hdr.msg_iov = &raw mut self.iovecs[index];
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control = self.controls[index].as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = cmsg::RECEIVE_SPACE;
+            self.headers.push(header);
+        }
+    }
+
+    fn train(&mut self, index: usize, stats: &mut EngineStats) -> Option<Train> {
+        let header = &self.headers[index];
+        let flags = header.msg_hdr.msg_flags;
+        let control = control_bytes(&self.controls[index]);
+        let control = &control[..header.msg_hdr.msg_controllen.min(control.len())];
+        let said = cmsg::parse(control);
+        if let Some(overflows) = said.overflows {
+            // The kernel's counter has 32 bits and wraps.
+            stats.socket_overflows += u64::from(overflows.wrapping_sub(self.overflows));
+            self.overflows = overflows;
+        }
+        let flaw = if flags & libc::MSG_TRUNC != 0 {
+            Some(Flaw::MessageTruncated)
+        } else if flags & libc::MSG_CTRUNC != 0 {
+            Some(Flaw::ControlTruncated)
+        } else {
+            None
+        };
+        let name = std::mem::replace(&mut self.names[index], SockAddrStorage::zeroed());
+        // SAFETY: the kernel wrote an address of the length that the header now says.
+        let name = unsafe { socket2::SockAddr::new(name, header.msg_hdr.msg_namelen) };
+        Some(Train {
+            slot: Slot(index as u16 + 1),
+            start: 0,
+            len: header.msg_len,
+            from: name.as_socket()?,
+            segment: said.segment.unwrap_or(0),
+            tos: said.tos,
+            received_ns: said.received_ns,
+            flaw,
+        })
+    }
+}
+
+fn control_bytes(words: &[u64; cmsg::RECEIVE_SPACE / 8]) -> &[u8] {
+    zerocopy::IntoBytes::as_bytes(words)
+}

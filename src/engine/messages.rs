@@ -1,0 +1,202 @@
+//! From runs to message headers: a chunk of them at a time, ready for one `sendmmsg`.
+//!
+//! ```text
+//! runs      | 5 datagrams to A | 1 to B | 3 to C, demoted    |
+//! messages  | 5, UDP_SEGMENT   | 1      | 1    | 1    | 1    |
+//! ```
+//!
+//! A [`Cursor`] says how far the kernel has taken the batch. It only moves forward, so every
+//! datagram is handed over exactly once, whatever was refused and tried again in between.
+#![allow(unsafe_code, reason = "a message header can only be made from zeroes")]
+
+use super::memory::{Memory, Slots};
+use super::policy::RunState;
+use crate::batch::{Datagrams, Piece, Run};
+use crate::sys::cmsg;
+use socket2::SockAddr;
+
+/// Messages in one chunk.
+const CHUNK: usize = 64;
+/// Pieces in one chunk; the largest run alone has 254.
+const IOVECS: usize = 2048;
+
+/// The next datagram to hand over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cursor {
+    pub(super) run: usize,
+    pub(super) datagram: u16,
+}
+
+/// One message: which datagrams of which run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Message {
+    pub(super) run: usize,
+    pub(super) first: u16,
+    pub(super) datagrams: u16,
+    iovecs: (usize, usize),
+}
+
+impl Message {
+    /// Where the batch goes on once this message is dealt with.
+    pub(super) fn after(&self, runs: &[Run]) -> Cursor {
+        let datagram = self.first + self.datagrams;
+        if datagram >= runs[self.run].datagrams {
+            Cursor { run: self.run + 1, datagram: 0 }
+        } else {
+            Cursor { run: self.run, datagram }
+        }
+    }
+}
+
+/// A chunk of messages and all that their headers point at.
+pub(super) struct Messages {
+    messages: Vec<Message>,
+    headers: Vec<libc::mmsghdr>,
+    iovecs: Vec<libc::iovec>,
+    names: Vec<SockAddr>,
+    controls: Vec<[u8; cmsg::SEND_SPACE]>,
+}
+
+impl Messages {
+    pub(super) fn new() -> Self {
+        Self {
+            messages: Vec::with_capacity(CHUNK),
+            headers: Vec::with_capacity(CHUNK),
+            iovecs: Vec::with_capacity(IOVECS),
+            names: Vec::with_capacity(CHUNK),
+            controls: Vec::with_capacity(CHUNK),
+        }
+    }
+
+    /// Describes the datagrams from the cursor on, as many as one chunk takes.
+    pub(super) fn fill<S: Slots>(
+        &mut self,
+        datagrams: &Datagrams,
+        memory: &Memory<'_, S>,
+        state: &RunState,
+        mut cursor: Cursor,
+    ) {
+        self.clear();
+        let runs = datagrams.runs();
+        while let Some(run) = runs.get(cursor.run) {
+            let pieces = datagrams.pieces.iter(&run.chain);
+            let whole =
+                cursor.datagram == 0 && (run.datagrams == 1 || state.allows(&run.destination.to));
+            let complete = if whole {
+                self.add_whole(cursor.run, run, pieces, memory)
+            } else {
+                self.add_singly(cursor, run, pieces, memory)
+            };
+            if !complete {
+                break;
+            }
+            cursor = Cursor { run: cursor.run + 1, datagram: 0 };
+        }
+        self.link();
+    }
+
+    pub(super) fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// The headers of the messages from `first` on; their pointers are valid until the next fill.
+    pub(super) fn headers_mut(&mut self, first: usize) -> &mut [libc::mmsghdr] {
+        &mut self.headers[first..]
+    }
+
+    fn clear(&mut self) {
+        self.messages.clear();
+        self.headers.clear();
+        self.iovecs.clear();
+        self.names.clear();
+        self.controls.clear();
+    }
+
+    /// A run as one message; says whether there was room.
+    fn add_whole<S: Slots>(
+        &mut self,
+        index: usize,
+        run: &Run,
+        pieces: impl Iterator<Item = Piece>,
+        memory: &Memory<'_, S>,
+    ) -> bool {
+        if self.messages.len() == CHUNK || self.iovecs.len() + run.chain.count() > IOVECS {
+            return false;
+        }
+        let from = self.iovecs.len();
+        self.iovecs.extend(pieces.map(|piece| memory.iovec(piece)));
+        let iovecs = (from, self.iovecs.len());
+        self.add(run, Message { run: index, first: 0, datagrams: run.datagrams, iovecs });
+        true
+    }
+
+    /// A run's datagrams as messages of their own, cut out of its pieces; says whether all had room.
+    fn add_singly<S: Slots>(
+        &mut self,
+        cursor: Cursor,
+        run: &Run,
+        pieces: impl Iterator<Item = Piece>,
+        memory: &Memory<'_, S>,
+    ) -> bool {
+        let mut index = cursor.datagram;
+        let mut skip = u32::from(run.segment) * u32::from(index);
+        let mut left = run.datagram_len(index);
+        let mut from = self.iovecs.len();
+        for mut piece in pieces {
+            let skipped = skip.min(piece.len);
+            skip -= skipped;
+            piece = Piece { offset: piece.offset + skipped, len: piece.len - skipped, ..piece };
+            while piece.len > 0 {
+                if self.messages.len() == CHUNK || self.iovecs.len() == IOVECS {
+                    self.iovecs.truncate(from);
+                    return false;
+                }
+                let len = piece.len.min(left);
+                self.iovecs.push(memory.iovec(Piece { len, ..piece }));
+                piece = Piece { offset: piece.offset + len, len: piece.len - len, ..piece };
+                left -= len;
+                if left == 0 {
+                    let to = self.iovecs.len();
+                    let message =
+                        Message { run: cursor.run, first: index, datagrams: 1, iovecs: (from, to) };
+                    self.add(run, message);
+                    from = to;
+                    index += 1;
+                    left = run.datagram_len(index);
+                }
+            }
+        }
+        true
+    }
+
+    fn add(&mut self, run: &Run, message: Message) {
+        self.messages.push(message);
+        self.names.push(run.destination.to.into());
+        self.controls.push(cmsg::segment(run.segment));
+    }
+
+    /// Points the headers at their parts, now that nothing moves any more.
+    fn link(&mut self) {
+        for (index, message) in self.messages.iter().enumerate() {
+            let (from, to) = message.iovecs;
+            let name = &self.names[index];
+            let mut header = empty_header();
+            header.msg_hdr.msg_name = name.as_ptr().cast_mut().cast();
+            header.msg_hdr.msg_namelen = name.len();
+            header.msg_hdr.msg_iov = self.iovecs[from..to].as_mut_ptr();
+            header.msg_hdr.msg_iovlen = to - from;
+            // Some drivers refuse the option on a single datagram, where it means nothing.
+            if message.datagrams > 1 {
+                header.msg_hdr.msg_control = self.controls[index].as_mut_ptr().cast();
+                header.msg_hdr.msg_controllen = cmsg::SEND_SPACE;
+            }
+            self.headers.push(header);
+        }
+    }
+}
+
+/// A header that points at nothing.
+pub(super) fn empty_header() -> libc::mmsghdr {
+    // SAFETY: all fields are integers and pointers, for which zero is a value.
+    unsafe { std::mem::zeroed() }
+}
