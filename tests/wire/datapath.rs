@@ -1,0 +1,147 @@
+//! The table through twill's datapath.
+
+use crate::cases::{A, B, CASES, Case, Given, Outcome, Stock, bytes};
+use etherparse::{IpSlice, Ipv4HeaderSlice};
+use std::net::IpAddr;
+use twill::batch::{Chain, Datagrams, Frames, Pieces, RunLimits, Slot, Train, TunFrame};
+use twill::config::IngressCheck;
+use twill::datapath::{Egress, EgressRules, Ingress, IngressRules, World};
+use twill::route::{Overlay, Peer, PeerIndex, View};
+use twill::wire::ipv4;
+
+#[test]
+fn every_packet_leaves_as_the_table_says() {
+    for case in CASES {
+        assert_eq!(replay(case.given), expected(case.twill), "{}", case.name);
+    }
+}
+
+#[test]
+fn where_stock_differs_it_does_and_the_table_says_why() {
+    for case in CASES {
+        match case.stock {
+            Stock::Same => {}
+            Stock::Differs(stock, why) => {
+                assert_ne!(replay(case.given), expected(stock), "{}", case.name);
+                assert!(why.contains("stock") || why.contains("RFC"), "{}: {why}", case.name);
+            }
+            Stock::Undefined(why) => assert!(why.starts_with("stock "), "{}", case.name),
+        }
+    }
+}
+
+#[test]
+fn the_tables_packets_are_what_their_names_say() {
+    let spoiled = ["less than", "shorter", "empty", "IPv6", "wrong checksum", "cut short"];
+    for Case { name, given, .. } in CASES {
+        if spoiled.iter().any(|word| name.contains(word)) {
+            continue;
+        }
+        let (Given::FromTun(dump) | Given::FromPeer(_, dump)) = given;
+        let packet = bytes(dump);
+
+        let header = Ipv4HeaderSlice::from_slice(&packet).unwrap();
+        assert_eq!(header.header_checksum(), header.to_header().calc_header_checksum(), "{name}");
+        assert!(IpSlice::from_slice(&packet).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn a_hop_is_taken_off_with_flannels_arithmetic_whatever_the_checksum() {
+    for checksum in 0..=u16::MAX {
+        for ttl in [2, 64, 255] {
+            let mut bytes = bytes("4500 0014 0000 0000 0011 0000 0a0a 0005 0a0a 0105");
+            bytes[8] = ttl;
+            bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
+
+            ipv4::Packet::parse(&mut bytes[..]).unwrap().decrement_ttl();
+
+            // flannel's `decrement_ttl`: 0x0100 is added, and the carry at the other end.
+            let carry = u16::from(checksum >= 0xffff - 0x100);
+            let flannels = checksum.wrapping_add(0x100).wrapping_add(carry);
+            assert_eq!(bytes[10..12], flannels.to_be_bytes(), "{checksum:04x}, ttl {ttl}");
+        }
+    }
+}
+
+/// What came out: for each packet the peer it went to, or `None` for the TUN device.
+type Left = Vec<(Option<String>, Vec<u8>)>;
+
+fn expected(outcome: Outcome) -> Left {
+    match outcome {
+        Outcome::Silence => Vec::new(),
+        Outcome::ToPeer(to, dump) => vec![(Some(to.to_owned()), bytes(dump))],
+        Outcome::ToTun(dump) => vec![(None, bytes(dump))],
+    }
+}
+
+fn replay(given: Given) -> Left {
+    let view = view();
+    let world = World { view: &view, now_ns: 1 };
+    let limits = RunLimits { datagrams: 64, bytes: 65507 };
+    let mut datagrams = Datagrams::new(limits, 4, Pieces::new(16, 1024));
+    let mut frames = Frames::new(4, Pieces::new(16, 1024));
+    let mut slot = match given {
+        Given::FromTun(dump) | Given::FromPeer(_, dump) => bytes(dump),
+    };
+    let len = slot.len() as u32;
+    match given {
+        Given::FromTun(_) => {
+            let mut egress = Egress::new(EgressRules { vnet_hdr: false });
+            let frame = TunFrame { slot: Slot(0), start: 0, len };
+            egress.frame(&world, frame, &mut slot, 0, &mut datagrams, &mut frames);
+        }
+        Given::FromPeer(from, _) => {
+            let mut ingress = Ingress::new(IngressRules {
+                check: IngressCheck::Off,
+                peer_sources: Vec::new(),
+                mtu: 1472,
+                vnet_hdr: false,
+                coalesce_tcp: false,
+                coalesce_udp: false,
+            });
+            let train = Train {
+                slot: Slot(0),
+                start: 0,
+                len,
+                from: from.parse().unwrap(),
+                segment: 0,
+                tos: 0,
+                received_ns: 0,
+                flaw: None,
+            };
+            ingress.train(&world, &train, &mut slot, 0, &mut frames);
+            ingress.flush(&mut frames);
+        }
+    }
+    let to_peers = datagrams.runs().iter().map(|run| {
+        assert_eq!(run.datagrams, 1);
+        (Some(run.destination.to.to_string()), gather(&datagrams.pieces, &run.chain, &slot))
+    });
+    let to_tun =
+        frames.frames().iter().map(|frame| (None, gather(&frames.pieces, &frame.chain, &slot)));
+    to_peers.chain(to_tun).collect()
+}
+
+fn gather(pieces: &Pieces, chain: &Chain, slot: &[u8]) -> Vec<u8> {
+    let len: u32 = pieces.iter(chain).map(|piece| piece.len).sum();
+    let mut bytes = vec![0; len as usize];
+    pieces.copy(chain, 0, &mut bytes, |piece, out| {
+        out.copy_from_slice(&slot[piece.offset as usize..][..out.len()]);
+    });
+    bytes
+}
+
+fn view() -> View {
+    let peer = |index, endpoint: &str, subnet: &str| Peer {
+        index: PeerIndex(index),
+        name: endpoint.into(),
+        endpoint: endpoint.parse().unwrap(),
+        subnets: vec![subnet.parse().unwrap()],
+    };
+    View::new(Overlay {
+        peers: vec![peer(0, A, "10.10.1.0/24"), peer(1, B, "10.10.2.0/24")],
+        local: vec!["10.10.0.0/24".parse().unwrap()],
+        addresses: vec![IpAddr::V4([10, 10, 0, 0].into())],
+    })
+}
