@@ -5,8 +5,9 @@ use super::icmp_reply::{MAX_QUOTED, Notice, Replier, ReplyTally};
 use super::inner::Inner;
 use super::{DropReason, Progress, Tally, World};
 use crate::batch::{Datagrams, Destination, Failure, Frames, Piece, Run, Source, TunFrame};
+use crate::offload::split::{GsoInvalid, Plan, complete_checksum};
 use crate::offload::vnet_hdr::{self, GsoType, VnetHdr};
-use crate::route::{Holder, Peer, View};
+use crate::route::{Holder, View};
 
 /// What egress must know of the TUN device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,12 @@ struct Place {
     offset: u32,
 }
 
+impl From<GsoInvalid> for DropReason {
+    fn from(_: GsoInvalid) -> Self {
+        Self::GsoInvalid
+    }
+}
+
 impl Place {
     fn piece(self, from: usize, len: usize) -> Piece {
         Piece { source: self.source, offset: self.offset + from as u32, len: len as u32 }
@@ -70,7 +77,7 @@ impl Egress {
         world: &World<'_>,
         frame: TunFrame,
         bytes: &mut [u8],
-        _next: usize,
+        next: usize,
         out: &mut Datagrams,
         replies: &mut Frames,
     ) -> Progress {
@@ -88,8 +95,8 @@ impl Egress {
             Place { source: Source::Slot(frame.slot), offset: frame.start + skipped as u32 };
         let packet = &mut received[skipped..];
         match header.gso_type {
-            GsoType::None if !header.needs_csum => self.single(world, packet, place, out, replies),
-            _ => self.reject(DropReason::GsoInvalid, packet.len()),
+            GsoType::None => self.single(world, header, packet, place, out, replies),
+            _ => self.super_packet(world, header, packet, place, next, out, replies),
         }
     }
 
@@ -97,6 +104,7 @@ impl Egress {
     fn single(
         &mut self,
         world: &World<'_>,
+        header: VnetHdr,
         packet: &mut [u8],
         place: Place,
         out: &mut Datagrams,
@@ -107,9 +115,12 @@ impl Egress {
         }
         self.tally.packets_in += 1;
         self.tally.bytes_in += packet.len() as u64;
-        match self.prepare(world, packet, replies) {
-            Ok((peer, len)) => {
-                let destination = Destination { peer: peer.index, to: peer.endpoint };
+        let prepared = self.prepare(world, packet, replies).and_then(|(destination, len)| {
+            complete_checksum(header, &mut packet[..len])?;
+            Ok((destination, len))
+        });
+        match prepared {
+            Ok((destination, len)) => {
                 self.send(out, destination, &[place.piece(0, len)], u16::MAX);
             }
             Err(reason) => self.tally.drop(reason, 1),
@@ -117,20 +128,73 @@ impl Egress {
         Progress::Done
     }
 
+    /// A super-packet: each segment with headers of its own, its payload a piece of the slot.
+    #[expect(clippy::too_many_arguments, reason = "what a frame is, and the batches it goes to")]
+    fn super_packet(
+        &mut self,
+        world: &World<'_>,
+        header: VnetHdr,
+        packet: &mut [u8],
+        place: Place,
+        next: usize,
+        out: &mut Datagrams,
+        replies: &mut Frames,
+    ) -> Progress {
+        let Ok(plan) = Plan::parse(header, packet) else {
+            return self.reject(DropReason::GsoInvalid, packet.len());
+        };
+        let (segments, header_len) = (plan.segments(), plan.header_len());
+        if !out.has_room(1, 2, header_len) {
+            return Progress::Full { next };
+        }
+        let prepared = if next == 0 {
+            self.tally.packets_in += segments as u64;
+            self.tally.bytes_in += (plan.packet_len() + (segments - 1) * header_len) as u64;
+            self.prepare(world, packet, replies)
+        } else {
+            // The hop is off already; the peer is looked up again, as it may be gone.
+            Inner::parse(packet, world.view.carries_v6())
+                .and_then(|inner| Ok((route(&inner, world.view)?, inner.total_len())))
+        };
+        // The plan again, over headers that now carry the right hop count.
+        let planned =
+            prepared.and_then(|(destination, _)| Ok((destination, Plan::parse(header, packet)?)));
+        let (destination, plan) = match planned {
+            Ok(planned) => planned,
+            Err(reason) => {
+                self.tally.drop(reason, (segments - next) as u64);
+                return Progress::Done;
+            }
+        };
+        let most = out.even_run(segments, plan.segment_len());
+        for index in next..segments {
+            if !out.has_room(1, 2, header_len) {
+                return Progress::Full { next: index };
+            }
+            let Ok((head, bytes)) = out.pieces.header(header_len) else {
+                return Progress::Full { next: index };
+            };
+            let payload = plan.write_header(index, bytes);
+            let payload = place.piece(payload.start, payload.len());
+            self.send(out, destination, &[head, payload], most);
+        }
+        Progress::Done
+    }
+
     /// Everything that is decided once per frame: checks the packet, finds the peer, takes one hop
     /// off. The order is that of flannel's proxy: first the route, then the hop count.
-    fn prepare<'a>(
+    fn prepare(
         &mut self,
-        world: &World<'a>,
+        world: &World<'_>,
         packet: &mut [u8],
         replies: &mut Frames,
-    ) -> Result<(&'a Peer, usize), DropReason> {
+    ) -> Result<(Destination, usize), DropReason> {
         let mut inner = Inner::parse(packet, world.view.carries_v6())?;
         let len = inner.total_len();
         let notice = match route(&inner, world.view) {
-            Ok(peer) if inner.hops() > 1 => {
+            Ok(destination) if inner.hops() > 1 => {
                 inner.take_hop();
-                return Ok((peer, len));
+                return Ok((destination, len));
             }
             Ok(_) if inner.hops() == 0 => return Err(DropReason::Ttl),
             Ok(_) => Notice::TimeExceeded,
@@ -195,7 +259,7 @@ impl Egress {
 
 /// The peer that holds the destination.
 #[inline]
-fn route<'a>(inner: &Inner<'_>, view: &'a View) -> Result<&'a Peer, DropReason> {
+fn route(inner: &Inner<'_>, view: &View) -> Result<Destination, DropReason> {
     let peer = match inner.destination_holder(view) {
         Holder::Peer(index) => view.peer(index).ok_or(DropReason::NoRoute)?,
         Holder::Local | Holder::Broadcast => return Err(DropReason::LocalLoop),
@@ -205,7 +269,7 @@ fn route<'a>(inner: &Inner<'_>, view: &'a View) -> Result<&'a Peer, DropReason> 
     if view.nests() && inner.udp_destination().is_some_and(|to| view.is_endpoint(to)) {
         return Err(DropReason::LocalLoop);
     }
-    Ok(peer)
+    Ok(Destination { peer: peer.index, to: peer.endpoint })
 }
 
 /// Whether the sender left DF clear; IPv6 packets are never fragmented on their way.

@@ -3,9 +3,9 @@
 use super::errno;
 use super::inner::Inner;
 use super::{DropReason, Progress, Tally, World};
-use crate::batch::{Chain, Failure, Flaw, Frame, FrameKind, Frames, Full, Piece, Source, Train};
+use crate::batch::{Failure, Flaw, Frame, Frames, Full, Piece, Source, Train};
 use crate::config::IngressCheck;
-use crate::offload::vnet_hdr::{self, VnetHdr};
+use crate::offload::coalesce::Coalescer;
 use crate::route::{Holder, PeerIndex, View};
 use crate::wire::Ecn;
 use ipnet::IpNet;
@@ -48,6 +48,7 @@ pub struct TrainReport {
 #[derive(Debug)]
 pub struct Ingress {
     rules: IngressRules,
+    coalescer: Coalescer,
     /// The books.
     pub tally: Tally,
 }
@@ -63,10 +64,12 @@ struct Sender {
 }
 
 impl Ingress {
-    /// An ingress side with empty books.
+    /// An ingress side with empty books, for batches of at most `max_frames` frames.
     #[must_use]
-    pub fn new(rules: IngressRules) -> Self {
-        Self { rules, tally: Tally::default() }
+    pub fn new(rules: IngressRules, max_frames: usize) -> Self {
+        let coalescer =
+            Coalescer::new(rules.coalesce_tcp, rules.coalesce_udp, rules.vnet_hdr, max_frames);
+        Self { rules, coalescer, tally: Tally::default() }
     }
 
     /// Decides about the datagrams of one train. `bytes` is the train's slot, edited in place;
@@ -87,10 +90,6 @@ impl Ingress {
             segment => segment,
         };
         let datagrams = received.len().div_ceil(segment).max(1);
-        if next == 0 {
-            self.tally.packets_in += datagrams as u64;
-            self.tally.bytes_in += received.len() as u64;
-        }
         let sender = self.sender(world.view, train);
         let mut report = TrainReport {
             progress: Progress::Done,
@@ -99,6 +98,14 @@ impl Ingress {
             bytes: 0,
             last_drop: None,
         };
+        if !self.coalescer.has_room(out) {
+            report.progress = Progress::Full { next };
+            return report;
+        }
+        if next == 0 {
+            self.tally.packets_in += datagrams as u64;
+            self.tally.bytes_in += received.len() as u64;
+        }
         if let Err(reason) = self.admit(train, &sender) {
             self.tally.drop(reason, (datagrams - next) as u64);
             report.last_drop = Some(reason);
@@ -107,15 +114,16 @@ impl Ingress {
         for index in next..datagrams {
             let from = index * segment;
             let to = received.len().min(from + segment);
-            if !out.has_room(1, 2, vnet_hdr::LEN) {
+            if !self.coalescer.has_room(out) {
                 report.progress = Progress::Full { next: index };
                 break;
             }
-            match self.packet(world.view, &sender, &mut received[from..to]) {
+            let datagram = &mut received[from..to];
+            match self.packet(world.view, &sender, datagram) {
                 Ok(len) => {
                     let offset = train.start + from as u32;
                     let piece = Piece { source: Source::Slot(train.slot), offset, len: len as u32 };
-                    self.deliver(piece, out, &mut report);
+                    self.deliver(&datagram[..len], piece, out, &mut report);
                 }
                 Err(reason) => {
                     self.tally.drop(reason, 1);
@@ -127,7 +135,9 @@ impl Ingress {
     }
 
     /// Moves what is still being joined into the batch.
-    pub fn flush(&mut self, _out: &mut Frames) {}
+    pub fn flush(&mut self, out: &mut Frames) {
+        self.coalescer.flush(out);
+    }
 
     fn sender(&self, view: &View, train: &Train) -> Sender {
         let address = train.from.ip().to_canonical();
@@ -181,14 +191,14 @@ impl Ingress {
         Ok(len)
     }
 
-    fn deliver(&mut self, piece: Piece, out: &mut Frames, report: &mut TrainReport) {
-        let len = u64::from(piece.len);
-        match single(self.rules.vnet_hdr, piece, out) {
+    /// Hands on a packet, for which there is room, and books it.
+    fn deliver(&mut self, packet: &[u8], piece: Piece, out: &mut Frames, report: &mut TrainReport) {
+        match self.coalescer.push(packet, piece, out) {
             Ok(()) => {
                 self.tally.packets_out += 1;
-                self.tally.bytes_out += len;
+                self.tally.bytes_out += packet.len() as u64;
                 report.packets += 1;
-                report.bytes += len;
+                report.bytes += packet.len() as u64;
             }
             Err(Full) => self.tally.drop(DropReason::TunOther, 1),
         }
@@ -226,18 +236,4 @@ fn decapsulate_ecn(inner: &mut Inner<'_>, outer: Ecn) -> Result<(), DropReason> 
         _ => {}
     }
     Ok(())
-}
-
-/// A frame of one packet.
-fn single(with_header: bool, piece: Piece, out: &mut Frames) -> Result<(), Full> {
-    let mut chain = Chain::EMPTY;
-    let mut len = piece.len;
-    if with_header {
-        let (header, bytes) = out.pieces.header(vnet_hdr::LEN)?;
-        bytes.copy_from_slice(&VnetHdr::PLAIN.to_bytes());
-        out.pieces.append(&mut chain, header)?;
-        len += header.len;
-    }
-    out.pieces.append(&mut chain, piece)?;
-    out.push(Frame { chain, len, packets: 1, packet_bytes: piece.len, kind: FrameKind::Single })
 }

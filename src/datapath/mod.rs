@@ -14,11 +14,13 @@ mod errno;
 mod icmp_reply;
 mod ingress;
 mod inner;
+mod unjoin;
 mod verdict;
 
 pub use egress::{Egress, EgressRules, Oversize};
 pub use icmp_reply::ReplyTally;
 pub use ingress::{Ingress, IngressRules, TrainReport};
+pub use unjoin::unjoin;
 pub use verdict::{DropReason, Tally};
 
 use crate::route::View;

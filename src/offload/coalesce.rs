@@ -90,15 +90,20 @@ impl Coalescer {
         }
     }
 
+    /// Whether the batch has room for any one packet more, and for all that waits in lanes.
+    #[inline]
+    #[must_use]
+    pub fn has_room(&self, out: &Frames) -> bool {
+        self.lanes.len() < self.max_lanes && out.has_room(self.lanes.len() + 1, LINKS, HEADER_BYTES)
+    }
+
     /// Takes a packet whose IP lengths are checked; `piece` is where its bytes lie.
     ///
     /// # Errors
     /// [`Full`] when the batch has no room: [`Coalescer::flush`], write, clear, push again. Nothing
     /// was taken.
     pub fn push(&mut self, packet: &[u8], piece: Piece, out: &mut Frames) -> Result<(), Full> {
-        let has_room = self.lanes.len() < self.max_lanes
-            && out.has_room(self.lanes.len() + 1, LINKS, HEADER_BYTES);
-        if !has_room {
+        if !self.has_room(out) {
             return Err(Full);
         }
         let Some(shape) = self.shape(packet) else {

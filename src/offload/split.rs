@@ -79,6 +79,12 @@ impl<'a> Plan<'a> {
         self.segments
     }
 
+    /// Bytes of the super-packet, headers included.
+    #[must_use]
+    pub fn packet_len(&self) -> usize {
+        self.packet.len()
+    }
+
     /// Bytes of every segment's headers.
     #[must_use]
     pub fn header_len(&self) -> usize {

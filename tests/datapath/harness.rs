@@ -78,14 +78,17 @@ impl Setup {
     pub(crate) fn host(self) -> Host {
         Host {
             egress: Egress::new(EgressRules { vnet_hdr: self.vnet_hdr }),
-            ingress: Ingress::new(IngressRules {
-                check: self.check,
-                peer_sources: self.peer_sources,
-                mtu: MTU,
-                vnet_hdr: self.vnet_hdr,
-                coalesce_tcp: self.coalesce,
-                coalesce_udp: self.coalesce,
-            }),
+            ingress: Ingress::new(
+                IngressRules {
+                    check: self.check,
+                    peer_sources: self.peer_sources,
+                    mtu: MTU,
+                    vnet_hdr: self.vnet_hdr,
+                    coalesce_tcp: self.coalesce,
+                    coalesce_udp: self.coalesce,
+                },
+                self.batch,
+            ),
             view: View::new(self.overlay),
             now_ns: 1_000_000_000_000,
             vnet_hdr: self.vnet_hdr,

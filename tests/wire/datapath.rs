@@ -92,14 +92,15 @@ fn replay(given: Given) -> Left {
             egress.frame(&world, frame, &mut slot, 0, &mut datagrams, &mut frames);
         }
         Given::FromPeer(from, _) => {
-            let mut ingress = Ingress::new(IngressRules {
+            let rules = IngressRules {
                 check: IngressCheck::Off,
                 peer_sources: Vec::new(),
                 mtu: 1472,
                 vnet_hdr: false,
                 coalesce_tcp: false,
                 coalesce_udp: false,
-            });
+            };
+            let mut ingress = Ingress::new(rules, 4);
             let train = Train {
                 slot: Slot(0),
                 start: 0,
