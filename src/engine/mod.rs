@@ -12,11 +12,13 @@ mod fragments;
 mod kind;
 mod memory;
 mod messages;
+mod open;
 mod policy;
 mod transmit;
 
 pub use epoll::Epoll;
 pub use kind::{EngineChoice, EngineKind};
+pub use open::{choose, open};
 
 use crate::batch::{Datagrams, Frames, Inbox, Outcome, Slot};
 use std::io;

@@ -1,1 +1,10 @@
 //! The composition root: the only place that sees both planes.
+//!
+//! [`Gateway::start`] brings the data plane up, all of it or nothing; the control plane then
+//! publishes a new [`View`](crate::route::View) whenever peers change, and stops it at the end.
+
+mod clock;
+mod start;
+mod worker;
+
+pub use start::{Gateway, StartError, WorkerFailure};

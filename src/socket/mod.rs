@@ -4,6 +4,6 @@ mod open;
 mod path_mtu;
 mod segmentation;
 
-pub use open::{Fragmentation, SocketError, SocketSpec, open, reserve, set_fragmentation};
+pub use open::{Fragmentation, SocketError, SocketSpec, check_free, open, set_fragmentation};
 pub use path_mtu::path_mtu;
 pub use segmentation::{GsoPolicy, gso_policy, kernel_release, max_run};

@@ -54,17 +54,16 @@ pub enum SocketError {
     },
 }
 
-/// Takes the address exclusively and holds it while the result lives. Sockets that share a port by
-/// `SO_REUSEPORT` would let a second instance of the same user in silently, so a gateway with many
-/// queues reserves first: this fails when anybody has the port.
+/// Fails when anybody has the address. Sockets that share a port by `SO_REUSEPORT` would let a
+/// second instance of the same user in silently, so a gateway with many queues asks first: a socket
+/// without the option cannot be bound beside any other.
 ///
 /// # Errors
 /// [`SocketError::Bind`].
-pub fn reserve(listen: SocketAddr) -> Result<OwnedFd, SocketError> {
-    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))
-        .and_then(|socket| socket.bind(&listen.into()).map(|()| socket))
-        .map_err(|source| cannot_bind(listen, source))?;
-    Ok(socket.into())
+pub fn check_free(listen: SocketAddr) -> Result<(), SocketError> {
+    Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))
+        .and_then(|socket| socket.bind(&listen.into()))
+        .map_err(|source| cannot_bind(listen, source))
 }
 
 /// Opens and binds a socket with all its options set.

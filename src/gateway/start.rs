@@ -1,0 +1,253 @@
+//! Bringing a gateway up: device, sockets, engines, workers; all of it or nothing.
+
+use super::worker::{BATCH, Common, Worker};
+use crate::batch::RunLimits;
+use crate::config::{Pinning, Settings, SourcePorts};
+use crate::datapath::{EgressRules, IngressRules};
+use crate::engine::{self, EngineError, EngineKind, Ports, Tuning};
+use crate::offload::feature::{Feature, FeatureSet};
+use crate::route::View;
+use crate::socket::{self, SocketError, SocketSpec};
+use crate::sys::affinity;
+use crate::tun::{Device, DeviceSpec, TunError};
+use arc_swap::ArcSwap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use tokio::sync::mpsc as events;
+
+/// Bytes of one run: the largest UDP payload over IPv4.
+const MAX_RUN_BYTES: u32 = 65_507;
+
+/// Why a gateway did not start. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The device.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// A socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// An engine.
+    #[error("engine {kind}: {source}")]
+    Engine {
+        /// Which one.
+        kind: EngineKind,
+        /// Why.
+        source: EngineError,
+    },
+    /// A thread or its wake-up.
+    #[error("starting a worker: {0}")]
+    Worker(#[from] io::Error),
+}
+
+/// A worker ended although nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+#[error("worker {worker}: {source}")]
+pub struct WorkerFailure {
+    /// Its number.
+    pub worker: usize,
+    /// Why.
+    pub source: EngineError,
+}
+
+/// A running data plane.
+pub struct Gateway {
+    device: String,
+    device_index: u32,
+    engine: EngineKind,
+    engine_reason: String,
+    features: FeatureSet,
+    views: Arc<ArcSwap<View>>,
+    stop: Arc<AtomicBool>,
+    workers: Vec<RunningWorker>,
+    failures: events::UnboundedReceiver<WorkerFailure>,
+}
+
+struct RunningWorker {
+    thread: JoinHandle<()>,
+    wake: OwnedFd,
+}
+
+impl Gateway {
+    /// Creates the device, which is down and without addresses yet, opens sockets and engines, and
+    /// starts the workers.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(settings: &Settings, view: View) -> Result<Self, StartError> {
+        let queues = settings.queues.count();
+        let (engine, engine_reason) = engine::choose(settings.engine);
+        let vnet_hdr = engine != EngineKind::Classic;
+        let device = Device::create(&DeviceSpec {
+            name: &settings.device,
+            queues,
+            vnet_hdr,
+            offloads: settings.offloads,
+        })?;
+        let features = device.granted;
+        if queues > 1 {
+            socket::check_free(settings.listen)?;
+        }
+        let release = socket::kernel_release();
+        let common = Common {
+            views: Arc::new(ArcSwap::from_pointee(view)),
+            stop: Arc::new(AtomicBool::new(false)),
+            limits: RunLimits { datagrams: socket::max_run(&release), bytes: MAX_RUN_BYTES },
+            egress: EgressRules { vnet_hdr },
+            ingress: IngressRules {
+                check: settings.ingress_check,
+                peer_sources: settings.peer_sources.clone(),
+                mtu: settings.mtu.bytes(),
+                vnet_hdr,
+                coalesce_tcp: features.has(Feature::CoalesceTcp),
+                coalesce_udp: features.has(Feature::CoalesceUdp),
+            },
+        };
+        let tuning = Tuning {
+            batch: BATCH,
+            gro: features.has(Feature::Gro),
+            gso: features.has(Feature::Gso),
+            super_packets: features.has(Feature::Tso) || features.has(Feature::Uso),
+            mtu: settings.mtu.bytes(),
+        };
+        let (failed, failures) = events::unbounded_channel();
+        let mut gateway = Self {
+            device: device.name,
+            device_index: device.index,
+            engine,
+            engine_reason,
+            features,
+            views: Arc::clone(&common.views),
+            stop: Arc::clone(&common.stop),
+            workers: Vec::with_capacity(queues),
+            failures,
+        };
+        let cpus = placement(settings.pinning)?;
+        for (worker, tun) in device.queues.into_iter().enumerate() {
+            let ports = ports(settings, tun, features)?;
+            let cpu = cpus.as_ref().map(|cpus| cpus[worker % cpus.len()]);
+            let spec = WorkerSpec { worker, kind: engine, cpu, tuning };
+            // What has started so far stops when `gateway` is dropped.
+            gateway.workers.push(spawn(spec, ports, common.clone(), failed.clone())?);
+        }
+        Ok(gateway)
+    }
+
+    /// The device's name.
+    #[must_use]
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// The device's interface index.
+    #[must_use]
+    pub fn device_index(&self) -> u32 {
+        self.device_index
+    }
+
+    /// The engine in use and why it is.
+    #[must_use]
+    pub fn engine(&self) -> (EngineKind, &str) {
+        (self.engine, &self.engine_reason)
+    }
+
+    /// The offloads in use at the start.
+    #[must_use]
+    pub fn features(&self) -> FeatureSet {
+        self.features
+    }
+
+    /// Makes a new view the one that workers look up from their next turn on.
+    pub fn publish(&self, view: View) {
+        self.views.store(Arc::new(view));
+    }
+
+    /// Waits for a worker to fail; pends as long as all run.
+    pub async fn failed(&mut self) -> Option<WorkerFailure> {
+        self.failures.recv().await
+    }
+}
+
+/// Stops the workers and waits for them; device and sockets vanish with their descriptors.
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for worker in &self.workers {
+            let _ = rustix::io::write(&worker.wake, &1u64.to_ne_bytes());
+        }
+        for worker in self.workers.drain(..) {
+            let _ = worker.thread.join();
+        }
+    }
+}
+
+struct WorkerSpec {
+    worker: usize,
+    kind: EngineKind,
+    cpu: Option<usize>,
+    tuning: Tuning,
+}
+
+/// Starts a worker's thread and waits until its engine is open.
+fn spawn(
+    spec: WorkerSpec,
+    ports: Ports,
+    common: Common,
+    failed: events::UnboundedSender<WorkerFailure>,
+) -> Result<RunningWorker, StartError> {
+    let wake = ports.wake.try_clone()?;
+    let (ready, opened) = mpsc::channel();
+    let WorkerSpec { worker, kind, cpu, tuning } = spec;
+    let thread = std::thread::Builder::new().name(format!("twill-{worker}")).spawn(move || {
+        let bound = cpu.map_or(Ok(()), affinity::bind_thread);
+        let engine = match engine::open(kind, ports, tuning) {
+            Ok(engine) => engine,
+            Err(source) => {
+                let _ = ready.send(Err(StartError::Engine { kind, source }));
+                return;
+            }
+        };
+        let _ = ready.send(bound.map_err(StartError::from));
+        if let Err(source) = Worker::new(engine, common).run() {
+            let _ = failed.send(WorkerFailure { worker, source });
+        }
+    })?;
+    match opened.recv() {
+        Ok(Ok(())) => Ok(RunningWorker { thread, wake }),
+        Ok(Err(error)) => {
+            let _ = thread.join();
+            Err(error)
+        }
+        Err(_) => Err(io::Error::other("its thread ended").into()),
+    }
+}
+
+fn ports(settings: &Settings, tun: OwnedFd, features: FeatureSet) -> Result<Ports, StartError> {
+    let shared = settings.queues.count() > 1;
+    let buffer = settings.socket_buffer;
+    let gro = features.has(Feature::Gro);
+    let udp = socket::open(&SocketSpec { listen: settings.listen, shared, gro, buffer })?;
+    let udp_send = match settings.source_ports {
+        SourcePorts::Fixed => None,
+        SourcePorts::Spread => {
+            let listen = SocketAddr::new(settings.listen.ip(), 0);
+            Some(socket::open(&SocketSpec { listen, shared: false, gro: false, buffer })?)
+        }
+    };
+    let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
+    let wake = rustix::event::eventfd(0, flags).map_err(io::Error::from)?;
+    Ok(Ports { tun, udp, udp_send, wake })
+}
+
+/// The CPUs to bind workers to, in turn.
+fn placement(pinning: Pinning) -> io::Result<Option<Vec<usize>>> {
+    match pinning {
+        Pinning::None => Ok(None),
+        Pinning::Cpus => affinity::allowed_cpus().map(Some),
+    }
+}

@@ -1,0 +1,233 @@
+//! One worker: an engine and the datapath, joined. One thread, one TUN queue, one socket.
+//!
+//! ```text
+//! loop {
+//!     receive                       engine: everything that is there, up to a batch
+//!     frames -> egress -> send      datapath decides, engine sends runs
+//!     trains -> ingress -> write    datapath decides and joins, engine writes frames
+//!     publish, release              the turn's books, the slots
+//! }
+//! ```
+//!
+//! A packet never leaves its worker, which is what keeps every flow in order. After the start
+//! nothing here allocates or locks.
+
+use super::clock;
+use crate::batch::{
+    Datagrams, Failure, Frames, Inbox, Outcome, Piece, Pieces, RunLimits, Source, Train, TunFrame,
+};
+use crate::config::OVERHEAD_V4;
+use crate::config::OVERHEAD_V6;
+use crate::datapath::{Egress, EgressRules, Ingress, IngressRules, Oversize, Progress, World};
+use crate::engine::{Engine, EngineError};
+use crate::route::View;
+use crate::socket;
+use arc_swap::{ArcSwap, Cache};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Arrivals per direction in one turn: enough to share a send among small packets, few enough that
+/// the first one does not wait long for the last.
+pub(super) const BATCH: usize = 64;
+/// Runs in one batch; a worker sends and goes on when more are needed.
+const MAX_RUNS: usize = 256;
+/// Pieces in one batch, 16 bytes each. A 64 KiB super-packet at an MSS of 1448 takes 92.
+const MAX_PIECES: usize = 4096;
+/// Header bytes in one batch: half of the pieces are headers, of 60 bytes on average.
+const HEADER_BYTES: usize = MAX_PIECES / 2 * 60;
+/// Frames in one batch: a full inbox of trains that do not merge.
+const MAX_FRAMES: usize = 1024;
+/// ICMP replies in one batch; the token bucket allows fewer.
+const MAX_REPLIES: usize = 64;
+/// Bytes of one ICMP reply with what it quotes and its virtio header, at most.
+const REPLY_BYTES: usize = 1300;
+
+/// What the workers of a gateway have in common.
+#[derive(Clone)]
+pub(super) struct Common {
+    pub(super) views: Arc<ArcSwap<View>>,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) limits: RunLimits,
+    pub(super) egress: EgressRules,
+    pub(super) ingress: IngressRules,
+}
+
+pub(super) struct Worker {
+    engine: Box<dyn Engine>,
+    views: Cache<Arc<ArcSwap<View>>, Arc<View>>,
+    stop: Arc<AtomicBool>,
+    inbox: Inbox,
+    half: Halves,
+}
+
+/// Everything but the engine and the inbox, so that those can be borrowed beside it.
+struct Halves {
+    egress: Egress,
+    ingress: Ingress,
+    datagrams: Datagrams,
+    replies: Frames,
+    frames: Frames,
+    outcome: Outcome,
+}
+
+impl Worker {
+    pub(super) fn new(engine: Box<dyn Engine>, common: Common) -> Self {
+        let pieces = || Pieces::new(MAX_PIECES, HEADER_BYTES);
+        Self {
+            engine,
+            views: Cache::new(common.views),
+            stop: common.stop,
+            inbox: Inbox::new(BATCH),
+            half: Halves {
+                egress: Egress::new(common.egress),
+                ingress: Ingress::new(common.ingress),
+                datagrams: Datagrams::new(common.limits, MAX_RUNS, pieces()),
+                replies: Frames::new(
+                    MAX_REPLIES,
+                    Pieces::new(MAX_REPLIES * 2, MAX_REPLIES * REPLY_BYTES),
+                ),
+                frames: Frames::new(MAX_FRAMES, pieces()),
+                outcome: Outcome::new(MAX_FRAMES),
+            },
+        }
+    }
+
+    /// Runs until it is told to stop or the engine cannot go on.
+    pub(super) fn run(mut self) -> Result<(), EngineError> {
+        while !self.stop.load(Ordering::Relaxed) {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self) -> Result<(), EngineError> {
+        self.engine.receive(&mut self.inbox, None)?;
+        let world = World { view: self.views.load(), now_ns: clock::monotonic_ns() };
+        let engine = &mut *self.engine;
+        let half = &mut self.half;
+
+        for frame in &self.inbox.frames {
+            half.egress(&world, engine, *frame);
+        }
+        half.send(&world, engine);
+        for train in &self.inbox.trains {
+            half.ingress(&world, engine, train);
+        }
+        half.write(engine);
+        half.reply(engine);
+        self.engine.release(&mut self.inbox);
+        Ok(())
+    }
+}
+
+impl Halves {
+    fn egress(&mut self, world: &World<'_>, engine: &mut dyn Engine, frame: TunFrame) {
+        let mut next = 0;
+        loop {
+            let bytes = engine.slot_mut(frame.slot);
+            let (out, replies) = (&mut self.datagrams, &mut self.replies);
+            match self.egress.frame(world, frame, bytes, next, out, replies) {
+                Progress::Done => return,
+                Progress::Full { next: rest } => next = rest,
+            }
+            self.send(world, engine);
+        }
+    }
+
+    fn ingress(&mut self, world: &World<'_>, engine: &mut dyn Engine, train: &Train) {
+        let mut next = 0;
+        loop {
+            let bytes = engine.slot_mut(train.slot);
+            let report = self.ingress.train(world, train, bytes, next, &mut self.frames);
+            match report.progress {
+                Progress::Done => return,
+                Progress::Full { next: rest } => next = rest,
+            }
+            self.write(engine);
+        }
+    }
+
+    /// Hands the runs over and deals with those that the kernel refused.
+    fn send(&mut self, world: &World<'_>, engine: &mut dyn Engine) {
+        if self.datagrams.is_empty() {
+            return;
+        }
+        self.outcome.clear();
+        engine.send(&self.datagrams, &mut self.outcome);
+        for index in 0..self.outcome.failures().len() {
+            let failure = self.outcome.failures()[index];
+            if failure.errno == libc::EMSGSIZE {
+                self.too_long(world, engine, failure);
+            } else {
+                self.egress.refused(&self.datagrams.runs()[failure.item as usize], &failure);
+            }
+        }
+        self.datagrams.clear();
+    }
+
+    /// Datagrams beyond their path's MTU: their senders are told, or they leave in fragments.
+    fn too_long(&mut self, world: &World<'_>, engine: &mut dyn Engine, failure: Failure) {
+        let run = self.datagrams.runs()[failure.item as usize];
+        let mtu = inner_mtu(run.destination.to);
+        for index in failure.first..failure.first + failure.count {
+            let mut head = [0; Egress::HEAD];
+            let from = u32::from(run.segment) * u32::from(index);
+            let len = run.datagram_len(index);
+            let room = &mut head[..Egress::HEAD.min(len as usize)];
+            let copy = |piece: Piece, out: &mut [u8]| copy_slot(engine, piece, out);
+            let copied = self.datagrams.pieces.copy(&run.chain, from, room, copy);
+            let replies = &mut self.replies;
+            match self.egress.too_long(world, &head[..copied], len, mtu, replies) {
+                Oversize::Dropped => {}
+                Oversize::Fragment => self.send_in_fragments(engine, failure.item, index),
+            }
+        }
+    }
+
+    fn send_in_fragments(&mut self, engine: &mut dyn Engine, item: u32, index: u16) {
+        if let Err(error) = engine.send_in_fragments(&self.datagrams, item, index) {
+            let errno = error.raw_os_error().unwrap_or(libc::EMSGSIZE);
+            let failure = Failure { item, first: index, count: 1, errno };
+            self.egress.refused(&self.datagrams.runs()[item as usize], &failure);
+        }
+    }
+
+    /// Writes what ingress produced and books what the device refused.
+    fn write(&mut self, engine: &mut dyn Engine) {
+        self.ingress.flush(&mut self.frames);
+        if self.frames.is_empty() {
+            return;
+        }
+        self.outcome.clear();
+        engine.write(&self.frames, &mut self.outcome);
+        for failure in self.outcome.failures() {
+            self.ingress.refused(&self.frames.frames()[failure.item as usize], failure);
+        }
+        self.frames.clear();
+    }
+
+    /// Writes ICMP errors for inner senders; one that the device refuses is lost, as ICMP may be.
+    fn reply(&mut self, engine: &mut dyn Engine) {
+        if !self.replies.is_empty() {
+            self.outcome.clear();
+            engine.write(&self.replies, &mut self.outcome);
+            self.replies.clear();
+        }
+    }
+}
+
+fn copy_slot(engine: &mut dyn Engine, piece: Piece, out: &mut [u8]) {
+    let Source::Slot(slot) = piece.source else { return };
+    let from = piece.offset as usize;
+    if let Some(bytes) = engine.slot_mut(slot).get(from..from + out.len()) {
+        out.copy_from_slice(bytes);
+    }
+}
+
+/// Bytes of the longest inner packet that the path to a peer takes.
+fn inner_mtu(to: SocketAddr) -> u16 {
+    let overhead = if to.is_ipv6() { OVERHEAD_V6 } else { OVERHEAD_V4 };
+    // Without a route nothing fits; 68 bytes is what every IPv4 link takes (RFC 791).
+    socket::path_mtu(to).map_or(68, |mtu| mtu.saturating_sub(overhead).max(68))
+}
