@@ -81,7 +81,7 @@ impl Worker {
             inbox: Inbox::new(BATCH),
             half: Halves {
                 egress: Egress::new(common.egress),
-                ingress: Ingress::new(common.ingress),
+                ingress: Ingress::new(common.ingress, MAX_FRAMES),
                 datagrams: Datagrams::new(common.limits, MAX_RUNS, pieces()),
                 replies: Frames::new(
                     MAX_REPLIES,
