@@ -8,9 +8,9 @@ use twill::batch::{
 };
 use twill::config::IngressCheck;
 use twill::datapath::{
-    DropReason, Egress, EgressRules, Ingress, IngressRules, Progress, Tally, World,
+    DropReason, Egress, EgressRules, Ingress, IngressRules, Progress, Tally, World, unjoin,
 };
-use twill::offload::vnet_hdr::{self, VnetHdr};
+use twill::offload::vnet_hdr::{self, GsoType, VnetHdr};
 use twill::route::{Overlay, Peer, PeerIndex, View};
 
 pub(crate) const MTU: u16 = 1472;
@@ -26,6 +26,15 @@ pub(crate) const AT_B: [u8; 4] = [10, 10, 2, 5];
 pub(crate) const A: &str = "192.0.2.1:8285";
 /// Peer B's UDP address.
 pub(crate) const B: &str = "192.0.2.2:8285";
+
+/// TCP flags.
+pub(crate) const FIN: u8 = 0x01;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const PSH: u8 = 0x08;
+pub(crate) const ACK: u8 = 0x10;
+pub(crate) const URG: u8 = 0x20;
+pub(crate) const ECE: u8 = 0x40;
+pub(crate) const CWR: u8 = 0x80;
 
 /// What a host is set up with; tests change what they are about.
 #[derive(Clone, Debug)]
@@ -351,4 +360,76 @@ pub(crate) fn with_vnet_hdr(header: VnetHdr, packet: &[u8]) -> Vec<u8> {
     frame.extend_from_slice(&header.to_bytes());
     frame.extend_from_slice(packet);
     frame
+}
+
+/// A TCP packet with a timestamp option, its checksums computed by etherparse.
+pub(crate) fn tcp(
+    from: [u8; 4],
+    to: [u8; 4],
+    ttl: u8,
+    sequence: u32,
+    flags: u8,
+    data: &[u8],
+) -> Vec<u8> {
+    let mut packet = Vec::new();
+    let mut builder = PacketBuilder::ipv4(from, to, ttl)
+        .tcp(4000, 80, sequence, 1000)
+        .options_raw(&[1, 1, 8, 10, 0, 0, 0, 7, 0, 0, 0, 9])
+        .unwrap();
+    for (flag, set) in [
+        (FIN, etherparse::PacketBuilderStep::fin as fn(_) -> _),
+        (SYN, etherparse::PacketBuilderStep::syn),
+        (PSH, etherparse::PacketBuilderStep::psh),
+        (ECE, etherparse::PacketBuilderStep::ece),
+        (CWR, etherparse::PacketBuilderStep::cwr),
+    ] {
+        if flags & flag != 0 {
+            builder = set(builder);
+        }
+    }
+    if flags & ACK != 0 {
+        builder = builder.ack(9);
+    }
+    if flags & URG != 0 {
+        builder = builder.urg(3);
+    }
+    builder.write(&mut packet, data).unwrap();
+    packet
+}
+
+/// The packet as the kernel hands it out for segmentation. Its checksum is complete where the
+/// kernel's would be partial; segmentation computes it anew either way.
+pub(crate) fn tso(gso_size: usize, packet: &[u8]) -> Vec<u8> {
+    let header = VnetHdr {
+        needs_csum: true,
+        gso_type: GsoType::TcpV4,
+        gso_size: gso_size as u16,
+        csum_start: 20,
+        csum_offset: 16,
+        ..VnetHdr::PLAIN
+    };
+    with_vnet_hdr(header, packet)
+}
+
+/// The packets of a frame, cut by `unjoin` in batches of so many frames.
+pub(crate) fn apart((header, packet): &(VnetHdr, Vec<u8>), room: usize) -> Vec<Vec<u8>> {
+    let frame = with_vnet_hdr(*header, packet);
+    let mut out = Frames::new(room, Pieces::new(room, 2000 * room));
+    let mut packets = Vec::new();
+    let mut next = 0;
+    loop {
+        let progress = unjoin(&frame, next, &mut out).unwrap();
+        for frame in out.frames() {
+            let mut bytes = vec![0; frame.len as usize];
+            out.pieces.copy(&frame.chain, 0, &mut bytes, |_, _| unreachable!());
+            assert_eq!(bytes[..10], VnetHdr::PLAIN.to_bytes());
+            assert_eq!((frame.packets, frame.packet_bytes), (1, frame.len - 10));
+            packets.push(bytes[10..].to_vec());
+        }
+        out.clear();
+        match progress {
+            Progress::Done => return packets,
+            Progress::Full { next: resume } => next = resume,
+        }
+    }
 }

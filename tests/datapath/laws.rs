@@ -60,7 +60,75 @@ fn arb_setup() -> impl Strategy<Value = Setup> {
         })
 }
 
+/// Packets of a few flows, interleaved: by flow, length of the data, and whether it is pushed.
+fn arb_flows() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let step = (0u8..6, prop_oneof![3 => Just(200usize), 1 => 1usize..200], any::<bool>());
+    vec(step, 1..40).prop_map(|steps| {
+        let mut sequences = [0u32; 6];
+        let packet = |(flow, len, push): (u8, usize, bool)| {
+            let from = [10, 10, 1, flow];
+            let sequence = sequences[usize::from(flow)];
+            sequences[usize::from(flow)] += len as u32;
+            let data = vec![flow ^ sequence as u8; len];
+            if flow < 3 {
+                tcp(from, HERE, 64, sequence, ACK | if push { PSH } else { 0 }, &data)
+            } else {
+                udp(from, HERE, 64, &data)
+            }
+        };
+        steps.into_iter().map(packet).collect()
+    })
+}
+
+/// The packets of one sender, without the identification, which means nothing as DF is set.
+fn of_flow(packets: &[Vec<u8>], flow: u8) -> Vec<Vec<u8>> {
+    let of_flow = packets.iter().filter(|packet| packet[15] == flow);
+    of_flow.map(|packet| with_header(packet.clone(), |header| header[4..6].fill(0))).collect()
+}
+
 proptest! {
+    #[test]
+    fn joined_frames_hold_every_flows_packets_in_order(
+        packets in arb_flows(), batch in prop_oneof![1usize..9, Just(256)],
+    ) {
+        let mut joining =
+            Setup { vnet_hdr: true, coalesce: true, batch, ..Setup::default() }.host();
+
+        let written: Vec<_> = packets
+            .chunk_by(|one, other| one.len() == other.len())
+            .flat_map(|train| joining.arrive(&Arrival::train(A, train)))
+            .flat_map(|frame| apart(&frame, 64))
+            .collect();
+
+        let plain: Vec<_> = packets.iter().map(|packet| one_hop_less(packet)).collect();
+        for flow in 0..6 {
+            prop_assert_eq!(of_flow(&written, flow), of_flow(&plain, flow));
+        }
+        prop_assert_eq!(joining.ingress.tally, forwarded(packets.len() as u64, packets.concat().len()));
+    }
+
+    #[test]
+    fn a_super_packets_segments_all_leave_or_all_drop(
+        to in arb_address(), ttl in prop_oneof![Just(64u8), 0u8..3],
+        gso_size in 1usize..2000, len in 0usize..9000,
+        batch in prop_oneof![1usize..9, Just(256)],
+    ) {
+        let frame = tso(gso_size, &tcp(HERE, to, ttl, 1, ACK, &vec![7; len]));
+        let mut host = Setup { vnet_hdr: true, batch, ..Setup::default() }.host();
+
+        let sent = host.transmit(&frame);
+
+        let segments = len.div_ceil(gso_size).max(1);
+        let books = host.egress.tally;
+        prop_assert_eq!(books.packets_in, segments as u64);
+        prop_assert_eq!(books.bytes_in, (len + segments * 52) as u64);
+        prop_assert_eq!(books.imbalance(), 0);
+        prop_assert!(books.packets_out == 0 || books.dropped() == 0);
+        prop_assert_eq!(sent.datagrams.len() as u64, books.packets_out);
+        let bytes: usize = sent.datagrams.iter().map(|(_, datagram)| datagram.len()).sum();
+        prop_assert_eq!(bytes as u64, books.bytes_out);
+    }
+
     #[test]
     fn ingress_books_balance_whatever_arrives(
         setup in arb_setup(),

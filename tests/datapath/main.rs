@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
+mod aggregates;
 mod decapsulation;
 mod encapsulation;
 mod harness;
