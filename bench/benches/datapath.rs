@@ -1,0 +1,225 @@
+//! Egress and ingress per packet, as a worker calls them: decide, describe, hand over, clear.
+
+#![allow(missing_docs, reason = "criterion's macros document nothing")]
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ipnet::IpNet;
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use twill::batch::{Datagrams, Frames, Pieces, RunLimits, Slot, Train, TunFrame};
+use twill::config::IngressCheck;
+use twill::datapath::{Egress, EgressRules, Ingress, IngressRules, Progress, World};
+use twill::offload::vnet_hdr::{GsoType, VnetHdr};
+use twill::route::{Overlay, Peer, PeerIndex, View};
+use twill::wire::checksum::Sum;
+use twill::wire::{protocol, tcp, udp};
+
+const PEER: &str = "192.0.2.1:8285";
+/// Frames of one turn.
+const BATCH: usize = 64;
+
+fn egress(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("egress");
+
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let small = plain(&udp_packet([10, 10, 0, 5], [10, 10, 1, 5], 36));
+    group.bench_function("64 single packets of 64 bytes", |bencher| {
+        let mut side = EgressSide::new();
+        bencher.iter(|| side.turn(&small, BATCH));
+    });
+
+    let super_packet = tso(1420, &tcp_packet([10, 10, 0, 5], [10, 10, 1, 5], 45 * 1420));
+    group.throughput(Throughput::Bytes(super_packet.len() as u64));
+    group.bench_function("one TCP super-packet of 64 KiB", |bencher| {
+        let mut side = EgressSide::new();
+        bencher.iter(|| side.turn(&super_packet, 1));
+    });
+    group.finish();
+}
+
+fn ingress(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("ingress");
+    let small: Vec<_> = (0..64).map(|_| udp_packet([10, 10, 1, 5], [10, 10, 0, 5], 64)).collect();
+    let large: Vec<_> =
+        (0..45).map(|index| tcp_segment([10, 10, 1, 5], [10, 10, 0, 5], index, 1420)).collect();
+
+    for check in [IngressCheck::Strict, IngressCheck::Peer] {
+        for (name, coalesce) in [("alone", false), ("joined", true)] {
+            group.throughput(Throughput::Elements(64));
+            group.bench_function(format!("train of 64 x 92 bytes, {name}, {check}"), |bencher| {
+                let mut side = IngressSide::new(check, coalesce);
+                bencher.iter(|| side.turn(&small));
+            });
+            group.throughput(Throughput::Elements(45));
+            group.bench_function(format!("train of 45 x 1472 bytes, {name}, {check}"), |bencher| {
+                let mut side = IngressSide::new(check, coalesce);
+                bencher.iter(|| side.turn(&large));
+            });
+        }
+    }
+    group.finish();
+}
+
+struct EgressSide {
+    view: View,
+    egress: Egress,
+    out: Datagrams,
+    replies: Frames,
+    slot: Vec<u8>,
+}
+
+impl EgressSide {
+    fn new() -> Self {
+        let limits = RunLimits { datagrams: 127, bytes: 65507 };
+        Self {
+            view: view(),
+            egress: Egress::new(EgressRules { vnet_hdr: true }),
+            out: Datagrams::new(limits, 256, Pieces::new(4096, 1 << 17)),
+            replies: Frames::new(8, Pieces::new(8, 8192)),
+            slot: vec![0; 1 << 16],
+        }
+    }
+
+    /// The same frame so many times; its bytes are put back each time, as egress edits them.
+    fn turn(&mut self, frame: &[u8], times: usize) {
+        let world = World { view: &self.view, now_ns: 0 };
+        let edited = frame.len().min(128);
+        self.slot[..frame.len()].copy_from_slice(frame);
+        for slot in 0..times {
+            self.slot[..edited].copy_from_slice(&frame[..edited]);
+            let frame = TunFrame { slot: Slot(slot as u16), start: 0, len: frame.len() as u32 };
+            let (out, replies) = (&mut self.out, &mut self.replies);
+            let done = self.egress.frame(&world, frame, &mut self.slot, 0, out, replies);
+            assert_eq!(done, Progress::Done);
+        }
+        black_box(self.out.runs());
+        self.out.clear();
+    }
+}
+
+struct IngressSide {
+    view: View,
+    ingress: Ingress,
+    out: Frames,
+    slot: Vec<u8>,
+}
+
+impl IngressSide {
+    fn new(check: IngressCheck, coalesce: bool) -> Self {
+        let rules = IngressRules {
+            check,
+            peer_sources: Vec::new(),
+            mtu: 1472,
+            vnet_hdr: true,
+            coalesce_tcp: coalesce,
+            coalesce_udp: coalesce,
+        };
+        Self {
+            view: view(),
+            ingress: Ingress::new(rules, 256),
+            out: Frames::new(256, Pieces::new(4096, 1 << 16)),
+            slot: vec![0; 1 << 17],
+        }
+    }
+
+    fn turn(&mut self, datagrams: &[Vec<u8>]) {
+        let world = World { view: &self.view, now_ns: 0 };
+        let segment = datagrams[0].len();
+        for (datagram, slot) in datagrams.iter().zip(self.slot.chunks_mut(segment)) {
+            slot.copy_from_slice(datagram);
+        }
+        let train = Train {
+            slot: Slot(0),
+            start: 0,
+            len: (segment * datagrams.len()) as u32,
+            from: PEER.parse().expect("an address"),
+            segment: segment as u16,
+            tos: 0,
+            received_ns: 0,
+            flaw: None,
+        };
+        let report = self.ingress.train(&world, &train, &mut self.slot, 0, &mut self.out);
+        self.ingress.flush(&mut self.out);
+        assert_eq!(report.packets, datagrams.len() as u64);
+        black_box(self.out.frames());
+        self.out.clear();
+    }
+}
+
+fn view() -> View {
+    let peers = (0..10u8).map(|index| Peer {
+        index: PeerIndex(u32::from(index)),
+        name: "peer".into(),
+        endpoint: SocketAddr::from(([192, 0, 2, index], 8285)),
+        subnets: vec![network([10, 10, index, 0])],
+    });
+    View::new(Overlay {
+        peers: peers.skip(1).collect(),
+        local: vec![network([10, 10, 0, 0])],
+        addresses: vec![IpAddr::V4(Ipv4Addr::new(10, 10, 0, 0))],
+    })
+}
+
+fn network(address: [u8; 4]) -> IpNet {
+    IpNet::new_assert(IpAddr::from(address), 24)
+}
+
+/// A packet without virtio header's information: complete.
+fn plain(packet: &[u8]) -> Vec<u8> {
+    [&VnetHdr::PLAIN.to_bytes(), packet].concat()
+}
+
+fn tso(gso_size: u16, packet: &[u8]) -> Vec<u8> {
+    let header = VnetHdr {
+        needs_csum: true,
+        gso_type: GsoType::TcpV4,
+        gso_size,
+        csum_start: 20,
+        csum_offset: tcp::CHECKSUM_OFFSET as u16,
+        ..VnetHdr::PLAIN
+    };
+    [&header.to_bytes(), packet].concat()
+}
+
+fn udp_packet(from: [u8; 4], to: [u8; 4], len: usize) -> Vec<u8> {
+    let mut transport = vec![0x0f, 0xa0, 0x0f, 0xa1, 0, 0, 0, 0];
+    transport[4..6].copy_from_slice(&((len + udp::HEADER_LEN) as u16).to_be_bytes());
+    transport.resize(udp::HEADER_LEN + len, 7);
+    packet(from, to, protocol::UDP, transport, udp::CHECKSUM_OFFSET)
+}
+
+fn tcp_packet(from: [u8; 4], to: [u8; 4], len: usize) -> Vec<u8> {
+    tcp_segment(from, to, 0, len)
+}
+
+/// Segment `index` of a stream of segments of `len` bytes, with a timestamp option.
+fn tcp_segment(from: [u8; 4], to: [u8; 4], index: u32, len: usize) -> Vec<u8> {
+    let mut transport = vec![0x9c, 0x40, 0, 80, 0, 0, 0, 0, 0, 0, 0, 1, 0x80, 0x10, 1, 0];
+    transport[4..8].copy_from_slice(&(index * len as u32).to_be_bytes());
+    transport.extend_from_slice(&[0, 0, 0, 0, 1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2]);
+    transport.resize(32 + len, 7);
+    packet(from, to, protocol::TCP, transport, tcp::CHECKSUM_OFFSET)
+}
+
+fn packet(
+    from: [u8; 4],
+    to: [u8; 4],
+    protocol: u8,
+    mut transport: Vec<u8>,
+    checksum_at: usize,
+) -> Vec<u8> {
+    let len = transport.len() as u16;
+    let pseudo = Sum::default().pseudo_v4(from.into(), to.into(), protocol, len);
+    let checksum = pseudo.bytes(&transport).finish();
+    transport[checksum_at..checksum_at + 2].copy_from_slice(&checksum.to_be_bytes());
+    let mut header = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0];
+    header[2..4].copy_from_slice(&(len.saturating_add(20)).to_be_bytes());
+    header.extend_from_slice(&from);
+    header.extend_from_slice(&to);
+    let checksum = Sum::default().bytes(&header).finish();
+    header[10..12].copy_from_slice(&checksum.to_be_bytes());
+    [header, transport].concat()
+}
+
+criterion_group!(benches, egress, ingress);
+criterion_main!(benches);
