@@ -10,6 +10,7 @@ const EIO: i32 = 5;
 const EAGAIN: i32 = 11;
 const ENOMEM: i32 = 12;
 const EACCES: i32 = 13;
+pub(super) const EINVAL: i32 = 22;
 const EMSGSIZE: i32 = 90;
 const ENETDOWN: i32 = 100;
 const ENETUNREACH: i32 = 101;
@@ -56,6 +57,7 @@ mod tests {
         ] {
             assert_eq!(of_send(errno), reason, "errno {errno}");
         }
+        assert_eq!(EINVAL, libc::EINVAL);
         assert_eq!(of_write(libc::EIO), DropReason::TunDown);
         assert_eq!(of_write(libc::EINVAL), DropReason::TunOther);
     }

@@ -3,7 +3,7 @@
 use super::errno;
 use super::inner::Inner;
 use super::{DropReason, Progress, Tally, World};
-use crate::batch::{Failure, Flaw, Frame, Frames, Full, Piece, Source, Train};
+use crate::batch::{Failure, Flaw, Frame, FrameKind, Frames, Full, Piece, Source, Train};
 use crate::config::IngressCheck;
 use crate::offload::coalesce::Coalescer;
 use crate::route::{Holder, PeerIndex, View};
@@ -42,6 +42,16 @@ pub struct TrainReport {
     /// Why the last dropped packet was dropped: something to name in a log, together with the
     /// train's source.
     pub last_drop: Option<DropReason>,
+}
+
+/// What is to be done with a frame that the TUN device refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unwritten {
+    /// Its packets are dropped and booked.
+    Dropped,
+    /// Its packets are to be cut apart by [`super::unjoin`] and written one by one. They stay
+    /// booked as out.
+    WriteSingly,
 }
 
 /// The ingress side of one worker.
@@ -204,10 +214,23 @@ impl Ingress {
         }
     }
 
-    /// Books a frame that the TUN device refused for good as dropped.
-    pub fn refused(&mut self, frame: &Frame, failure: &Failure) {
+    /// Decides about a frame that the TUN device refused for good. Some kernels refuse joined
+    /// frames that others take (EINVAL; Linux 6.6.44 does for short tails): joining of that kind
+    /// ends, and the packets are to be written one by one.
+    pub fn refused(&mut self, frame: &Frame, failure: &Failure) -> Unwritten {
+        if failure.errno == errno::EINVAL && frame.kind != FrameKind::Single {
+            self.coalescer.stop(frame.kind);
+            return Unwritten::WriteSingly;
+        }
         let reason = errno::of_write(failure.errno);
         self.tally.refuse(reason, u64::from(frame.packets), u64::from(frame.packet_bytes));
+        Unwritten::Dropped
+    }
+
+    /// Whether TCP segments and UDP datagrams are still joined.
+    #[must_use]
+    pub fn joins(&self) -> (bool, bool) {
+        self.coalescer.joins()
     }
 }
 

@@ -19,7 +19,7 @@ mod verdict;
 
 pub use egress::{Egress, EgressRules, Oversize};
 pub use icmp_reply::ReplyTally;
-pub use ingress::{Ingress, IngressRules, TrainReport};
+pub use ingress::{Ingress, IngressRules, TrainReport, Unwritten};
 pub use unjoin::unjoin;
 pub use verdict::{DropReason, Tally};
 

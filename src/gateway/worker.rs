@@ -14,11 +14,14 @@
 
 use super::clock;
 use crate::batch::{
-    Datagrams, Failure, Frames, Inbox, Outcome, Piece, Pieces, RunLimits, Source, Train, TunFrame,
+    Datagrams, Failure, Frame, Frames, Inbox, Outcome, Piece, Pieces, RunLimits, Source, Train,
+    TunFrame,
 };
 use crate::config::OVERHEAD_V4;
 use crate::config::OVERHEAD_V6;
-use crate::datapath::{Egress, EgressRules, Ingress, IngressRules, Oversize, Progress, World};
+use crate::datapath::{
+    Egress, EgressRules, Ingress, IngressRules, Oversize, Progress, Unwritten, World, unjoin,
+};
 use crate::engine::{Engine, EngineError};
 use crate::route::View;
 use crate::socket;
@@ -42,6 +45,12 @@ const MAX_FRAMES: usize = 1024;
 const MAX_REPLIES: usize = 64;
 /// Bytes of one ICMP reply with what it quotes and its virtio header, at most.
 const REPLY_BYTES: usize = 1300;
+/// Bytes of the longest joined frame: virtio header and a packet of IPv4's greatest length.
+const JOINED_BYTES: usize = 10 + 65_535;
+/// Packets that are written one by one in one batch.
+const MAX_SINGLES: usize = 64;
+/// Bytes that each of them has beside its data: virtio header, IP and TCP with options.
+const SINGLE_BYTES: usize = 130;
 
 /// What the workers of a gateway have in common.
 #[derive(Clone)]
@@ -69,6 +78,10 @@ struct Halves {
     replies: Frames,
     frames: Frames,
     outcome: Outcome,
+    /// A joined frame that the device refused, its packets, and what became of them.
+    joined: Box<[u8]>,
+    singles: Frames,
+    retried: Outcome,
 }
 
 impl Worker {
@@ -89,6 +102,12 @@ impl Worker {
                 ),
                 frames: Frames::new(MAX_FRAMES, pieces()),
                 outcome: Outcome::new(MAX_FRAMES),
+                joined: vec![0; JOINED_BYTES].into_boxed_slice(),
+                singles: Frames::new(
+                    MAX_SINGLES,
+                    Pieces::new(MAX_SINGLES, JOINED_BYTES + MAX_SINGLES * SINGLE_BYTES),
+                ),
+                retried: Outcome::new(MAX_SINGLES),
             },
         }
     }
@@ -201,10 +220,40 @@ impl Halves {
         }
         self.outcome.clear();
         engine.write(&self.frames, &mut self.outcome);
-        for failure in self.outcome.failures() {
-            self.ingress.refused(&self.frames.frames()[failure.item as usize], failure);
+        for index in 0..self.outcome.failures().len() {
+            let failure = self.outcome.failures()[index];
+            let frame = self.frames.frames()[failure.item as usize];
+            match self.ingress.refused(&frame, &failure) {
+                Unwritten::Dropped => {}
+                Unwritten::WriteSingly => self.write_singly(engine, &frame, failure),
+            }
         }
         self.frames.clear();
+    }
+
+    /// Writes the packets of a joined frame that the device refused, one by one. They follow what
+    /// the rest of the batch brought; it happens once, as joining has ended.
+    fn write_singly(&mut self, engine: &mut dyn Engine, frame: &Frame, failure: Failure) {
+        let copy = |piece: Piece, out: &mut [u8]| copy_slot(engine, piece, out);
+        let len = self.frames.pieces.copy(&frame.chain, 0, &mut self.joined, copy);
+        let mut next = 0;
+        loop {
+            let Ok(progress) = unjoin(&self.joined[..len], next, &mut self.singles) else {
+                let failure = Failure { errno: libc::EIO, ..failure };
+                self.ingress.refused(frame, &failure);
+                return;
+            };
+            self.retried.clear();
+            engine.write(&self.singles, &mut self.retried);
+            for failure in self.retried.failures() {
+                self.ingress.refused(&self.singles.frames()[failure.item as usize], failure);
+            }
+            self.singles.clear();
+            match progress {
+                Progress::Done => return,
+                Progress::Full { next: rest } => next = rest,
+            }
+        }
     }
 
     /// Writes ICMP errors for inner senders; one that the device refuses is lost, as ICMP may be.

@@ -90,6 +90,21 @@ impl Coalescer {
         }
     }
 
+    /// Stops joining one kind of packets, because the device refuses what comes of it.
+    pub fn stop(&mut self, kind: FrameKind) {
+        match kind {
+            FrameKind::Tcp => self.tcp = false,
+            FrameKind::Udp => self.udp = false,
+            FrameKind::Single => {}
+        }
+    }
+
+    /// Whether TCP segments and UDP datagrams are joined.
+    #[must_use]
+    pub fn joins(&self) -> (bool, bool) {
+        (self.tcp, self.udp)
+    }
+
     /// Whether the batch has room for any one packet more, and for all that waits in lanes.
     #[inline]
     #[must_use]

@@ -378,6 +378,36 @@ fn books_count_every_segment_that_was_joined_when_the_device_refuses_the_frame()
     assert_eq!(host.ingress.tally, dropped(DropReason::TunDown, 5, bytes));
 }
 
+#[test]
+fn joining_ends_when_the_device_refuses_what_comes_of_it() {
+    use twill::batch::{Chain, Failure, Frame, FrameKind};
+    use twill::datapath::Unwritten;
+    let train: Vec<_> =
+        (0..5u16).map(|index| with_id(udp(AT_A, HERE, 64, &payload(50)), index)).collect();
+    let mut host = with_offloads();
+    assert_eq!(host.arrive(&Arrival::train(A, &train)).len(), 1);
+    let books = host.ingress.tally;
+    let frame = Frame {
+        chain: Chain::EMPTY,
+        len: 288,
+        packets: 5,
+        packet_bytes: 390,
+        kind: FrameKind::Udp,
+    };
+    let failure = Failure { item: 0, first: 0, count: 5, errno: libc::EINVAL };
+
+    assert_eq!(host.ingress.refused(&frame, &failure), Unwritten::WriteSingly);
+
+    assert_eq!(host.ingress.tally, books, "the packets are still on their way");
+    assert_eq!(host.ingress.joins(), (true, false), "TCP is not to blame");
+    assert_eq!(host.arrive(&Arrival::train(A, &train)).len(), 5);
+
+    let single = Frame { packets: 1, packet_bytes: 78, kind: FrameKind::Single, ..frame };
+    assert_eq!(host.ingress.refused(&single, &failure), Unwritten::Dropped);
+    assert_eq!(host.ingress.tally.drops[DropReason::TunOther as usize], 1);
+    assert_eq!(host.ingress.tally.imbalance(), 0);
+}
+
 /// A host whose device has virtio headers and takes joined packets.
 fn with_offloads() -> Host {
     Setup { vnet_hdr: true, coalesce: true, ..Setup::default() }.host()
