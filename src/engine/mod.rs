@@ -10,6 +10,8 @@ mod deliver;
 mod epoll;
 mod fragments;
 mod kind;
+#[cfg(test)]
+pub(crate) mod loopback;
 mod memory;
 mod messages;
 mod open;

@@ -280,3 +280,6 @@ fn inner_mtu(to: SocketAddr) -> u16 {
     // Without a route nothing fits; 68 bytes is what every IPv4 link takes (RFC 791).
     socket::path_mtu(to).map_or(68, |mtu| mtu.saturating_sub(overhead).max(68))
 }
+
+#[cfg(test)]
+mod tests;

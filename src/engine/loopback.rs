@@ -1,0 +1,176 @@
+//! An engine without a kernel, for tests: what would arrive is put in, what would leave is taken
+//! out, and it refuses what a test tells it to.
+
+use super::{Engine, EngineError, EngineKind, EngineStats};
+use crate::batch::{
+    Chain, Datagrams, Failure, Frames, Inbox, Outcome, Piece, Pieces, Slot, Source, Train, TunFrame,
+};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Decides with which `errno` something is refused, looking at its bytes.
+pub(crate) type Refusal = fn(&[u8]) -> Option<i32>;
+
+/// Both ends of the loopback, shared by the engine and its test.
+pub(crate) struct Wires {
+    /// Frames that the TUN device will hand out.
+    pub(crate) from_tun: VecDeque<Vec<u8>>,
+    /// Receives that the socket will hand out: outer source, segment size, bytes.
+    pub(crate) from_udp: VecDeque<(SocketAddr, u16, Vec<u8>)>,
+    /// Datagrams sent.
+    pub(crate) to_udp: Vec<(SocketAddr, Vec<u8>)>,
+    /// Datagrams sent in fragments.
+    pub(crate) fragmented: Vec<(SocketAddr, Vec<u8>)>,
+    /// Frames written.
+    pub(crate) to_tun: Vec<Vec<u8>>,
+    /// Which datagrams are refused.
+    pub(crate) refuse_send: Refusal,
+    /// Which frames are refused.
+    pub(crate) refuse_write: Refusal,
+}
+
+impl Wires {
+    /// Wires with nothing on them, which refuse nothing.
+    pub(crate) fn new() -> Rc<RefCell<Self>> {
+        Rc::new(RefCell::new(Self {
+            from_tun: VecDeque::new(),
+            from_udp: VecDeque::new(),
+            to_udp: Vec::new(),
+            fragmented: Vec::new(),
+            to_tun: Vec::new(),
+            refuse_send: |_| None,
+            refuse_write: |_| None,
+        }))
+    }
+
+    /// Whether something has not been received yet.
+    pub(crate) fn has_arrivals(&self) -> bool {
+        !self.from_tun.is_empty() || !self.from_udp.is_empty()
+    }
+}
+
+/// The engine's end.
+pub(crate) struct Loopback {
+    wires: Rc<RefCell<Wires>>,
+    slots: Vec<Vec<u8>>,
+    batch: usize,
+}
+
+impl Loopback {
+    /// An engine on these wires that takes up to `batch` arrivals per direction and turn.
+    pub(crate) fn new(wires: Rc<RefCell<Wires>>, batch: usize) -> Self {
+        Self { wires, slots: Vec::new(), batch }
+    }
+
+    fn bytes(&self, pieces: &Pieces, chain: &Chain) -> Vec<u8> {
+        let len: u32 = pieces.iter(chain).map(|piece| piece.len).sum();
+        let mut bytes = vec![0; len as usize];
+        pieces.copy(chain, 0, &mut bytes, |piece: Piece, out: &mut [u8]| {
+            let Source::Slot(Slot(slot)) = piece.source else { unreachable!("headers are theirs") };
+            out.copy_from_slice(
+                &self.slots[usize::from(slot)][piece.offset as usize..][..out.len()],
+            );
+        });
+        bytes
+    }
+
+    fn datagram(&self, datagrams: &Datagrams, item: usize, index: u16) -> (SocketAddr, Vec<u8>) {
+        let run = &datagrams.runs()[item];
+        let bytes = self.bytes(&datagrams.pieces, &run.chain);
+        assert_eq!(bytes.len(), run.bytes as usize);
+        let from = usize::from(run.segment) * usize::from(index);
+        let to = from + run.datagram_len(index) as usize;
+        (run.destination.to, bytes[from..to].to_vec())
+    }
+}
+
+impl Engine for Loopback {
+    fn kind(&self) -> EngineKind {
+        EngineKind::Classic
+    }
+
+    fn receive(&mut self, inbox: &mut Inbox, _: Option<Duration>) -> Result<(), EngineError> {
+        assert!(inbox.is_empty() && self.slots.is_empty(), "the last turn was not released");
+        let mut wires = self.wires.borrow_mut();
+        for _ in 0..self.batch.min(wires.from_tun.len()) {
+            let frame = wires.from_tun.pop_front().expect("as many as were counted");
+            let slot = Slot(self.slots.len() as u16);
+            inbox.frames.push(TunFrame { slot, start: 0, len: frame.len() as u32 });
+            self.slots.push(frame);
+        }
+        for _ in 0..self.batch.min(wires.from_udp.len()) {
+            let (from, segment, bytes) =
+                wires.from_udp.pop_front().expect("as many as were counted");
+            inbox.trains.push(Train {
+                slot: Slot(self.slots.len() as u16),
+                start: 0,
+                len: bytes.len() as u32,
+                from,
+                segment,
+                tos: 0,
+                received_ns: 0,
+                flaw: None,
+            });
+            self.slots.push(bytes);
+        }
+        Ok(())
+    }
+
+    fn slot_mut(&mut self, slot: Slot) -> &mut [u8] {
+        &mut self.slots[usize::from(slot.0)]
+    }
+
+    fn send(&mut self, datagrams: &Datagrams, outcome: &mut Outcome) {
+        for (item, run) in datagrams.runs().iter().enumerate() {
+            for index in 0..run.datagrams {
+                let (to, bytes) = self.datagram(datagrams, item, index);
+                let mut wires = self.wires.borrow_mut();
+                match (wires.refuse_send)(&bytes) {
+                    Some(errno) => {
+                        outcome.fail(Failure { item: item as u32, first: index, count: 1, errno });
+                    }
+                    None => wires.to_udp.push((to, bytes)),
+                }
+            }
+        }
+    }
+
+    fn send_in_fragments(
+        &mut self,
+        datagrams: &Datagrams,
+        item: u32,
+        index: u16,
+    ) -> io::Result<()> {
+        let datagram = self.datagram(datagrams, item as usize, index);
+        self.wires.borrow_mut().fragmented.push(datagram);
+        Ok(())
+    }
+
+    fn write(&mut self, frames: &Frames, outcome: &mut Outcome) {
+        for (item, frame) in frames.frames().iter().enumerate() {
+            let bytes = self.bytes(&frames.pieces, &frame.chain);
+            assert_eq!(bytes.len(), frame.len as usize);
+            let mut wires = self.wires.borrow_mut();
+            match (wires.refuse_write)(&bytes) {
+                Some(errno) => {
+                    let count = frame.packets;
+                    outcome.fail(Failure { item: item as u32, first: 0, count, errno });
+                }
+                None => wires.to_tun.push(bytes),
+            }
+        }
+    }
+
+    fn release(&mut self, inbox: &mut Inbox) {
+        inbox.clear();
+        self.slots.clear();
+    }
+
+    fn stats(&self) -> EngineStats {
+        EngineStats::default()
+    }
+}

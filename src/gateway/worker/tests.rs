@@ -1,0 +1,413 @@
+//! Workers on an engine without a kernel: whole turns, and what the kernel may refuse.
+
+use super::*;
+use crate::config::IngressCheck;
+use crate::datapath::{DropReason, Tally};
+use crate::engine::loopback::{Loopback, Refusal, Wires};
+use crate::offload::vnet_hdr::{self, GsoType, VnetHdr};
+use crate::route::{Overlay, Peer, PeerIndex};
+use crate::wire::checksum::Sum;
+use crate::wire::{protocol, tcp, udp};
+use ipnet::IpNet;
+use proptest::prelude::*;
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+/// A host at the near gateway, and one at the far one.
+const NEAR: [u8; 4] = [10, 10, 0, 5];
+const FAR: [u8; 4] = [10, 10, 1, 5];
+/// A network whose gateway nobody runs.
+const ELSEWHERE: [u8; 4] = [10, 10, 2, 5];
+/// The far gateway's UDP address, on a host that every test machine can reach.
+const FAR_ENDPOINT: &str = "127.0.0.2:8285";
+const NEAR_ENDPOINT: &str = "127.0.0.1:8285";
+
+#[test]
+fn one_turn_carries_both_directions() {
+    let mut side = Side::near();
+    side.wires.borrow_mut().from_tun.push_back(plain(&udp_packet(NEAR, FAR, b"out")));
+    let arrival = udp_packet(FAR, NEAR, b"in");
+    side.arrives(0, arrival);
+
+    side.turn();
+
+    let wires = side.wires.borrow();
+    assert_eq!(wires.to_udp.len(), 1);
+    assert_eq!(wires.to_tun.len(), 1);
+    assert_eq!((side.egress().packets_out, side.ingress().packets_out), (1, 1));
+}
+
+#[test]
+fn a_bulk_stream_crosses_two_gateways_whole_and_in_order() {
+    let (mut near, mut far) = (Side::near(), Side::far());
+    let stream: Vec<u8> = (0..40u32 * 64 * 1024).map(|at| (at / 7) as u8).collect();
+    for (index, part) in stream.chunks(64_000).enumerate() {
+        near.wires.borrow_mut().from_tun.push_back(tso(1400, (index * 64_000) as u32, part));
+    }
+
+    near.turn();
+    for train in trains(&near) {
+        far.wires.borrow_mut().from_udp.push_back(train);
+    }
+    far.turns();
+
+    let frames = far.wires.borrow().to_tun.clone();
+    assert!(frames.len() < 60, "{} frames: nothing was joined", frames.len());
+    let received: Vec<u8> = frames.iter().flat_map(|frame| frame[10 + 40..].to_vec()).collect();
+    assert!(received == stream, "the stream was cut, repeated or reordered");
+    assert_eq!(near.egress().imbalance(), 0);
+    assert_eq!(far.ingress().packets_in, near.egress().packets_out);
+    assert_eq!(far.ingress().dropped(), 0);
+}
+
+#[test]
+fn a_new_view_counts_from_the_next_turn_on() {
+    let mut side = Side::near();
+    let packet = plain(&udp_packet(NEAR, [10, 10, 77, 1], b""));
+    side.wires.borrow_mut().from_tun.push_back(packet.clone());
+    side.turn();
+    assert_eq!(side.egress().drops[DropReason::NoRoute as usize], 1);
+
+    let mut overlay = overlay([10, 10, 0, 0]);
+    overlay.peers.push(peer(7, "127.0.0.9:8285", [10, 10, 77, 0]));
+    side.views.store(Arc::new(View::new(overlay)));
+    side.wires.borrow_mut().from_tun.push_back(packet);
+    side.turn();
+
+    assert_eq!(side.wires.borrow().to_udp[0].0, "127.0.0.9:8285".parse().unwrap());
+}
+
+#[test]
+fn a_sender_without_a_route_is_told_through_the_device() {
+    let mut side = Side::near();
+    let packet = udp_packet(NEAR, [10, 10, 77, 1], b"");
+    side.wires.borrow_mut().from_tun.push_back(plain(&packet));
+
+    side.turn();
+
+    let wires = side.wires.borrow();
+    assert_eq!(wires.to_tun.len(), 1);
+    assert_eq!(wires.to_tun[0][10 + 28..], packet[..28]);
+    assert_eq!(side.ingress(), Tally::default(), "a reply is nobody's packet");
+}
+
+#[test]
+fn one_refused_destination_harms_no_other() {
+    let mut side = Side::near();
+    for number in 0..10 {
+        let to = if number % 2 == 0 { FAR } else { ELSEWHERE };
+        side.wires.borrow_mut().from_tun.push_back(plain(&udp_packet(NEAR, to, &[number])));
+    }
+    side.wires.borrow_mut().refuse_send =
+        |datagram| (datagram[16..20] == ELSEWHERE).then_some(libc::EHOSTUNREACH);
+
+    side.turn();
+
+    let sent: Vec<_> =
+        side.wires.borrow().to_udp.iter().map(|(_, datagram)| datagram[28]).collect();
+    assert_eq!(sent, [0, 2, 4, 6, 8]);
+    let books = side.egress();
+    assert_eq!((books.packets_in, books.packets_out), (10, 5));
+    assert_eq!(books.drops[DropReason::SendUnreachable as usize], 5);
+    assert_eq!(books.bytes_out, 5 * 29);
+}
+
+#[test]
+fn a_datagram_beyond_its_path_is_answered_or_leaves_in_fragments() {
+    let mut side = Side::near();
+    let mut free = udp_packet(NEAR, FAR, &[1; 1000]);
+    free[6] = 0;
+    let bound = udp_packet(NEAR, FAR, &[2; 1000]);
+    side.wires.borrow_mut().from_tun.extend([plain(&free), plain(&bound)]);
+    side.wires.borrow_mut().refuse_send = |_| Some(libc::EMSGSIZE);
+
+    side.turn();
+
+    let wires = side.wires.borrow();
+    assert!(wires.to_udp.is_empty());
+    let fragmented: Vec<_> = wires.fragmented.iter().map(|(_, it)| it[28]).collect();
+    assert_eq!(fragmented, [1]);
+    assert_eq!(wires.to_tun.len(), 1);
+    assert_eq!(wires.to_tun[0][10 + 20..10 + 22], [3, 4], "fragmentation needed");
+    assert_eq!(wires.to_tun[0][10 + 28 + 6], 0x40, "about the packet that forbids it");
+    let books = side.egress();
+    assert_eq!((books.packets_out, books.drops[DropReason::SendTooBig as usize]), (1, 1));
+}
+
+#[test]
+fn a_device_that_refuses_joined_frames_gets_every_packet_once_and_no_joined_frame_again() {
+    let mut side = Side::near();
+    let train = |first: u8| -> Vec<u8> {
+        (first..first + 20).flat_map(|number| udp_packet(FAR, NEAR, &[number; 100])).collect()
+    };
+    side.wires.borrow_mut().refuse_write = |frame| (frame[1] != 0).then_some(libc::EINVAL);
+    side.arrives(128, train(0));
+    side.arrives(128, train(20));
+
+    side.turn();
+    side.arrives(128, train(40));
+    side.turn();
+
+    let written: Vec<_> = side.wires.borrow().to_tun.iter().map(|frame| frame[10 + 28]).collect();
+    assert_eq!(written, (0..60).collect::<Vec<_>>());
+    assert_eq!(side.ingress().packets_out, 60);
+    assert_eq!(side.ingress().dropped(), 0);
+    assert_eq!(side.worker.half.ingress.joins(), (true, false));
+}
+
+#[test]
+fn a_device_that_is_down_costs_packets_and_is_counted() {
+    let mut side = Side::near();
+    side.wires.borrow_mut().refuse_write = |_| Some(libc::EIO);
+    let train = (0..20).flat_map(|number| udp_packet(FAR, NEAR, &[number; 100])).collect();
+    side.arrives(128, train);
+
+    side.turn();
+
+    let books = side.ingress();
+    assert_eq!((books.packets_in, books.packets_out, books.bytes_out), (20, 0, 0));
+    assert_eq!(books.drops[DropReason::TunDown as usize], 20);
+}
+
+proptest! {
+    #[test]
+    fn every_packet_leaves_once_or_is_counted_whatever_the_kernel_refuses(
+        frames in prop::collection::vec((0usize..3, 0usize..9000, 1u16..1500), 1..100),
+        trains in prop::collection::vec((0usize..3, 1usize..30, 0usize..100), 1..100),
+        refuse_send in 0usize..4, refuse_write in 0usize..4,
+    ) {
+        const SENDS: [Refusal; 4] = [
+            |_| None,
+            |bytes| is_one_in(3, bytes).then_some(libc::ENOBUFS),
+            |bytes| is_one_in(5, bytes).then_some(libc::EMSGSIZE),
+            |_| Some(libc::EPERM),
+        ];
+        const WRITES: [Refusal; 4] = [
+            |_| None,
+            |frame| (frame[1] != 0).then_some(libc::EINVAL),
+            |bytes| is_one_in(3, bytes).then_some(libc::EIO),
+            |_| Some(libc::EINVAL),
+        ];
+        let mut side = Side::near();
+        let destinations = [FAR, ELSEWHERE, [10, 10, 77, 1]];
+        let sources = [FAR, ELSEWHERE, [8, 8, 8, 8]];
+        {
+            let mut wires = side.wires.borrow_mut();
+            wires.refuse_send = SENDS[refuse_send];
+            wires.refuse_write = WRITES[refuse_write];
+            for (to, len, gso_size) in &frames {
+                let segments = tcp_packet(NEAR, destinations[*to], 1, &vec![7; *len]);
+                wires.from_tun.push_back(with_gso(*gso_size, &segments));
+            }
+        }
+        for (from, count, len) in &trains {
+            let packet = udp_packet(sources[*from], NEAR, &vec![9; *len]);
+            side.arrives(packet.len() as u16, packet.repeat(*count));
+        }
+
+        side.turns();
+
+        let (egress, ingress) = (side.egress(), side.ingress());
+        let wires = side.wires.borrow();
+        prop_assert_eq!(egress.imbalance(), 0);
+        prop_assert_eq!(ingress.imbalance(), 0);
+        let left = wires.to_udp.len() + wires.fragmented.len();
+        prop_assert_eq!(egress.packets_out, left as u64);
+        let sent = wires.to_udp.iter().chain(&wires.fragmented);
+        prop_assert_eq!(egress.bytes_out, sent.map(|(_, bytes)| bytes.len() as u64).sum::<u64>());
+        let segments: usize =
+            frames.iter().map(|(_, len, gso)| len.div_ceil(usize::from(*gso)).max(1)).sum();
+        prop_assert_eq!(egress.packets_in, segments as u64);
+        let datagrams: usize = trains.iter().map(|(_, count, _)| count).sum();
+        prop_assert_eq!(ingress.packets_in, datagrams as u64);
+        let replies = side.worker.half.egress.replies().sent;
+        let written: u64 = wires.to_tun.iter().map(|frame| packets_in(frame)).sum();
+        // The device may have refused replies too.
+        prop_assert!(written >= ingress.packets_out && written <= ingress.packets_out + replies);
+    }
+}
+
+/// A worker and the wires it is on.
+struct Side {
+    worker: Worker,
+    wires: Rc<RefCell<Wires>>,
+    views: Arc<ArcSwap<View>>,
+}
+
+impl Side {
+    fn near() -> Self {
+        Self::with(overlay([10, 10, 0, 0]))
+    }
+
+    fn far() -> Self {
+        Self::with(overlay([10, 10, 1, 0]))
+    }
+
+    fn with(overlay: Overlay) -> Self {
+        let wires = Wires::new();
+        let views = Arc::new(ArcSwap::from_pointee(View::new(overlay)));
+        let common = Common {
+            views: Arc::clone(&views),
+            stop: Arc::default(),
+            limits: RunLimits { datagrams: 63, bytes: 65_507 },
+            egress: EgressRules { vnet_hdr: true },
+            ingress: IngressRules {
+                check: IngressCheck::Strict,
+                peer_sources: Vec::new(),
+                mtu: 1472,
+                vnet_hdr: true,
+                coalesce_tcp: true,
+                coalesce_udp: true,
+            },
+        };
+        let engine = Loopback::new(Rc::clone(&wires), BATCH);
+        Self { worker: Worker::new(Box::new(engine), common), wires, views }
+    }
+
+    fn turn(&mut self) {
+        self.worker.turn().unwrap();
+    }
+
+    /// Turns until everything that arrived is done.
+    fn turns(&mut self) {
+        while self.wires.borrow().has_arrivals() {
+            self.turn();
+        }
+    }
+
+    /// A receive from the far gateway.
+    fn arrives(&self, segment: u16, bytes: Vec<u8>) {
+        let from = FAR_ENDPOINT.parse().unwrap();
+        self.wires.borrow_mut().from_udp.push_back((from, segment, bytes));
+    }
+
+    fn egress(&self) -> Tally {
+        self.worker.half.egress.tally
+    }
+
+    fn ingress(&self) -> Tally {
+        self.worker.half.ingress.tally
+    }
+}
+
+/// The overlay as the gateway with this subnet sees it.
+fn overlay(own: [u8; 4]) -> Overlay {
+    let peers = [
+        peer(0, NEAR_ENDPOINT, [10, 10, 0, 0]),
+        peer(1, FAR_ENDPOINT, [10, 10, 1, 0]),
+        peer(2, "127.0.0.3:8285", [10, 10, 2, 0]),
+    ];
+    let own_subnet = subnet(own);
+    Overlay {
+        peers: peers.into_iter().filter(|peer| peer.subnets != [own_subnet]).collect(),
+        local: vec![own_subnet],
+        addresses: vec![IpAddr::from(own)],
+    }
+}
+
+fn peer(index: u32, endpoint: &str, network: [u8; 4]) -> Peer {
+    Peer {
+        index: PeerIndex(index),
+        name: endpoint.into(),
+        endpoint: endpoint.parse().unwrap(),
+        subnets: vec![subnet(network)],
+    }
+}
+
+fn subnet(address: [u8; 4]) -> IpNet {
+    IpNet::new_assert(IpAddr::from(address), 24)
+}
+
+/// What a side sent, as its receiver's kernel joins it: neighbours of one size, the last shorter.
+fn trains(side: &Side) -> Vec<(SocketAddr, u16, Vec<u8>)> {
+    let from = NEAR_ENDPOINT.parse().unwrap();
+    let mut trains: Vec<(SocketAddr, u16, Vec<u8>)> = Vec::new();
+    for (_, datagram) in &side.wires.borrow().to_udp {
+        match trains.last_mut() {
+            Some((_, segment, bytes))
+                if datagram.len() <= usize::from(*segment)
+                    && bytes.len() % usize::from(*segment) == 0
+                    && bytes.len() < 40_000 =>
+            {
+                bytes.extend_from_slice(datagram);
+            }
+            _ => trains.push((from, datagram.len() as u16, datagram.clone())),
+        }
+    }
+    trains
+}
+
+/// Packets that a frame stands for.
+fn packets_in(frame: &[u8]) -> u64 {
+    let (header, packet) = VnetHdr::parse(frame).unwrap();
+    let headers = usize::from(header.hdr_len);
+    match header.gso_type {
+        GsoType::None => 1,
+        _ => (packet.len() - headers).div_ceil(usize::from(header.gso_size)) as u64,
+    }
+}
+
+fn plain(packet: &[u8]) -> Vec<u8> {
+    [&VnetHdr::PLAIN.to_bytes(), packet].concat()
+}
+
+fn tso(gso_size: u16, sequence: u32, data: &[u8]) -> Vec<u8> {
+    with_gso(gso_size, &tcp_packet(NEAR, FAR, sequence, data))
+}
+
+fn with_gso(gso_size: u16, packet: &[u8]) -> Vec<u8> {
+    let header = VnetHdr {
+        needs_csum: true,
+        gso_type: GsoType::TcpV4,
+        gso_size,
+        csum_start: 20,
+        csum_offset: tcp::CHECKSUM_OFFSET as u16,
+        ..VnetHdr::PLAIN
+    };
+    let frame = [&header.to_bytes()[..], packet].concat();
+    assert_eq!(frame.len(), vnet_hdr::LEN + packet.len());
+    frame
+}
+
+fn udp_packet(from: [u8; 4], to: [u8; 4], data: &[u8]) -> Vec<u8> {
+    let mut transport = vec![0x0f, 0xa0, 0x0f, 0xa1, 0, 0, 0, 0];
+    transport.extend_from_slice(data);
+    let len = transport.len() as u16;
+    transport[4..6].copy_from_slice(&len.to_be_bytes());
+    ip(from, to, protocol::UDP, transport, udp::CHECKSUM_OFFSET)
+}
+
+fn tcp_packet(from: [u8; 4], to: [u8; 4], sequence: u32, data: &[u8]) -> Vec<u8> {
+    let mut transport = vec![0x9c, 0x40, 0, 80, 0, 0, 0, 0, 0, 0, 0, 1, 0x50, 0x10, 1, 0];
+    transport[4..8].copy_from_slice(&sequence.to_be_bytes());
+    transport.extend_from_slice(&[0; 4]);
+    transport.extend_from_slice(data);
+    ip(from, to, protocol::TCP, transport, tcp::CHECKSUM_OFFSET)
+}
+
+/// A packet with DF set.
+fn ip(
+    from: [u8; 4],
+    to: [u8; 4],
+    protocol: u8,
+    mut transport: Vec<u8>,
+    checksum_at: usize,
+) -> Vec<u8> {
+    let len = transport.len() as u16;
+    let pseudo = Sum::default().pseudo_v4(from.into(), to.into(), protocol, len);
+    let checksum = pseudo.bytes(&transport).finish();
+    transport[checksum_at..checksum_at + 2].copy_from_slice(&checksum.to_be_bytes());
+    let [high, low] = (len + 20).to_be_bytes();
+    let mut header = vec![0x45, 0, high, low, 0, 0, 0x40, 0, 64, protocol, 0, 0];
+    header.extend_from_slice(&from);
+    header.extend_from_slice(&to);
+    let checksum = Sum::default().bytes(&header).finish();
+    header[10..12].copy_from_slice(&checksum.to_be_bytes());
+    [header, transport].concat()
+}
+
+/// Whether this is the one packet in so many that a test picks.
+fn is_one_in(many: u32, bytes: &[u8]) -> bool {
+    bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>().is_multiple_of(many)
+}
