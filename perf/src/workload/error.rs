@@ -1,0 +1,28 @@
+use crate::testbed::TestbedError;
+use std::io;
+
+/// Why traffic could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkloadError {
+    /// A socket could not be made or used.
+    #[error("{what}: {source}")]
+    Socket {
+        /// What was tried.
+        what: &'static str,
+        /// What came back.
+        source: io::Error,
+    },
+    /// Nothing arrived at all.
+    #[error("nothing arrived: {0}")]
+    Silence(String),
+    /// The outside witness failed.
+    #[error(transparent)]
+    Tool(#[from] TestbedError),
+}
+
+impl WorkloadError {
+    /// Names the thing that was tried.
+    pub(crate) fn socket(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Socket { what, source }
+    }
+}

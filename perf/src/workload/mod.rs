@@ -1,0 +1,196 @@
+//! The traffic: own generators and sinks between two pods, so that every packet is accounted for
+//! and no external tool decides what is measured.
+//!
+//! Generators are threads of this process whose sockets live in the pods' namespaces; the CPU of a
+//! gateway, a process of its own, is never mixed with theirs.
+
+mod error;
+mod iperf;
+mod latency;
+mod pace;
+mod request;
+mod search;
+mod sequence;
+mod tcp;
+mod udp;
+mod watch;
+
+pub use error::WorkloadError;
+pub use latency::{Beside, Probe};
+pub use search::highest_rate;
+pub use sequence::Flow;
+pub use udp::{Sizes, UdpLoad};
+pub(crate) use watch::STEP_SECONDS;
+pub use watch::Window;
+
+use crate::measure::Meter;
+use crate::sample::Sample;
+use crate::testbed::Pod;
+use std::fmt;
+use std::str::FromStr;
+
+/// Where traffic flows.
+#[derive(Clone, Copy, Debug)]
+pub struct Course<'a> {
+    /// The pod that sends, or asks.
+    pub from: &'a Pod,
+    /// The pod that receives, or answers.
+    pub to: &'a Pod,
+}
+
+/// What traffic, by a name that is the same on the command line, in files and in reports.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Workload {
+    /// `tcp-N`: N streams as fast as they go.
+    Tcp {
+        /// Parallel connections.
+        streams: u16,
+    },
+    /// `udp-SIZE`, `udp-SIZExFLOWS`, `udp-mix…`, with `@RATE` packets per second or without for as
+    /// fast as the sender can.
+    Udp(UdpLoad),
+    /// `rr`: one request, one answer, one connection.
+    Request,
+    /// `latency`, `latency@50`, `latency@90`, `latency+tcp`: an open-loop probe, alone or beside
+    /// other traffic.
+    Latency(Beside),
+    /// `ndr-SIZE`: the highest rate without loss.
+    Search(UdpLoad),
+    /// `iperf3`: an outside witness.
+    Iperf3,
+}
+
+impl Workload {
+    /// Runs it once. `meter` is told where the measured time begins and ends.
+    ///
+    /// # Errors
+    /// When a socket cannot be made or the traffic does not get across at all.
+    pub fn run(
+        &self,
+        course: Course<'_>,
+        window: &Window,
+        meter: &mut Meter,
+    ) -> Result<Sample, WorkloadError> {
+        match self {
+            Self::Tcp { streams } => tcp::run(course, *streams, window, meter),
+            Self::Udp(load) => udp::run(course, load, window, meter),
+            Self::Request => request::run(course, window, meter),
+            Self::Latency(beside) => {
+                latency::run(course, &Probe::default(), *beside, window, meter)
+            }
+            Self::Search(load) => search::run(course, load, window, meter),
+            Self::Iperf3 => iperf::run(course, window, meter),
+        }
+    }
+
+    /// The key of the number that stands for the whole run in tables and plots.
+    #[must_use]
+    pub fn headline(&self) -> &'static str {
+        match self {
+            Self::Tcp { .. } | Self::Iperf3 => "goodput",
+            Self::Udp(_) => "delivered",
+            Self::Request => "transactions",
+            Self::Latency(_) => "rtt_p50",
+            Self::Search(_) => "loss_free",
+        }
+    }
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { streams } => write!(f, "tcp-{streams}"),
+            Self::Udp(load) => write!(f, "udp-{load}"),
+            Self::Request => f.write_str("rr"),
+            Self::Latency(beside) => write!(f, "latency{beside}"),
+            Self::Search(load) => write!(f, "ndr-{load}"),
+            Self::Iperf3 => f.write_str("iperf3"),
+        }
+    }
+}
+
+impl FromStr for Workload {
+    type Err = UnknownWorkload;
+
+    fn from_str(name: &str) -> Result<Self, UnknownWorkload> {
+        let unknown = || UnknownWorkload(name.to_owned());
+        if let Some(streams) = name.strip_prefix("tcp-") {
+            let streams = streams.parse().ok().filter(|n| (1..=256).contains(n));
+            return Ok(Self::Tcp { streams: streams.ok_or_else(unknown)? });
+        }
+        if let Some(load) = name.strip_prefix("udp-") {
+            return load.parse().map(Self::Udp).map_err(|()| unknown());
+        }
+        if let Some(load) = name.strip_prefix("ndr-") {
+            return load.parse().map(Self::Search).map_err(|()| unknown());
+        }
+        if let Some(beside) = name.strip_prefix("latency") {
+            return beside.parse().map(Self::Latency).map_err(|()| unknown());
+        }
+        match name {
+            "rr" => Ok(Self::Request),
+            "iperf3" => Ok(Self::Iperf3),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+/// A name that is no workload.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "unknown workload {0:?}: known are tcp-N (N streams), udp-SIZE or udp-mix with xFLOWS and \
+     @PACKETS_PER_SECOND if wanted (udp-64x64, udp-mix@100000), ndr-SIZE, rr, latency, latency@50, \
+     latency@90, latency+tcp, iperf3"
+)]
+pub struct UnknownWorkload(pub String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_workload_is_read_back_from_its_name() {
+        for name in [
+            "tcp-1",
+            "tcp-16",
+            "udp-64",
+            "udp-1400x64",
+            "udp-mix",
+            "udp-mixx64",
+            "udp-512@20000",
+            "udp-64x8@1",
+            "ndr-64",
+            "rr",
+            "latency",
+            "latency@50",
+            "latency@90",
+            "latency+tcp",
+            "iperf3",
+        ] {
+            let workload: Workload = name.parse().unwrap();
+            assert_eq!(workload.to_string(), name);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_no_workload() {
+        for name in [
+            "",
+            "tcp",
+            "tcp-0",
+            "tcp-9999",
+            "udp-",
+            "udp-63x0",
+            "udp-1",
+            "udp-9000",
+            "udp-64@0",
+            "udp-64x",
+            "latency@0",
+            "latency@200",
+            "latency+udp",
+            "ping",
+        ] {
+            assert!(name.parse::<Workload>().is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+use crate::measure::Meter;
+use crate::sys::now_ns;
+use std::thread;
+use std::time::Duration;
+
+/// Length of one step of a time series, seconds.
+pub(crate) const STEP_SECONDS: f64 = 0.1;
+const STEP: Duration = Duration::from_millis(100);
+
+/// How long traffic runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Before the measured time, so that windows open and caches fill.
+    pub warm_up: Duration,
+    /// The measured time.
+    pub measure: Duration,
+}
+
+impl Window {
+    /// A measured time with a tenth of it, 100 to 500 ms, to warm up.
+    #[must_use]
+    pub fn of(measure: Duration) -> Self {
+        let warm_up = (measure / 10).clamp(Duration::from_millis(100), Duration::from_millis(500));
+        Self { warm_up, measure }
+    }
+}
+
+/// A running total, of payload bytes and of packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Total {
+    pub(crate) bytes: u64,
+    pub(crate) packets: u64,
+}
+
+/// What passed in the measured time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Watched {
+    pub(crate) seconds: f64,
+    pub(crate) amount: Total,
+    /// Bytes and packets per second in each [`STEP`].
+    pub(crate) series: Vec<(f64, f64)>,
+}
+
+impl Watched {
+    /// Payload, Gbit/s.
+    pub(crate) fn gbit(&self) -> f64 {
+        self.amount.bytes as f64 * 8e-9 / self.seconds
+    }
+
+    /// Thousand packets per second.
+    pub(crate) fn kpps(&self) -> f64 {
+        self.amount.packets as f64 * 1e-3 / self.seconds
+    }
+}
+
+/// Watches a running total through one window.
+pub(crate) fn watch(window: &Window, meter: &mut Meter, total: impl Fn() -> Total) -> Watched {
+    thread::sleep(window.warm_up);
+    meter.begin();
+    let first = total();
+    let start_ns = now_ns();
+    let end_ns = start_ns + window.measure.as_nanos() as u64;
+
+    let mut series = Vec::new();
+    let (mut last, mut last_ns) = (first, start_ns);
+    while last_ns < end_ns {
+        let left = Duration::from_nanos(end_ns - last_ns);
+        thread::sleep(STEP.min(left));
+        let (now, at_ns) = (total(), now_ns());
+        let seconds = (at_ns - last_ns) as f64 * 1e-9;
+        series.push((
+            (now.bytes - last.bytes) as f64 / seconds,
+            (now.packets - last.packets) as f64 / seconds,
+        ));
+        (last, last_ns) = (now, at_ns);
+    }
+    meter.end();
+
+    let amount = Total { bytes: last.bytes - first.bytes, packets: last.packets - first.packets };
+    Watched { seconds: (last_ns - start_ns) as f64 * 1e-9, amount, series }
+}
