@@ -2,12 +2,16 @@
 //! path or another, and says what each path really does and costs.
 //!
 //! - [`testbed`] builds hosts, pods and wires, and removes them however the program ends.
+//! - [`path`] is what joins the pods: the kernel, twill, or a gateway that the user brings.
 //! - [`workload`] is the traffic: generators and sinks that account for every packet.
 //! - [`measure`] reads what a run cost and where it lost, from the kernel's books.
 //! - [`sample`] holds the numbers of one run, [`metric`] says what each of them means.
 
+pub mod books;
+pub mod cli;
 pub mod measure;
 pub mod metric;
+pub mod path;
 pub mod sample;
 mod sys;
 pub mod testbed;

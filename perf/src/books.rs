@@ -1,0 +1,106 @@
+//! What a twill says of itself: engine, offloads, and books that must balance.
+
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// The parts of `twill status --json` that the harness reports.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Books {
+    /// The engine in use.
+    pub engine: String,
+    /// The offloads in use.
+    pub offloads: Vec<String>,
+    /// TUN to UDP.
+    pub egress: Direction,
+    /// UDP to TUN.
+    pub ingress: Direction,
+}
+
+/// One direction's packets.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Direction {
+    /// Inner packets that arrived.
+    pub packets_in: u64,
+    /// Inner packets that left.
+    pub packets_out: u64,
+    /// Packets dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+impl Books {
+    /// Reads a status; what it lacks stays empty.
+    #[must_use]
+    pub fn read(status: &Value) -> Self {
+        let words = |value: &Value| match value {
+            Value::Array(words) => {
+                words.iter().filter_map(|w| Some(w.as_str()?.to_owned())).collect()
+            }
+            Value::String(list) => list.split(',').map(str::to_owned).collect(),
+            _ => Vec::new(),
+        };
+        Self {
+            engine: status["engine"].as_str().unwrap_or_default().to_owned(),
+            offloads: words(&status["offloads"]),
+            egress: Direction::read(&status["egress"]),
+            ingress: Direction::read(&status["ingress"]),
+        }
+    }
+
+    /// Whether packets in = packets out + drops, both ways.
+    #[must_use]
+    pub fn balance(&self) -> bool {
+        self.egress.balances() && self.ingress.balances()
+    }
+
+    /// A few lines for people.
+    #[must_use]
+    pub fn describe(&self, host: &str) -> String {
+        let offloads =
+            if self.offloads.is_empty() { "none".into() } else { self.offloads.join(", ") };
+        let mut text = format!("  {host}: engine {}, offloads {offloads}\n", self.engine);
+        for (name, direction) in [("egress", &self.egress), ("ingress", &self.ingress)] {
+            let (packets_in, packets_out) = (direction.packets_in, direction.packets_out);
+            let dropped = direction.dropped();
+            let sign = if direction.balances() { "=" } else { "≠" };
+            let _ = write!(
+                text,
+                "      {name:7} {packets_in} packets in {sign} {packets_out} out + {dropped} dropped"
+            );
+            let reasons: Vec<_> = direction
+                .drops
+                .iter()
+                .filter(|(_, count)| **count > 0)
+                .map(|(reason, count)| format!("{reason} {count}"))
+                .collect();
+            if !reasons.is_empty() {
+                let _ = write!(text, " ({})", reasons.join(", "));
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+impl Direction {
+    fn read(value: &Value) -> Self {
+        let drops = value["drops"].as_object();
+        Self {
+            packets_in: value["packets_in"].as_u64().unwrap_or(0),
+            packets_out: value["packets_out"].as_u64().unwrap_or(0),
+            drops: drops
+                .into_iter()
+                .flatten()
+                .map(|(reason, count)| (reason.clone(), count.as_u64().unwrap_or(0)))
+                .collect(),
+        }
+    }
+
+    fn dropped(&self) -> u64 {
+        self.drops.values().sum()
+    }
+
+    fn balances(&self) -> bool {
+        self.packets_in == self.packets_out + self.dropped()
+    }
+}

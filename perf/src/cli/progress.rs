@@ -1,0 +1,78 @@
+use std::io::{IsTerminal, Write, stderr};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often the line on a terminal changes.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Says on standard error what is being done and how long the rest will take: one changing line on
+/// a terminal, one line a step elsewhere.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    terminal: bool,
+    steps: usize,
+    step: usize,
+    left: Duration,
+}
+
+impl Progress {
+    /// For so many steps that take about so long together.
+    pub(crate) fn new(steps: usize, expected: Duration) -> Self {
+        Self { terminal: stderr().is_terminal(), steps, step: 0, left: expected }
+    }
+
+    /// Does one step that takes about `expected`.
+    pub(crate) fn step<T>(
+        &mut self,
+        label: &str,
+        expected: Duration,
+        work: impl FnOnce() -> T,
+    ) -> T {
+        self.step += 1;
+        let start = Instant::now();
+        let result = if self.terminal {
+            thread::scope(|scope| {
+                let (done, finished) = mpsc::channel::<()>();
+                let (this, left) = (&*self, self.left);
+                scope.spawn(move || {
+                    this.draw(label, left);
+                    // Ends when `done` is dropped, after the work or in its panic.
+                    while finished.recv_timeout(TICK) == Err(mpsc::RecvTimeoutError::Timeout) {
+                        this.draw(label, left.saturating_sub(start.elapsed().min(expected)));
+                    }
+                });
+                let result = work();
+                drop(done);
+                result
+            })
+        } else {
+            eprintln!("[{}/{}] {label} ({} left)", self.step, self.steps, clock(self.left));
+            work()
+        };
+        self.left = self.left.saturating_sub(expected);
+        result
+    }
+
+    /// Takes the line away.
+    pub(crate) fn finish(self) {
+        if self.terminal {
+            eprint!("\r\x1b[K");
+        }
+    }
+
+    fn draw(&self, label: &str, left: Duration) {
+        const WIDTH: usize = 20;
+        let filled = (self.step - 1) * WIDTH / self.steps.max(1);
+        let bar = format!("{}{}", "━".repeat(filled), "─".repeat(WIDTH - filled));
+        let left = clock(left);
+        eprint!("\r\x1b[K{bar} {}/{}  {label}  {left} left", self.step, self.steps);
+        let _ = stderr().flush();
+    }
+}
+
+/// Minutes and seconds.
+fn clock(time: Duration) -> String {
+    let seconds = time.as_secs();
+    format!("{}:{:02}", seconds / 60, seconds % 60)
+}

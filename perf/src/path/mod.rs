@@ -1,0 +1,197 @@
+//! The ways between two pods that are compared.
+//!
+//! ```text
+//!  veth      pod ═══════════════════ pod
+//!  the rest  pod ── bridge ── host ── u0 ═ wire ═ u0 ── host ── bridge ── pod
+//! ```
+
+mod external;
+mod kernel;
+mod spec;
+mod twill;
+
+pub use external::{External, InvalidTemplate};
+pub use spec::{PathSpec, TwillSpec, UnknownPath};
+pub use twill::{Twill, find_twill};
+
+use crate::measure::Meter;
+use crate::testbed::{Background, Host, Namespace, Pod, Testbed, TestbedError, Underlay};
+use crate::workload::Course;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long a path may take until its pods reach each other.
+const READY: Duration = Duration::from_secs(15);
+
+/// What all paths of one run share.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// The network between the hosts.
+    pub underlay: Underlay,
+    /// Hosts; traffic flows from a pod of the first to one of the second.
+    pub hosts: u8,
+    /// The twill binary.
+    pub twill: PathBuf,
+    /// CPUs that gateways may use; all without.
+    pub gateway_cpus: Option<String>,
+}
+
+/// A path that this machine cannot offer, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{path} is not available here: {reason}")]
+pub struct Unavailable {
+    /// The path's name.
+    pub path: String,
+    /// What was tried and what came back.
+    pub reason: String,
+}
+
+/// A path that stands: pods reach each other.
+#[derive(Debug)]
+pub struct Path {
+    name: String,
+    pods: [Pod; 2],
+    gateways: Vec<Background>,
+    twill: Vec<Twill>,
+    hosts: Vec<Host>,
+    bed: Testbed,
+}
+
+impl Path {
+    /// Builds hosts and pods in namespaces of their own and starts what joins them.
+    ///
+    /// # Errors
+    /// When the machine, or a gateway, does not let the pods reach each other.
+    pub fn build(spec: &PathSpec, setting: &Setting) -> Result<Self, Unavailable> {
+        let unavailable = |reason: TestbedError| Unavailable {
+            path: spec.to_string(),
+            reason: reason.to_string(),
+        };
+        let mut path = Self::assemble(spec, setting).map_err(unavailable)?;
+        path.wait_until_ready().map_err(unavailable)?;
+        Ok(path)
+    }
+
+    fn assemble(spec: &PathSpec, setting: &Setting) -> Result<Self, TestbedError> {
+        let bed = Testbed::new()?;
+        if *spec == PathSpec::Veth {
+            let pods = kernel::linked_pods(&bed, setting.underlay.mtu)?;
+            let name = spec.to_string();
+            return Ok(Self { name, pods, gateways: vec![], twill: vec![], hosts: vec![], bed });
+        }
+
+        let hosts = bed.hosts(setting.hosts.max(2), &setting.underlay)?;
+        let mtu = spec.pod_mtu(setting.underlay.mtu);
+        let pods = [hosts[0].add_pod(mtu)?, hosts[1].add_pod(mtu)?];
+        let mut path = Self {
+            name: spec.to_string(),
+            pods,
+            gateways: Vec::new(),
+            twill: Vec::new(),
+            hosts,
+            bed,
+        };
+        match spec {
+            PathSpec::Veth => {}
+            PathSpec::HostGw => kernel::host_gw(&path.hosts)?,
+            PathSpec::Vxlan => kernel::vxlan(&path.hosts, mtu)?,
+            PathSpec::Twill(spec) => {
+                for host in &path.hosts {
+                    let (twill, gateway) =
+                        Twill::start(spec, setting, &path.bed, host, &path.hosts)?;
+                    path.twill.push(twill);
+                    path.gateways.push(gateway);
+                }
+            }
+            PathSpec::External(external) => {
+                path.gateways = external.start(setting, &path.bed, &path.hosts)?;
+            }
+        }
+        Ok(path)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<(), TestbedError> {
+        let deadline = Instant::now() + READY;
+        loop {
+            let silence = match self.ping(1) {
+                Ok(_) => return Ok(()),
+                Err(silence) => silence,
+            };
+            let ended = self.gateways.iter_mut().find_map(|gateway| {
+                let status = gateway.ended()?;
+                Some(format!("the gateway ended ({status}):\n{}", gateway.log().trim_end()))
+            });
+            if let Some(ended) = ended {
+                return Err(TestbedError::Timeout(ended));
+            }
+            if Instant::now() > deadline {
+                let logs: Vec<_> = self.gateways.iter().map(Background::log).collect();
+                return Err(TestbedError::Timeout(format!(
+                    "no ping from pod to pod within {READY:?}: {silence}\n{}",
+                    logs.join("\n")
+                )));
+            }
+        }
+    }
+
+    /// Pings from pod to pod; returns what `ping` said.
+    ///
+    /// # Errors
+    /// When an answer is missing.
+    pub fn ping(&self, count: u32) -> Result<String, TestbedError> {
+        let [from, to] = &self.pods;
+        let address = to.address().to_string();
+        from.run("ping", &["-c", &count.to_string(), "-i", "0.05", "-W", "1", &address])
+    }
+
+    /// The path's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// From the first host's pod to the second's.
+    #[must_use]
+    pub fn course(&self) -> Course<'_> {
+        Course { from: &self.pods[0], to: &self.pods[1] }
+    }
+
+    /// The hosts; none for [`PathSpec::Veth`].
+    #[must_use]
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    /// The gateways that run on the hosts.
+    #[must_use]
+    pub fn gateways(&self) -> &[Background] {
+        &self.gateways
+    }
+
+    /// A meter of this path's costs.
+    #[must_use]
+    pub fn meter(&self) -> Meter {
+        let namespaces = |pods: &[Pod]| pods.iter().map(|pod| Namespace::clone(pod)).collect();
+        let hosts = self.hosts.iter().map(|host| Namespace::clone(host)).collect();
+        Meter::new(hosts, namespaces(&self.pods))
+    }
+
+    /// What each host's twill says of itself, for paths that are one.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<Value> {
+        self.twill.iter().filter_map(|twill| twill.status().ok()).collect()
+    }
+
+    /// Ends the gateways in good order, then removes everything.
+    ///
+    /// # Errors
+    /// When a gateway does not end by itself.
+    pub fn close(mut self) -> Result<(), TestbedError> {
+        for gateway in &mut self.gateways {
+            gateway.stop(Duration::from_secs(5))?;
+        }
+        drop(self.bed);
+        Ok(())
+    }
+}

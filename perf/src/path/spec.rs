@@ -1,0 +1,164 @@
+use super::External;
+use std::fmt;
+use std::str::FromStr;
+
+/// Engines that twill has, by name.
+const ENGINES: [&str; 5] = ["auto", "uring", "tokio-uring", "epoll", "classic"];
+/// Offloads that twill has, by name.
+const OFFLOADS: [&str; 6] = ["tso", "uso", "gso", "gro", "coalesce-tcp", "coalesce-udp"];
+
+/// Bytes that UDP over IPv4 adds to a packet.
+const UDP_OVERHEAD: u16 = 28;
+/// Bytes that VXLAN over IPv4 adds to a packet, its inner Ethernet header included.
+const VXLAN_OVERHEAD: u16 = 50;
+
+/// A path by name.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PathSpec {
+    /// `veth`: pods joined directly, without hosts between them.
+    Veth,
+    /// `host-gw`: the hosts route, nothing is encapsulated.
+    HostGw,
+    /// `vxlan`: the kernel encapsulates.
+    Vxlan,
+    /// `twill`, `twill:epoll,-gso,queues=2`, and `classic` for `twill:classic`.
+    Twill(TwillSpec),
+    /// A gateway that the user brings.
+    External(External),
+}
+
+/// How twill is to run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TwillSpec {
+    /// The engine; twill's own choice without.
+    pub engine: Option<String>,
+    /// Offloads to switch off.
+    pub without: Vec<String>,
+    /// Queues; twill's own choice without.
+    pub queues: Option<u16>,
+    /// Whether counters and histograms are kept; only a comparison wants them off.
+    pub quiet: bool,
+}
+
+impl PathSpec {
+    /// The MTU of pods on this path.
+    #[must_use]
+    pub fn pod_mtu(&self, underlay_mtu: u16) -> u16 {
+        match self {
+            Self::Veth | Self::HostGw => underlay_mtu,
+            Self::Vxlan => underlay_mtu - VXLAN_OVERHEAD,
+            Self::Twill(_) => underlay_mtu - UDP_OVERHEAD,
+            Self::External(external) => external.mtu.unwrap_or(underlay_mtu - UDP_OVERHEAD),
+        }
+    }
+}
+
+impl fmt::Display for PathSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Veth => f.write_str("veth"),
+            Self::HostGw => f.write_str("host-gw"),
+            Self::Vxlan => f.write_str("vxlan"),
+            Self::Twill(spec) => spec.fmt(f),
+            Self::External(external) => f.write_str(&external.name),
+        }
+    }
+}
+
+impl fmt::Display for TwillSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = Vec::new();
+        let mut base = "twill";
+        match self.engine.as_deref() {
+            Some("classic") => base = "classic",
+            Some(engine) => words.push(engine.to_owned()),
+            None => {}
+        }
+        words.extend(self.without.iter().map(|offload| format!("-{offload}")));
+        words.extend(self.queues.map(|queues| format!("queues={queues}")));
+        words.extend(self.quiet.then(|| "quiet".to_owned()));
+        f.write_str(base)?;
+        if words.is_empty() { Ok(()) } else { write!(f, ":{}", words.join(",")) }
+    }
+}
+
+impl FromStr for PathSpec {
+    type Err = UnknownPath;
+
+    fn from_str(name: &str) -> Result<Self, UnknownPath> {
+        let (base, words) = name.split_once(':').unwrap_or((name, ""));
+        let unknown = || UnknownPath(name.to_owned());
+        match (base, words) {
+            ("veth", "") => Ok(Self::Veth),
+            ("host-gw", "") => Ok(Self::HostGw),
+            ("vxlan", "") => Ok(Self::Vxlan),
+            ("twill", _) => TwillSpec::parse(None, words).map(Self::Twill).ok_or_else(unknown),
+            ("classic", _) => {
+                TwillSpec::parse(Some("classic"), words).map(Self::Twill).ok_or_else(unknown)
+            }
+            _ => Err(unknown()),
+        }
+    }
+}
+
+impl TwillSpec {
+    fn parse(engine: Option<&str>, words: &str) -> Option<Self> {
+        let mut spec = Self { engine: engine.map(str::to_owned), ..Self::default() };
+        for word in words.split(',').filter(|word| !word.is_empty()) {
+            if let Some(offload) = word.strip_prefix('-') {
+                OFFLOADS.contains(&offload).then(|| spec.without.push(offload.to_owned()))?;
+            } else if let Some(queues) = word.strip_prefix("queues=") {
+                spec.queues =
+                    Some(queues.parse().ok().filter(|queues| (1..=256).contains(queues))?);
+            } else if word == "quiet" {
+                spec.quiet = true;
+            } else {
+                let known = ENGINES.contains(&word) && spec.engine.is_none();
+                known.then(|| spec.engine = Some(word.to_owned()))?;
+            }
+        }
+        Some(spec)
+    }
+}
+
+/// A name that is no path.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "unknown path {0:?}: known are veth, host-gw, vxlan, twill, classic, what --external names; \
+     twill:WORDS takes an engine (auto, uring, tokio-uring, epoll), -OFFLOAD (tso, uso, gso, gro, \
+     coalesce-tcp, coalesce-udp), queues=N and quiet, separated by commas"
+)]
+pub struct UnknownPath(pub String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_is_read_back_from_its_name() {
+        for name in [
+            "veth",
+            "host-gw",
+            "vxlan",
+            "twill",
+            "classic",
+            "twill:uring",
+            "twill:tokio-uring",
+            "twill:epoll,-gso,-coalesce-udp,queues=2",
+            "twill:queues=4",
+            "twill:quiet",
+        ] {
+            let path: PathSpec = name.parse().unwrap();
+            assert_eq!(path.to_string(), name);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_no_path() {
+        for name in
+            ["", "vxlan:fast", "twill:warp", "twill:-lro", "twill:queues=0", "classic:epoll"]
+        {
+            assert!(name.parse::<PathSpec>().is_err(), "{name}");
+        }
+    }
+}
