@@ -5,6 +5,7 @@ use super::icmp_reply::{MAX_QUOTED, Notice, Replier, ReplyTally};
 use super::inner::Inner;
 use super::{DropReason, Progress, Tally, World};
 use crate::batch::{Datagrams, Destination, Failure, Frames, Piece, Run, Source, TunFrame};
+use crate::config::Mtu;
 use crate::offload::split::{GsoInvalid, Plan, complete_checksum};
 use crate::offload::vnet_hdr::{self, GsoType, VnetHdr};
 use crate::route::{Holder, View};
@@ -39,12 +40,6 @@ pub struct Egress {
 struct Place {
     source: Source,
     offset: u32,
-}
-
-impl From<GsoInvalid> for DropReason {
-    fn from(_: GsoInvalid) -> Self {
-        Self::GsoInvalid
-    }
 }
 
 impl Place {
@@ -116,6 +111,7 @@ impl Egress {
         self.tally.packets_in += 1;
         self.tally.bytes_in += packet.len() as u64;
         let prepared = self.prepare(world, packet, replies).and_then(|(destination, len)| {
+            check_len(len)?;
             complete_checksum(header, &mut packet[..len])?;
             Ok((destination, len))
         });
@@ -157,8 +153,11 @@ impl Egress {
                 .and_then(|inner| Ok((route(&inner, world.view)?, inner.total_len())))
         };
         // The plan again, over headers that now carry the right hop count.
-        let planned =
-            prepared.and_then(|(destination, _)| Ok((destination, Plan::parse(header, packet)?)));
+        let planned = prepared.and_then(|(destination, _)| {
+            let plan = Plan::parse(header, packet)?;
+            check_len(plan.segment_len())?;
+            Ok((destination, plan))
+        });
         let (destination, plan) = match planned {
             Ok(planned) => planned,
             Err(reason) => {
@@ -191,21 +190,18 @@ impl Egress {
     ) -> Result<(Destination, usize), DropReason> {
         let mut inner = Inner::parse(packet, world.view.carries_v6())?;
         let len = inner.total_len();
-        let notice = match route(&inner, world.view) {
+        let (notice, reason) = match route(&inner, world.view) {
             Ok(destination) if inner.hops() > 1 => {
                 inner.take_hop();
                 return Ok((destination, len));
             }
             Ok(_) if inner.hops() == 0 => return Err(DropReason::Ttl),
-            Ok(_) => Notice::TimeExceeded,
-            Err(DropReason::NoRoute) => Notice::NetUnreachable,
+            Ok(_) => (Notice::TimeExceeded, DropReason::Ttl),
+            Err(DropReason::NoRoute) => (Notice::NetUnreachable, DropReason::NoRoute),
             Err(reason) => return Err(reason),
         };
         self.replier.answer(world, notice, &packet[..len], replies);
-        Err(match notice {
-            Notice::TimeExceeded => DropReason::Ttl,
-            _ => DropReason::NoRoute,
-        })
+        Err(reason)
     }
 
     /// Adds a datagram, for which there is room, and books it.
@@ -254,6 +250,17 @@ impl Egress {
         self.replier.answer(world, Notice::TooBig { mtu }, head, replies);
         self.tally.refuse(DropReason::SendTooBig, 1, u64::from(len));
         Oversize::Dropped
+    }
+}
+
+/// Whether one UDP datagram over IPv4 carries a packet of so many bytes.
+fn check_len(len: usize) -> Result<(), DropReason> {
+    if len > usize::from(Mtu::MAX) { Err(DropReason::TooBig) } else { Ok(()) }
+}
+
+impl From<GsoInvalid> for DropReason {
+    fn from(_: GsoInvalid) -> Self {
+        Self::GsoInvalid
     }
 }
 

@@ -156,6 +156,23 @@ fn t5_a_packet_of_exactly_the_mtu_passes() {
 }
 
 #[test]
+fn t5_a_packet_that_no_datagram_carries_is_dropped() {
+    let longest = udp(HERE, AT_A, 64, &vec![0; 65_507 - 28]);
+    let longer = udp(HERE, AT_A, 64, &vec![0; 65_508 - 28]);
+    let mut longest_v6 = udp6("fd00:a::5", "fd00:a:1::5", 64, &[]);
+    longest_v6.resize(40 + 65_535, 0);
+    longest_v6[4..6].fill(0xff);
+
+    assert_eq!(Setup::default().host().transmit(&longest).datagrams.len(), 1);
+    for longer in [longer, longest_v6] {
+        let mut host = Setup::dual_stack().host();
+
+        assert_eq!(host.transmit(&longer), Sent::default());
+        assert_eq!(host.egress.tally, dropped(DropReason::TooBig, 1, longer.len()));
+    }
+}
+
+#[test]
 fn t5_a_datagram_too_long_for_its_path_is_answered_or_sent_in_fragments() {
     let free = with_header(udp(HERE, AT_A, 64, &[0; 1400]), |header| header[6] = 0);
     let bound = with_header(free.clone(), |header| header[6] = 0x40);
