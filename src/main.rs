@@ -1,3 +1,7 @@
 //! twill: parse, resolve, run.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    twill::cli::main()
+}

@@ -32,16 +32,11 @@ impl Books {
     /// Reads a status; what it lacks stays empty.
     #[must_use]
     pub fn read(status: &Value) -> Self {
-        let words = |value: &Value| match value {
-            Value::Array(words) => {
-                words.iter().filter_map(|w| Some(w.as_str()?.to_owned())).collect()
-            }
-            Value::String(list) => list.split(',').map(str::to_owned).collect(),
-            _ => Vec::new(),
-        };
+        let offloads = status["offloads"].as_array().into_iter().flatten();
+        let in_use = offloads.filter(|offload| offload["on"] == true);
         Self {
             engine: status["engine"].as_str().unwrap_or_default().to_owned(),
-            offloads: words(&status["offloads"]),
+            offloads: in_use.filter_map(|o| Some(o["name"].as_str()?.to_owned())).collect(),
             egress: Direction::read(&status["egress"]),
             ingress: Direction::read(&status["ingress"]),
         }

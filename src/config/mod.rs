@@ -1,6 +1,8 @@
 //! What a gateway is to do, valid by construction: the only thing that the planes see of files,
 //! flags and variables.
 
+pub mod file;
+pub mod load;
 mod values;
 
 pub use values::{IngressCheck, InvalidValue, Mtu, Pinning, QueueCount, SourcePorts};
@@ -34,6 +36,8 @@ pub struct Settings {
     pub engine: EngineChoice,
     /// Offloads to use where the kernel has them.
     pub offloads: FeatureSet,
+    /// Send runs even where this kernel is known to mangle them.
+    pub gso_forced: bool,
     /// What ingress demands of a datagram.
     pub ingress_check: IngressCheck,
     /// Outer networks from which any peer's datagrams may come (`--peer-source`).

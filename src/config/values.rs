@@ -25,6 +25,16 @@ impl Mtu {
     /// The largest packet that one UDP datagram over IPv4 carries.
     pub const MAX: u16 = 65507;
 
+    /// The MTU, brought into its range.
+    #[must_use]
+    pub const fn at_most(bytes: u16) -> Self {
+        match bytes {
+            ..Self::MIN => Self(Self::MIN),
+            Self::MIN..=Self::MAX => Self(bytes),
+            _ => Self(Self::MAX),
+        }
+    }
+
     /// Bytes.
     #[must_use]
     pub const fn bytes(self) -> u16 {

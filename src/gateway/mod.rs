@@ -4,7 +4,10 @@
 //! publishes a new [`View`](crate::route::View) whenever peers change, and stops it at the end.
 
 mod clock;
+mod offloads;
+pub mod standalone;
 mod start;
 mod worker;
 
+pub use offloads::OffloadState;
 pub use start::{Gateway, StartError, WorkerFailure};

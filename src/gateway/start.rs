@@ -1,5 +1,6 @@
 //! Bringing a gateway up: device, sockets, engines, workers; all of it or nothing.
 
+use super::offloads::{self, OffloadState};
 use super::worker::{BATCH, Common, Worker};
 use crate::batch::RunLimits;
 use crate::config::{Pinning, Settings, SourcePorts};
@@ -9,11 +10,12 @@ use crate::offload::feature::{Feature, FeatureSet};
 use crate::route::View;
 use crate::socket::{self, SocketError, SocketSpec};
 use crate::sys::affinity;
-use crate::tun::{Device, DeviceSpec, TunError};
+use crate::telemetry::counter::{Books, WorkerBooks};
+use crate::tun::{self, Device, DeviceSpec, TunError};
 use arc_swap::ArcSwap;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -61,7 +63,8 @@ pub struct Gateway {
     device_index: u32,
     engine: EngineKind,
     engine_reason: String,
-    features: FeatureSet,
+    offloads: Vec<OffloadState>,
+    books: Vec<Arc<WorkerBooks>>,
     views: Arc<ArcSwap<View>>,
     stop: Arc<AtomicBool>,
     workers: Vec<RunningWorker>,
@@ -89,11 +92,19 @@ impl Gateway {
             vnet_hdr,
             offloads: settings.offloads,
         })?;
-        let features = device.granted;
+        let release = socket::kernel_release();
+        let gso = socket::gso_policy(&release, settings.gso_forced);
+        let offloads = offloads::decide(settings.offloads, device.granted, engine, &gso);
+        let features = offloads::in_use(&offloads);
+        tun::configure(
+            device.queues[0].as_fd(),
+            &device.name,
+            settings.mtu.bytes(),
+            first_v4(settings),
+        )?;
         if queues > 1 {
             socket::check_free(settings.listen)?;
         }
-        let release = socket::kernel_release();
         let common = Common {
             views: Arc::new(ArcSwap::from_pointee(view)),
             stop: Arc::new(AtomicBool::new(false)),
@@ -121,7 +132,8 @@ impl Gateway {
             device_index: device.index,
             engine,
             engine_reason,
-            features,
+            offloads,
+            books: Vec::with_capacity(queues),
             views: Arc::clone(&common.views),
             stop: Arc::clone(&common.stop),
             workers: Vec::with_capacity(queues),
@@ -133,7 +145,9 @@ impl Gateway {
             let cpu = cpus.as_ref().map(|cpus| cpus[worker % cpus.len()]);
             let spec = WorkerSpec { worker, kind: engine, cpu, tuning };
             // What has started so far stops when `gateway` is dropped.
-            gateway.workers.push(spawn(spec, ports, common.clone(), failed.clone())?);
+            let books = Arc::<WorkerBooks>::default();
+            gateway.books.push(Arc::clone(&books));
+            gateway.workers.push(spawn(spec, ports, common.clone(), books, failed.clone())?);
         }
         Ok(gateway)
     }
@@ -159,7 +173,19 @@ impl Gateway {
     /// The offloads in use at the start.
     #[must_use]
     pub fn features(&self) -> FeatureSet {
-        self.features
+        offloads::in_use(&self.offloads)
+    }
+
+    /// Every offload, on or off and why.
+    #[must_use]
+    pub fn offloads(&self) -> &[OffloadState] {
+        &self.offloads
+    }
+
+    /// The workers' books, summed.
+    #[must_use]
+    pub fn books(&self) -> Books {
+        Books::sum(self.books.iter().map(Arc::as_ref))
     }
 
     /// Makes a new view the one that workers look up from their next turn on.
@@ -198,6 +224,7 @@ fn spawn(
     spec: WorkerSpec,
     ports: Ports,
     common: Common,
+    books: Arc<WorkerBooks>,
     failed: events::UnboundedSender<WorkerFailure>,
 ) -> Result<RunningWorker, StartError> {
     let wake = ports.wake.try_clone()?;
@@ -213,7 +240,7 @@ fn spawn(
             }
         };
         let _ = ready.send(bound.map_err(StartError::from));
-        if let Err(source) = Worker::new(engine, common).run() {
+        if let Err(source) = Worker::new(engine, common, books).run() {
             let _ = failed.send(WorkerFailure { worker, source });
         }
     })?;
@@ -242,6 +269,14 @@ fn ports(settings: &Settings, tun: OwnedFd, features: FeatureSet) -> Result<Port
     let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
     let wake = rustix::event::eventfd(0, flags).map_err(io::Error::from)?;
     Ok(Ports { tun, udp, udp_send, wake })
+}
+
+/// The first IPv4 address of the device, with its netmask.
+fn first_v4(settings: &Settings) -> Option<(Ipv4Addr, Ipv4Addr)> {
+    settings.addresses.iter().find_map(|net| match (net.addr(), net.netmask()) {
+        (IpAddr::V4(address), IpAddr::V4(netmask)) => Some((address, netmask)),
+        _ => None,
+    })
 }
 
 /// The CPUs to bind workers to, in turn.

@@ -17,14 +17,14 @@ use crate::batch::{
     Datagrams, Failure, Frame, Frames, Inbox, Outcome, Piece, Pieces, RunLimits, Source, Train,
     TunFrame,
 };
-use crate::config::OVERHEAD_V4;
-use crate::config::OVERHEAD_V6;
+use crate::config::{OVERHEAD_V4, OVERHEAD_V6};
 use crate::datapath::{
     Egress, EgressRules, Ingress, IngressRules, Oversize, Progress, Unwritten, World, unjoin,
 };
 use crate::engine::{Engine, EngineError};
 use crate::route::View;
 use crate::socket;
+use crate::telemetry::counter::WorkerBooks;
 use arc_swap::{ArcSwap, Cache};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -68,6 +68,7 @@ pub(super) struct Worker {
     stop: Arc<AtomicBool>,
     inbox: Inbox,
     half: Halves,
+    books: Arc<WorkerBooks>,
 }
 
 /// Everything but the engine and the inbox, so that those can be borrowed beside it.
@@ -85,13 +86,14 @@ struct Halves {
 }
 
 impl Worker {
-    pub(super) fn new(engine: Box<dyn Engine>, common: Common) -> Self {
+    pub(super) fn new(engine: Box<dyn Engine>, common: Common, books: Arc<WorkerBooks>) -> Self {
         let pieces = || Pieces::new(MAX_PIECES, HEADER_BYTES);
         Self {
             engine,
             views: Cache::new(common.views),
             stop: common.stop,
             inbox: Inbox::new(BATCH),
+            books,
             half: Halves {
                 egress: Egress::new(common.egress),
                 ingress: Ingress::new(common.ingress, MAX_FRAMES),
@@ -135,6 +137,7 @@ impl Worker {
         }
         half.write(engine);
         half.reply(engine);
+        self.books.publish(&half.egress.tally, &half.ingress.tally, &engine.stats());
         self.engine.release(&mut self.inbox);
         Ok(())
     }

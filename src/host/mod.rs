@@ -1,1 +1,5 @@
 //! The machine around the gateway: links, routes, firewall, files.
+
+mod network;
+
+pub use network::{HostError, LinkEvent, LinkEvents, Network};

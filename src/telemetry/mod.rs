@@ -1,1 +1,4 @@
 //! The numbers inside a running gateway, and the ways to read them.
+
+pub mod counter;
+pub mod log;

@@ -25,9 +25,10 @@ const RULES: &[(&str, &[&str], &str)] = &[
     ),
     (
         "config",
-        &["engine", "offload", "subnet"],
-        "settings name engines, offloads and peers, and run nothing",
+        &["engine", "offload", "subnet", "socket", "sys"],
+        "settings name engines, offloads and peers; loading asks the host for MTU and CPUs",
     ),
+    ("control", &["subnet"], "requests speak of peers; what they do is the gateway's matter"),
     ("subnet", &["route", "config"], "who holds which subnet is independent of how packets move"),
     ("host", &["config", "sys"], "the machine around the gateway knows neither peers nor engines"),
     (

@@ -92,8 +92,9 @@ fn configuration(spec: &TwillSpec, setting: &Setting, host: &Host, hosts: &[Host
     if let Some(queues) = spec.queues {
         line("queues", queues.to_string());
     }
-    for offload in &spec.without {
-        line("offload", format!("{offload:?}"));
+    if !spec.without.is_empty() {
+        let switches: Vec<_> = spec.without.iter().map(|name| format!("{name} = false")).collect();
+        line("offload", format!("{{ {} }}", switches.join(", ")));
     }
     for peer in hosts.iter().filter(|peer| peer.index() != host.index()) {
         let (name, endpoint, subnet) = (peer.index(), peer.address(), peer.pod_network());

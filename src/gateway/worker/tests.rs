@@ -262,7 +262,7 @@ impl Side {
             },
         };
         let engine = Loopback::new(Rc::clone(&wires), BATCH);
-        Self { worker: Worker::new(Box::new(engine), common), wires, views }
+        Self { worker: Worker::new(Box::new(engine), common, Arc::default()), wires, views }
     }
 
     fn turn(&mut self) {

@@ -1,0 +1,106 @@
+//! `twill run`.
+
+use super::Outcome;
+use crate::config::file::{FeatureName, Interface, Queues, network};
+use crate::config::{IngressCheck, Pinning, SourcePorts};
+use crate::engine::EngineChoice;
+use crate::gateway::standalone;
+use crate::offload::feature::Feature;
+use crate::telemetry::log::{self, LogFormat};
+use clap::Args;
+use ipnet::IpNet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Flags win over the environment, the environment over the file.
+#[derive(Clone, Debug, Args)]
+pub(super) struct RunArgs {
+    /// The configuration file.
+    #[arg(long, short, value_name = "FILE", env = "TWILL_CONFIG")]
+    config: PathBuf,
+    /// Engine: auto, uring, tokio-uring, epoll or classic.
+    #[arg(long, env = "TWILL_ENGINE")]
+    engine: Option<EngineChoice>,
+    /// Workers: a number, or auto for one per CPU.
+    #[arg(long, env = "TWILL_QUEUES")]
+    queues: Option<Queues>,
+    /// Offloads to switch, such as gso=off,coalesce-udp=off.
+    #[arg(long, value_name = "NAME=on|off", value_delimiter = ',', env = "TWILL_OFFLOAD")]
+    offload: Vec<Switch>,
+    /// What a datagram must be: strict, peer or off.
+    #[arg(long, env = "TWILL_INGRESS_CHECK")]
+    ingress_check: Option<IngressCheck>,
+    /// Outer networks from which any peer's datagrams may come.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = network,
+          env = "TWILL_PEER_SOURCE")]
+    peer_source: Vec<IpNet>,
+    /// Whether flows are spread over source ports: fixed or spread.
+    #[arg(long, env = "TWILL_SOURCE_PORTS")]
+    source_ports: Option<SourcePorts>,
+    /// Whether workers are bound to CPUs: none or cpus.
+    #[arg(long, env = "TWILL_PINNING")]
+    pinning: Option<Pinning>,
+    /// The control socket.
+    #[arg(long, value_name = "PATH", env = "TWILL_SOCKET")]
+    socket: Option<PathBuf>,
+    /// Where to serve metrics, such as 127.0.0.1:9285.
+    #[arg(long, value_name = "ADDRESS", env = "TWILL_METRICS")]
+    metrics: Option<SocketAddr>,
+    /// Log lines for people or for machines.
+    #[arg(long, value_enum, default_value_t = LogFormat::Human, env = "TWILL_LOG_FORMAT")]
+    log_format: LogFormat,
+}
+
+/// `NAME=on` or `NAME=off`.
+#[derive(Clone, Copy, Debug)]
+struct Switch {
+    feature: Feature,
+    on: bool,
+}
+
+impl std::str::FromStr for Switch {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let wrong = || format!("{word:?}: write an offload's name, then =on or =off");
+        let (name, value) = word.split_once('=').ok_or_else(wrong)?;
+        let on = match value {
+            "on" => true,
+            "off" => false,
+            _ => return Err(wrong()),
+        };
+        let feature = name.parse::<Feature>().map_err(|error| error.to_string())?;
+        Ok(Self { feature, on })
+    }
+}
+
+impl RunArgs {
+    /// Puts what was typed in place of what the file says.
+    fn change(&self, interface: &mut Interface) {
+        set(&mut interface.engine, self.engine);
+        set(&mut interface.queues, self.queues);
+        set(&mut interface.ingress_check, self.ingress_check);
+        set(&mut interface.pinning, self.pinning);
+        set(&mut interface.source_ports, self.source_ports.map(Some));
+        set(&mut interface.socket, self.socket.clone().map(Some));
+        set(&mut interface.metrics, self.metrics.map(Some));
+        if !self.peer_source.is_empty() {
+            interface.peer_sources.clone_from(&self.peer_source);
+        }
+        for switch in &self.offload {
+            interface.offloads.insert(FeatureName(switch.feature), switch.on);
+        }
+    }
+}
+
+fn set<T>(value: &mut T, typed: Option<T>) {
+    if let Some(typed) = typed {
+        *value = typed;
+    }
+}
+
+pub(super) fn run(args: RunArgs) -> Outcome {
+    log::init(args.log_format);
+    standalone::run(args.config.clone(), |interface| args.change(interface))?;
+    Ok(())
+}
