@@ -114,6 +114,7 @@ impl Side {
             queues: QueueCount::ONE,
             engine: EngineChoice::Only(self.kind),
             offloads: FeatureSet::ALL,
+            gso_forced: false,
             ingress_check: IngressCheck::Strict,
             peer_sources: Vec::new(),
             source_ports: SourcePorts::Fixed,
