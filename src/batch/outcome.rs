@@ -17,8 +17,6 @@ pub struct Failure {
 #[derive(Debug)]
 pub struct Outcome {
     failures: Vec<Failure>,
-    /// System calls (or ring submissions that entered the kernel) made for the batch.
-    pub syscalls: u32,
     /// Runs that the kernel refused as a whole and that left as plain datagrams instead.
     pub replayed: u32,
 }
@@ -27,13 +25,12 @@ impl Outcome {
     /// Room for `capacity` failures: one for every datagram and frame of a batch is enough.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { failures: Vec::with_capacity(capacity), syscalls: 0, replayed: 0 }
+        Self { failures: Vec::with_capacity(capacity), replayed: 0 }
     }
 
     /// Forgets all.
     pub fn clear(&mut self) {
         self.failures.clear();
-        self.syscalls = 0;
         self.replayed = 0;
     }
 

@@ -1,6 +1,7 @@
 //! Writing frames to the TUN device, one `writev` each.
 #![allow(unsafe_code, reason = "writev takes pointers")]
 
+use super::EngineStats;
 use super::memory::{Memory, Slots};
 use crate::batch::{Failure, Frames, Outcome};
 use crate::sys::mmsg;
@@ -27,12 +28,13 @@ impl Writer {
         frames: &Frames,
         memory: &Memory<'_, S>,
         outcome: &mut Outcome,
+        stats: &mut EngineStats,
     ) {
         for (item, frame) in frames.frames().iter().enumerate() {
             self.iovecs.clear();
             let pieces = frames.pieces.iter(&frame.chain).take(IOVECS);
             self.iovecs.extend(pieces.map(|piece| memory.iovec(piece)));
-            if let Err(error) = self.write_one(device, outcome) {
+            if let Err(error) = self.write_one(device, stats) {
                 outcome.fail(Failure {
                     item: item as u32,
                     first: 0,
@@ -43,9 +45,9 @@ impl Writer {
         }
     }
 
-    fn write_one(&self, device: BorrowedFd<'_>, outcome: &mut Outcome) -> io::Result<()> {
+    fn write_one(&self, device: BorrowedFd<'_>, stats: &mut EngineStats) -> io::Result<()> {
         loop {
-            outcome.syscalls += 1;
+            stats.syscalls += 1;
             // SAFETY: each iovec covers a slice that `memory` borrows for as long as the caller
             // does, which is beyond this call.
             let written = unsafe { mmsg::write(device, &self.iovecs) };

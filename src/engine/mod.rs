@@ -17,10 +17,12 @@ mod messages;
 mod open;
 mod policy;
 mod transmit;
+mod uring;
 
 pub use epoll::Epoll;
 pub use kind::{EngineChoice, EngineKind};
 pub use open::{choose, open};
+pub use uring::Uring;
 
 use crate::batch::{Datagrams, Frames, Inbox, Outcome, Slot};
 use std::io;

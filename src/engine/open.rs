@@ -1,6 +1,6 @@
 //! Opening the engine that the user wants, or the best one there is.
 
-use super::{Engine, EngineChoice, EngineError, EngineKind, Epoll, Ports, Tuning};
+use super::{Engine, EngineChoice, EngineError, EngineKind, Epoll, Ports, Tuning, Uring};
 use std::io;
 
 /// Opens an engine over the ports. The calling thread is the one that will use it.
@@ -14,12 +14,11 @@ pub fn open(
 ) -> Result<Box<dyn Engine>, EngineError> {
     match kind {
         EngineKind::Epoll => Ok(Box::new(Epoll::new(ports, tuning)?)),
-        EngineKind::Uring | EngineKind::TokioUring | EngineKind::Classic => {
-            Err(EngineError::Unsupported {
-                what: kind.name(),
-                source: io::ErrorKind::Unsupported.into(),
-            })
-        }
+        EngineKind::Uring => Ok(Box::new(Uring::new(ports, tuning)?)),
+        EngineKind::TokioUring | EngineKind::Classic => Err(EngineError::Unsupported {
+            what: kind.name(),
+            source: io::ErrorKind::Unsupported.into(),
+        }),
     }
 }
 
@@ -28,6 +27,9 @@ pub fn open(
 pub fn choose(choice: EngineChoice) -> (EngineKind, String) {
     match choice {
         EngineChoice::Only(kind) => (kind, "as configured".to_owned()),
-        EngineChoice::Auto => (EngineKind::Epoll, "the only one".to_owned()),
+        EngineChoice::Auto => match Uring::probe() {
+            Ok(()) => (EngineKind::Uring, "the kernel has all that it needs".to_owned()),
+            Err(error) => (EngineKind::Epoll, error.to_string()),
+        },
     }
 }

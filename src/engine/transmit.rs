@@ -1,12 +1,16 @@
 //! Handing runs to the kernel until each datagram is taken or given up, exactly once.
+#![allow(unsafe_code, reason = "sendmmsg takes pointers")]
 
 use super::EngineStats;
 use super::memory::{Memory, Slots};
 use super::messages::{Cursor, Message, Messages};
 use super::policy::{Reaction, RunState, react};
 use crate::batch::{Datagrams, Failure, Outcome};
+use crate::sys::mmsg;
+use rustix::event::{PollFd, PollFlags, poll};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 /// How long to wait for room in a socket, each of the few times.
@@ -21,6 +25,33 @@ pub(super) trait SendCalls {
 
     /// Waits until the socket may have room.
     fn wait_for_room(&mut self, at_most: Duration);
+}
+
+/// The kernel's calls on one socket.
+pub(super) struct KernelSend<'a> {
+    socket: BorrowedFd<'a>,
+}
+
+impl<'a> KernelSend<'a> {
+    pub(super) fn new(socket: BorrowedFd<'a>) -> Self {
+        Self { socket }
+    }
+}
+
+impl SendCalls for KernelSend<'_> {
+    fn send(&mut self, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
+        // SAFETY: `Messages::fill` pointed the headers at its own parts and at slices that the
+        // memory borrows, all of which outlive this call.
+        unsafe { mmsg::send(self.socket, headers) }
+    }
+
+    fn wait_for_room(&mut self, at_most: Duration) {
+        let timeout =
+            rustix::time::Timespec { tv_sec: 0, tv_nsec: i64::from(at_most.subsec_nanos()) };
+        let mut fds = [PollFd::from_borrowed_fd(self.socket, PollFlags::OUT)];
+        // Whatever comes back, the next attempt tells.
+        let _ = poll(&mut fds, Some(&timeout));
+    }
 }
 
 /// The sending side of an engine.
@@ -55,7 +86,7 @@ impl Transmitter {
             self.messages.fill(datagrams, memory, &self.state, cursor);
             let mut sent = 0;
             while let Some(message) = self.messages.messages().get(sent).copied() {
-                outcome.syscalls += 1;
+                stats.syscalls += 1;
                 match calls.send(self.messages.headers_mut(sent)) {
                     Ok(taken) if taken > 0 => {
                         attempt = 0;

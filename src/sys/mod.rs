@@ -1,5 +1,6 @@
 //! One system call each: what the standard library and socket2 do not have.
 
+pub mod address;
 pub mod affinity;
 pub mod cmsg;
 pub mod ioctl;

@@ -1,5 +1,6 @@
 //! Log lines: for people or for machines, never per packet.
 
+use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// What log lines look like.
@@ -17,7 +18,9 @@ pub fn init(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
-        LogFormat::Human => lines.with_target(false).init(),
+        LogFormat::Human => {
+            lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).init()
+        }
         LogFormat::Json => lines.json().init(),
     }
 }

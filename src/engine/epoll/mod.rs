@@ -8,27 +8,25 @@
 //!
 //! While traffic flows, a turn tries both directions without asking epoll first; it asks only after
 //! a turn that found nothing.
-#![allow(unsafe_code, reason = "sendmmsg takes pointers")]
 
 mod receive;
 
 use super::deliver::Writer;
 use super::fragments;
 use super::memory::{Memory, Slots};
-use super::transmit::{SendCalls, Transmitter};
+use super::transmit::{KernelSend, Transmitter};
 use super::{Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
 use crate::batch::{Datagrams, Frames, Inbox, Outcome, Slot};
-use crate::sys::mmsg;
 use receive::{FrameArena, TrainSlots};
-use rustix::event::{PollFd, PollFlags, epoll, poll};
+use rustix::event::epoll;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 /// The engine; see the module.
 pub struct Epoll {
     ports: Ports,
-    epoll: std::os::fd::OwnedFd,
+    epoll: OwnedFd,
     frames: FrameArena,
     trains: TrainSlots,
     transmitter: Transmitter,
@@ -127,11 +125,8 @@ impl Engine for Epoll {
     fn send(&mut self, datagrams: &Datagrams, outcome: &mut Outcome) {
         let slots = Buffers { frames: &self.frames, trains: &self.trains };
         let memory = Memory::new(&slots, datagrams.pieces.headers());
-        let socket = self.ports.sender();
-        let mut calls = Kernel { socket };
-        let before = outcome.syscalls;
+        let mut calls = KernelSend::new(self.ports.sender());
         self.transmitter.send(&mut calls, datagrams, &memory, outcome, &mut self.stats);
-        self.stats.syscalls += u64::from(outcome.syscalls - before);
     }
 
     fn send_in_fragments(
@@ -148,9 +143,7 @@ impl Engine for Epoll {
     fn write(&mut self, frames: &Frames, outcome: &mut Outcome) {
         let slots = Buffers { frames: &self.frames, trains: &self.trains };
         let memory = Memory::new(&slots, frames.pieces.headers());
-        let before = outcome.syscalls;
-        self.writer.write(self.ports.tun.as_fd(), frames, &memory, outcome);
-        self.stats.syscalls += u64::from(outcome.syscalls - before);
+        self.writer.write(self.ports.tun.as_fd(), frames, &memory, outcome, &mut self.stats);
     }
 
     fn release(&mut self, inbox: &mut Inbox) {
@@ -175,26 +168,5 @@ impl Slots for Buffers<'_> {
             0 => self.frames.bytes(),
             train => self.trains.slot(usize::from(train) - 1),
         }
-    }
-}
-
-/// The kernel's calls on one socket.
-struct Kernel<'a> {
-    socket: BorrowedFd<'a>,
-}
-
-impl SendCalls for Kernel<'_> {
-    fn send(&mut self, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
-        // SAFETY: `Messages::fill` pointed the headers at its own parts and at slices that the
-        // memory borrows, all of which outlive this call.
-        unsafe { mmsg::send(self.socket, headers) }
-    }
-
-    fn wait_for_room(&mut self, at_most: Duration) {
-        let timeout =
-            rustix::time::Timespec { tv_sec: 0, tv_nsec: i64::from(at_most.subsec_nanos()) };
-        let mut fds = [PollFd::from_borrowed_fd(self.socket, PollFlags::OUT)];
-        // Whatever comes back, the next attempt tells.
-        let _ = poll(&mut fds, Some(&timeout));
     }
 }

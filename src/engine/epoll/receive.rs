@@ -5,9 +5,8 @@ use super::super::messages::empty_header;
 use crate::batch::{Flaw, Slot, Train, TunFrame};
 use crate::engine::{EngineError, EngineStats};
 use crate::offload::vnet_hdr;
-use crate::sys::{cmsg, mmsg};
+use crate::sys::{address, cmsg, mmsg};
 use rustix::io::Errno;
-use socket2::SockAddrStorage;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -90,7 +89,7 @@ impl FrameArena {
 pub(super) struct TrainSlots {
     bytes: Box<[u8]>,
     slot_len: usize,
-    names: Vec<SockAddrStorage>,
+    names: Vec<[u8; address::LEN]>,
     controls: Vec<[u64; cmsg::RECEIVE_SPACE / 8]>,
     iovecs: Vec<libc::iovec>,
     headers: Vec<libc::mmsghdr>,
@@ -107,7 +106,7 @@ impl TrainSlots {
         Self {
             bytes: vec![0; slots * slot_len].into_boxed_slice(),
             slot_len,
-            names: (0..slots).map(|_| SockAddrStorage::zeroed()).collect(),
+            names: vec![[0; address::LEN]; slots],
             controls: vec![[0; cmsg::RECEIVE_SPACE / 8]; slots],
             iovecs: Vec::with_capacity(slots),
             headers: Vec::with_capacity(slots),
@@ -170,8 +169,8 @@ impl TrainSlots {
         }
         for index in 0..self.names.len() {
             let mut header = empty_header();
-            header.msg_hdr.msg_name = (&raw mut self.names[index]).cast();
-            header.msg_hdr.msg_namelen = self.names[index].size_of();
+            header.msg_hdr.msg_name = self.names[index].as_mut_ptr().cast();
+            header.msg_hdr.msg_namelen = address::LEN as libc::socklen_t;
             header.msg_hdr.msg_iov = &raw mut self.iovecs[index];
             header.msg_hdr.msg_iovlen = 1;
             header.msg_hdr.msg_control = self.controls[index].as_mut_ptr().cast();
@@ -198,14 +197,11 @@ impl TrainSlots {
         } else {
             None
         };
-        let name = std::mem::replace(&mut self.names[index], SockAddrStorage::zeroed());
-        // SAFETY: the kernel wrote an address of the length that the header now says.
-        let name = unsafe { socket2::SockAddr::new(name, header.msg_hdr.msg_namelen) };
         Some(Train {
             slot: Slot(index as u16 + 1),
             start: 0,
             len: header.msg_len,
-            from: name.as_socket()?,
+            from: address::parse(&self.names[index])?,
             segment: said.segment.unwrap_or(0),
             tos: said.tos,
             received_ns: said.received_ns,

@@ -1,0 +1,366 @@
+//! The io_uring engine: multishot receives into buffer rings, one `io_uring_enter` per turn.
+//!
+//! ```text
+//! TUN queue   multishot read     ──> frame buffers ──┐
+//! UDP socket  multishot recvmsg  ──> train buffers ──┼──> completions ──> inbox
+//! eventfd     multishot poll     ────────────────────┘
+//! ```
+//!
+//! `SINGLE_ISSUER` and `DEFER_TASKRUN`: the kernel does its part of receiving only inside our own
+//! `io_uring_enter`, in one go for all that has arrived, and never interrupts the worker. Sends and
+//! TUN writes are plain system calls: they complete at once, and what completes at once gains
+//! nothing from a ring (docs/PERF.md has the measurement).
+#![allow(unsafe_code, reason = "submissions hold pointers")]
+
+mod buffers;
+
+use super::deliver::Writer;
+use super::fragments;
+use super::memory::{Memory, Slots};
+use super::transmit::{KernelSend, Transmitter};
+use super::{Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
+use crate::batch::{Datagrams, Flaw, Frames, Inbox, Outcome, Slot, Train, TunFrame};
+use crate::offload::vnet_hdr;
+use crate::sys::{address, cmsg};
+use buffers::BufferRing;
+use io_uring::types::{Fixed, RecvMsgOut, SubmitArgs, Timespec};
+use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+/// Submissions that may wait: one per operation, and room to arm them again.
+const SUBMISSIONS: u32 = 16;
+/// Completions that may wait: every buffer of both rings, and polls.
+const COMPLETIONS: u32 = 512;
+/// Buffers for frames with segmentation offload: four megabytes of address space, of which small
+/// packets touch only a page each.
+const FRAME_BUFFERS: u16 = 64;
+/// Buffers for trains.
+const TRAIN_BUFFERS: u16 = 64;
+/// The largest packet that a TUN device hands out, with its virtio header.
+const MAX_FRAME: usize = 65_535 + vnet_hdr::LEN;
+/// The largest UDP payload that `UDP_GRO` joins.
+const MAX_TRAIN: usize = 65_535;
+/// `struct io_uring_recvmsg_out` in front of each received message.
+const MESSAGE_HEADER: usize = 16;
+/// Room for the sender's address, so that control data begins on a word.
+const NAME_SPACE: usize = address::LEN.next_multiple_of(8);
+/// What stands before the payload of a train.
+const TRAIN_START: usize = MESSAGE_HEADER + NAME_SPACE + cmsg::RECEIVE_SPACE;
+
+/// Indexes of registered descriptors, and at the same time what a completion is about.
+const TUN: u32 = 0;
+const UDP: u32 = 1;
+const WAKE: u32 = 2;
+
+/// The engine; see the module. The ring is dropped before the memory that it was given.
+pub struct Uring {
+    ring: IoUring,
+    frames: BufferRing,
+    trains: BufferRing,
+    message: Box<libc::msghdr>,
+    ports: Ports,
+    transmitter: Transmitter,
+    writer: Writer,
+    stats: EngineStats,
+    /// What to arm before the next wait, by index.
+    disarmed: [bool; 3],
+    overflows: u32,
+}
+
+impl Uring {
+    /// Takes the ports over. The calling thread must be the one that uses the engine.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] when the kernel or the container refuses a ring, or lacks an
+    /// operation.
+    pub fn new(ports: Ports, tuning: Tuning) -> Result<Self, EngineError> {
+        let ring = Self::ring()?;
+        let unsupported = |what| move |source| EngineError::Unsupported { what, source };
+        let descriptors = [&ports.tun, &ports.udp, &ports.wake].map(|fd| fd.as_raw_fd());
+        ring.submitter()
+            .register_files(&descriptors)
+            .map_err(unsupported("registering descriptors with io_uring"))?;
+        let frame_len =
+            if tuning.super_packets { MAX_FRAME } else { usize::from(tuning.mtu) + vnet_hdr::LEN };
+        let train_len = if tuning.gro { MAX_TRAIN } else { usize::from(tuning.mtu) };
+        let register = |group, entries, len: usize| {
+            BufferRing::register(&ring, group, entries, len.next_multiple_of(64))
+                .map_err(unsupported("registering a buffer ring with io_uring (Linux 5.19)"))
+        };
+        let frames = register(TUN as u16, FRAME_BUFFERS, frame_len)?;
+        let trains = register(UDP as u16, TRAIN_BUFFERS, TRAIN_START + train_len)?;
+        // SAFETY: all fields are integers and pointers, for which zero is a value.
+        let mut message: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
+        message.msg_namelen = NAME_SPACE as libc::socklen_t;
+        message.msg_controllen = cmsg::RECEIVE_SPACE;
+        let mut engine = Self {
+            ring,
+            frames,
+            trains,
+            message,
+            ports,
+            transmitter: Transmitter::new(tuning.gso),
+            writer: Writer::new(),
+            stats: EngineStats::default(),
+            disarmed: [true; 3],
+            overflows: 0,
+        };
+        engine.transmitter.report(&mut engine.stats);
+        Ok(engine)
+    }
+
+    /// Whether this kernel and container allow what the engine is made of.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] says what is missing.
+    pub fn probe() -> Result<(), EngineError> {
+        Self::ring().map(drop)
+    }
+
+    fn ring() -> Result<IoUring, EngineError> {
+        let unsupported = |what| move |source| EngineError::Unsupported { what, source };
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_cqsize(COMPLETIONS)
+            .build(SUBMISSIONS)
+            .map_err(unsupported("io_uring with deferred task work (Linux 6.1)"))?;
+        let mut probe = Probe::new();
+        ring.submitter()
+            .register_probe(&mut probe)
+            .map_err(unsupported("asking io_uring for its operations"))?;
+        if !probe.is_supported(opcode::ReadMulti::CODE) {
+            let source = io::ErrorKind::Unsupported.into();
+            return Err(EngineError::Unsupported { what: "multishot read (Linux 6.7)", source });
+        }
+        Ok(ring)
+    }
+
+    /// Submits what was disarmed.
+    fn arm(&mut self) -> Result<(), EngineError> {
+        for index in [TUN, UDP, WAKE] {
+            if !std::mem::take(&mut self.disarmed[index as usize]) {
+                continue;
+            }
+            let fd = Fixed(index);
+            let entry = match index {
+                // The crate's builder overwrites the flag that says "registered": set it again.
+                TUN => opcode::ReadMulti::new(fd, 0, self.frames.group())
+                    .build()
+                    .flags(squeue::Flags::FIXED_FILE),
+                UDP => {
+                    let message = &raw const *self.message;
+                    opcode::RecvMsgMulti::new(fd, message, self.trains.group()).build()
+                }
+                _ => opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build(),
+            };
+            self.push(entry.user_data(u64::from(index)))?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, entry: squeue::Entry) -> Result<(), EngineError> {
+        // SAFETY: what the entry points at is the message header, which is boxed and outlives the
+        // ring, as do the buffer rings that it names.
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        pushed.map_err(|_| EngineError::Call {
+            call: "io_uring submission",
+            source: io::ErrorKind::OutOfMemory.into(),
+        })
+    }
+
+    /// Runs the kernel's part and waits for at least one completion.
+    fn enter(&mut self, timeout: Option<Duration>) -> Result<(), EngineError> {
+        self.stats.syscalls += 1;
+        let entered = match timeout {
+            None => self.ring.submit_and_wait(1),
+            Some(timeout) => {
+                let timeout = Timespec::from(timeout);
+                let args = SubmitArgs::new().timespec(&timeout);
+                self.ring.submitter().submit_with_args(1, &args)
+            }
+        };
+        match entered {
+            Ok(_) => Ok(()),
+            // EBUSY: completions must be taken before more are submitted.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY)
+                ) =>
+            {
+                Ok(())
+            }
+            Err(source) => Err(EngineError::Call { call: "io_uring_enter", source }),
+        }
+    }
+
+    /// Sorts completions into the inbox, as many as it takes; the rest waits in the ring.
+    fn reap(&mut self, inbox: &mut Inbox) -> Result<(), EngineError> {
+        let mut completions = self.ring.completion();
+        let overflows = completions.overflow();
+        self.stats.cq_overflows += u64::from(overflows.wrapping_sub(self.overflows));
+        self.overflows = overflows;
+        while inbox.frames.len() < inbox.frames.capacity()
+            && inbox.trains.len() < inbox.trains.capacity()
+        {
+            let Some(completion) = completions.next() else { break };
+            let index = completion.user_data() as u32;
+            if !cqueue::more(completion.flags()) {
+                self.disarmed[index as usize] = true;
+                self.stats.rearmed += 1;
+            }
+            let bid = cqueue::buffer_select(completion.flags());
+            match (index, completion.result(), bid) {
+                (TUN, len @ 0.., Some(bid)) => {
+                    inbox.frames.push(TunFrame { slot: Slot(bid), start: 0, len: len as u32 });
+                }
+                (UDP, 0.., Some(bid)) => {
+                    match train(&self.trains, &self.message, bid, &mut self.stats) {
+                        Some(train) => inbox.trains.push(train),
+                        None => self.trains.give_back(bid),
+                    }
+                }
+                (WAKE, ..) => {
+                    let mut count = [0; 8];
+                    let _ = rustix::io::read(&self.ports.wake, &mut count);
+                }
+                (index, result, _) => failed(index, -result, &mut self.stats)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One completed receive; nothing when its sender cannot be read.
+fn train(
+    buffers: &BufferRing,
+    message: &libc::msghdr,
+    bid: u16,
+    stats: &mut EngineStats,
+) -> Option<Train> {
+    let received = RecvMsgOut::parse(buffers.slot(bid), message).ok()?;
+    let said = cmsg::parse(received.control_data());
+    if let Some(overflows) = said.overflows {
+        // The kernel's counter has 32 bits and counts since the socket was opened.
+        let before = stats.socket_overflows as u32;
+        stats.socket_overflows += u64::from(overflows.wrapping_sub(before));
+    }
+    let flaw = if received.is_payload_truncated() {
+        Some(Flaw::MessageTruncated)
+    } else if received.is_control_data_truncated() {
+        Some(Flaw::ControlTruncated)
+    } else {
+        None
+    };
+    Some(Train {
+        slot: Slot(FRAME_BUFFERS + bid),
+        start: TRAIN_START as u32,
+        len: received.payload_data().len() as u32,
+        from: address::parse(received.name_data())?,
+        segment: said.segment.unwrap_or(0),
+        tos: said.tos,
+        received_ns: said.received_ns,
+        flaw,
+    })
+}
+
+/// A receive that ended without bytes; it is armed again before the next wait.
+fn failed(index: u32, errno: i32, stats: &mut EngineStats) -> Result<(), EngineError> {
+    match (index, errno) {
+        // All buffers are in the inbox; they are back before the next wait.
+        (_, libc::ENOBUFS) => stats.no_buffers += 1,
+        (TUN, libc::EBADFD | libc::ENODEV) => return Err(EngineError::DeviceGone),
+        (TUN, libc::EIO | libc::EFAULT) => stats.tun_down += 1,
+        (TUN, libc::EINVAL | libc::EOPNOTSUPP) => {
+            return Err(EngineError::Unsupported {
+                what: "multishot read of a TUN device (Linux 6.7)",
+                source: io::Error::from_raw_os_error(errno),
+            });
+        }
+        (UDP, libc::EBADF | libc::ENOTSOCK | libc::EINVAL) => {
+            let source = io::Error::from_raw_os_error(errno);
+            return Err(EngineError::Call { call: "multishot recvmsg", source });
+        }
+        // What the underlay says by ICMP; the socket lives on.
+        (UDP, _) => stats.socket_errors += 1,
+        _ => {}
+    }
+    Ok(())
+}
+
+impl Engine for Uring {
+    fn kind(&self) -> EngineKind {
+        EngineKind::Uring
+    }
+
+    fn receive(&mut self, inbox: &mut Inbox, timeout: Option<Duration>) -> Result<(), EngineError> {
+        self.arm()?;
+        self.enter(timeout)?;
+        self.reap(inbox)
+    }
+
+    fn slot_mut(&mut self, slot: Slot) -> &mut [u8] {
+        match slot.0.checked_sub(FRAME_BUFFERS) {
+            None => self.frames.slot_mut(slot.0),
+            Some(bid) => self.trains.slot_mut(bid),
+        }
+    }
+
+    fn send(&mut self, datagrams: &Datagrams, outcome: &mut Outcome) {
+        let slots = Buffers { frames: &self.frames, trains: &self.trains };
+        let memory = Memory::new(&slots, datagrams.pieces.headers());
+        let mut calls = KernelSend::new(self.ports.sender());
+        self.transmitter.send(&mut calls, datagrams, &memory, outcome, &mut self.stats);
+    }
+
+    fn send_in_fragments(
+        &mut self,
+        datagrams: &Datagrams,
+        item: u32,
+        index: u16,
+    ) -> io::Result<()> {
+        let slots = Buffers { frames: &self.frames, trains: &self.trains };
+        let memory = Memory::new(&slots, datagrams.pieces.headers());
+        fragments::send(self.ports.sender(), datagrams, &memory, item, index)
+    }
+
+    fn write(&mut self, frames: &Frames, outcome: &mut Outcome) {
+        let slots = Buffers { frames: &self.frames, trains: &self.trains };
+        let memory = Memory::new(&slots, frames.pieces.headers());
+        self.writer.write(self.ports.tun.as_fd(), frames, &memory, outcome, &mut self.stats);
+    }
+
+    fn release(&mut self, inbox: &mut Inbox) {
+        for frame in &inbox.frames {
+            self.frames.give_back(frame.slot.0);
+        }
+        for train in &inbox.trains {
+            self.trains.give_back(train.slot.0 - FRAME_BUFFERS);
+        }
+        self.frames.publish();
+        self.trains.publish();
+        inbox.clear();
+    }
+
+    fn stats(&self) -> EngineStats {
+        self.stats
+    }
+}
+
+/// Both rings' receive memory.
+struct Buffers<'a> {
+    frames: &'a BufferRing,
+    trains: &'a BufferRing,
+}
+
+impl Slots for Buffers<'_> {
+    fn slot(&self, slot: Slot) -> &[u8] {
+        match slot.0.checked_sub(FRAME_BUFFERS) {
+            None => self.frames.slot(slot.0),
+            Some(bid) => self.trains.slot(bid),
+        }
+    }
+}
