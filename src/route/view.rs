@@ -290,6 +290,25 @@ mod tests {
     }
 
     #[test]
+    fn networks_of_two_addresses_or_one_have_no_broadcast() {
+        let mut overlay = overlay();
+        overlay.local = ["10.10.0.0/31", "10.10.0.8/32"].map(|net| net.parse().unwrap()).into();
+
+        let view = View::new(overlay);
+
+        assert_eq!(view.holder(ip("10.10.0.1")), Holder::Local);
+        assert_eq!(view.holder(ip("10.10.0.8")), Holder::Local);
+    }
+
+    #[test]
+    fn an_address_of_our_own_is_no_broadcast() {
+        let mut overlay = overlay();
+        overlay.addresses.push(ip("10.10.0.255"));
+
+        assert_eq!(View::new(overlay).holder(ip("10.10.0.255")), Holder::Local);
+    }
+
+    #[test]
     fn a_broadcast_address_inside_a_peers_network_stays_the_peers() {
         let mut overlay = overlay();
         overlay.local = vec!["10.10.0.0/16".parse().unwrap()];

@@ -143,6 +143,8 @@ fn t4_our_own_datagrams_to_a_peer_are_not_wrapped_again() {
     assert_eq!(host.transmit(&loops), Sent::default());
     assert_eq!(host.egress.tally, dropped(DropReason::LocalLoop, 1, loops.len()));
     assert_eq!(host.transmit(&passes).datagrams.len(), 1);
+    let fragment = with_header(loops.clone(), |header| header[7] = 1);
+    assert_eq!(host.transmit(&fragment).datagrams.len(), 1, "its first bytes are no ports");
     let other_port = with_header(loops, |packet| packet[23] ^= 1);
     assert_eq!(host.transmit(&other_port).datagrams.len(), 1);
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
 mod aggregates;
+mod batches;
 mod decapsulation;
 mod encapsulation;
 mod harness;

@@ -134,6 +134,16 @@ fn a_full_batch_of_replies_keeps_one_back_and_counts_it() {
 }
 
 #[test]
+fn the_same_packet_is_answered_the_same_again() {
+    let mut host = Setup::default().host();
+    let packet = udp(HERE, NOWHERE, 64, b"");
+
+    let first = only_reply(&mut host, &packet);
+
+    assert_eq!(only_reply(&mut host, &packet), first, "over memory that held the first");
+}
+
+#[test]
 fn ipv6_senders_are_told_in_icmpv6() {
     let packet = udp6("fd00:a::5", "fd00:a:99::1", 64, &[7; 1400]);
 
