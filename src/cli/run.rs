@@ -18,7 +18,7 @@ pub(super) struct RunArgs {
     /// The configuration file.
     #[arg(long, short, value_name = "FILE", env = "TWILL_CONFIG")]
     config: PathBuf,
-    /// Engine: auto, uring, tokio-uring, epoll or classic.
+    /// Engine: auto, uring, epoll or classic.
     #[arg(long, env = "TWILL_ENGINE")]
     engine: Option<EngineChoice>,
     /// Workers: a number, or auto for one per CPU.

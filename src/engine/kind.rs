@@ -8,8 +8,6 @@ use std::str::FromStr;
 pub enum EngineKind {
     /// Raw io_uring with multishot receives and buffer rings.
     Uring,
-    /// The tokio-uring runtime.
-    TokioUring,
     /// epoll with recvmmsg and sendmmsg.
     Epoll,
     /// flannel's own loop, the baseline.
@@ -18,14 +16,13 @@ pub enum EngineKind {
 
 impl EngineKind {
     /// All engines.
-    pub const ALL: [Self; 4] = [Self::Uring, Self::TokioUring, Self::Epoll, Self::Classic];
+    pub const ALL: [Self; 3] = [Self::Uring, Self::Epoll, Self::Classic];
 
     /// The name on the command line, in files and in metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Uring => "uring",
-            Self::TokioUring => "tokio-uring",
             Self::Epoll => "epoll",
             Self::Classic => "classic",
         }
@@ -50,7 +47,7 @@ pub enum EngineChoice {
 
 /// A name that is no engine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown engine {0:?}: known are auto, uring, tokio-uring, epoll, classic")]
+#[error("unknown engine {0:?}: known are auto, uring, epoll, classic")]
 pub struct UnknownEngine(pub String);
 
 impl FromStr for EngineChoice {

@@ -6,6 +6,7 @@
 //! loop { receive -> (datapath) -> send, write -> release }
 //! ```
 
+mod classic;
 mod deliver;
 mod epoll;
 mod fragments;
@@ -14,14 +15,15 @@ mod kind;
 pub(crate) mod loopback;
 mod memory;
 mod messages;
-mod open;
 mod policy;
+mod probe;
 mod transmit;
 mod uring;
 
+pub use classic::Classic;
 pub use epoll::Epoll;
 pub use kind::{EngineChoice, EngineKind};
-pub use open::{choose, open};
+pub use probe::{choose, open, probe};
 pub use uring::Uring;
 
 use crate::batch::{Datagrams, Frames, Inbox, Outcome, Slot};

@@ -3,6 +3,7 @@
 use crate::engine::EngineKind;
 use crate::offload::feature::{Feature, FeatureSet};
 use crate::socket::GsoPolicy;
+use crate::tun::Joined;
 use serde::Serialize;
 
 /// One offload of a running gateway.
@@ -23,6 +24,7 @@ pub(super) fn decide(
     wanted: FeatureSet,
     granted: FeatureSet,
     engine: EngineKind,
+    joined: &Joined,
     gso: &GsoPolicy,
 ) -> Vec<OffloadState> {
     Feature::ALL
@@ -36,12 +38,23 @@ pub(super) fn decide(
                 (false, "the TUN driver refuses it: UDP super-packets need Linux 6.2".to_owned())
             } else if feature == Feature::Gso {
                 (gso.on, gso.reason.clone())
+            } else if let Some(Err(error)) = probed(joined, feature) {
+                (false, format!("the kernel grants it and refuses its packets: {error}"))
             } else {
                 (true, "the kernel has it".to_owned())
             };
             OffloadState { name: feature.name(), on, reason }
         })
         .collect()
+}
+
+/// What the throw-away device showed of an offload.
+fn probed(joined: &Joined, feature: Feature) -> Option<&std::io::Result<()>> {
+    match feature {
+        Feature::CoalesceTcp => Some(&joined.tcp),
+        Feature::CoalesceUdp => Some(&joined.udp),
+        _ => None,
+    }
 }
 
 /// The offloads that are on.

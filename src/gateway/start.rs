@@ -86,6 +86,7 @@ impl Gateway {
         let queues = settings.queues.count();
         let (engine, engine_reason) = engine::choose(settings.engine);
         let vnet_hdr = engine != EngineKind::Classic;
+        let joined = tun::joined()?;
         let device = Device::create(&DeviceSpec {
             name: &settings.device,
             queues,
@@ -94,7 +95,7 @@ impl Gateway {
         })?;
         let release = socket::kernel_release();
         let gso = socket::gso_policy(&release, settings.gso_forced);
-        let offloads = offloads::decide(settings.offloads, device.granted, engine, &gso);
+        let offloads = offloads::decide(settings.offloads, device.granted, engine, &joined, &gso);
         let features = offloads::in_use(&offloads);
         tun::configure(
             device.queues[0].as_fd(),

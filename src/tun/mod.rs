@@ -3,7 +3,9 @@
 mod configure;
 mod device;
 mod error;
+mod probe;
 
 pub use configure::configure;
 pub use device::{Device, DeviceSpec};
 pub use error::TunError;
+pub use probe::{Joined, joined, throw_away};

@@ -16,7 +16,7 @@ const RULES: &[(&str, &[&str], &str)] = &[
         "decisions about packets are pure: no system call, no clock, no log",
     ),
     ("sys", &[], "one system call each"),
-    ("tun", &["sys", "offload"], "a device knows system calls and offload names"),
+    ("tun", &["sys", "offload", "wire"], "a device knows system calls; its probe writes packets"),
     ("socket", &["sys", "offload"], "a socket knows system calls and offload names"),
     (
         "engine",

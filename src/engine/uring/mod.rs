@@ -111,14 +111,6 @@ impl Uring {
         Ok(engine)
     }
 
-    /// Whether this kernel and container allow what the engine is made of.
-    ///
-    /// # Errors
-    /// [`EngineError::Unsupported`] says what is missing.
-    pub fn probe() -> Result<(), EngineError> {
-        Self::ring().map(drop)
-    }
-
     fn ring() -> Result<IoUring, EngineError> {
         let unsupported = |what| move |source| EngineError::Unsupported { what, source };
         let ring = IoUring::builder()

@@ -1,0 +1,173 @@
+//! flannel's own loop, as the baseline that everything else is measured against.
+//!
+//! It models `proxy_amd64.c` of flannel's `udp` backend: one thread; `poll` on both descriptors; at
+//! most one `read` of the TUN and one `recvfrom` of the socket per round; one `sendto` or `write`
+//! per packet; no virtio header, no offload, no batch. The routing is the datapath's: flannel's
+//! linear scan of its routes is not modelled, so with many peers this baseline flatters flannel.
+
+use super::deliver::Writer;
+use super::fragments;
+use super::memory::{Memory, Slots};
+use super::transmit::{KernelSend, Transmitter};
+use super::{Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
+use crate::batch::{Datagrams, Flaw, Frames, Inbox, Outcome, Slot, Train, TunFrame};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, ReturnFlags, recvmsg};
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+const FRAME: Slot = Slot(0);
+const DATAGRAM: Slot = Slot(1);
+
+/// The engine; see the module.
+pub struct Classic {
+    ports: Ports,
+    buffers: Buffers,
+    transmitter: Transmitter,
+    writer: Writer,
+    stats: EngineStats,
+}
+
+/// One packet per direction.
+struct Buffers {
+    frame: Box<[u8]>,
+    datagram: Box<[u8]>,
+}
+
+impl Classic {
+    /// Takes the ports over.
+    #[must_use]
+    pub fn new(ports: Ports, tuning: Tuning) -> Self {
+        let buffer = || vec![0; usize::from(tuning.mtu)].into_boxed_slice();
+        Self {
+            ports,
+            buffers: Buffers { frame: buffer(), datagram: buffer() },
+            transmitter: Transmitter::new(false),
+            writer: Writer::new(),
+            stats: EngineStats::default(),
+        }
+    }
+
+    fn read(&mut self, inbox: &mut Inbox) -> Result<(), EngineError> {
+        self.stats.syscalls += 1;
+        match rustix::io::read(&self.ports.tun, &mut *self.buffers.frame) {
+            Ok(len) => inbox.frames.push(TunFrame { slot: FRAME, start: 0, len: len as u32 }),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(Errno::IO) => self.stats.tun_down += 1,
+            Err(Errno::BADFD | Errno::NODEV) => return Err(EngineError::DeviceGone),
+            Err(errno) => {
+                return Err(EngineError::Call { call: "read from TUN", source: errno.into() });
+            }
+        }
+        Ok(())
+    }
+
+    fn receive_one(&mut self, inbox: &mut Inbox) {
+        self.stats.syscalls += 1;
+        let mut room = [io::IoSliceMut::new(&mut self.buffers.datagram)];
+        let mut control: [MaybeUninit<u8>; 0] = [];
+        let mut control = rustix::net::RecvAncillaryBuffer::new(&mut control);
+        match recvmsg(&self.ports.udp, &mut room, &mut control, RecvFlags::DONTWAIT) {
+            Ok(message) => {
+                let from = message.address.and_then(|from| SocketAddr::try_from(from).ok());
+                let truncated = message.flags.contains(ReturnFlags::TRUNC);
+                inbox.trains.extend(from.map(|from| Train {
+                    slot: DATAGRAM,
+                    start: 0,
+                    len: message.bytes.min(self.buffers.datagram.len()) as u32,
+                    from,
+                    segment: 0,
+                    tos: 0,
+                    received_ns: 0,
+                    flaw: truncated.then_some(Flaw::MessageTruncated),
+                }));
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // What the underlay says by ICMP; the socket lives on.
+            Err(_) => self.stats.socket_errors += 1,
+        }
+    }
+}
+
+impl Engine for Classic {
+    fn kind(&self) -> EngineKind {
+        EngineKind::Classic
+    }
+
+    fn receive(&mut self, inbox: &mut Inbox, timeout: Option<Duration>) -> Result<(), EngineError> {
+        let ports = [&self.ports.tun, &self.ports.udp, &self.ports.wake];
+        let mut fds = ports.map(|fd| PollFd::new(fd, PollFlags::IN));
+        let timeout = timeout.and_then(|timeout| timeout.try_into().ok());
+        self.stats.syscalls += 1;
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(()),
+            Err(errno) => return Err(EngineError::Call { call: "poll", source: errno.into() }),
+        }
+        let [tun, udp, wake] = fds.map(|fd| fd.revents());
+        // flannel's loop ignores this and spins.
+        if tun.contains(PollFlags::ERR) {
+            return Err(EngineError::DeviceGone);
+        }
+        if wake.contains(PollFlags::IN) {
+            let mut count = [0; 8];
+            let _ = rustix::io::read(&self.ports.wake, &mut count);
+        }
+        if tun.contains(PollFlags::IN) {
+            self.read(inbox)?;
+        }
+        if udp.intersects(PollFlags::IN | PollFlags::ERR) {
+            self.receive_one(inbox);
+        }
+        Ok(())
+    }
+
+    fn slot_mut(&mut self, slot: Slot) -> &mut [u8] {
+        match slot {
+            FRAME => &mut self.buffers.frame,
+            _ => &mut self.buffers.datagram,
+        }
+    }
+
+    fn send(&mut self, datagrams: &Datagrams, outcome: &mut Outcome) {
+        let memory = Memory::new(&self.buffers, datagrams.pieces.headers());
+        let mut calls = KernelSend::new(self.ports.sender());
+        self.transmitter.send(&mut calls, datagrams, &memory, outcome, &mut self.stats);
+    }
+
+    fn send_in_fragments(
+        &mut self,
+        datagrams: &Datagrams,
+        item: u32,
+        index: u16,
+    ) -> io::Result<()> {
+        let memory = Memory::new(&self.buffers, datagrams.pieces.headers());
+        fragments::send(self.ports.sender(), datagrams, &memory, item, index)
+    }
+
+    fn write(&mut self, frames: &Frames, outcome: &mut Outcome) {
+        let memory = Memory::new(&self.buffers, frames.pieces.headers());
+        self.writer.write(self.ports.tun.as_fd(), frames, &memory, outcome, &mut self.stats);
+    }
+
+    fn release(&mut self, inbox: &mut Inbox) {
+        inbox.clear();
+    }
+
+    fn stats(&self) -> EngineStats {
+        self.stats
+    }
+}
+
+impl Slots for Buffers {
+    fn slot(&self, slot: Slot) -> &[u8] {
+        match slot {
+            FRAME => &self.frame,
+            _ => &self.datagram,
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Which engines this kernel and container allow, found out by doing what they do.
+
+use super::{Classic, Engine, EngineChoice, EngineError, EngineKind, Epoll, Ports, Tuning, Uring};
+use crate::batch::Inbox;
+use crate::socket;
+use crate::tun;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// The engines that `auto` tries, best first: by what docs/PERF.md measured.
+const PREFERENCE: [EngineKind; 2] = [EngineKind::Uring, EngineKind::Epoll];
+/// How long a packet may take through the throw-away device.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Opens an engine over the ports. The calling thread is the one that will use it.
+///
+/// # Errors
+/// [`EngineError::Unsupported`] when this kernel or container does not allow it.
+pub fn open(
+    kind: EngineKind,
+    ports: Ports,
+    tuning: Tuning,
+) -> Result<Box<dyn Engine>, EngineError> {
+    Ok(match kind {
+        EngineKind::Uring => Box::new(Uring::new(ports, tuning)?),
+        EngineKind::Epoll => Box::new(Epoll::new(ports, tuning)?),
+        EngineKind::Classic => Box::new(Classic::new(ports, tuning)),
+    })
+}
+
+/// The engine that a choice means here, with the reason for people. An engine that the user names
+/// is not probed: if it does not work, its own error says why.
+#[must_use]
+pub fn choose(choice: EngineChoice) -> (EngineKind, String) {
+    if let EngineChoice::Only(kind) = choice {
+        return (kind, "as configured".to_owned());
+    }
+    let mut refused = String::new();
+    for kind in PREFERENCE {
+        match probe(kind) {
+            Ok(()) if refused.is_empty() => return (kind, "it reads a TUN here".to_owned()),
+            Ok(()) => return (kind, refused),
+            Err(error) => refused = format!("{kind} does not work here: {error}"),
+        }
+    }
+    // Without a TUN device nothing works; the start will say so in its own words.
+    (EngineKind::Epoll, refused)
+}
+
+/// Opens an engine over a throw-away TUN device and lets it read one packet.
+///
+/// # Errors
+/// What the engine lacks, or that the packet did not arrive.
+pub fn probe(kind: EngineKind) -> Result<(), EngineError> {
+    let call = |call: &'static str| move |source| EngineError::Call { call, source };
+    let mut device =
+        tun::throw_away().map_err(|error| call("throw-away TUN")(io::Error::other(error)))?;
+    let queue = device.queues.remove(0);
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let spec = socket::SocketSpec { listen, shared: false, gro: false, buffer: 64 * 1024 };
+    let udp = socket::open(&spec).map_err(|error| call("UDP socket")(io::Error::other(error)))?;
+    let flags = rustix::event::EventfdFlags::NONBLOCK;
+    let wake = rustix::event::eventfd(0, flags).map_err(|errno| call("eventfd")(errno.into()))?;
+    let tuning = Tuning { batch: 1, gro: false, gso: false, super_packets: false, mtu: 1500 };
+    let mut engine = open(kind, Ports { tun: queue, udp, udp_send: None, wake }, tuning)?;
+
+    send_through(&device.name).map_err(call("sending through the throw-away TUN"))?;
+    let mut inbox = Inbox::new(tuning.batch);
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        engine.receive(&mut inbox, Some(PATIENCE / 4))?;
+        if !inbox.frames.is_empty() {
+            return Ok(());
+        }
+        engine.release(&mut inbox);
+    }
+    Err(call("reading a TUN device")(io::ErrorKind::TimedOut.into()))
+}
+
+/// Sends one datagram out of a device that has no address: to everybody, which needs no route.
+fn send_through(device: &str) -> io::Result<()> {
+    const DISCARD_PORT: u16 = 9;
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.bind_device(Some(device.as_bytes()))?;
+    socket.set_broadcast(true)?;
+    let everybody = SocketAddr::from((Ipv4Addr::BROADCAST, DISCARD_PORT));
+    socket.send_to(b"twill", &everybody.into())?;
+    Ok(())
+}

@@ -1,0 +1,107 @@
+//! What this kernel really does with joined packets: asked of a throw-away device, because some
+//! kernels grant an offload and then refuse its packets (6.6.44 refuses a short last segment).
+
+use super::{Device, DeviceSpec, TunError};
+use crate::offload::feature::FeatureSet;
+use crate::offload::vnet_hdr::{self, GsoType, VnetHdr};
+use crate::wire::{ipv4, protocol, tcp, udp};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use tun::AbstractDevice;
+
+/// The throw-away device's name; the kernel numbers it.
+const NAME: &str = "twillprobe%d";
+/// Payload bytes of a joined packet: two segments, the last one shorter.
+const SEGMENT: u16 = 8;
+const PAYLOAD: usize = 13;
+
+/// Which joined packets the device takes.
+#[derive(Debug)]
+pub struct Joined {
+    /// TCP segments.
+    pub tcp: io::Result<()>,
+    /// UDP datagrams.
+    pub udp: io::Result<()>,
+}
+
+/// Creates a device that is up, without an address, and vanishes with the result.
+///
+/// # Errors
+/// [`TunError`].
+pub fn throw_away() -> Result<Device, TunError> {
+    let spec = DeviceSpec { name: NAME, queues: 1, vnet_hdr: true, offloads: FeatureSet::ALL };
+    let device = Device::create(&spec)?;
+    super::configure(device.queues[0].as_fd(), &device.name, 1500, None)?;
+    bring_up(&device).map_err(|error| TunError::Configure {
+        what: "up",
+        name: device.name.clone(),
+        source: io::Error::other(error),
+    })?;
+    Ok(device)
+}
+
+fn bring_up(device: &Device) -> Result<(), tun::Error> {
+    let mut configuration = tun::Configuration::default();
+    configuration
+        .raw_fd(device.queues[0].as_raw_fd())
+        .close_fd_on_drop(false)
+        .tun_name(&device.name);
+    tun::create(&configuration)?.enabled(true)
+}
+
+/// Writes one joined packet of each kind. They claim to come from a loopback address, so the
+/// kernel throws them away as soon as it has taken them.
+///
+/// # Errors
+/// [`TunError`] when there can be no device at all.
+pub fn joined() -> Result<Joined, TunError> {
+    let device = throw_away()?;
+    let queue = &device.queues[0];
+    Ok(Joined {
+        tcp: write(queue, GsoType::TcpV4, protocol::TCP, tcp::HEADER_LEN, tcp::CHECKSUM_OFFSET),
+        udp: write(queue, GsoType::UdpL4, protocol::UDP, udp::HEADER_LEN, udp::CHECKSUM_OFFSET),
+    })
+}
+
+fn write(
+    queue: &OwnedFd,
+    gso_type: GsoType,
+    transport: u8,
+    transport_header: usize,
+    csum_offset: usize,
+) -> io::Result<()> {
+    let transport_len = transport_header + PAYLOAD;
+    let mut packet = vec![0; ipv4::HEADER_LEN + transport_len];
+    packet[0] = 0x45;
+    packet[8] = 1;
+    packet[9] = transport;
+    packet[12..16].copy_from_slice(&Ipv4Addr::LOCALHOST.octets());
+    packet[16..20].copy_from_slice(&Ipv4Addr::LOCALHOST.octets());
+    let mut ip = ipv4::Packet::trusted(&mut packet[..]);
+    ip.set_total_len((ipv4::HEADER_LEN + transport_len) as u16);
+    ip.fill_checksum();
+    let partial = ip.pseudo_sum(transport_len as u16).fold();
+    let (_, segment) = packet.split_at_mut(ipv4::HEADER_LEN);
+    if transport == protocol::TCP {
+        segment[12] = (tcp::HEADER_LEN as u8 / 4) << 4;
+        segment[13] = tcp::flags::ACK;
+    } else {
+        udp::Datagram::trusted(&mut *segment).set_length(transport_len as u16);
+    }
+    segment[csum_offset..csum_offset + 2].copy_from_slice(&partial.to_be_bytes());
+    let header = VnetHdr {
+        needs_csum: true,
+        gso_type,
+        ecn: false,
+        hdr_len: (ipv4::HEADER_LEN + transport_header) as u16,
+        gso_size: SEGMENT,
+        csum_start: ipv4::HEADER_LEN as u16,
+        csum_offset: csum_offset as u16,
+    };
+    let mut frame = Vec::with_capacity(vnet_hdr::LEN + packet.len());
+    frame.extend(header.to_bytes());
+    frame.extend(packet);
+    rustix::io::write(queue, &frame)?;
+    Ok(())
+}
