@@ -1,0 +1,442 @@
+//! Keeping our lease and following the others': the loop around the pure parts.
+//!
+//! ```text
+//!  list ──> watch from revision + 1 ──> changes ──> LeaseTable ──> published, at most ten times a second
+//!    ^            │ lost, compacted                    │
+//!    └─ backoff ──┘                      own key: renew, adopt, report, or end
+//! ```
+//! Nothing here is needed for forwarding: while the store is away, the peers stay what they are.
+
+use super::acquire::Held;
+use super::manager::{Entry, Event, Granted, Manager, ManagerError, Term, Watch, WatchError};
+use super::peers::PeerSet;
+use super::renewal::Renewal;
+use super::table::{Applied, LeaseCounts, LeaseTable, Own, OwnKey, Store};
+use ipnet::Ipv4Net;
+use rustix::time::{ClockId, clock_gettime};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tracing::{error, info, warn};
+
+/// Pause after the first failure of a watch; it doubles up to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// The least time between two publications.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+/// How often the clock that counts suspended time is looked at; timers of the runtime do not.
+const CLOCK_CHECK: Duration = Duration::from_secs(10);
+/// How long peers that a wiped store lacks are kept: their nodes, if they still run, renew within a
+/// lease's time.
+const UNCONFIRMED: Duration = Duration::from_secs(24 * 3600);
+
+/// What is known of the leases now.
+#[derive(Clone, Debug, Default)]
+pub struct Leases {
+    /// The peers.
+    pub peers: Arc<PeerSet>,
+    /// How our own lease is.
+    pub own: OwnLease,
+    /// Whether the store answers.
+    pub connected: bool,
+    /// How often it stopped answering.
+    pub disconnects: u64,
+    /// Attempts to renew that failed.
+    pub failed_renewals: u64,
+    /// Leases that are not followed.
+    pub counts: LeaseCounts,
+}
+
+/// How our own lease is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OwnLease {
+    /// It is ours.
+    #[default]
+    Held,
+    /// It could not be renewed in time; another node may take the subnet.
+    Expired,
+    /// Another node has it.
+    Stolen,
+}
+
+/// Somebody removed our lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("Lease has been revoked. Shutting down daemon.")]
+pub struct Revoked;
+
+/// What a keeper is to keep.
+#[derive(Clone, Debug)]
+pub struct Keeping {
+    /// The whole overlay.
+    pub network: Ipv4Net,
+    /// The key of our lease.
+    pub key: String,
+    /// Our lease.
+    pub held: Held,
+    /// How long before its end it is renewed.
+    pub margin: Duration,
+    /// The peers' port.
+    pub port: u16,
+}
+
+/// Keeps a lease and follows the others.
+pub struct Keeper<M: Manager> {
+    manager: M,
+    table: LeaseTable,
+    port: u16,
+    /// Our key as we last saw or wrote it.
+    entry: Entry,
+    renewal: Renewal,
+    clock_checked: Instant,
+    /// Our key is not expected in the store: it was wiped.
+    replaced: bool,
+    forget_at: Option<Instant>,
+    backoff: Duration,
+    leases: Leases,
+    /// How often somebody else wrote our key with our PublicIP.
+    shared: u64,
+    publish: watch::Sender<Leases>,
+    dirty: bool,
+    published: Instant,
+}
+
+impl<M: Manager> Keeper<M> {
+    /// A keeper, and where it publishes what it learns.
+    #[must_use]
+    pub fn new(manager: M, keeping: Keeping) -> (Self, watch::Receiver<Leases>) {
+        let Keeping { network, key, held, margin, port } = keeping;
+        let Held { subnet, holder, granted } = held;
+        let entry = Entry {
+            key: key.clone().into(),
+            value: holder.value().into(),
+            revision: 0,
+            lease: granted.lease,
+        };
+        let leases = Leases { connected: true, ..Leases::default() };
+        let (publish, published) = watch::channel(leases.clone());
+        let keeper = Self {
+            manager,
+            table: LeaseTable::new(Own { network, subnet, key, holder }),
+            port,
+            entry,
+            renewal: Renewal::new(margin, granted.ttl, boot_ns()),
+            clock_checked: Instant::now(),
+            replaced: false,
+            forget_at: None,
+            backoff: BACKOFF.0,
+            leases,
+            shared: 0,
+            publish,
+            dirty: false,
+            published: Instant::now() - PUBLISH_INTERVAL,
+        };
+        (keeper, published)
+    }
+
+    /// Runs until our lease is revoked.
+    pub async fn run(mut self) -> Revoked {
+        let mut watch = None;
+        let mut reconnect_at = Instant::now();
+        loop {
+            let outcome = tokio::select! {
+                biased;
+                () = sleep_until(self.clock_check()) => {
+                    self.look_at_clock().await
+                }
+                () = sleep_until(self.published + PUBLISH_INTERVAL), if self.dirty => {
+                    self.publish_now();
+                    Ok(())
+                }
+                () = sleep_until(reconnect_at), if watch.is_none() => {
+                    self.reconnect().await.map(|opened| watch = Some(opened))
+                }
+                changes = next(&mut watch) => match changes {
+                    Ok(events) => self.follow(&events).await,
+                    Err(lost) => Err(lost.into()),
+                }
+            };
+            match outcome {
+                Ok(()) => {}
+                Err(Interruption::Revoked(revoked)) => return revoked,
+                Err(Interruption::Watch(lost)) => {
+                    watch = None;
+                    reconnect_at = Instant::now() + self.lost(&lost);
+                }
+            }
+        }
+    }
+
+    /// Makes the table current and watches from there.
+    async fn reconnect(&mut self) -> Result<M::Watch, Interruption> {
+        if !self.table.must_list() {
+            let own = self.table.own().subnet;
+            let (_, at) = self.manager.find(own).await.map_err(WatchError::from)?;
+            if self.table.saw(at) == Store::Replaced {
+                warn!(
+                    "etcd's data were replaced; keeping the peers until they write themselves again"
+                );
+                self.replaced = true;
+                self.forget_at = Some(Instant::now() + UNCONFIRMED);
+            }
+        }
+        if self.table.must_list() {
+            let snapshot = self.manager.list().await.map_err(WatchError::from)?;
+            let applied = self.table.listed(&snapshot);
+            self.apply(applied).await?;
+        }
+        let watch = self.manager.watch(self.table.next_revision()).await?;
+        if !self.leases.connected {
+            info!("etcd answers again");
+        }
+        self.set_connected(true);
+        self.backoff = BACKOFF.0;
+        Ok(watch)
+    }
+
+    /// Notes the end of a watch and says how long to wait.
+    fn lost(&mut self, error: &WatchError) -> Duration {
+        match error {
+            WatchError::Compacted => {
+                warn!("Watch of subnet leases failed because etcd index outside history window");
+                self.table.relist();
+            }
+            WatchError::Lost(cause) => {
+                if self.leases.connected {
+                    error!("Watch subnets: {cause}; forwarding goes on with the leases known");
+                    self.leases.disconnects += 1;
+                }
+                self.set_connected(false);
+            }
+        }
+        let pause = self.backoff;
+        self.backoff = (pause * 2).min(BACKOFF.1);
+        pause
+    }
+
+    async fn follow(&mut self, events: &[Event]) -> Result<(), Interruption> {
+        let applied = self.table.changed(events);
+        self.apply(applied).await
+    }
+
+    async fn apply(&mut self, applied: Applied) -> Result<(), Interruption> {
+        for finding in &applied.findings {
+            warn!("{finding}");
+        }
+        self.dirty |= applied.peers_changed || !applied.findings.is_empty();
+        match applied.own {
+            None => Ok(()),
+            Some(OwnKey::Ours(entry)) => self.adopt(entry).await,
+            Some(OwnKey::Taken(value)) => {
+                self.stolen(&value);
+                Ok(())
+            }
+            Some(OwnKey::Gone) => self.gone().await,
+        }
+    }
+
+    /// Our key says what we wrote, perhaps under a lease that we did not ask for: an administrator
+    /// made it a reservation or took that back, or another node has our PublicIP.
+    async fn adopt(&mut self, entry: Entry) -> Result<(), Interruption> {
+        self.replaced = false;
+        let lease = entry.lease;
+        let known = entry.lease == self.entry.lease;
+        self.entry = entry;
+        if known && self.leases.own == OwnLease::Held {
+            return Ok(());
+        }
+        if lease != 0 && !self.manager.asked_for(lease) {
+            self.shared += 1;
+            self.dirty = true;
+            warn!(
+                "our lease {} was written by somebody else with our PublicIP {}: if that is another \
+                 node, give each its own address with --public-ip",
+                self.table.own().key,
+                self.table.own().holder.public_ip
+            );
+        }
+        let ttl = if lease == 0 {
+            None
+        } else {
+            let asked = self.manager.ttl(lease).await;
+            // Unknown or gone: to be renewed at once.
+            Some(asked.map_err(WatchError::from)?.unwrap_or_default())
+        };
+        self.renewed(Granted { lease, ttl });
+        match self.renewal.due_in(boot_ns()) {
+            Some(due) => info!("Waiting for {due:?} to renew lease"),
+            None => info!("our lease is a reservation and needs no renewal"),
+        }
+        Ok(())
+    }
+
+    /// Our key is gone: revoked, unless it ran out or the store lost everything.
+    async fn gone(&mut self) -> Result<(), Interruption> {
+        let lost = self.replaced || self.renewal.is_expired(boot_ns());
+        if !lost {
+            error!("{Revoked}");
+            return Err(Revoked.into());
+        }
+        let Own { subnet, holder, .. } = *self.table.own();
+        let created = self.manager.create(subnet, holder).await.map_err(|cause| {
+            // Come back here with the next list.
+            self.table.relist();
+            WatchError::from(cause)
+        })?;
+        match created {
+            Some(granted) => {
+                info!("lease {subnet} was lost and is ours again");
+                self.replaced = false;
+                self.renewed(granted);
+            }
+            // Who was faster is told by the watch.
+            None => info!("lease {subnet} was lost and is somebody's already"),
+        }
+        Ok(())
+    }
+
+    fn stolen(&mut self, value: &str) {
+        self.replaced = false;
+        if self.leases.own != OwnLease::Stolen {
+            error!(
+                "our lease {} was taken by another node: {value}; not taking it back, not ready",
+                self.table.own().key
+            );
+        }
+        self.set_own(OwnLease::Stolen);
+    }
+
+    async fn look_at_clock(&mut self) -> Result<(), Interruption> {
+        self.clock_checked = Instant::now();
+        if self.forget_at.is_some_and(|at| at <= Instant::now()) {
+            self.forget_at = None;
+            self.dirty |= self.table.forget_unconfirmed();
+        }
+        if self.leases.own == OwnLease::Stolen {
+            return Ok(());
+        }
+        if self.renewal.due_in(boot_ns()) == Some(Duration::ZERO) {
+            self.renew().await?;
+        }
+        if self.renewal.is_expired(boot_ns()) && self.leases.own == OwnLease::Held {
+            error!("our lease could not be renewed in time; forwarding goes on, not ready");
+            self.set_own(OwnLease::Expired);
+        }
+        Ok(())
+    }
+
+    async fn renew(&mut self) -> Result<(), Interruption> {
+        let Own { subnet, holder, .. } = *self.table.own();
+        match self.manager.renew(subnet, &self.entry, holder, Term::Lease).await {
+            Ok(Some(granted)) => {
+                self.renewed(granted);
+                info!("Lease renewed, new expiration: in {:?}", granted.ttl.unwrap_or_default());
+                Ok(())
+            }
+            Ok(None) => self.look_at_own_key(subnet).await,
+            Err(cause) => {
+                self.renewal_failed(&cause);
+                Ok(())
+            }
+        }
+    }
+
+    /// The key is not as we knew it.
+    async fn look_at_own_key(&mut self, subnet: Ipv4Net) -> Result<(), Interruption> {
+        // Until something better is known; whatever happens below may set another time.
+        self.renewal.failed(boot_ns());
+        let found = match self.manager.find(subnet).await {
+            Ok((found, _)) => found,
+            Err(cause) => {
+                self.renewal_failed(&cause);
+                return Ok(());
+            }
+        };
+        match found {
+            None => self.gone().await,
+            Some(entry) if entry.value == self.table.own().holder.value().as_bytes() => {
+                self.adopt(entry).await
+            }
+            Some(entry) => {
+                self.stolen(&String::from_utf8_lossy(&entry.value));
+                Ok(())
+            }
+        }
+    }
+
+    fn renewed(&mut self, granted: Granted) {
+        self.entry.lease = granted.lease;
+        self.entry.value = self.table.own().holder.value().into();
+        self.renewal.granted(granted.ttl, boot_ns());
+        self.set_own(OwnLease::Held);
+    }
+
+    fn renewal_failed(&mut self, cause: &ManagerError) {
+        error!("Error renewing lease (trying again in 1 min): {cause}");
+        self.leases.failed_renewals += 1;
+        self.dirty = true;
+        self.renewal.failed(boot_ns());
+    }
+
+    fn set_connected(&mut self, connected: bool) {
+        self.dirty |= self.leases.connected != connected;
+        self.leases.connected = connected;
+    }
+
+    fn set_own(&mut self, own: OwnLease) {
+        self.dirty |= self.leases.own != own;
+        self.leases.own = own;
+    }
+
+    fn publish_now(&mut self) {
+        self.leases.peers = Arc::new(self.table.peers(self.port));
+        self.leases.counts = self.table.counts();
+        self.leases.counts.duplicate_public_ip += self.shared;
+        self.publish.send_replace(self.leases.clone());
+        self.dirty = false;
+        self.published = Instant::now();
+    }
+
+    /// When to look at the clock again.
+    fn clock_check(&self) -> Instant {
+        let check = self.clock_checked + CLOCK_CHECK;
+        if self.leases.own == OwnLease::Stolen {
+            return check;
+        }
+        match self.renewal.due_in(boot_ns()) {
+            Some(due) => check.min(Instant::now() + due),
+            None => check,
+        }
+    }
+}
+
+/// What ends a watch, or everything.
+enum Interruption {
+    Watch(WatchError),
+    Revoked(Revoked),
+}
+
+impl From<WatchError> for Interruption {
+    fn from(error: WatchError) -> Self {
+        Self::Watch(error)
+    }
+}
+
+impl From<Revoked> for Interruption {
+    fn from(revoked: Revoked) -> Self {
+        Self::Revoked(revoked)
+    }
+}
+
+/// The watch's next changes; pends while there is no watch.
+async fn next<W: Watch>(watch: &mut Option<W>) -> Result<Vec<Event>, WatchError> {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Nanoseconds since boot, suspended time included.
+fn boot_ns() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

@@ -1,0 +1,162 @@
+//! What the control plane needs of a store of leases; etcd is one.
+
+use super::lease::Holder;
+use ipnet::Ipv4Net;
+use std::time::Duration;
+
+/// A lease's key as the store has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: Vec<u8>,
+    /// Its value.
+    pub value: Vec<u8>,
+    /// The revision that wrote it.
+    pub revision: i64,
+    /// The store's lease that it dies with; 0 for none: a reservation.
+    pub lease: i64,
+}
+
+/// Which store answered, and how far it has come. Within one store, neither number goes back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The cluster's identity.
+    pub cluster: u64,
+    /// Its term of leadership.
+    pub term: u64,
+    /// Its revision.
+    pub revision: i64,
+}
+
+impl Position {
+    /// Whether an answer that came later is of another store: one that was wiped, or restored.
+    #[must_use]
+    pub fn is_replaced_by(&self, later: &Self) -> bool {
+        self.cluster != later.cluster || later.term < self.term || later.revision < self.revision
+    }
+}
+
+/// All leases at one revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The leases.
+    pub entries: Vec<Entry>,
+    /// When.
+    pub at: Position,
+}
+
+/// A change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A key was written.
+    Put(Entry),
+    /// A key is gone: removed, or expired.
+    Delete {
+        /// The key.
+        key: Vec<u8>,
+        /// The revision that removed it.
+        revision: i64,
+    },
+}
+
+impl Event {
+    /// The revision of the change.
+    #[must_use]
+    pub fn revision(&self) -> i64 {
+        match self {
+            Self::Put(entry) => entry.revision,
+            Self::Delete { revision, .. } => *revision,
+        }
+    }
+}
+
+/// What a key is kept by after a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// The store's lease; 0 for none.
+    pub lease: i64,
+    /// How long it lasts from now on; `None` for ever.
+    pub ttl: Option<Duration>,
+}
+
+/// How long a written key is to last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Term {
+    /// As long as flannel's leases.
+    Lease,
+    /// For ever: a reservation stays one.
+    Permanent,
+}
+
+/// The store did not do what it was asked: what was tried and what came back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: {cause}")]
+pub struct ManagerError {
+    /// What was tried.
+    pub what: String,
+    /// What came back.
+    pub cause: String,
+}
+
+/// Why a watch ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WatchError {
+    /// The store no longer has the revision: list again.
+    #[error("the watched revision has been compacted")]
+    Compacted,
+    /// The connection is gone.
+    #[error(transparent)]
+    Lost(#[from] ManagerError),
+}
+
+/// A store of leases. No call waits for ever: each ends with an error after a bounded time.
+#[expect(async_fn_in_trait, reason = "all of the control plane runs on one thread")]
+pub trait Manager {
+    /// Changes as they happen.
+    type Watch: Watch;
+
+    /// The text of the network's configuration.
+    async fn config(&self) -> Result<String, ManagerError>;
+
+    /// All leases, in one request.
+    async fn list(&self) -> Result<Snapshot, ManagerError>;
+
+    /// One subnet's lease.
+    async fn find(&self, subnet: Ipv4Net) -> Result<(Option<Entry>, Position), ManagerError>;
+
+    /// How long a store's lease still lasts; `None` when it does not exist.
+    async fn ttl(&self, lease: i64) -> Result<Option<Duration>, ManagerError>;
+
+    /// Whether a store's lease is one that this manager asked for.
+    fn asked_for(&self, lease: i64) -> bool;
+
+    /// Takes a subnet; `None` when somebody has it.
+    async fn create(
+        &self,
+        subnet: Ipv4Net,
+        holder: Holder,
+    ) -> Result<Option<Granted>, ManagerError>;
+
+    /// Writes a subnet's lease again, with a new term; `None` when the key's value or store's lease
+    /// is no longer that of `known`, and then nothing is written.
+    async fn renew(
+        &self,
+        subnet: Ipv4Net,
+        known: &Entry,
+        holder: Holder,
+        term: Term,
+    ) -> Result<Option<Granted>, ManagerError>;
+
+    /// Removes a key unless it changed since; says whether it did.
+    async fn remove(&self, known: &Entry) -> Result<bool, ManagerError>;
+
+    /// Watches all leases from a revision on.
+    async fn watch(&self, from: i64) -> Result<Self::Watch, WatchError>;
+}
+
+/// A watch on leases.
+#[expect(async_fn_in_trait, reason = "all of the control plane runs on one thread")]
+pub trait Watch {
+    /// The next changes, in order; may be none. Safe to be cancelled.
+    async fn next(&mut self) -> Result<Vec<Event>, WatchError>;
+}

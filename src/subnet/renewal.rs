@@ -1,0 +1,136 @@
+//! When to renew a lease. Pure: the time is nanoseconds of a clock that counts suspended time too.
+
+use std::time::Duration;
+
+/// How long after a failure the next attempt is made.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// The times of one lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    margin: Duration,
+    times: Option<Times>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Times {
+    expires_ns: u64,
+    attempt_ns: u64,
+}
+
+impl Renewal {
+    /// For a lease that lasts `ttl` from `now_ns` on, for ever without one, and is to be renewed
+    /// `margin` before its end.
+    #[must_use]
+    pub fn new(margin: Duration, ttl: Option<Duration>, now_ns: u64) -> Self {
+        let mut renewal = Self { margin, times: None };
+        renewal.granted(ttl, now_ns);
+        renewal
+    }
+
+    /// The lease lasts `ttl` from `now_ns` on.
+    pub fn granted(&mut self, ttl: Option<Duration>, now_ns: u64) {
+        self.times = ttl.map(|ttl| Times {
+            expires_ns: now_ns.saturating_add(nanoseconds(ttl)),
+            attempt_ns: now_ns.saturating_add(nanoseconds(ttl.saturating_sub(self.margin))),
+        });
+    }
+
+    /// An attempt failed.
+    pub fn failed(&mut self, now_ns: u64) {
+        if let Some(times) = &mut self.times {
+            times.attempt_ns = now_ns.saturating_add(nanoseconds(RETRY));
+        }
+    }
+
+    /// How long until the next attempt is due; `None` for a lease that needs none.
+    #[must_use]
+    pub fn due_in(&self, now_ns: u64) -> Option<Duration> {
+        let times = self.times?;
+        Some(Duration::from_nanos(times.attempt_ns.saturating_sub(now_ns)))
+    }
+
+    /// How long the lease still lasts; `None` for ever.
+    #[must_use]
+    pub fn remaining(&self, now_ns: u64) -> Option<Duration> {
+        let times = self.times?;
+        Some(Duration::from_nanos(times.expires_ns.saturating_sub(now_ns)))
+    }
+
+    /// Whether the lease has run out, as far as the clock here can tell. The store counts from a
+    /// later moment, so it never sees the end before.
+    #[must_use]
+    pub fn is_expired(&self, now_ns: u64) -> bool {
+        self.times.is_some_and(|times| times.expires_ns <= now_ns)
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+    const HOUR: Duration = Duration::from_secs(3600);
+    const START: u64 = 5_000_000_000;
+
+    fn after(duration: Duration) -> u64 {
+        START + nanoseconds(duration)
+    }
+
+    #[test]
+    fn a_lease_is_renewed_the_margin_before_its_end() {
+        let renewal = Renewal::new(HOUR, Some(DAY), START);
+
+        assert_eq!(renewal.due_in(START), Some(23 * HOUR));
+        assert_eq!(renewal.due_in(after(23 * HOUR)), Some(Duration::ZERO));
+        assert!(!renewal.is_expired(after(23 * HOUR)));
+    }
+
+    #[test]
+    fn a_reservation_is_never_renewed_and_never_expires() {
+        let renewal = Renewal::new(HOUR, None, START);
+
+        assert_eq!(renewal.due_in(u64::MAX), None);
+        assert!(!renewal.is_expired(u64::MAX));
+    }
+
+    #[test]
+    fn after_a_failure_the_next_attempt_is_a_minute_later_until_the_end_and_beyond() {
+        let mut renewal = Renewal::new(HOUR, Some(DAY), START);
+        let mut now_ns = after(23 * HOUR);
+
+        for attempt in 1..=120 {
+            assert_eq!(renewal.due_in(now_ns), Some(Duration::ZERO));
+            renewal.failed(now_ns);
+            assert_eq!(renewal.due_in(now_ns), Some(RETRY));
+            now_ns += nanoseconds(RETRY);
+            assert_eq!(renewal.is_expired(now_ns), attempt >= 60, "attempt {attempt}");
+        }
+        renewal.granted(Some(DAY), now_ns);
+
+        assert_eq!(renewal.due_in(now_ns), Some(23 * HOUR));
+        assert!(!renewal.is_expired(now_ns));
+    }
+
+    #[test]
+    fn a_day_and_an_hour_of_suspension_is_an_expired_lease_that_is_due_at_once() {
+        let renewal = Renewal::new(HOUR, Some(DAY), START);
+        let woken = after(25 * HOUR);
+
+        assert_eq!(renewal.due_in(woken), Some(Duration::ZERO));
+        assert_eq!(renewal.remaining(woken), Some(Duration::ZERO));
+        assert!(renewal.is_expired(woken));
+    }
+
+    #[test]
+    fn a_margin_longer_than_the_lease_makes_it_due_at_once() {
+        let renewal = Renewal::new(HOUR, Some(Duration::from_secs(90)), START);
+
+        assert_eq!(renewal.due_in(START), Some(Duration::ZERO));
+        assert!(!renewal.is_expired(START));
+    }
+}

@@ -1,0 +1,648 @@
+//! What the leases in the store mean for this node. Pure: events in, peers and findings out.
+
+use super::lease::{self, Holder, Lease, Malformed};
+use super::manager::{Entry, Event, Position, Snapshot};
+use super::peers::{Peer, PeerSet};
+use ipnet::{IpNet, Ipv4Net};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// What this node knows of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// The whole overlay.
+    pub network: Ipv4Net,
+    /// Our subnet.
+    pub subnet: Ipv4Net,
+    /// The key of our lease.
+    pub key: String,
+    /// What we wrote there.
+    pub holder: Holder,
+}
+
+/// The leases, as far as they have been followed.
+#[derive(Debug)]
+pub struct LeaseTable {
+    own: Own,
+    known: BTreeMap<Ipv4Net, Known>,
+    /// The same by address, to find those that share one.
+    by_address: BTreeSet<(Ipv4Addr, Ipv4Net)>,
+    at: Position,
+    /// Whether what is known must be compared with a new list before changes can be followed.
+    must_list: bool,
+    counts: LeaseCounts,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Known {
+    key: Vec<u8>,
+    public_ip: Ipv4Addr,
+    revision: i64,
+    /// The store that has it now has not shown it yet.
+    unconfirmed: bool,
+}
+
+/// Leases that are not followed, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct LeaseCounts {
+    /// Keys or values that are no lease.
+    pub malformed: u64,
+    /// Leases of another backend.
+    pub foreign_backend: u64,
+    /// Leases with a PublicIP that another lease has too.
+    pub duplicate_public_ip: u64,
+    /// Leases outside the network, or over our own subnet.
+    pub out_of_place: u64,
+}
+
+/// What somebody should be told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Finding {
+    /// A key or value that is no lease.
+    #[error("ignoring {key}: {why}")]
+    Malformed {
+        /// The key.
+        key: String,
+        /// Why.
+        why: Malformed,
+    },
+    /// A lease of another backend.
+    #[error(
+        "ignoring lease {subnet} of {public_ip}: its backend is {backend:?}, not \"udp\"; all nodes \
+         of a network must have the same backend"
+    )]
+    ForeignBackend {
+        /// Its subnet.
+        subnet: Ipv4Net,
+        /// Its node.
+        public_ip: Ipv4Addr,
+        /// Its backend.
+        backend: String,
+    },
+    /// Two leases with one PublicIP.
+    #[error(
+        "lease {key} has PublicIP {public_ip}, which lease {other} has too: two nodes with one \
+         address take each other's packets; give each its own with --public-ip"
+    )]
+    DuplicatePublicIp {
+        /// The key.
+        key: String,
+        /// The address.
+        public_ip: Ipv4Addr,
+        /// Who else has it.
+        other: Ipv4Net,
+    },
+    /// A lease outside the network, or over our own subnet.
+    #[error("ignoring lease {subnet} of {public_ip}: it is outside {network} or overlaps {own}")]
+    OutOfPlace {
+        /// Its subnet.
+        subnet: Ipv4Net,
+        /// Its node.
+        public_ip: Ipv4Addr,
+        /// The overlay.
+        network: Ipv4Net,
+        /// Our subnet.
+        own: Ipv4Net,
+    },
+}
+
+/// What became of our own key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnKey {
+    /// It says what we wrote, under this entry.
+    Ours(Entry),
+    /// It says something else.
+    Taken(String),
+    /// It is gone.
+    Gone,
+}
+
+/// What a step brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Whether peers came, went, or moved.
+    pub peers_changed: bool,
+    /// What became of our own key, if anything did.
+    pub own: Option<OwnKey>,
+    /// What to tell.
+    pub findings: Vec<Finding>,
+}
+
+impl LeaseTable {
+    /// A table that knows nothing yet.
+    #[must_use]
+    pub fn new(own: Own) -> Self {
+        Self {
+            own,
+            known: BTreeMap::new(),
+            by_address: BTreeSet::new(),
+            at: Position::default(),
+            must_list: true,
+            counts: LeaseCounts::default(),
+        }
+    }
+
+    /// The node's own part.
+    #[must_use]
+    pub fn own(&self) -> &Own {
+        &self.own
+    }
+
+    /// Whether a new list is needed before changes can be followed.
+    #[must_use]
+    pub fn must_list(&self) -> bool {
+        self.must_list
+    }
+
+    /// The revision from which changes are still unknown.
+    #[must_use]
+    pub fn next_revision(&self) -> i64 {
+        self.at.revision + 1
+    }
+
+    /// How many leases were not followed.
+    #[must_use]
+    pub fn counts(&self) -> LeaseCounts {
+        self.counts
+    }
+
+    /// Changes cannot be followed from here: the store no longer has them, or one was not dealt with.
+    pub fn relist(&mut self) {
+        self.must_list = true;
+    }
+
+    /// The store answered from here. If it is another one, which was wiped or restored, a new list
+    /// is needed, and what it lacks stays: nodes that still run will write their leases again.
+    pub fn saw(&mut self, at: Position) -> Store {
+        if self.at != Position::default() && self.at.is_replaced_by(&at) {
+            for known in self.known.values_mut() {
+                known.unconfirmed = true;
+            }
+            self.must_list = true;
+            self.at = Position::default();
+            return Store::Replaced;
+        }
+        // The revision moves on with what is followed, not with what others write.
+        self.at = Position { revision: self.at.revision, ..at };
+        Store::Same
+    }
+
+    /// Compares what is known with all leases.
+    pub fn listed(&mut self, snapshot: &Snapshot) -> Applied {
+        let mut applied = Applied { own: Some(OwnKey::Gone), ..Applied::default() };
+        let keys = snapshot.entries.iter().filter_map(|entry| lease::subnet(&entry.key).ok());
+        let listed: BTreeSet<_> = keys.collect();
+        applied.peers_changed =
+            self.retain(|subnet, known| known.unconfirmed || listed.contains(subnet));
+        let mut entries: Vec<_> = snapshot.entries.iter().collect();
+        entries.sort_by_key(|entry| entry.revision);
+        for entry in entries {
+            self.put(entry, &mut applied);
+        }
+        self.at = snapshot.at;
+        self.must_list = false;
+        applied
+    }
+
+    /// Follows changes; those that are known already are passed over.
+    pub fn changed(&mut self, events: &[Event]) -> Applied {
+        let mut applied = Applied::default();
+        let known = self.at.revision;
+        for event in events.iter().filter(|event| event.revision() > known) {
+            match event {
+                Event::Put(entry) => self.put(entry, &mut applied),
+                Event::Delete { key, .. } => self.delete(key, &mut applied),
+            }
+            self.at.revision = self.at.revision.max(event.revision());
+        }
+        applied
+    }
+
+    /// Gives up what a replaced store has not shown again; says whether there was any.
+    pub fn forget_unconfirmed(&mut self) -> bool {
+        self.retain(|_, known| !known.unconfirmed)
+    }
+
+    /// The peers, all on one port.
+    #[must_use]
+    pub fn peers(&self, port: u16) -> PeerSet {
+        let peers = self.known.iter().map(|(subnet, known)| Peer {
+            name: subnet.to_string(),
+            endpoint: SocketAddr::from((known.public_ip, port)),
+            subnets: vec![IpNet::V4(*subnet)],
+        });
+        peers.collect()
+    }
+
+    fn put(&mut self, entry: &Entry, applied: &mut Applied) {
+        let lease = lease::parse(&entry.key, &entry.value);
+        if entry.key == self.own.key.as_bytes() {
+            applied.own = Some(match lease {
+                Ok(lease) if lease.holder == self.own.holder => OwnKey::Ours(entry.clone()),
+                _ => OwnKey::Taken(text(&entry.value)),
+            });
+            return;
+        }
+        match lease {
+            Ok(lease) => self.put_peer(entry, lease, applied),
+            Err(why) => {
+                self.counts.malformed += 1;
+                applied.findings.push(Finding::Malformed { key: text(&entry.key), why });
+            }
+        }
+    }
+
+    fn put_peer(&mut self, entry: &Entry, lease: Lease, applied: &mut Applied) {
+        let Lease { subnet, holder: Holder { public_ip }, foreign_backend } = lease;
+        let Own { network, subnet: own, .. } = self.own;
+        if let Some(backend) = foreign_backend {
+            self.counts.foreign_backend += 1;
+            applied.findings.push(Finding::ForeignBackend { subnet, public_ip, backend });
+            applied.peers_changed |= self.remove(subnet);
+            return;
+        }
+        if !network.contains(&subnet) || own.contains(&subnet) || subnet.contains(&own) {
+            self.counts.out_of_place += 1;
+            applied.findings.push(Finding::OutOfPlace { subnet, public_ip, network, own });
+            return;
+        }
+        let revision = entry.revision;
+        let known = Known { key: entry.key.clone(), public_ip, revision, unconfirmed: false };
+        let before = self.known.get(&subnet);
+        if before.is_some_and(|before| !before.unconfirmed && before.revision > revision) {
+            return;
+        }
+        let moved = before.map(|before| before.public_ip) != Some(public_ip);
+        if moved && let Some(other) = self.other_with(public_ip, subnet) {
+            self.counts.duplicate_public_ip += 1;
+            let key = text(&entry.key);
+            applied.findings.push(Finding::DuplicatePublicIp { key, public_ip, other });
+        }
+        // What we would send to our own address would come back to us.
+        if public_ip == self.own.holder.public_ip {
+            applied.peers_changed |= self.remove(subnet);
+            return;
+        }
+        applied.peers_changed |= moved;
+        self.remove(subnet);
+        self.by_address.insert((public_ip, subnet));
+        self.known.insert(subnet, known);
+    }
+
+    fn delete(&mut self, key: &[u8], applied: &mut Applied) {
+        if key == self.own.key.as_bytes() {
+            applied.own = Some(OwnKey::Gone);
+            return;
+        }
+        let Ok(subnet) = lease::subnet(key) else { return };
+        // Two spellings of one subnet are two keys; only the one that counts takes it away.
+        if self.known.get(&subnet).is_some_and(|known| known.key == key) {
+            applied.peers_changed |= self.remove(subnet);
+        }
+    }
+
+    fn remove(&mut self, subnet: Ipv4Net) -> bool {
+        let removed = self.known.remove(&subnet);
+        removed.is_some_and(|known| self.by_address.remove(&(known.public_ip, subnet)))
+    }
+
+    /// Keeps some of what is known; says whether anything went.
+    fn retain(&mut self, mut stays: impl FnMut(&Ipv4Net, &Known) -> bool) -> bool {
+        let leaving = self.known.iter().filter(|(subnet, known)| !stays(subnet, known));
+        let gone: Vec<_> = leaving.map(|(subnet, _)| *subnet).collect();
+        for subnet in &gone {
+            self.remove(*subnet);
+        }
+        !gone.is_empty()
+    }
+
+    fn other_with(&self, public_ip: Ipv4Addr, subnet: Ipv4Net) -> Option<Ipv4Net> {
+        if public_ip == self.own.holder.public_ip {
+            return Some(self.own.subnet);
+        }
+        let from = (public_ip, Ipv4Net::default());
+        let sharing =
+            self.by_address.range(from..).take_while(|(address, _)| *address == public_ip);
+        sharing.map(|(_, other)| *other).find(|other| *other != subnet)
+    }
+}
+
+/// Whether a store is the one that it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// It is.
+    Same,
+    /// It was wiped, or restored from a backup.
+    Replaced,
+}
+
+/// Bytes for people, not too many of them.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PORT: u16 = 8285;
+    const OWN_KEY: &str = "/coreos.com/network/subnets/10.5.1.0-24";
+
+    #[test]
+    fn all_but_our_own_subnet_are_peers() {
+        let mut table = table();
+
+        let applied = table.listed(&list(&[own(1), put("10.5.2.0/24", "192.0.2.2", 2)], 9));
+
+        assert!(applied.peers_changed && applied.findings.is_empty());
+        assert_eq!(applied.own, Some(OwnKey::Ours(own(1))));
+        assert_eq!(peers(&table), ["10.5.2.0/24 192.0.2.2:8285"]);
+        assert_eq!(table.next_revision(), 10);
+    }
+
+    #[test]
+    fn peers_come_move_and_go_with_their_keys() {
+        let mut table = listed(&[own(1)]);
+
+        assert!(table.changed(&[event("10.5.2.0/24", "192.0.2.2", 11)]).peers_changed);
+        assert_eq!(peers(&table), ["10.5.2.0/24 192.0.2.2:8285"]);
+
+        assert!(table.changed(&[event("10.5.2.0/24", "192.0.2.7", 12)]).peers_changed);
+        assert_eq!(peers(&table), ["10.5.2.0/24 192.0.2.7:8285"]);
+
+        assert!(!table.changed(&[event("10.5.2.0/24", "192.0.2.7", 13)]).peers_changed, "renewed");
+
+        assert!(table.changed(&[gone("10.5.2.0/24", 14)]).peers_changed);
+        assert_eq!(peers(&table).len(), 0);
+        assert_eq!(table.next_revision(), 15);
+    }
+
+    #[test]
+    fn a_moved_peer_is_noticed_after_a_compaction_too() {
+        let mut table = listed(&[own(1), put("10.5.2.0/24", "192.0.2.2", 2)]);
+        table.relist();
+        assert!(table.must_list());
+
+        let moved = put("10.5.2.0/24", "192.0.2.7", 30);
+        let new = put("10.5.3.0/24", "192.0.2.3", 31);
+        let applied = table.listed(&list(&[own(1), moved, new], 40));
+
+        assert!(applied.peers_changed && !table.must_list());
+        assert_eq!(peers(&table), ["10.5.2.0/24 192.0.2.7:8285", "10.5.3.0/24 192.0.2.3:8285"]);
+    }
+
+    #[test]
+    fn a_lease_that_went_during_a_compaction_is_withdrawn() {
+        let mut table = listed(&[own(1), put("10.5.2.0/24", "192.0.2.2", 2)]);
+        table.relist();
+
+        let applied = table.listed(&list(&[own(1)], 40));
+
+        assert!(applied.peers_changed);
+        assert_eq!(peers(&table).len(), 0);
+    }
+
+    #[test]
+    fn changes_that_are_known_already_or_come_late_are_passed_over() {
+        let mut table = listed(&[own(1), put("10.5.2.0/24", "192.0.2.2", 5)]);
+        table.changed(&[gone("10.5.2.0/24", 20)]);
+
+        let late = [
+            event("10.5.2.0/24", "192.0.2.2", 5),
+            event("10.5.2.0/24", "192.0.2.9", 19),
+            gone("10.5.1.0/24", 3),
+        ];
+
+        assert_eq!(table.changed(&late), Applied::default());
+        assert_eq!(peers(&table).len(), 0);
+        assert_eq!(table.next_revision(), 21);
+    }
+
+    #[test]
+    fn of_two_keys_of_one_subnet_the_last_written_counts() {
+        let other_key = |ip: &str, revision| Entry {
+            key: b"/coreos.com/network/subnets/10.5.2.0-24&fd00::-64".to_vec(),
+            ..put("10.5.2.0/24", ip, revision)
+        };
+
+        let first = listed(&[put("10.5.2.0/24", "192.0.2.2", 5), other_key("192.0.2.3", 6)]);
+        let mut second = listed(&[put("10.5.2.0/24", "192.0.2.2", 7), other_key("192.0.2.3", 6)]);
+
+        assert_eq!(peers(&first), ["10.5.2.0/24 192.0.2.3:8285"]);
+        assert_eq!(peers(&second), ["10.5.2.0/24 192.0.2.2:8285"]);
+        let loser = Event::Delete { key: other_key("", 0).key, revision: 12 };
+        assert!(!second.changed(&[loser]).peers_changed);
+    }
+
+    #[test]
+    fn malformed_leases_are_counted_and_the_others_applied() {
+        let mut table = table();
+        let bad = |key: &str, value: &str| Entry {
+            key: format!("/coreos.com/network/subnets/{key}").into(),
+            value: value.into(),
+            revision: 2,
+            lease: 1,
+        };
+        let good = r#"{"PublicIP":"192.0.2.2"}"#;
+
+        let applied = table.listed(&list(
+            &[
+                bad("10.5.2.0-24", "{}"),
+                bad("10.5.3.0-24", r#"{"PublicIP":"fd00::1"}"#),
+                bad("10.5.4.0-24", r#"{"PublicIP":"0.0.0.0"}"#),
+                bad("10.5.5.0-24", "x"),
+                bad("10.5.6.0-0", good),
+                bad("10.5.6.0-32", good),
+                bad("hello", good),
+                bad("10.5.7.0-24", &" ".repeat(1 << 20)),
+                put("10.5.8.0/24", "192.0.2.8", 3),
+            ],
+            9,
+        ));
+
+        assert_eq!(table.counts().malformed, 8);
+        assert_eq!(applied.findings.len(), 8);
+        assert!(applied.findings.iter().all(|finding| finding.to_string().len() < 400));
+        assert_eq!(peers(&table), ["10.5.8.0/24 192.0.2.8:8285"]);
+    }
+
+    #[test]
+    fn a_peer_stays_when_its_value_becomes_unreadable() {
+        let mut table = listed(&[own(1), put("10.5.2.0/24", "192.0.2.2", 2)]);
+        let broken = Entry { value: b"{".to_vec(), ..put("10.5.2.0/24", "", 12) };
+
+        let applied = table.changed(&[Event::Put(broken.clone())]);
+        table.relist();
+        let again = table.listed(&list(&[own(1), broken], 40));
+
+        assert!(!applied.peers_changed && !again.peers_changed);
+        assert_eq!(peers(&table), ["10.5.2.0/24 192.0.2.2:8285"]);
+    }
+
+    #[test]
+    fn a_lease_of_another_backend_is_no_peer_and_said_so() {
+        let mut table = listed(&[own(1), put("10.5.2.0/24", "192.0.2.2", 2)]);
+        let mut vxlan = put("10.5.2.0/24", "192.0.2.2", 12);
+        vxlan.value = br#"{"PublicIP":"192.0.2.2","BackendType":"vxlan"}"#.to_vec();
+
+        let applied = table.changed(&[Event::Put(vxlan)]);
+
+        assert!(applied.peers_changed);
+        assert_eq!(peers(&table).len(), 0);
+        assert_eq!(table.counts().foreign_backend, 1);
+        assert!(applied.findings[0].to_string().contains("\"vxlan\""), "{:?}", applied.findings);
+    }
+
+    #[test]
+    fn one_address_at_two_leases_is_named_and_both_are_peers() {
+        let mut table = listed(&[own(1), put("10.5.2.0/24", "192.0.2.2", 2)]);
+
+        let applied = table.changed(&[event("10.5.3.0/24", "192.0.2.2", 12)]);
+
+        assert_eq!(table.counts().duplicate_public_ip, 1);
+        let told = applied.findings[0].to_string();
+        assert!(told.contains("subnets/10.5.3.0-24") && told.contains("192.0.2.2"), "{told}");
+        assert_eq!(peers(&table).len(), 2);
+    }
+
+    #[test]
+    fn a_lease_with_our_own_address_is_no_peer() {
+        let mut table = listed(&[own(1)]);
+
+        let applied = table.changed(&[event("10.5.3.0/24", "192.0.2.1", 12)]);
+
+        assert_eq!(peers(&table).len(), 0);
+        assert!(!applied.peers_changed);
+        assert_eq!(table.counts().duplicate_public_ip, 1);
+    }
+
+    #[test]
+    fn a_lease_outside_the_network_or_over_ours_is_refused() {
+        let mut table = listed(&[own(1)]);
+
+        for subnet in ["10.9.0.0/24", "10.5.1.128/25", "10.5.0.0/23", "10.0.0.0/8"] {
+            assert!(!table.changed(&[event(subnet, "192.0.2.9", next(&table))]).peers_changed);
+        }
+
+        assert_eq!(table.counts().out_of_place, 4);
+        assert_eq!(peers(&table).len(), 0);
+    }
+
+    #[test]
+    fn our_own_key_is_ours_taken_or_gone() {
+        let mut table = listed(&[own(1)]);
+        let stolen = put("10.5.1.0/24", "192.0.2.66", 11);
+
+        let taken = table.changed(&[Event::Put(stolen)]).own;
+        let back = table.changed(&[Event::Put(own(12))]).own;
+        let gone = table.changed(&[gone("10.5.1.0/24", 13)]).own;
+
+        assert!(matches!(taken, Some(OwnKey::Taken(value)) if value.contains("192.0.2.66")));
+        assert_eq!(back, Some(OwnKey::Ours(own(12))));
+        assert_eq!(gone, Some(OwnKey::Gone));
+        assert_eq!(peers(&table).len(), 0);
+    }
+
+    #[test]
+    fn a_list_without_our_key_says_that_it_is_gone() {
+        let mut table = table();
+
+        assert_eq!(table.listed(&list(&[], 9)).own, Some(OwnKey::Gone));
+    }
+
+    #[test]
+    fn in_a_wiped_store_peers_stay_until_they_come_back_or_are_given_up() {
+        let mut table = listed(&[
+            own(1),
+            put("10.5.2.0/24", "192.0.2.2", 2),
+            put("10.5.3.0/24", "192.0.2.3", 3),
+        ]);
+
+        let wiped = Position { revision: 4, ..at(4) };
+        assert_eq!(table.saw(wiped), Store::Replaced);
+        assert!(table.must_list());
+        let applied = table.listed(&Snapshot { entries: Vec::new(), at: wiped });
+        assert!(!applied.peers_changed);
+        assert_eq!(applied.own, Some(OwnKey::Gone));
+        assert_eq!(peers(&table).len(), 2);
+
+        let back = table.changed(&[event("10.5.2.0/24", "192.0.2.2", 5)]);
+        assert!(!back.peers_changed, "nothing moved");
+        let moved = table.changed(&[event("10.5.3.0/24", "192.0.2.33", 6)]);
+        assert!(moved.peers_changed);
+        assert!(!table.forget_unconfirmed(), "both are confirmed");
+        assert_eq!(table.saw(at(7)), Store::Same);
+    }
+
+    #[test]
+    fn what_a_wiped_store_never_shows_again_can_be_given_up() {
+        let mut table = listed(&[own(1), put("10.5.2.0/24", "192.0.2.2", 2)]);
+        table.saw(Position { cluster: 99, ..at(50) });
+        table.listed(&Snapshot { entries: vec![own(3)], at: at(50) });
+
+        assert_eq!(peers(&table).len(), 1);
+        assert!(table.forget_unconfirmed());
+        assert_eq!(peers(&table).len(), 0);
+    }
+
+    #[test]
+    fn a_store_that_goes_on_is_the_same() {
+        let mut table = listed(&[own(1)]);
+
+        assert_eq!(table.saw(at(10)), Store::Same);
+        assert_eq!(table.saw(Position { term: 3, ..at(400) }), Store::Same);
+        assert_eq!(table.next_revision(), 11, "what others wrote is not what was followed");
+        assert_eq!(table.saw(Position { term: 2, ..at(400) }), Store::Replaced);
+    }
+
+    fn table() -> LeaseTable {
+        LeaseTable::new(Own {
+            network: "10.5.0.0/16".parse().unwrap(),
+            subnet: "10.5.1.0/24".parse().unwrap(),
+            key: OWN_KEY.to_owned(),
+            holder: Holder { public_ip: Ipv4Addr::new(192, 0, 2, 1) },
+        })
+    }
+
+    /// A table that has listed these at revision 10.
+    fn listed(entries: &[Entry]) -> LeaseTable {
+        let mut table = table();
+        table.listed(&list(entries, 10));
+        table
+    }
+
+    fn at(revision: i64) -> Position {
+        Position { cluster: 1, term: 2, revision }
+    }
+
+    fn next(table: &LeaseTable) -> i64 {
+        table.next_revision()
+    }
+
+    fn list(entries: &[Entry], revision: i64) -> Snapshot {
+        Snapshot { entries: entries.to_vec(), at: at(revision) }
+    }
+
+    fn put(subnet: &str, public_ip: &str, revision: i64) -> Entry {
+        let key = format!("/coreos.com/network/subnets/{}", subnet.replace('/', "-"));
+        let value = format!(r#"{{"PublicIP":"{public_ip}","PublicIPv6":null}}"#);
+        Entry { key: key.into(), value: value.into(), revision, lease: 1 }
+    }
+
+    fn own(revision: i64) -> Entry {
+        put("10.5.1.0/24", "192.0.2.1", revision)
+    }
+
+    fn event(subnet: &str, public_ip: &str, revision: i64) -> Event {
+        Event::Put(put(subnet, public_ip, revision))
+    }
+
+    fn gone(subnet: &str, revision: i64) -> Event {
+        Event::Delete { key: put(subnet, "", 0).key, revision }
+    }
+
+    fn peers(table: &LeaseTable) -> Vec<String> {
+        let peers = table.peers(PORT);
+        peers.iter().map(|peer| format!("{} {}", peer.name, peer.endpoint)).collect()
+    }
+}
