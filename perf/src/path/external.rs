@@ -2,6 +2,7 @@
 
 use super::Setting;
 use crate::testbed::{Background, Host, Testbed, TestbedError};
+use std::fmt;
 use std::str::FromStr;
 
 /// What a template may name, with its meaning.
@@ -66,6 +67,16 @@ impl External {
         values.iter().fold(self.template.clone(), |line, (name, value)| {
             line.replace(&format!("{{{name}}}"), value)
         })
+    }
+}
+
+/// As on the command line.
+impl fmt::Display for External {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.mtu {
+            Some(mtu) => write!(f, "{},mtu={mtu}={}", self.name, self.template),
+            None => write!(f, "{}={}", self.name, self.template),
+        }
     }
 }
 

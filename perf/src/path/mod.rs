@@ -14,10 +14,12 @@ pub use external::{External, InvalidTemplate};
 pub use spec::{PathSpec, TwillSpec, UnknownPath};
 pub use twill::{Twill, find_twill};
 
+use crate::books::Books;
 use crate::measure::Meter;
 use crate::testbed::{Background, Host, Namespace, Pod, Testbed, TestbedError, Underlay};
 use crate::workload::Course;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -181,6 +183,24 @@ impl Path {
     #[must_use]
     pub fn statuses(&self) -> Vec<Value> {
         self.twill.iter().filter_map(|twill| twill.status().ok()).collect()
+    }
+
+    /// Packets that the gateways dropped so far, by direction and reason; nothing for paths that
+    /// are no twill.
+    #[must_use]
+    pub fn drops(&self) -> Option<BTreeMap<String, u64>> {
+        if self.twill.is_empty() {
+            return None;
+        }
+        let mut drops = BTreeMap::new();
+        for books in self.statuses().iter().map(Books::read) {
+            for (name, direction) in [("egress", books.egress), ("ingress", books.ingress)] {
+                for (reason, count) in direction.drops {
+                    *drops.entry(format!("{name}_{reason}")).or_insert(0) += count;
+                }
+            }
+        }
+        Some(drops)
     }
 
     /// Ends the gateways in good order, then removes everything.

@@ -83,6 +83,12 @@ impl Workload {
         }
     }
 
+    /// Whether its round trips are what it is about.
+    #[must_use]
+    pub fn is_timed(&self) -> bool {
+        matches!(self, Self::Request | Self::Latency(_))
+    }
+
     /// The key of the number that stands for the whole run in tables and plots.
     #[must_use]
     pub fn headline(&self) -> &'static str {

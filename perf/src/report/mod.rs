@@ -1,0 +1,13 @@
+//! Results for people: a table on the terminal, percentile files, one HTML page.
+
+mod compare;
+mod hgrm;
+mod html;
+mod plots;
+mod svg;
+mod table;
+
+pub use compare::{Change, Verdict, changes, comparison};
+pub use hgrm::{hgrm, write_hgrm};
+pub use html::html;
+pub use table::{grid, tables};

@@ -1,0 +1,213 @@
+use crate::metric::{self, format};
+use crate::results::{Cell, Results};
+use std::fmt::Write as _;
+
+/// What stands beside the headline, by headline: column title and key.
+pub(super) fn columns(headline: &str) -> &'static [(&'static str, &'static str)] {
+    match headline {
+        "goodput" => &[
+            ("gateway s/GiB", "gateway_cpu_per_gib"),
+            ("machine s/GiB", "machine_cpu_per_gib"),
+            ("again", "retransmitted"),
+            ("switches/pkt", "switches_per_packet"),
+            ("calls/pkt", "calls_per_packet"),
+            ("dropped", "drops_gateway"),
+        ],
+        "delivered" | "loss_free" => &[
+            ("offered", "offered"),
+            ("loss", "loss"),
+            ("reordered", "reordered"),
+            ("dup", "duplicates"),
+            ("1-way p50 µs", "one_way_p50"),
+            ("1-way p99", "one_way_p99"),
+            ("gateway s/Mpkt", "gateway_cpu_per_mpkt"),
+            ("machine s/Mpkt", "machine_cpu_per_mpkt"),
+            ("calls/pkt", "calls_per_packet"),
+        ],
+        "transactions" => &[("p50 µs", "rtt_p50"), ("p99", "rtt_p99"), ("p99.9", "rtt_p999")],
+        _ => &[
+            ("p99", "rtt_p99"),
+            ("p99.9", "rtt_p999"),
+            ("p99.99", "rtt_p9999"),
+            ("max", "rtt_max"),
+            ("1-way p50", "one_way_p50"),
+            ("1-way p99", "one_way_p99"),
+            ("loss", "loss"),
+            ("beside Gbit/s", "goodput"),
+        ],
+    }
+}
+
+/// All measurements, one table for each wire and workload.
+#[must_use]
+pub fn tables(results: &Results) -> String {
+    let mut text = String::new();
+    for (wire, workload) in results.groups() {
+        let cells: Vec<_> = results.group(wire, workload).collect();
+        let Some(first) = cells.first() else { continue };
+        let unit = metric::by_key(&first.headline).map_or("", |metric| metric.unit);
+        let name = metric::name(&first.headline);
+        let _ = writeln!(text, "\n{workload}, {wire} wire: {name}, {unit}");
+        text.push_str(&table(results, &cells));
+        text.push_str(&summary(results, wire, workload));
+        for (path, note) in remarks(results, &cells) {
+            let _ = writeln!(text, "  note: {path}: {note}");
+        }
+    }
+    for missing in &results.unavailable {
+        let reason = missing.reason.replace('\n', "\n    ");
+        let _ =
+            writeln!(text, "\n{} is missing on the {} wire: {reason}", missing.path, missing.wire);
+    }
+    let plan = &results.plan;
+    let _ = writeln!(
+        text,
+        "\n{} rounds of {} s, one more thrown away, paths in turn; medians with 95 % bootstrap \
+         intervals; ratios within rounds; seed {}\n{}",
+        plan.rounds,
+        plan.measure_ms as f64 * 1e-3,
+        plan.seed,
+        results.environment.describe()
+    );
+    text
+}
+
+fn table(results: &Results, cells: &[&Cell]) -> String {
+    let (rows, _) = rows(results, cells);
+    indent(&grid(&rows))
+}
+
+/// Title row and one row for each path; columns that no path has are left out. Also the keys of
+/// the columns.
+pub(super) fn rows(results: &Results, cells: &[&Cell]) -> (Vec<Vec<String>>, Vec<&'static str>) {
+    let seed = results.plan.seed;
+    let headline = cells.first().map_or("goodput", |cell| cell.headline.as_str());
+    let columns: Vec<_> = columns(headline)
+        .iter()
+        .filter(|(_, key)| cells.iter().any(|cell| !cell.values(key).is_empty()))
+        .collect();
+    let against = format!("against {}", results.plan.baseline);
+    let mut title = vec!["path", "median", "95 % interval", "range", &against];
+    title.extend(columns.iter().map(|(title, _)| *title));
+    let mut rows = vec![title.into_iter().map(str::to_owned).collect::<Vec<_>>()];
+    for cell in cells {
+        let values = cell.values(headline);
+        let mut row = vec![cell.path.clone()];
+        match cell.estimate(headline, seed) {
+            Some(estimate) => {
+                let least = values.iter().copied().fold(f64::MAX, f64::min);
+                let most = values.iter().copied().fold(f64::MIN, f64::max);
+                row.push(format(estimate.median));
+                row.push(format!("{} … {}", format(estimate.low), format(estimate.high)));
+                row.push(format!("{} … {}", format(least), format(most)));
+            }
+            None => row.extend(["failed".to_owned(), String::new(), String::new()]),
+        }
+        let baseline = cells.iter().find(|other| other.path == results.plan.baseline);
+        let ratio = baseline.and_then(|baseline| cell.ratio(baseline, headline, seed));
+        row.push(ratio.map_or(String::new(), |ratio| {
+            format!("{:.2}× ± {:.0} %", ratio.median, ratio.spread() * 100.0)
+        }));
+        for (_, key) in &columns {
+            let estimate = cell.estimate(key, seed);
+            row.push(estimate.map_or(String::new(), |estimate| written(key, estimate.median)));
+        }
+        rows.push(row);
+    }
+    (rows, columns.iter().map(|(_, key)| *key).collect())
+}
+
+/// Shares as percent, the rest as it is.
+pub(super) fn written(key: &str, value: f64) -> String {
+    match metric::by_key(key) {
+        Some(metric) if metric.unit == "share" => format!("{} %", format(value * 100.0)),
+        _ => format(value),
+    }
+}
+
+/// One sentence in hyperfine's manner.
+fn summary(results: &Results, wire: &str, workload: &str) -> String {
+    let Some(baseline) = results.cell(wire, &results.plan.baseline, workload) else {
+        return String::new();
+    };
+    let ours = results.group(wire, workload).find(|cell| cell.path.starts_with("twill"));
+    let Some(ours) = ours.filter(|ours| ours.path != baseline.path) else { return String::new() };
+    let Some(ratio) = ours.ratio(baseline, &ours.headline, results.plan.seed) else {
+        return String::new();
+    };
+    let name = metric::name(&ours.headline);
+    let sure = if ratio.low <= 1.0 && 1.0 <= ratio.high {
+        "no different, as far as this run can say, from"
+    } else {
+        "of"
+    };
+    format!(
+        "  {}: {name} {:.2} ({:.2} … {:.2}) times that {sure} {}\n",
+        ours.path, ratio.median, ratio.low, ratio.high, baseline.path
+    )
+}
+
+/// Warnings about noise, remarks of the runs, and failures, by path.
+pub(super) fn remarks(results: &Results, cells: &[&Cell]) -> Vec<(String, String)> {
+    let mut remarks = Vec::new();
+    for cell in cells {
+        let mut add = |note: String| remarks.push((cell.path.clone(), note));
+        if let Some(estimate) = cell.estimate(&cell.headline, results.plan.seed)
+            && estimate.is_noisy()
+        {
+            add(format!(
+                "too noisy to say much: the interval spans {:.0} % of the median; close other \
+                 programs, or take more rounds",
+                estimate.spread() * 200.0
+            ));
+        }
+        for (note, rounds) in cell.notes() {
+            add(format!("{note} (in {rounds} of {} rounds)", results.plan.rounds));
+        }
+        for failure in &cell.failures {
+            add(failure.clone());
+        }
+    }
+    remarks
+}
+
+/// Columns of equal width, the first to the left and the others to the right.
+#[must_use]
+pub fn grid(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            if column == 0 {
+                let _ = write!(line, "{cell:<width$}");
+            } else {
+                let _ = write!(line, "  {cell:>width$}");
+            }
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn indent(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_by_characters_and_not_by_bytes() {
+        let rows = [vec!["a", "1 … 2", "x"], vec!["long", "10", "µs"]]
+            .map(|row| row.into_iter().map(str::to_owned).collect());
+
+        assert_eq!(grid(&rows), "a     1 … 2   x\nlong     10  µs\n");
+    }
+}

@@ -1,0 +1,240 @@
+//! What a run of the harness brought, as kept in `results/*.json`.
+
+use crate::environment::Environment;
+use crate::sample::{Sample, from_pairs};
+use crate::stats::Estimate;
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::{fs, io};
+
+/// The version of the file's layout.
+pub const SCHEMA: u32 = 1;
+
+/// Everything about one run of the harness.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// The version of this layout.
+    pub schema: u32,
+    /// The machine, its kernel, and what made the results.
+    pub environment: Environment,
+    /// What was asked for: enough to ask again.
+    pub plan: PlanRecord,
+    /// What the machine could not offer.
+    pub unavailable: Vec<Missing>,
+    /// The measurements.
+    pub cells: Vec<Cell>,
+}
+
+/// What was asked for, in the words of the command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanRecord {
+    /// Paths by name.
+    pub paths: Vec<String>,
+    /// `NAME=COMMAND` of the paths that the user brought.
+    pub external: Vec<String>,
+    /// Workloads by name.
+    pub workloads: Vec<String>,
+    /// Wires by name.
+    pub wires: Vec<String>,
+    /// Rounds that count; one before them is thrown away.
+    pub rounds: u32,
+    /// Measured time of each run, milliseconds.
+    pub measure_ms: u64,
+    /// What the order of paths and the intervals are drawn from.
+    pub seed: u64,
+    /// The path that ratios refer to.
+    pub baseline: String,
+    /// Underlay MTU, bytes.
+    pub mtu: u16,
+    /// Hosts on the underlay.
+    pub hosts: u8,
+    /// Injected loss, millionths.
+    pub loss_ppm: u32,
+    /// Rate limit of each host, Mbit/s.
+    pub rate_mbit: Option<u32>,
+    /// CPUs that gateways may use.
+    pub gateway_cpus: Option<String>,
+}
+
+/// A path that could not be measured on a wire, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// The wire.
+    pub wire: String,
+    /// The path.
+    pub path: String,
+    /// The reason.
+    pub reason: String,
+}
+
+/// One workload over one path and wire, all rounds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// The wire.
+    pub wire: String,
+    /// The path.
+    pub path: String,
+    /// The workload.
+    pub workload: String,
+    /// The key of the number that stands for the workload.
+    pub headline: String,
+    /// The round before the first, whose times do not count; system calls are counted in it.
+    pub discarded: Option<Sample>,
+    /// Rounds by position; nothing where a run failed.
+    pub rounds: Vec<Option<Sample>>,
+    /// Why runs failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<String>,
+}
+
+impl Cell {
+    /// The values of a number over the rounds. What only the discarded round has counts from it.
+    #[must_use]
+    pub fn values(&self, key: &str) -> Vec<f64> {
+        let rounds: Vec<_> =
+            self.rounds.iter().flatten().filter_map(|sample| sample.get(key)).collect();
+        if !rounds.is_empty() {
+            return rounds;
+        }
+        self.discarded.iter().filter_map(|sample| sample.get(key)).collect()
+    }
+
+    /// The median of a number over the rounds.
+    #[must_use]
+    pub fn estimate(&self, key: &str, seed: u64) -> Option<Estimate> {
+        Estimate::of(&self.values(key), seed)
+    }
+
+    /// The ratio of a number to the baseline's in the same round.
+    #[must_use]
+    pub fn ratio(&self, baseline: &Self, key: &str, seed: u64) -> Option<Estimate> {
+        let rounds = self.rounds.iter().zip(&baseline.rounds);
+        let pairs: Vec<_> = rounds
+            .filter_map(|(one, other)| Some((one.as_ref()?.get(key)?, other.as_ref()?.get(key)?)))
+            .collect();
+        if pairs.is_empty() {
+            let (one, other) = (self.discarded.as_ref()?, baseline.discarded.as_ref()?);
+            return Estimate::of_paired_ratios(&[(one.get(key)?, other.get(key)?)], seed);
+        }
+        Estimate::of_paired_ratios(&pairs, seed)
+    }
+
+    /// The keys that its rounds have.
+    #[must_use]
+    pub fn keys(&self) -> BTreeSet<&str> {
+        let samples = self.rounds.iter().flatten().chain(&self.discarded);
+        samples.flat_map(|sample| sample.values.keys().map(String::as_str)).collect()
+    }
+
+    /// All rounds' times of one kind together, nanoseconds.
+    #[must_use]
+    pub fn times(&self, name: &str) -> Option<Histogram<u64>> {
+        let rounds = self.rounds.iter().flatten();
+        let pairs: Vec<_> = rounds.filter_map(|sample| sample.times.get(name)).flatten().collect();
+        (!pairs.is_empty()).then(|| from_pairs(pairs))
+    }
+
+    /// What a reader must know, each remark with the rounds in which it held.
+    #[must_use]
+    pub fn notes(&self) -> Vec<(String, usize)> {
+        let mut notes: Vec<(String, usize)> = Vec::new();
+        for note in self.rounds.iter().flatten().flat_map(|sample| &sample.notes) {
+            // The figures differ from round to round, the remark does not.
+            let same = |known: &str| known.split(':').next() == note.split(':').next();
+            match notes.iter_mut().find(|(known, _)| same(known)) {
+                Some((_, count)) => *count += 1,
+                None => notes.push((note.clone(), 1)),
+            }
+        }
+        notes
+    }
+}
+
+impl Results {
+    /// The measurements of one workload over one path and wire.
+    #[must_use]
+    pub fn cell(&self, wire: &str, path: &str, workload: &str) -> Option<&Cell> {
+        self.cells
+            .iter()
+            .find(|cell| cell.wire == wire && cell.path == path && cell.workload == workload)
+    }
+
+    /// Wires and workloads in the order in which they were measured.
+    #[must_use]
+    pub fn groups(&self) -> Vec<(&str, &str)> {
+        let mut groups = Vec::new();
+        for cell in &self.cells {
+            let group = (cell.wire.as_str(), cell.workload.as_str());
+            if !groups.contains(&group) {
+                groups.push(group);
+            }
+        }
+        groups
+    }
+
+    /// The paths of one wire and workload.
+    pub fn group<'a>(&'a self, wire: &'a str, workload: &'a str) -> impl Iterator<Item = &'a Cell> {
+        self.cells.iter().filter(move |cell| cell.wire == wire && cell.workload == workload)
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or was written by a harness that another layout.
+    pub fn load(path: &Path) -> Result<Self, ResultsError> {
+        let fail = |source| ResultsError::File { path: path.display().to_string(), source };
+        let text = fs::read_to_string(path).map_err(fail)?;
+        let results: Self = serde_json::from_str(&text)
+            .map_err(|source| ResultsError::Format { path: path.display().to_string(), source })?;
+        if results.schema == SCHEMA {
+            Ok(results)
+        } else {
+            Err(ResultsError::Schema { path: path.display().to_string(), schema: results.schema })
+        }
+    }
+
+    /// Writes a file, and its folder if need be.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), ResultsError> {
+        let fail = |source| ResultsError::File { path: path.display().to_string(), source };
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(fail)?;
+        }
+        let text = serde_json::to_string(self)
+            .map_err(|source| ResultsError::Format { path: path.display().to_string(), source })?;
+        fs::write(path, text).map_err(fail)
+    }
+}
+
+/// Why results could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ResultsError {
+    /// The file itself.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// What came back.
+        source: io::Error,
+    },
+    /// Its content.
+    #[error("{path} holds no results: {source}")]
+    Format {
+        /// The file.
+        path: String,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// Another version of the harness wrote it.
+    #[error("{path} has layout {schema}, this program reads layout {SCHEMA}: run it again")]
+    Schema {
+        /// The file.
+        path: String,
+        /// Its layout.
+        schema: u32,
+    },
+}
