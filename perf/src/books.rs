@@ -99,3 +99,25 @@ impl Direction {
         self.packets_in == self.packets_out + self.dropped()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn books_balance_only_if_both_directions_do() {
+        let status = json!({
+            "engine": "uring",
+            "offloads": [{"name": "gso", "on": true}, {"name": "uso", "on": false}],
+            "egress": {"packets_in": 10, "packets_out": 7, "drops": {"no_route": 2, "ttl": 1}},
+            "ingress": {"packets_in": 5, "packets_out": 4, "drops": {}},
+        });
+
+        let books = Books::read(&status);
+
+        assert_eq!((books.engine.as_str(), books.offloads.len()), ("uring", 1));
+        assert!(books.egress.balances() && !books.ingress.balances() && !books.balance());
+        assert!(books.describe("h1").contains("10 packets in = 7 out + 3 dropped"), "{books:?}");
+    }
+}

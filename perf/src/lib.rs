@@ -24,5 +24,6 @@ pub mod results;
 pub mod sample;
 pub mod stats;
 mod sys;
+pub mod targets;
 pub mod testbed;
 pub mod workload;

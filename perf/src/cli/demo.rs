@@ -96,7 +96,11 @@ fn describe(sample: &Sample) -> String {
     } else {
         parts.extend(number("goodput").map(|value| format!("{value} Gbit/s")));
     }
-    let cost = number("gateway_cpu_per_gib").map(|value| format!("gateways {value} CPU s/GiB"));
+    let cost = if sample.get("delivered").is_some() {
+        number("gateway_cpu_per_mpkt").map(|value| format!("gateways {value} CPU s/Mpkt"))
+    } else {
+        number("gateway_cpu_per_gib").map(|value| format!("gateways {value} CPU s/GiB"))
+    };
     parts.extend(cost);
     parts.join(", ")
 }

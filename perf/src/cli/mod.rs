@@ -1,14 +1,21 @@
 //! The command line.
 
 mod args;
+mod check;
 mod demo;
+mod measure;
 mod progress;
 
-use crate::path::{External, PathSpec, Setting, Unavailable, UnknownPath, find_twill};
+use crate::path::{
+    External, InvalidTemplate, PathSpec, Setting, Unavailable, UnknownPath, find_twill,
+};
+use crate::report::{changes, comparison};
+use crate::results::{Results, ResultsError};
 use crate::testbed::{TestbedError, Underlay, Wire};
-use crate::workload::WorkloadError;
-use args::{Cli, Command, SettingArgs};
+use crate::workload::{UnknownWorkload, WorkloadError};
+use args::{Cli, Command, CompareArgs, ReportArgs, SettingArgs};
 use clap::Parser;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Why a command did not end well.
@@ -17,11 +24,19 @@ enum Failure {
     #[error(transparent)]
     Path(#[from] UnknownPath),
     #[error(transparent)]
+    Template(#[from] InvalidTemplate),
+    #[error(transparent)]
+    Word(#[from] UnknownWorkload),
+    #[error(transparent)]
     Unavailable(#[from] Unavailable),
     #[error(transparent)]
     Workload(#[from] WorkloadError),
     #[error(transparent)]
     Testbed(#[from] TestbedError),
+    #[error(transparent)]
+    Results(#[from] ResultsError),
+    #[error("{0}")]
+    Unusable(String),
     #[error("{0}")]
     Regression(String),
 }
@@ -31,6 +46,12 @@ enum Failure {
 #[must_use]
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Run(args) => measure::run(&args),
+        Command::Quick(args) => measure::quick(&args),
+        Command::Scale(args) => measure::scale(&args),
+        Command::Compare(args) => compare(&args),
+        Command::Report(args) => report(&args),
+        Command::Check(args) => check::run(&args),
         Command::Demo(args) => path(&args.path, &args.external)
             .map_err(Failure::from)
             .and_then(|spec| demo::run(&spec, &setting(&args.setting, args.wire.into()))),
@@ -42,6 +63,24 @@ pub fn main() -> ExitCode {
             ExitCode::from(if matches!(failure, Failure::Regression(_)) { 1 } else { 2 })
         }
     }
+}
+
+fn compare(args: &CompareArgs) -> Result<(), Failure> {
+    let (before, after) = (Results::load(&args.before)?, Results::load(&args.after)?);
+    print!("{}", comparison(&changes(&before, &after, args.tolerance / 100.0)));
+    println!(
+        "\nThese runs were not interleaved: what the machine did differently between them counts \
+         as change.\nbefore: {}\nafter:  {}",
+        before.environment.describe(),
+        after.environment.describe()
+    );
+    Ok(())
+}
+
+fn report(args: &ReportArgs) -> Result<(), Failure> {
+    let results = Results::load(&args.results)?;
+    let beside = args.results.parent().unwrap_or_else(|| Path::new(""));
+    measure::write_report(&results, args.output.as_deref().unwrap_or(beside))
 }
 
 fn setting(args: &SettingArgs, wire: Wire) -> Setting {

@@ -94,6 +94,10 @@ impl Path {
             hosts,
             bed,
         };
+        // Paths are compared over IPv4: the devices made from here on need not announce themselves.
+        for host in &path.hosts {
+            let _ = host.sysctl("net.ipv6.conf.default.disable_ipv6", "1");
+        }
         match spec {
             PathSpec::Veth => {}
             PathSpec::HostGw => kernel::host_gw(&path.hosts)?,

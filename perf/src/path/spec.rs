@@ -36,8 +36,6 @@ pub struct TwillSpec {
     pub without: Vec<String>,
     /// Queues; twill's own choice without.
     pub queues: Option<u16>,
-    /// Whether counters and histograms are kept; only a comparison wants them off.
-    pub quiet: bool,
 }
 
 impl PathSpec {
@@ -76,7 +74,6 @@ impl fmt::Display for TwillSpec {
         }
         words.extend(self.without.iter().map(|offload| format!("-{offload}")));
         words.extend(self.queues.map(|queues| format!("queues={queues}")));
-        words.extend(self.quiet.then(|| "quiet".to_owned()));
         f.write_str(base)?;
         if words.is_empty() { Ok(()) } else { write!(f, ":{}", words.join(",")) }
     }
@@ -110,8 +107,6 @@ impl TwillSpec {
             } else if let Some(queues) = word.strip_prefix("queues=") {
                 spec.queues =
                     Some(queues.parse().ok().filter(|queues| (1..=256).contains(queues))?);
-            } else if word == "quiet" {
-                spec.quiet = true;
             } else {
                 let known = ENGINES.contains(&word) && spec.engine.is_none();
                 known.then(|| spec.engine = Some(word.to_owned()))?;
@@ -126,7 +121,7 @@ impl TwillSpec {
 #[error(
     "unknown path {0:?}: known are veth, host-gw, vxlan, twill, classic, what --external names; \
      twill:WORDS takes an engine (auto, uring, tokio-uring, epoll), -OFFLOAD (tso, uso, gso, gro, \
-     coalesce-tcp, coalesce-udp), queues=N and quiet, separated by commas"
+     coalesce-tcp, coalesce-udp) and queues=N, separated by commas"
 )]
 pub struct UnknownPath(pub String);
 
@@ -146,7 +141,6 @@ mod tests {
             "twill:tokio-uring",
             "twill:epoll,-gso,-coalesce-udp,queues=2",
             "twill:queues=4",
-            "twill:quiet",
         ] {
             let path: PathSpec = name.parse().unwrap();
             assert_eq!(path.to_string(), name);

@@ -1,0 +1,146 @@
+//! `twill-perf check`: an exit code for regressions.
+
+use super::args::{CheckArgs, HowArgs};
+use super::measure::{measure, paths};
+use super::{Failure, path};
+use crate::experiment::Plan;
+use crate::path::External;
+use crate::report::{Verdict, changes, comparison};
+use crate::results::{PlanRecord, Results};
+use crate::targets::{Standing, Target, Targets, markdown, rows, table};
+use crate::testbed::Wire;
+use crate::workload::Workload;
+use std::path::Path;
+use std::time::Duration;
+
+pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
+    match (&args.against, &args.targets) {
+        (Some(file), _) => against(args, file),
+        (_, Some(file)) => targets(args, file),
+        _ => Err(Failure::Unusable("say --against or --targets".to_owned())),
+    }
+}
+
+/// Measures again what the file holds, in the same way, and compares.
+fn against(args: &CheckArgs, file: &Path) -> Result<(), Failure> {
+    let before = Results::load(file)?;
+    let after = match &args.results {
+        Some(file) => Results::load(file)?,
+        None => measure(&again(&before.plan, &args.how)?, args.how.output.as_deref())?,
+    };
+    let changes = changes(&before, &after, args.tolerance / 100.0);
+    print!("\n{}", comparison(&changes));
+    let worse = changes.iter().filter(|change| change.verdict == Verdict::Worse).count();
+    let lost = before
+        .cells
+        .iter()
+        .filter(|cell| {
+            let now = after.cell(&cell.wire, &cell.path, &cell.workload);
+            !cell.values(&cell.headline).is_empty()
+                && now.is_none_or(|now| now.values(&cell.headline).is_empty())
+        })
+        .map(|cell| format!("{} over {} on the {} wire", cell.workload, cell.path, cell.wire))
+        .collect::<Vec<_>>();
+    if !lost.is_empty() {
+        return Err(Failure::Regression(format!("no longer measurable: {}", lost.join(", "))));
+    }
+    if changes.is_empty() {
+        return Err(Failure::Unusable("the runs have nothing in common".to_owned()));
+    }
+    if worse > 0 {
+        return Err(Failure::Regression(format!("{worse} numbers are worse than before")));
+    }
+    Ok(())
+}
+
+/// The plan of an earlier run, with today's twill, seed and externals of the same names.
+fn again(record: &PlanRecord, how: &HowArgs) -> Result<Plan, Failure> {
+    let recorded =
+        record.external.iter().map(|text| text.parse()).collect::<Result<Vec<External>, _>>()?;
+    let external: Vec<_> = how.external.iter().cloned().chain(recorded).collect();
+    let wires = Wire::ALL.into_iter().filter(|wire| record.wires.contains(&wire.to_string()));
+    let paths = record.paths.iter().map(|name| path(name, &external));
+    let mut plan = Plan {
+        paths: paths.collect::<Result<_, _>>()?,
+        workloads: record.workloads.iter().map(|name| name.parse()).collect::<Result<_, _>>()?,
+        wires: wires.collect(),
+        rounds: record.rounds,
+        measure: Duration::from_millis(record.measure_ms),
+        baseline: path(&record.baseline, &external)?,
+        ..how.plan()
+    };
+    plan.setting.hosts = record.hosts;
+    plan.setting.gateway_cpus.clone_from(&record.gateway_cpus);
+    plan.setting.underlay.mtu = record.mtu;
+    plan.setting.underlay.loss = f64::from(record.loss_ppm) * 1e-6;
+    plan.setting.underlay.rate_mbit = record.rate_mbit;
+    Ok(plan)
+}
+
+fn targets(args: &CheckArgs, file: &Path) -> Result<(), Failure> {
+    let unusable = |error: String| Failure::Unusable(format!("{}: {error}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| unusable(error.to_string()))?;
+    let targets = Targets::parse(&text).map_err(|error| unusable(error.to_string()))?;
+    let results = match &args.results {
+        Some(file) => Results::load(file)?,
+        None => measure(&demanded(&targets, &args.how)?, args.how.output.as_deref())?,
+    };
+
+    let findings = targets.find(&results);
+    let rows = rows(&findings);
+    println!("\n{}", if args.markdown { markdown(&rows) } else { table(&findings) });
+    let count = |standing| findings.iter().filter(|f| f.standing() == standing).count();
+    let missed = count(Standing::Missed);
+    let unknown = findings
+        .iter()
+        .filter(|finding| finding.standing() == Standing::Unknown && !finding.target.external)
+        .count();
+    println!(
+        "{} of {} targets reached, {} of them with the aim; {missed} missed, {} not measured",
+        count(Standing::Aim) + count(Standing::Reached),
+        findings.len(),
+        count(Standing::Aim),
+        count(Standing::Unknown)
+    );
+    match (missed, unknown) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(Failure::Unusable(format!("{unknown} targets could not be measured"))),
+        _ => Err(Failure::Regression(format!("{missed} targets are missed"))),
+    }
+}
+
+/// What must be measured to judge the targets.
+fn demanded(targets: &Targets, how: &HowArgs) -> Result<Plan, Failure> {
+    let known = |name: &&str| {
+        let brought = how.external.iter().any(|external| external.name == **name);
+        brought || !targets.target.iter().any(|t| t.external && t.baseline.as_deref() == Some(name))
+    };
+    let each = || targets.target.iter();
+    let baselines = each().filter_map(|target| target.baseline.as_deref());
+    let names = unique(baselines.chain(each().map(|target| target.path.as_str())).filter(known));
+    let workloads = unique(each().map(|target: &Target| target.workload.as_str()));
+    let wires = Wire::ALL.into_iter().filter(|wire| {
+        let name = wire.name();
+        each().any(|target| target.wires.iter().any(|wanted| wanted == name))
+    });
+    Ok(Plan {
+        paths: paths(&names, how)?,
+        workloads: workloads
+            .iter()
+            .map(|name| name.parse())
+            .collect::<Result<Vec<Workload>, _>>()?,
+        wires: wires.collect(),
+        ..how.plan()
+    })
+}
+
+/// Each once, in the order of first appearance.
+fn unique<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut seen = Vec::new();
+    for name in names {
+        if !seen.contains(&name) {
+            seen.push(name);
+        }
+    }
+    seen
+}

@@ -1,0 +1,176 @@
+//! The commands that measure: `run`, `quick`, `scale`.
+
+use super::args::{HowArgs, QuickArgs, RunArgs, ScaleArgs, WireName};
+use super::progress::Progress;
+use super::{Failure, path, setting};
+use crate::experiment::{Observer, Plan};
+use crate::path::PathSpec;
+use crate::report::{html, tables, write_hgrm};
+use crate::results::Results;
+use crate::testbed::Wire;
+use crate::workload::Workload;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const DEFAULT_PATHS: [&str; 4] = ["host-gw", "vxlan", "twill", "classic"];
+const DEFAULT_WORKLOADS: [&str; 6] =
+    ["tcp-1", "tcp-4", "udp-64", "udp-64x64", "latency", "latency+tcp"];
+/// The essentials: with three paths and three rounds they take a minute.
+const QUICK_PATHS: [&str; 3] = ["vxlan", "twill", "classic"];
+const QUICK_WORKLOADS: [&str; 3] = ["tcp-1", "udp-64", "latency"];
+const QUICK_ROUNDS: u32 = 3;
+const QUICK_MEASURE: Duration = Duration::from_millis(1200);
+
+impl Observer for Progress {
+    fn step<T>(&mut self, label: &str, expected: Duration, work: impl FnOnce() -> T) -> T {
+        Progress::step(self, label, expected, work)
+    }
+}
+
+pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
+    let how = &args.how;
+    let mut names: Vec<_> = args.path.iter().map(String::as_str).collect();
+    if names.is_empty() {
+        names.extend(DEFAULT_PATHS);
+        names.extend(how.external.iter().map(|external| external.name.as_str()));
+    }
+    let workloads =
+        if args.workload.is_empty() { parse(&DEFAULT_WORKLOADS)? } else { args.workload.clone() };
+    let plan = Plan {
+        paths: paths(&names, how)?,
+        workloads,
+        wires: wires(&args.wire),
+        baseline: path(&args.baseline, &how.external)?,
+        ..how.plan()
+    };
+    measure(&plan, how.output.as_deref()).map(drop)
+}
+
+pub(super) fn quick(args: &QuickArgs) -> Result<(), Failure> {
+    let names: Vec<_> = args.path.iter().map(String::as_str).collect();
+    let names = if names.is_empty() { QUICK_PATHS.to_vec() } else { names };
+    let paths = names.iter().map(|name| path(name, &[])).collect::<Result<Vec<_>, _>>()?;
+    let plan = Plan {
+        baseline: paths[0].clone(),
+        paths,
+        workloads: parse(&QUICK_WORKLOADS)?,
+        wires: vec![args.wire.into()],
+        rounds: QUICK_ROUNDS,
+        measure: QUICK_MEASURE,
+        seed: clock(),
+        setting: setting(&args.setting, args.wire.into()),
+    };
+    measure(&plan, args.output.as_deref()).map(drop)
+}
+
+pub(super) fn scale(args: &ScaleArgs) -> Result<(), Failure> {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = args.queues.unwrap_or(u16::try_from(cpus).unwrap_or(u16::MAX));
+    let counts: Vec<_> =
+        (0..9).map(|power| 1u16 << power).take_while(|count| *count < most).chain([most]).collect();
+    let engine = args.engine.as_ref().map_or(String::new(), |engine| format!("{engine},"));
+    let names: Vec<_> =
+        counts.iter().map(|count| format!("twill:{engine}queues={count}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let paths = paths(&names, &args.how)?;
+    let plan = Plan {
+        baseline: paths[0].clone(),
+        paths,
+        workloads: parse(&["tcp-1", "tcp-4", "tcp-16", "udp-64x64", "udp-512x64"])?,
+        wires: vec![args.wire.into()],
+        ..args.how.plan()
+    };
+    measure(&plan, args.how.output.as_deref()).map(drop)
+}
+
+impl HowArgs {
+    /// A plan of nothing yet.
+    pub(super) fn plan(&self) -> Plan {
+        Plan {
+            paths: Vec::new(),
+            workloads: Vec::new(),
+            wires: Vec::new(),
+            rounds: self.rounds,
+            measure: Duration::from_secs_f64(self.seconds),
+            seed: self.seed.unwrap_or_else(clock),
+            baseline: PathSpec::Vxlan,
+            setting: setting(&self.setting, Wire::default()),
+        }
+    }
+}
+
+/// Runs a plan, prints its tables, writes its files.
+pub(super) fn measure(plan: &Plan, output: Option<&Path>) -> Result<Results, Failure> {
+    let folder = output
+        .map_or_else(|| PathBuf::from(format!("results/{}", stamp(clock()))), Path::to_path_buf);
+    // Better now than after an hour.
+    fs::create_dir_all(&folder)
+        .map_err(|error| Failure::Unusable(format!("{}: {error}", folder.display())))?;
+    let (steps, expected) = plan.expected();
+    let mut progress = Progress::new(steps, expected);
+    let results = plan.run(&mut progress);
+    progress.finish();
+
+    print!("{}", tables(&results));
+    results.save(&folder.join("results.json"))?;
+    write_report(&results, &folder)?;
+    if results.cells.is_empty() {
+        return Err(Failure::Unusable("no path could be measured".to_owned()));
+    }
+    Ok(results)
+}
+
+pub(super) fn write_report(results: &Results, folder: &Path) -> Result<(), Failure> {
+    let unusable = |error| Failure::Unusable(format!("{}: {error}", folder.display()));
+    let page = folder.join("report.html");
+    let histograms = write_hgrm(results, &folder.join("hgrm")).map_err(unusable)?;
+    fs::write(&page, html(results)).map_err(unusable)?;
+    println!("\nreport: {}, {histograms} histograms beside it", page.display());
+    Ok(())
+}
+
+pub(super) fn paths(names: &[&str], how: &HowArgs) -> Result<Vec<PathSpec>, Failure> {
+    let paths = names.iter().map(|name| path(name, &how.external));
+    Ok(paths.collect::<Result<_, _>>()?)
+}
+
+fn parse(names: &[&str]) -> Result<Vec<Workload>, Failure> {
+    Ok(names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?)
+}
+
+fn wires(names: &[WireName]) -> Vec<Wire> {
+    if names.is_empty() { Wire::ALL.to_vec() } else { names.iter().map(|n| (*n).into()).collect() }
+}
+
+fn clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// A date and time that sorts as text, UTC (days to a date: the proleptic Gregorian calendar, eras
+/// of 400 years from 1 March).
+fn stamp(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year}-{month:02}-{day:02}T{hour:02}{minute:02}{second:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_dates() {
+        assert_eq!(stamp(0), "1970-01-01T000000");
+        assert_eq!(stamp(951_782_400), "2000-02-29T000000");
+        assert_eq!(stamp(1_767_225_599), "2025-12-31T235959");
+    }
+}
