@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::mpsc as events;
 
 /// Bytes of one run: the largest UDP payload over IPv4.
@@ -87,12 +88,9 @@ impl Gateway {
         let (engine, engine_reason) = engine::choose(settings.engine);
         let vnet_hdr = engine != EngineKind::Classic;
         let joined = tun::joined()?;
-        let device = Device::create(&DeviceSpec {
-            name: &settings.device,
-            queues,
-            vnet_hdr,
-            offloads: settings.offloads,
-        })?;
+        let spec =
+            DeviceSpec { name: &settings.device, queues, vnet_hdr, offloads: settings.offloads };
+        let device = patiently(TunError::is_busy, || Device::create(&spec))?;
         let release = socket::kernel_release();
         let gso = socket::gso_policy(&release, settings.gso_forced);
         let offloads = offloads::decide(settings.offloads, device.granted, engine, &joined, &gso);
@@ -103,9 +101,7 @@ impl Gateway {
             settings.mtu.bytes(),
             first_v4(settings),
         )?;
-        if queues > 1 {
-            socket::check_free(settings.listen)?;
-        }
+        patiently(SocketError::is_in_use, || socket::check_free(settings.listen))?;
         let common = Common {
             views: Arc::new(ArcSwap::from_pointee(view)),
             stop: Arc::new(AtomicBool::new(false)),
@@ -211,6 +207,23 @@ impl Drop for Gateway {
             let _ = worker.thread.join();
         }
     }
+}
+
+/// Tries again for a moment when a device or a port is taken: the kernel may still be tearing a
+/// killed predecessor down. An instance that lives keeps them, and this one gives up.
+fn patiently<T, E>(
+    is_taken: fn(&E) -> bool,
+    mut call: impl FnMut() -> Result<T, E>,
+) -> Result<T, E> {
+    const ATTEMPTS: u32 = 10;
+    const PAUSE: Duration = Duration::from_millis(50);
+    for _ in 1..ATTEMPTS {
+        match call() {
+            Err(error) if is_taken(&error) => std::thread::sleep(PAUSE),
+            done => return done,
+        }
+    }
+    call()
 }
 
 struct WorkerSpec {

@@ -54,6 +54,14 @@ pub enum SocketError {
     },
 }
 
+impl SocketError {
+    /// Whether the address is taken.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
+}
+
 /// Fails when anybody has the address. Sockets that share a port by `SO_REUSEPORT` would let a
 /// second instance of the same user in silently, so a gateway with many queues asks first: a socket
 /// without the option cannot be bound beside any other.

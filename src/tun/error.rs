@@ -36,6 +36,12 @@ pub enum TunError {
 }
 
 impl TunError {
+    /// Whether the device is taken.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Create { source, .. } if source.raw_os_error() == Some(libc::EBUSY))
+    }
+
     pub(super) fn open(source: io::Error) -> Self {
         let cure = match source.kind() {
             io::ErrorKind::NotFound => {

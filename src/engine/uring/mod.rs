@@ -23,7 +23,7 @@ use crate::batch::{Datagrams, Flaw, Frames, Inbox, Outcome, Slot, Train, TunFram
 use crate::offload::vnet_hdr;
 use crate::sys::{address, cmsg};
 use buffers::BufferRing;
-use io_uring::types::{Fixed, RecvMsgOut, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fixed, RecvMsgOut, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -339,6 +339,17 @@ impl Engine for Uring {
 
     fn stats(&self) -> EngineStats {
         self.stats
+    }
+}
+
+/// The kernel tears a ring down in the background, and descriptors that the ring holds stay open
+/// until then: the port would be taken for a while after the gateway has ended.
+impl Drop for Uring {
+    fn drop(&mut self) {
+        let submitter = self.ring.submitter();
+        // When either fails, the kernel still does it, only later.
+        let _ = submitter.register_sync_cancel(None, CancelBuilder::any());
+        let _ = submitter.unregister_files();
     }
 }
 
