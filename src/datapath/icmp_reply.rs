@@ -5,8 +5,8 @@
 //! quoting the header and eight bytes. Unlike flannel's, a reply quotes only bytes that were
 //! received, and replies are limited in rate. IPv6 has no such model; there RFC 4443 decides.
 //!
-//! The kernel takes a packet with its own address as source only from a device that has
-//! `accept_local` set: whoever creates the TUN device sets it.
+//! The kernel takes no packet with its own address as source from a device, unless `accept_local`
+//! is set there. So replies are frames of their own, which the worker sends by a raw socket.
 //!
 //! flannel never answers ICMP, so a ping to nowhere meets silence, and net-unreachable keeps that.
 //! Time-exceeded and fragmentation-needed, which flannel does not send at all, follow RFC 1122

@@ -8,7 +8,7 @@ use crate::datapath::{EgressRules, IngressRules};
 use crate::engine::{self, EngineError, EngineKind, Ports, Tuning};
 use crate::offload::feature::{Feature, FeatureSet};
 use crate::route::View;
-use crate::socket::{self, SocketError, SocketSpec};
+use crate::socket::{self, Originator, SocketError, SocketSpec};
 use crate::sys::affinity;
 use crate::telemetry::counter::{Books, WorkerBooks};
 use crate::tun::{self, Device, DeviceSpec, TunError};
@@ -22,6 +22,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc as events;
+use tracing::warn;
 
 /// Bytes of one run: the largest UDP payload over IPv4.
 const MAX_RUN_BYTES: u32 = 65_507;
@@ -115,6 +116,7 @@ impl Gateway {
                 coalesce_tcp: features.has(Feature::CoalesceTcp),
                 coalesce_udp: features.has(Feature::CoalesceUdp),
             },
+            originator: originator(),
         };
         let tuning = Tuning {
             batch: BATCH,
@@ -291,6 +293,20 @@ fn first_v4(settings: &Settings) -> Option<(Ipv4Addr, Ipv4Addr)> {
         (IpAddr::V4(address), IpAddr::V4(netmask)) => Some((address, netmask)),
         _ => None,
     })
+}
+
+/// The raw sockets for ICMP errors; the gateway carries packets without them too.
+fn originator() -> Option<Arc<Originator>> {
+    match Originator::open() {
+        Ok(originator) => Some(Arc::new(originator)),
+        Err(error) => {
+            warn!(
+                "no raw socket ({error}): ICMP errors may not reach inner senders; \
+                   grant CAP_NET_RAW"
+            );
+            None
+        }
+    }
 }
 
 /// The CPUs to bind workers to, in turn.

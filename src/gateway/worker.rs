@@ -22,8 +22,9 @@ use crate::datapath::{
     Egress, EgressRules, Ingress, IngressRules, Oversize, Progress, Unwritten, World, unjoin,
 };
 use crate::engine::{Engine, EngineError};
+use crate::offload::vnet_hdr;
 use crate::route::View;
-use crate::socket;
+use crate::socket::{self, Originator};
 use crate::telemetry::counter::WorkerBooks;
 use arc_swap::{ArcSwap, Cache};
 use std::net::SocketAddr;
@@ -60,6 +61,9 @@ pub(super) struct Common {
     pub(super) limits: RunLimits,
     pub(super) egress: EgressRules,
     pub(super) ingress: IngressRules,
+    /// How ICMP errors leave; without it they are written to the device, where the kernel takes
+    /// them only if `accept_local` is set.
+    pub(super) originator: Option<Arc<Originator>>,
 }
 
 pub(super) struct Worker {
@@ -79,6 +83,8 @@ struct Halves {
     replies: Frames,
     frames: Frames,
     outcome: Outcome,
+    originator: Option<Arc<Originator>>,
+    vnet_hdr: bool,
     /// A joined frame that the device refused, its packets, and what became of them.
     joined: Box<[u8]>,
     singles: Frames,
@@ -104,6 +110,8 @@ impl Worker {
                 ),
                 frames: Frames::new(MAX_FRAMES, pieces()),
                 outcome: Outcome::new(MAX_FRAMES),
+                originator: common.originator,
+                vnet_hdr: common.egress.vnet_hdr,
                 joined: vec![0; JOINED_BYTES].into_boxed_slice(),
                 singles: Frames::new(
                     MAX_SINGLES,
@@ -259,13 +267,27 @@ impl Halves {
         }
     }
 
-    /// Writes ICMP errors for inner senders; one that the device refuses is lost, as ICMP may be.
+    /// Sends ICMP errors to inner senders; one that cannot be sent is lost, as ICMP may be.
     fn reply(&mut self, engine: &mut dyn Engine) {
-        if !self.replies.is_empty() {
-            self.outcome.clear();
-            engine.write(&self.replies, &mut self.outcome);
-            self.replies.clear();
+        if self.replies.is_empty() {
+            return;
         }
+        match &self.originator {
+            Some(originator) => {
+                let before = if self.vnet_hdr { vnet_hdr::LEN as u32 } else { 0 };
+                for frame in self.replies.frames() {
+                    let mut packet = [0; REPLY_BYTES];
+                    let pieces = &self.replies.pieces;
+                    let len = pieces.copy(&frame.chain, before, &mut packet, |_, _| {});
+                    let _ = originator.send(&packet[..len]);
+                }
+            }
+            None => {
+                self.outcome.clear();
+                engine.write(&self.replies, &mut self.outcome);
+            }
+        }
+        self.replies.clear();
     }
 }
 

@@ -1,9 +1,11 @@
 //! The UDP sockets of the tunnel: their options and offloads.
 
 mod open;
+mod originate;
 mod path_mtu;
 mod segmentation;
 
 pub use open::{Fragmentation, SocketError, SocketSpec, check_free, open, set_fragmentation};
+pub use originate::Originator;
 pub use path_mtu::path_mtu;
 pub use segmentation::{GsoPolicy, gso_policy, kernel_release, max_run};

@@ -260,6 +260,7 @@ impl Side {
                 coalesce_tcp: true,
                 coalesce_udp: true,
             },
+            originator: None,
         };
         let engine = Loopback::new(Rc::clone(&wires), BATCH);
         Self { worker: Worker::new(Box::new(engine), common, Arc::default()), wires, views }

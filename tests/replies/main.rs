@@ -1,0 +1,173 @@
+//! Inner senders really hear why their packets go nowhere: containers behind bridges, a gateway on
+//! the host, the kernel between them.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
+
+use ipnet::IpNet;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+use twill::config::{IngressCheck, Mtu, Pinning, QueueCount, Settings, SourcePorts};
+use twill::engine::EngineChoice;
+use twill::gateway::Gateway;
+use twill::offload::feature::FeatureSet;
+use twill::route::{Overlay, Peer, PeerIndex, View};
+use twill_perf::testbed::{Host, Namespace, Testbed, Underlay};
+
+/// An address of the overlay that nobody holds.
+const NOWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 244, 99, 9), 9);
+/// Long enough for a busy machine; a reply takes microseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[test]
+fn a_container_hears_that_no_peer_holds_its_destination() {
+    let Some((hosts, _gateways, _testbed)) = two_hosts("no peer", 1500) else { return };
+    let pod = hosts[0].add_pod(1472).unwrap();
+
+    let message = icmp_after(&pod, || {
+        let socket = UdpSocket::bind((pod.address(), 4000)).unwrap();
+        socket.send_to(b"hello", NOWHERE).unwrap();
+    });
+
+    assert_eq!(message.from, tun_address(&hosts[0]), "from the TUN device's address");
+    assert_eq!(message.kind, [3, 0], "net unreachable");
+    assert_eq!(message.quoted[12..16], pod.address().octets());
+    assert_eq!(message.quoted[16..20], NOWHERE.0.octets());
+    assert_eq!(message.quoted[20..22], 4000u16.to_be_bytes(), "with its ports");
+}
+
+#[test]
+fn a_process_of_the_host_hears_it_too() {
+    let Some((hosts, _gateways, _testbed)) = two_hosts("own process", 1500) else { return };
+
+    let message = icmp_after(&hosts[0], || {
+        UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"hello", NOWHERE).unwrap();
+    });
+
+    assert_eq!(message.kind, [3, 0]);
+}
+
+#[test]
+fn a_container_hears_where_its_hops_end() {
+    let Some((hosts, _gateways, _testbed)) = two_hosts("hops", 1500) else { return };
+    let pod = hosts[0].add_pod(1472).unwrap();
+    let there = hosts[1].add_pod(1472).unwrap();
+
+    // The host takes one hop, twill the next: 2 end in the near gateway; the far gateway leaves
+    // the last of 3 to its kernel.
+    let ends_at = |hops| {
+        let message = icmp_after(&pod, || {
+            let socket = UdpSocket::bind((pod.address(), 0)).unwrap();
+            socket.set_ttl(hops).unwrap();
+            socket.send_to(b"hello", (there.address(), 33434)).unwrap();
+        });
+        assert_eq!(message.kind, [11, 0], "time exceeded in transit");
+        message.from
+    };
+
+    assert_eq!(ends_at(2), tun_address(&hosts[0]));
+    assert_eq!(ends_at(3), tun_address(&hosts[1]));
+}
+
+#[test]
+fn a_container_hears_the_mtu_of_a_path_that_is_narrower_than_the_device() {
+    let Some((hosts, _gateways, _testbed)) = two_hosts("mtu", 1400) else { return };
+    let pod = hosts[0].add_pod(1472).unwrap();
+    let there = hosts[1].add_pod(1472).unwrap();
+
+    // The kernel's path MTU discovery sets DF on what this socket sends.
+    let message = icmp_after(&pod, || {
+        let socket = UdpSocket::bind((pod.address(), 0)).unwrap();
+        socket.send_to(&[7; 1400], (there.address(), 9)).unwrap();
+    });
+
+    assert_eq!(message.kind, [3, 4], "fragmentation needed");
+    assert_eq!(message.mtu, 1400 - 28, "what is left inside the tunnel");
+}
+
+/// Two hosts with a gateway each, the underlay's devices having this MTU, the TUN devices 1472.
+fn two_hosts(test: &str, underlay_mtu: u16) -> Option<(Vec<Host>, Vec<Gateway>, Testbed)> {
+    let testbed = Testbed::for_test(test)?;
+    let hosts = testbed.hosts(2, &Underlay::default()).unwrap();
+    let gateways = [(0, 1), (1, 0)].map(|(own, peer)| {
+        let device = hosts[own].underlay_device();
+        hosts[own].ip(&format!("link set {device} mtu {underlay_mtu}")).unwrap();
+        start(&hosts[own], &hosts[peer])
+    });
+    Some((hosts, gateways.into(), testbed))
+}
+
+fn start(host: &Host, peer: &Host) -> Gateway {
+    let settings = Settings {
+        device: "tun0".to_owned(),
+        addresses: vec![IpNet::from(IpAddr::V4(tun_address(host)))],
+        mtu: Mtu::try_from(1472).unwrap(),
+        listen: endpoint(host),
+        local: vec![pods(host)],
+        queues: QueueCount::ONE,
+        engine: EngineChoice::Auto,
+        offloads: FeatureSet::ALL,
+        gso_forced: false,
+        ingress_check: IngressCheck::Strict,
+        peer_sources: Vec::new(),
+        source_ports: SourcePorts::Fixed,
+        pinning: Pinning::None,
+        socket_buffer: 1 << 20,
+        device_queue: 1000,
+    };
+    let view = View::new(Overlay {
+        peers: vec![Peer {
+            index: PeerIndex(0),
+            name: "peer".into(),
+            endpoint: endpoint(peer),
+            subnets: vec![pods(peer)],
+        }],
+        local: settings.local.clone(),
+        addresses: vec![IpAddr::V4(tun_address(host))],
+    });
+    let gateway = host.enter(|| Gateway::start(&settings, view)).unwrap();
+    host.ip("link set tun0 up\nroute add 10.244.0.0/16 dev tun0").unwrap();
+    gateway
+}
+
+/// The first of the host's pod network, as flannel sets it.
+fn tun_address(host: &Host) -> Ipv4Addr {
+    host.pod_network()
+}
+
+fn pods(host: &Host) -> IpNet {
+    IpNet::new_assert(IpAddr::V4(host.pod_network()), 24)
+}
+
+fn endpoint(host: &Host) -> SocketAddr {
+    SocketAddr::from((host.address(), 8285))
+}
+
+/// An ICMP error.
+struct Message {
+    from: Ipv4Addr,
+    kind: [u8; 2],
+    mtu: u16,
+    quoted: Vec<u8>,
+}
+
+/// The first ICMP error that arrives in a namespace after something was sent there.
+fn icmp_after(namespace: &Namespace, send: impl FnOnce() + Send) -> Message {
+    namespace.enter(|| {
+        let mut listener = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).unwrap();
+        listener.set_read_timeout(Some(PATIENCE)).unwrap();
+        send();
+        let mut packet = [0; 2048];
+        let len = listener.read(&mut packet).expect("an ICMP error in time");
+        let header_len = usize::from(packet[0] & 0x0f) * 4;
+        let [.., a, b, c, d, _, _, _, _] = packet[..20] else { unreachable!() };
+        let icmp = &packet[header_len..len];
+        Message {
+            from: Ipv4Addr::new(a, b, c, d),
+            kind: [icmp[0], icmp[1]],
+            mtu: u16::from_be_bytes([icmp[6], icmp[7]]),
+            quoted: icmp[8..].to_vec(),
+        }
+    })
+}
