@@ -368,6 +368,24 @@ mod tests {
     }
 
     #[test]
+    fn sixty_five_thousand_peers_take_a_few_megabytes() {
+        let peers = (0..65_000u32).map(|index| Peer {
+            index: PeerIndex(index),
+            name: "peer".into(),
+            endpoint: SocketAddr::from((Ipv4Addr::from(0xac10_0000 | index), 8285)),
+            subnets: vec![
+                Ipv4Net::new_assert(Ipv4Addr::from(0x0a00_0000 | (index << 8)), 24).into(),
+            ],
+        });
+
+        let view = View::new(Overlay { peers: peers.collect(), ..Overlay::default() });
+
+        assert!(view.bytes() < 10 << 20, "{} bytes", view.bytes());
+        assert_eq!(view.holder(ip("10.253.231.9")), Holder::Peer(PeerIndex(0xfde7)));
+        assert_eq!(view.peers_at(ip("172.16.253.231")).next(), Some(PeerIndex(0xfde7)));
+    }
+
+    #[test]
     fn an_unused_number_is_no_peer() {
         let view = view();
 
