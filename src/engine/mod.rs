@@ -9,6 +9,8 @@
 mod classic;
 mod deliver;
 mod epoll;
+#[cfg(test)]
+mod fault;
 mod fragments;
 mod kind;
 #[cfg(test)]

@@ -1,25 +1,47 @@
 //! What to do when the kernel refuses a send: pure decisions, the same for every engine.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 /// How often a send is tried again when the queue below has no room (ENOBUFS).
 const MAX_RETRIES: u8 = 3;
 /// Peers for which alone runs are switched off; more demote the socket.
 const MAX_DEMOTED: usize = 256;
+/// After how long runs are tried again where they were refused: routes and devices change.
+const RESTORE_AFTER: Duration = Duration::from_secs(60);
 
 /// What to do about one refused message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reaction {
+    /// Nothing was attempted: a signal came first.
+    Again,
     /// Try again at once.
     Retry,
     /// Wait until the socket has room, then try again.
     Wait,
-    /// Send its datagrams one by one: the path to this peer does not take runs.
-    SplitPeer,
-    /// Send its datagrams one by one, and all later runs: the socket does not take runs.
-    SplitSocket,
+    /// Send its datagrams one by one, and those of later runs to the same peer, or of all.
+    Split(Scope),
     /// Give its datagrams up.
     Fail,
+}
+
+/// For whom runs are switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// The path to this peer does not take runs.
+    Peer,
+    /// The socket does not take runs.
+    Socket,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Peer => "this peer",
+            Self::Socket => "all peers",
+        })
+    }
 }
 
 /// Decides about a message of `datagrams` datagrams that failed with `errno`, the `attempt`-th time
@@ -27,12 +49,12 @@ pub(super) enum Reaction {
 #[must_use]
 pub(super) fn react(errno: i32, datagrams: u16, attempt: u8) -> Reaction {
     match errno {
-        libc::EINTR => Reaction::Retry,
-        // The device below cannot checksum (before 6.11), or xfrm is on the route; EINVAL also
-        // means more segments than this kernel takes.
-        libc::EIO | libc::EINVAL if datagrams > 1 => Reaction::SplitSocket,
-        // A segment is longer than the path's MTU. Alone, it may still be fragmented.
-        libc::EMSGSIZE if datagrams > 1 => Reaction::SplitPeer,
+        libc::EINTR => Reaction::Again,
+        // The device below cannot checksum (before 6.11), or xfrm is on the route.
+        libc::EIO if datagrams > 1 => Reaction::Split(Scope::Socket),
+        // A segment is longer than the path's MTU: EINVAL before Linux 6.14, EMSGSIZE since. Alone,
+        // it may still be fragmented.
+        libc::EINVAL | libc::EMSGSIZE if datagrams > 1 => Reaction::Split(Scope::Peer),
         libc::EAGAIN if attempt < MAX_RETRIES => Reaction::Wait,
         libc::ENOBUFS if attempt < MAX_RETRIES => Reaction::Retry,
         _ => Reaction::Fail,
@@ -42,13 +64,20 @@ pub(super) fn react(errno: i32, datagrams: u16, attempt: u8) -> Reaction {
 /// Where runs may be sent as runs.
 #[derive(Debug)]
 pub(super) struct RunState {
+    configured: bool,
     socket: bool,
     demoted: Vec<SocketAddr>,
+    restore_at: Option<Instant>,
 }
 
 impl RunState {
     pub(super) fn new(gso: bool) -> Self {
-        Self { socket: gso, demoted: Vec::with_capacity(MAX_DEMOTED) }
+        Self {
+            configured: gso,
+            socket: gso,
+            demoted: Vec::with_capacity(MAX_DEMOTED),
+            restore_at: None,
+        }
     }
 
     /// Whether a run to this peer may be one send.
@@ -58,22 +87,35 @@ impl RunState {
     }
 
     /// Switches runs off for one peer; for all when there are too many such peers to remember.
-    pub(super) fn demote_peer(&mut self, to: SocketAddr) {
+    pub(super) fn demote_peer(&mut self, to: SocketAddr, now: Instant) {
         if self.demoted.len() == MAX_DEMOTED {
-            self.socket = false;
-        } else if !self.demoted.contains(&to) {
+            return self.demote_socket(now);
+        }
+        if !self.demoted.contains(&to) {
             self.demoted.push(to);
         }
+        self.restore_at.get_or_insert(now + RESTORE_AFTER);
     }
 
     /// Switches runs off for the socket.
-    pub(super) fn demote_socket(&mut self) {
+    pub(super) fn demote_socket(&mut self, now: Instant) {
         self.socket = false;
+        self.restore_at.get_or_insert(now + RESTORE_AFTER);
     }
 
-    /// Gives demoted peers another chance: paths change, sockets do not.
-    pub(super) fn restore_peers(&mut self) {
-        self.demoted.clear();
+    /// Whether anything is switched off that will be tried again.
+    #[inline]
+    pub(super) fn is_demoted(&self) -> bool {
+        self.restore_at.is_some()
+    }
+
+    /// Gives what was refused another chance, once enough time has passed.
+    pub(super) fn restore(&mut self, now: Instant) {
+        if self.restore_at.is_some_and(|at| at <= now) {
+            self.socket = self.configured;
+            self.demoted.clear();
+            self.restore_at = None;
+        }
     }
 
     /// Whether the socket takes runs.
@@ -96,30 +138,70 @@ mod tests {
         for errno in 1..134 {
             for attempt in [0, MAX_RETRIES] {
                 let alone = react(errno, 1, attempt);
-                assert!(!matches!(alone, Reaction::SplitPeer | Reaction::SplitSocket), "{errno}");
+                assert!(!matches!(alone, Reaction::Split(_)), "{errno}");
             }
             if errno != libc::EINTR {
                 assert_eq!(react(errno, 1, MAX_RETRIES), Reaction::Fail, "{errno}");
             }
         }
-        assert_eq!(react(libc::EIO, 2, 0), Reaction::SplitSocket);
-        assert_eq!(react(libc::EINVAL, 2, 0), Reaction::SplitSocket);
-        assert_eq!(react(libc::EMSGSIZE, 2, 0), Reaction::SplitPeer);
+        assert_eq!(react(libc::EIO, 2, 0), Reaction::Split(Scope::Socket));
+        assert_eq!(react(libc::EINVAL, 2, 0), Reaction::Split(Scope::Peer));
+        assert_eq!(react(libc::EMSGSIZE, 2, 0), Reaction::Split(Scope::Peer));
         assert_eq!(react(libc::ENOBUFS, 2, 0), Reaction::Retry);
         assert_eq!(react(libc::EPERM, 2, 0), Reaction::Fail);
     }
 
     #[test]
     fn a_demoted_peer_leaves_the_others_alone() {
-        let (a, b) = ("192.0.2.1:1".parse().unwrap(), "192.0.2.2:1".parse().unwrap());
+        let now = Instant::now();
         let mut state = RunState::new(true);
 
-        state.demote_peer(a);
+        state.demote_peer(peer(1), now);
 
-        assert!(!state.allows(&a) && state.allows(&b));
-        state.restore_peers();
-        assert!(state.allows(&a));
-        state.demote_socket();
-        assert!(!state.allows(&b));
+        assert!(!state.allows(&peer(1)) && state.allows(&peer(2)));
+        assert!(state.active() && state.is_demoted());
+    }
+
+    #[test]
+    fn what_was_refused_is_tried_again_after_a_while() {
+        let start = Instant::now();
+        let mut state = RunState::new(true);
+        state.demote_peer(peer(1), start);
+        state.demote_socket(start + RESTORE_AFTER / 2);
+
+        state.restore(start + RESTORE_AFTER / 2);
+        let before = state.active();
+        state.restore(start + RESTORE_AFTER);
+
+        assert!(!before);
+        assert!(state.active() && state.allows(&peer(1)) && !state.is_demoted());
+    }
+
+    #[test]
+    fn runs_that_are_switched_off_stay_off() {
+        let now = Instant::now();
+        let mut state = RunState::new(false);
+
+        state.demote_socket(now);
+        state.restore(now + RESTORE_AFTER);
+
+        assert!(!state.allows(&peer(1)));
+    }
+
+    #[test]
+    fn too_many_demoted_peers_demote_the_socket() {
+        let now = Instant::now();
+        let mut state = RunState::new(true);
+
+        for number in 0..=MAX_DEMOTED as u16 {
+            state.demote_peer(peer(number), now);
+        }
+
+        assert!(!state.active());
+        assert_eq!(state.demoted_peers(), MAX_DEMOTED);
+    }
+
+    fn peer(number: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], number))
     }
 }

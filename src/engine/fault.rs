@@ -1,0 +1,100 @@
+//! A kernel for tests: it refuses what a test tells it to, and remembers what it took.
+#![allow(unsafe_code, reason = "message headers hold pointers")]
+
+use super::transmit::SendCalls;
+use crate::sys::{address, cmsg};
+use std::io;
+use std::net::SocketAddr;
+use std::slice;
+use std::time::Duration;
+
+/// One message as the kernel would read it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub(super) to: SocketAddr,
+    /// Its datagrams, cut by the `UDP_SEGMENT` that came with it.
+    pub(super) datagrams: Vec<Vec<u8>>,
+    /// Whether it came with `UDP_SEGMENT`.
+    pub(super) is_run: bool,
+}
+
+/// The calls of a kernel that asks `refuse` about every message.
+pub(super) struct Faulty<F> {
+    refuse: F,
+    /// Messages that one call takes at most.
+    most: usize,
+    pub(super) taken: Vec<Sent>,
+    pub(super) calls: usize,
+    pub(super) waits: usize,
+}
+
+impl<F: FnMut(&Sent) -> Option<i32>> Faulty<F> {
+    pub(super) fn new(refuse: F) -> Self {
+        Self { refuse, most: usize::MAX, taken: Vec::new(), calls: 0, waits: 0 }
+    }
+
+    pub(super) fn at_most(self, most: usize) -> Self {
+        Self { most, ..self }
+    }
+
+    /// All datagrams taken, in order.
+    pub(super) fn wire(&self) -> Vec<(SocketAddr, Vec<u8>)> {
+        let datagrams = |sent: &Sent| {
+            let to = sent.to;
+            sent.datagrams.clone().into_iter().map(move |bytes| (to, bytes))
+        };
+        self.taken.iter().flat_map(datagrams).collect()
+    }
+}
+
+impl<F: FnMut(&Sent) -> Option<i32>> SendCalls for Faulty<F> {
+    fn send(&mut self, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
+        self.calls += 1;
+        for (index, header) in headers.iter().take(self.most).enumerate() {
+            let sent = read(&header.msg_hdr);
+            match (self.refuse)(&sent) {
+                None => self.taken.push(sent),
+                // As the kernel does: an error is told only when it is the first message's.
+                Some(errno) if index == 0 => return Err(io::Error::from_raw_os_error(errno)),
+                Some(_) => return Ok(index),
+            }
+        }
+        Ok(headers.len().min(self.most))
+    }
+
+    fn wait_for_room(&mut self, _: Duration) {
+        self.waits += 1;
+    }
+}
+
+fn read(header: &libc::msghdr) -> Sent {
+    // SAFETY: the code under test points the name at that many bytes, as the kernel would demand.
+    let name =
+        unsafe { slice::from_raw_parts(header.msg_name.cast::<u8>(), header.msg_namelen as usize) };
+    // SAFETY: the same holds for the iovecs.
+    let iovecs = unsafe { slice::from_raw_parts(header.msg_iov, header.msg_iovlen) };
+    let bytes: Vec<u8> = iovecs
+        .iter()
+        .flat_map(|iovec| {
+            // SAFETY: and for what they point at.
+            unsafe { slice::from_raw_parts(iovec.iov_base.cast::<u8>(), iovec.iov_len) }
+        })
+        .copied()
+        .collect();
+    let segment = (!header.msg_control.is_null()).then(|| {
+        // SAFETY: and for the control data.
+        let control = unsafe {
+            slice::from_raw_parts(header.msg_control.cast::<u8>(), header.msg_controllen)
+        };
+        // The only control data that is ever sent; its value ends the first word after its header.
+        let at = size_of::<libc::cmsghdr>();
+        let segment = u16::from_ne_bytes([control[at], control[at + 1]]);
+        assert_eq!(control, cmsg::segment(segment));
+        usize::from(segment)
+    });
+    Sent {
+        to: address::parse(name).expect("an address"),
+        datagrams: bytes.chunks(segment.unwrap_or(bytes.len())).map(<[u8]>::to_vec).collect(),
+        is_run: segment.is_some(),
+    }
+}

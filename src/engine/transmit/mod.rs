@@ -1,0 +1,165 @@
+//! Handing runs to the kernel until each datagram is taken or given up, exactly once.
+#![allow(unsafe_code, reason = "sendmmsg takes pointers")]
+
+use super::EngineStats;
+use super::memory::{Memory, Slots};
+use super::messages::{Cursor, Message, Messages};
+use super::policy::{Reaction, RunState, Scope, react};
+use crate::batch::{Datagrams, Failure, Outcome, Run};
+use crate::sys::mmsg;
+use rustix::event::{PollFd, PollFlags, poll};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+use tracing::warn;
+
+/// How long to wait for room in a socket, each of the few times.
+const ROOM_WAIT: Duration = Duration::from_millis(2);
+
+/// The calls that sending needs: the kernel's, or those of a test that makes them fail.
+pub(super) trait SendCalls {
+    /// sendmmsg(2): hands the headers over in order; how many were taken, at least one, or the first
+    /// one's error.
+    fn send(&mut self, headers: &mut [libc::mmsghdr]) -> io::Result<usize>;
+
+    /// Waits until the socket may have room.
+    fn wait_for_room(&mut self, at_most: Duration);
+}
+
+/// The kernel's calls on one socket.
+pub(super) struct KernelSend<'a> {
+    socket: BorrowedFd<'a>,
+}
+
+impl<'a> KernelSend<'a> {
+    pub(super) fn new(socket: BorrowedFd<'a>) -> Self {
+        Self { socket }
+    }
+}
+
+impl SendCalls for KernelSend<'_> {
+    fn send(&mut self, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
+        // SAFETY: `Messages::fill` pointed the headers at its own parts and at slices that the
+        // memory borrows, all of which outlive this call.
+        unsafe { mmsg::send(self.socket, headers) }
+    }
+
+    fn wait_for_room(&mut self, at_most: Duration) {
+        let timeout =
+            rustix::time::Timespec { tv_sec: 0, tv_nsec: i64::from(at_most.subsec_nanos()) };
+        let mut fds = [PollFd::from_borrowed_fd(self.socket, PollFlags::OUT)];
+        // Whatever comes back, the next attempt tells.
+        let _ = poll(&mut fds, Some(&timeout));
+    }
+}
+
+/// The sending side of an engine.
+pub(super) struct Transmitter {
+    messages: Messages,
+    state: RunState,
+    warned: bool,
+}
+
+impl Transmitter {
+    pub(super) fn new(gso: bool) -> Self {
+        Self { messages: Messages::new(), state: RunState::new(gso), warned: false }
+    }
+
+    /// Sends all runs of a batch, in order.
+    pub(super) fn send<S: Slots>(
+        &mut self,
+        calls: &mut impl SendCalls,
+        datagrams: &Datagrams,
+        memory: &Memory<'_, S>,
+        outcome: &mut Outcome,
+        stats: &mut EngineStats,
+    ) {
+        if self.state.is_demoted() {
+            self.state.restore(Instant::now());
+        }
+        let runs = datagrams.runs();
+        let mut cursor = Cursor::default();
+        let mut attempt = 0;
+        while cursor.run < runs.len() {
+            self.messages.fill(datagrams, memory, &self.state, cursor);
+            self.send_chunk(calls, runs, &mut cursor, &mut attempt, outcome, stats);
+        }
+        self.report(stats);
+    }
+
+    /// Sends the messages that were filled, until all are dealt with or one must be filled anew.
+    fn send_chunk(
+        &mut self,
+        calls: &mut impl SendCalls,
+        runs: &[Run],
+        cursor: &mut Cursor,
+        attempt: &mut u8,
+        outcome: &mut Outcome,
+        stats: &mut EngineStats,
+    ) {
+        let mut done = 0;
+        while let Some(message) = self.messages.messages().get(done).copied() {
+            stats.syscalls += 1;
+            let errno = match calls.send(self.messages.headers_mut(done)) {
+                Ok(taken) => {
+                    *attempt = 0;
+                    done += taken;
+                    *cursor = self.messages.messages()[done - 1].after(runs);
+                    continue;
+                }
+                Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
+            };
+            match react(errno, message.datagrams, *attempt) {
+                Reaction::Again => {}
+                Reaction::Retry => *attempt += 1,
+                Reaction::Wait => {
+                    *attempt += 1;
+                    calls.wait_for_room(ROOM_WAIT);
+                }
+                Reaction::Split(scope) => {
+                    outcome.replayed += 1;
+                    stats.gso_replays += 1;
+                    return self.demote(scope, runs[message.run].destination.to, errno);
+                }
+                Reaction::Fail => {
+                    // A full socket is full for all: the next message is tried once, not waited for.
+                    if errno != libc::EAGAIN {
+                        *attempt = 0;
+                    }
+                    done += 1;
+                    *cursor = message.after(runs);
+                    outcome.fail(failure(&message, errno));
+                }
+            }
+        }
+    }
+
+    /// From here on this peer's, or all, datagrams leave one by one.
+    fn demote(&mut self, scope: Scope, to: SocketAddr, errno: i32) {
+        let now = Instant::now();
+        match scope {
+            Scope::Peer => self.state.demote_peer(to, now),
+            Scope::Socket => self.state.demote_socket(now),
+        }
+        if !std::mem::replace(&mut self.warned, true) {
+            let error = io::Error::from_raw_os_error(errno);
+            warn!(
+                "the kernel refuses UDP_SEGMENT towards {to} ({error}): datagrams to {scope} leave \
+                 one by one for a while; this is said once, the counters say the rest"
+            );
+        }
+    }
+
+    pub(super) fn report(&self, stats: &mut EngineStats) {
+        stats.gso_active = self.state.active();
+        stats.gso_demoted_peers = self.state.demoted_peers() as u64;
+    }
+}
+
+fn failure(message: &Message, errno: i32) -> Failure {
+    Failure { item: message.run as u32, first: message.first, count: message.datagrams, errno }
+}
+
+#[cfg(test)]
+mod tests;
