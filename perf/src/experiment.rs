@@ -36,19 +36,25 @@ pub struct Plan {
 pub trait Observer {
     /// Does one step, which it may announce.
     fn step<T>(&mut self, label: &str, expected: Duration, work: impl FnOnce() -> T) -> T;
+
+    /// So many steps of so much time will not come.
+    fn skip(&mut self, steps: usize, expected: Duration);
 }
 
 impl Plan {
     /// How many steps it has, and how long they take.
     #[must_use]
     pub fn expected(&self) -> (usize, Duration) {
-        let passes = self.rounds as usize + 1;
-        let runs = self.wires.len() * self.paths.len() * self.workloads.len() * passes;
-        let builds = self.wires.len() * self.paths.len();
-        let all: Duration = self.workloads.iter().map(|workload| self.expected_run(workload)).sum();
-        let per_wire = all * (passes * self.paths.len()) as u32;
-        let time = per_wire * self.wires.len() as u32 + BUILD * builds as u32;
-        (runs + builds, time)
+        let (runs, time) = self.expected_path();
+        let paths = self.wires.len() * self.paths.len();
+        ((runs + 1) * paths, (time + BUILD) * paths as u32)
+    }
+
+    /// The runs over one path on one wire.
+    fn expected_path(&self) -> (usize, Duration) {
+        let passes = self.rounds + 1;
+        let once: Duration = self.workloads.iter().map(|load| self.expected_run(load)).sum();
+        (self.workloads.len() * passes as usize, once * passes)
     }
 
     fn expected_run(&self, workload: &Workload) -> Duration {
@@ -94,11 +100,15 @@ impl Plan {
             let label = format!("{wire} wire: building {spec}");
             match observer.step(&label, BUILD, || Path::build(spec, &setting)) {
                 Ok(path) => paths.push(path),
-                Err(missing) => results.unavailable.push(Missing {
-                    wire: wire.to_string(),
-                    path: missing.path,
-                    reason: missing.reason,
-                }),
+                Err(missing) => {
+                    let (steps, expected) = self.expected_path();
+                    observer.skip(steps, expected);
+                    results.unavailable.push(Missing {
+                        wire: wire.to_string(),
+                        path: missing.path,
+                        reason: missing.reason,
+                    });
+                }
             }
         }
         record_offloads(wire, &paths, results);

@@ -26,6 +26,10 @@ impl Observer for Progress {
     fn step<T>(&mut self, label: &str, expected: Duration, work: impl FnOnce() -> T) -> T {
         Progress::step(self, label, expected, work)
     }
+
+    fn skip(&mut self, steps: usize, expected: Duration) {
+        Progress::skip(self, steps, expected);
+    }
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {

@@ -54,6 +54,12 @@ impl Progress {
         result
     }
 
+    /// So many steps of so much time will not come.
+    pub(crate) fn skip(&mut self, steps: usize, expected: Duration) {
+        self.steps = self.steps.saturating_sub(steps);
+        self.left = self.left.saturating_sub(expected);
+    }
+
     /// Takes the line away.
     pub(crate) fn finish(self) {
         if self.terminal {

@@ -2,7 +2,7 @@
 
 use super::svg::{Anchor, Svg, log_ticks, ticks};
 use super::table::written;
-use crate::metric::{self, format};
+use crate::metric;
 use crate::results::{Cell, Results};
 use hdrhistogram::Histogram;
 
@@ -35,7 +35,7 @@ pub(super) fn bars(results: &Results, cells: &[&Cell], key: &str) -> Option<Stri
     for tick in ticks(most) {
         svg.line("grid", (x(tick), 4.0), (x(tick), bottom));
         let anchor = if tick == 0.0 { Anchor::Start } else { Anchor::Middle };
-        svg.text("tick", (x(tick), bottom + 14.0), anchor, &written(key, tick));
+        svg.text("tick", (x(tick), bottom + 14.0), anchor, &tick_label(key, tick));
     }
     for (row, (cell, estimate)) in estimates.iter().enumerate() {
         let top = row as f64 * ROW + 4.0;
@@ -83,7 +83,7 @@ pub(super) fn percentiles(results: &Results, cells: &[&Cell], times: &str) -> Op
     let mut svg = Svg::new(WIDTH, HEIGHT);
     for tick in log_ticks(least, most) {
         svg.line("grid", (LEFT, y(tick)), (WIDTH - 10.0, y(tick)));
-        svg.text("tick", (LEFT - 5.0, y(tick) + 4.0), Anchor::End, &format!("{} µs", short(tick)));
+        svg.text("tick", (LEFT - 5.0, y(tick) + 4.0), Anchor::End, &duration(tick));
     }
     for (nine, name) in ["0 %", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %"].iter().enumerate()
     {
@@ -130,7 +130,7 @@ pub(super) fn series(results: &Results, cells: &[&Cell]) -> Option<String> {
     let mut svg = Svg::new(WIDTH, HEIGHT);
     for tick in ticks(most) {
         svg.line("grid", (LEFT, y(tick)), (WIDTH - 10.0, y(tick)));
-        svg.text("tick", (LEFT - 5.0, y(tick) + 4.0), Anchor::End, &format(tick));
+        svg.text("tick", (LEFT - 5.0, y(tick) + 4.0), Anchor::End, &short(tick));
     }
     for tick in ticks(end) {
         svg.text("tick", (x(tick), bottom + 16.0), Anchor::Middle, &format!("{} s", short(tick)));
@@ -168,8 +168,27 @@ fn legend(results: &Results, paths: &[&str]) -> String {
     format!("<ul class=\"legend\">{entries}</ul>")
 }
 
+/// A bar's tick: shares as percent.
+fn tick_label(key: &str, tick: f64) -> String {
+    match metric::by_key(key) {
+        Some(metric) if metric.unit == "share" => format!("{} %", short(tick * 100.0)),
+        _ => short(tick),
+    }
+}
+
+/// Microseconds in the unit that fits.
+fn duration(us: f64) -> String {
+    if us >= 1e6 {
+        format!("{} s", short(us * 1e-6))
+    } else if us >= 1e3 {
+        format!("{} ms", short(us * 1e-3))
+    } else {
+        format!("{} µs", short(us))
+    }
+}
+
 /// A tick's number without needless digits.
 fn short(value: f64) -> String {
-    let text = format!("{value:.3}");
+    let text = format!("{value:.4}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

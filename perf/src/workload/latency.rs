@@ -137,6 +137,7 @@ impl Probe {
             let watched = watch(window, meter, || Total {
                 bytes: loaded(),
                 packets: answered.load(Ordering::Relaxed),
+                ..Total::default()
             });
             stop.store(true, Ordering::Relaxed);
             let asked = sending.join().expect("the probe does not panic");

@@ -26,7 +26,7 @@ pub(super) fn run(
     let answered = AtomicU64::new(0);
     let total = || {
         let packets = answered.load(Ordering::Relaxed);
-        Total { bytes: packets * 2 * SIZE as u64, packets }
+        Total { bytes: packets * 2 * SIZE as u64, packets, ..Total::default() }
     };
 
     let (watched, rtt) = thread::scope(|scope| {

@@ -56,7 +56,7 @@ pub(super) fn beside<T>(
     let received: Vec<_> = pairs.iter().map(|_| AtomicU64::new(0)).collect();
     let total = || Total {
         bytes: received.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum(),
-        packets: 0,
+        ..Total::default()
     };
 
     Ok(thread::scope(|scope| {

@@ -112,12 +112,7 @@ pub(super) fn run(
     window: &Window,
     meter: &mut Meter,
 ) -> Result<Sample, WorkloadError> {
-    let (watched, end) = beside(course, load, |totals| {
-        let sent_first = totals.sent();
-        let watched = watch(window, meter, || totals.received());
-        (watched, totals.sent() - sent_first)
-    })?;
-    let (watched, offered) = watched;
+    let (watched, end) = beside(course, load, |totals| watch(window, meter, || totals.so_far()))?;
 
     if end.received() == 0 {
         return Err(WorkloadError::Silence(format!("UDP {load}")));
@@ -125,7 +120,7 @@ pub(super) fn run(
     let mut sample = Sample::new(watched.seconds);
     sample.set("delivered", watched.kpps());
     sample.set("goodput", watched.gbit());
-    sample.set("offered", offered as f64 * 1e-3 / watched.seconds);
+    sample.set("offered", watched.amount.sent as f64 * 1e-3 / watched.seconds);
     end.describe(&mut sample);
     sample.bytes = watched.amount.bytes;
     sample.packets = watched.amount.packets;
@@ -134,20 +129,18 @@ pub(super) fn run(
         watched.series.iter().map(|(_, packets)| packets * 1e-3).collect(),
     ));
     match load.rate {
-        Some(rate) => note_short_offer(&mut sample, offered, rate),
+        Some(rate) => note_short_offer(&mut sample, rate),
         None => note_path_not_full(&mut sample),
     }
     Ok(sample)
 }
 
 /// An open-loop generator that does not keep its schedule measures itself.
-fn note_short_offer(sample: &mut Sample, offered: u64, rate: u64) {
-    let offered = offered as f64 / sample.seconds;
-    if offered < 0.98 * rate as f64 {
+fn note_short_offer(sample: &mut Sample, rate: u64) {
+    let (offered, wanted) = (sample.get("offered").unwrap_or(0.0), rate as f64 * 1e-3);
+    if offered < 0.98 * wanted {
         sample.note(format!(
-            "the generator is the bottleneck: it offered {:.0} of {:.0} kpps",
-            offered * 1e-3,
-            rate as f64 * 1e-3
+            "the generator is the bottleneck: it offered {offered:.0} of {wanted:.0} kpps"
         ));
     }
 }
@@ -169,14 +162,11 @@ pub(super) struct Totals {
 }
 
 impl Totals {
-    fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
-    }
-
-    fn received(&self) -> Total {
+    fn so_far(&self) -> Total {
         Total {
             bytes: self.bytes.load(Ordering::Relaxed),
             packets: self.packets.load(Ordering::Relaxed),
+            sent: self.sent.load(Ordering::Relaxed),
         }
     }
 }

@@ -25,11 +25,12 @@ impl Window {
     }
 }
 
-/// A running total, of payload bytes and of packets.
+/// Running totals: payload bytes and packets that arrived, packets that were sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Total {
     pub(crate) bytes: u64,
     pub(crate) packets: u64,
+    pub(crate) sent: u64,
 }
 
 /// What passed in the measured time.
@@ -76,6 +77,10 @@ pub(crate) fn watch(window: &Window, meter: &mut Meter, total: impl Fn() -> Tota
     }
     meter.end();
 
-    let amount = Total { bytes: last.bytes - first.bytes, packets: last.packets - first.packets };
+    let amount = Total {
+        bytes: last.bytes - first.bytes,
+        packets: last.packets - first.packets,
+        sent: last.sent - first.sent,
+    };
     Watched { seconds: (last_ns - start_ns) as f64 * 1e-9, amount, series }
 }

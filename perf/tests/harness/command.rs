@@ -1,0 +1,212 @@
+//! The program as its users meet it.
+
+use crate::faulty::{Faults, template};
+use crate::turn;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+fn twill_perf(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_twill-perf"));
+    command.args(args).env_remove("TWILL");
+    command
+}
+
+/// Measures one path through gateways with faults, three short rounds.
+fn measure(faults: Faults, folder: &Path) -> Output {
+    let folder = folder.to_str().expect("a folder in UTF-8");
+    let external = template("gateway", faults);
+    let args = [
+        "run",
+        "--path",
+        "gateway",
+        "--external",
+        &external,
+        "--baseline",
+        "gateway",
+        "--workload",
+        "tcp-1",
+        "latency",
+        "--wire",
+        "mtu",
+        "--rounds",
+        "3",
+        "--seconds",
+        "0.5",
+        "--seed",
+        "7",
+        "--output",
+        folder,
+    ];
+    twill_perf(&args).output().expect("the program runs")
+}
+
+#[test]
+fn a_slowed_gateway_makes_the_check_fail_and_an_equal_one_does_not() {
+    let Some(_turn) = turn("check") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let before = folder.path().join("before");
+    let output = measure(Faults::default(), &before);
+    assert!(output.status.success(), "{output:?}");
+    let file = before.join("results.json");
+
+    let check = |faults: Faults, tolerance: &str| {
+        let external = template("gateway", faults);
+        let output = folder.path().join("after");
+        let args = [
+            "check",
+            "--against",
+            file.to_str().unwrap(),
+            "--external",
+            &external,
+            "--tolerance",
+            tolerance,
+            "--output",
+            output.to_str().unwrap(),
+        ];
+        twill_perf(&args).output().unwrap()
+    };
+    let slowed = check(Faults { work_us: 1000, delay_ms: 5, ..Faults::default() }, "5");
+    let equal = check(Faults::default(), "90");
+
+    let said = String::from_utf8_lossy(&slowed.stdout);
+    assert_eq!(slowed.status.code(), Some(1), "{slowed:?}");
+    assert!(said.contains("WORSE"), "{said}");
+    assert_eq!(equal.status.code(), Some(0), "{equal:?}");
+}
+
+#[test]
+fn results_hold_what_is_needed_to_run_them_again_and_become_a_page() {
+    let Some(_turn) = turn("results") else { return };
+    let folder = tempfile::tempdir().unwrap();
+
+    let output = measure(Faults::default(), folder.path());
+
+    assert!(output.status.success(), "{output:?}");
+    let text = fs::read_to_string(folder.path().join("results.json")).unwrap();
+    let results: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(results["plan"]["seed"], 7);
+    assert_eq!(results["plan"]["rounds"], 3);
+    assert!(results["plan"]["external"][0].as_str().unwrap().starts_with("gateway=FAULTY="));
+    for key in ["kernel", "cpu", "mitigations", "sysctls", "offloads", "tools", "command"] {
+        assert!(!results["environment"][key].is_null(), "{key}");
+    }
+    assert_eq!(results["cells"][0]["rounds"].as_array().unwrap().len(), 3);
+    let page = fs::read_to_string(folder.path().join("report.html")).unwrap();
+    assert!(page.contains("<svg") && !page.contains("<script") && !page.contains("http"));
+    assert!(folder.path().join("hgrm/mtu-latency-gateway.hgrm").exists());
+
+    let report = folder.path().join("again");
+    let file = folder.path().join("results.json");
+    fs::create_dir(&report).unwrap();
+    let args = ["report", file.to_str().unwrap(), "--output", report.to_str().unwrap()];
+    assert!(twill_perf(&args).status().unwrap().success());
+    assert_eq!(fs::read_to_string(report.join("report.html")).unwrap(), page);
+}
+
+#[test]
+fn a_path_that_the_machine_cannot_offer_is_reported() {
+    let Some(_turn) = turn("missing path") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let output = twill_perf(&[
+        "run",
+        "--path",
+        "host-gw",
+        "twill",
+        "broken",
+        "--external",
+        "broken=echo no such thing; exit 3",
+        "--twill",
+        "/nowhere/twill",
+        "--baseline",
+        "host-gw",
+        "--workload",
+        "rr",
+        "--wire",
+        "offloaded",
+        "--rounds",
+        "1",
+        "--seconds",
+        "0.2",
+        "--output",
+        folder.path().to_str().unwrap(),
+    ])
+    .output()
+    .unwrap();
+
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(said.contains("twill is missing on the offloaded wire"), "{said}");
+    assert!(said.contains("no twill at /nowhere/twill"), "{said}");
+    assert!(said.contains("broken is missing") && said.contains("no such thing"), "{said}");
+}
+
+#[test]
+fn killed_at_any_moment_it_leaves_no_namespace_and_no_process() {
+    let Some(_turn) = turn("kill") else { return };
+    let external = template("gateway", Faults::default());
+
+    for (signal, after_ms) in
+        [("KILL", 20), ("KILL", 150), ("TERM", 400), ("INT", 900), ("KILL", 1500), ("KILL", 2500)]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let args = [
+            "run",
+            "--path",
+            "vxlan",
+            "gateway",
+            "--external",
+            &external,
+            "--workload",
+            "tcp-4",
+            "udp-64",
+            "--rounds",
+            "5",
+            "--output",
+            folder.path().to_str().unwrap(),
+        ];
+        let mut victim = twill_perf(&args).stderr(Stdio::null()).spawn().unwrap();
+        thread::sleep(Duration::from_millis(after_ms));
+        kill(&mut victim, signal);
+
+        let mark = format!("twill-{}.", victim.id());
+        until(&format!("clean-up after {signal} at {after_ms} ms"), || leftovers(&mark).is_empty());
+    }
+}
+
+fn kill(child: &mut Child, signal: &str) {
+    let pid = child.id().to_string();
+    let status = Command::new("kill").args(["-s", signal, &pid]).status();
+    assert!(status.expect("kill runs").success());
+    child.wait().expect("a child of ours");
+}
+
+/// Namespaces, folders and processes that carry a test bed's mark.
+fn leftovers(mark: &str) -> Vec<String> {
+    let named = ["/run/netns", "/tmp"].into_iter().flat_map(|folder| {
+        fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path().display().to_string())
+            .filter(|path| path.contains(mark))
+            .collect::<Vec<_>>()
+    });
+    let running = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
+        let line = fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        let folder = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
+        let marked = line.contains(mark) || folder.display().to_string().contains(mark);
+        marked.then_some(line)
+    });
+    named.chain(running).collect()
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "no {what} within 20 s");
+        thread::sleep(Duration::from_millis(20));
+    }
+}

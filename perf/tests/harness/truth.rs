@@ -1,0 +1,162 @@
+//! What is known to be wrong with a path is what the harness reports.
+
+use crate::faulty::{Faults, template};
+use crate::turn;
+use std::path::PathBuf;
+use std::time::Duration;
+use twill_perf::path::{Path, PathSpec, Setting};
+use twill_perf::sample::Sample;
+use twill_perf::testbed::Underlay;
+use twill_perf::workload::Window;
+
+/// Builds a path, runs one workload over it, and returns its numbers.
+fn measure(spec: &PathSpec, underlay: Underlay, workload: &str, seconds: f64) -> Sample {
+    let setting = Setting { underlay, hosts: 2, twill: PathBuf::from("none"), gateway_cpus: None };
+    let path = Path::build(spec, &setting).expect("the path stands");
+    let mut meter = path.meter();
+    let window = Window::of(Duration::from_secs_f64(seconds));
+    let workload: twill_perf::workload::Workload = workload.parse().expect("a workload");
+    let mut sample = workload.run(path.course(), &window, &mut meter).expect("traffic crosses");
+    meter.describe(&mut sample);
+    sample
+}
+
+fn faulty(faults: Faults) -> PathSpec {
+    PathSpec::External(template("faulty", faults).parse().expect("a template"))
+}
+
+fn number(sample: &Sample, key: &str) -> f64 {
+    sample.get(key).unwrap_or_else(|| panic!("no {key} in {:?}", sample.values))
+}
+
+fn is_bottleneck(sample: &Sample) -> bool {
+    sample.notes.iter().any(|note| note.contains("the generator is the bottleneck"))
+}
+
+#[test]
+fn five_percent_injected_loss_is_five_percent_reported() {
+    let Some(_turn) = turn("injected loss") else { return };
+    let underlay = Underlay { loss: 0.05, ..Underlay::default() };
+
+    let sample = measure(&PathSpec::HostGw, underlay, "udp-512@8000", 3.0);
+
+    let sent = number(&sample, "lost") / number(&sample, "loss");
+    let deviation = (0.05 * 0.95 / sent).sqrt();
+    let (loss, offered) = (number(&sample, "loss"), number(&sample, "offered"));
+    assert!((loss - 0.05).abs() < 6.0 * deviation, "{loss} of {sent}");
+    assert!((7.8..8.2).contains(&offered), "{offered} kpps");
+    assert_eq!(number(&sample, "duplicates"), 0.0);
+}
+
+#[test]
+fn a_clean_path_loses_and_reorders_nothing() {
+    let Some(_turn) = turn("clean path") else { return };
+
+    let sample = measure(&PathSpec::HostGw, Underlay::default(), "udp-512x16@8000", 2.0);
+
+    for key in ["loss", "lost", "duplicates", "reordered", "loss_worst_flow"] {
+        assert_eq!(number(&sample, key), 0.0, "{key}");
+    }
+}
+
+#[test]
+fn added_delay_moves_the_percentiles_by_just_that() {
+    let Some(_turn) = turn("delay") else { return };
+
+    let plain = measure(&faulty(Faults::default()), Underlay::default(), "latency", 2.0);
+    let delayed = measure(
+        &faulty(Faults { delay_ms: 20, ..Faults::default() }),
+        Underlay::default(),
+        "latency",
+        2.0,
+    );
+
+    // Each gateway delays what it sends: once on the way, once on the way back.
+    for (key, added_us) in [("rtt_p50", 40e3), ("one_way_p50", 20e3)] {
+        let shift = number(&delayed, key) - number(&plain, key);
+        assert!((shift - added_us).abs() < 0.1 * added_us, "{key} moved by {shift} µs");
+    }
+}
+
+#[test]
+fn a_stall_is_charged_to_every_probe_that_it_held_up() {
+    let Some(_turn) = turn("stall") else { return };
+
+    let faults = Faults { stall_ms: 300, ..Faults::default() };
+    let sample = measure(&faulty(faults), Underlay::default(), "latency", 4.0);
+
+    // 30 % of all probes meet the stall of one gateway or the other: with coordinated omission it
+    // would be one probe a second.
+    let waited = number(&sample, "rtt_p90");
+    assert!(waited > 100e3, "p90 {waited} µs");
+}
+
+#[test]
+fn a_duplicating_gateway_is_caught() {
+    let Some(_turn) = turn("duplicates") else { return };
+
+    let faults = Faults { duplicate: 10, ..Faults::default() };
+    let sample = measure(&faulty(faults), Underlay::default(), "udp-512@4000", 2.0);
+
+    let sent = number(&sample, "offered") * 1e3 * sample.seconds;
+    let duplicates = number(&sample, "duplicates");
+    // The warm-up's packets, a tenth, are in the books, too.
+    assert!((0.1 * sent..0.12 * sent).contains(&duplicates), "{duplicates} of {sent}");
+    assert_eq!(number(&sample, "reordered"), 0.0);
+}
+
+#[test]
+fn a_reordering_gateway_is_caught() {
+    let Some(_turn) = turn("reordering") else { return };
+
+    let faults = Faults { reorder: 10, ..Faults::default() };
+    let sample = measure(&faulty(faults), Underlay::default(), "udp-512@4000", 2.0);
+
+    let reordered = number(&sample, "reordered");
+    assert!((0.095..0.105).contains(&reordered), "{reordered}");
+    assert_eq!(number(&sample, "duplicates"), 0.0);
+}
+
+#[test]
+fn a_generator_that_cannot_keep_up_is_said_to_be_the_bottleneck() {
+    let Some(_turn) = turn("bottleneck") else { return };
+
+    let beyond = measure(&PathSpec::Veth, Underlay::default(), "udp-64@50000000", 1.0);
+    let within = measure(&PathSpec::Veth, Underlay::default(), "udp-64@2000", 1.0);
+
+    assert!(is_bottleneck(&beyond), "{:?}", beyond.notes);
+    assert!(!is_bottleneck(&within), "{:?}", within.notes);
+}
+
+#[test]
+fn a_slow_gateway_is_not_blamed_on_the_generator() {
+    let Some(_turn) = turn("slow gateway") else { return };
+
+    let slow = Faults { work_us: 200, ..Faults::default() };
+    let sample = measure(&faulty(slow), Underlay::default(), "udp-512", 1.5);
+
+    assert!(!is_bottleneck(&sample), "{:?}", sample.notes);
+    assert!(number(&sample, "loss") > 0.2, "{:?}", sample.values);
+    assert!(number(&sample, "gateway_cpu") > 0.3, "{:?}", sample.values);
+}
+
+#[test]
+fn every_workload_brings_its_headline_over_a_real_path() {
+    let Some(_turn) = turn("all workloads") else { return };
+
+    for name in [
+        "tcp-1",
+        "tcp-4",
+        "udp-64",
+        "udp-mixx8",
+        "udp-1400@2000",
+        "rr",
+        "latency@50",
+        "latency+tcp",
+        "ndr-512",
+    ] {
+        let sample = measure(&PathSpec::Vxlan, Underlay::default(), name, 0.5);
+        let workload: twill_perf::workload::Workload = name.parse().unwrap();
+        assert!(number(&sample, workload.headline()) > 0.0, "{name}: {:?}", sample.values);
+    }
+}
