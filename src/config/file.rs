@@ -89,6 +89,8 @@ pub struct Interface {
     pub socket: Option<PathBuf>,
     /// Where to serve `/metrics`, `/healthz` and `/readyz`.
     pub metrics: Option<SocketAddr>,
+    /// Keep histograms and numbers by peer.
+    pub telemetry: bool,
 }
 
 impl Default for Interface {
@@ -111,6 +113,7 @@ impl Default for Interface {
             device_queue: 1000,
             socket: None,
             metrics: None,
+            telemetry: true,
         }
     }
 }

@@ -106,6 +106,7 @@ fn resolve(file: &File) -> Result<Standalone, Unresolved> {
         pinning: interface.pinning,
         socket_buffer: interface.socket_buffer,
         device_queue: interface.device_queue,
+        telemetry: interface.telemetry,
     };
     let socket = interface.socket.clone().unwrap_or_else(|| default_socket(&interface.name));
     Ok(Standalone { settings, peers, socket, metrics: interface.metrics })

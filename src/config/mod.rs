@@ -50,4 +50,6 @@ pub struct Settings {
     pub socket_buffer: u32,
     /// Queue length of the TUN device, packets (`txqueuelen`).
     pub device_queue: u32,
+    /// Keep histograms and numbers by peer; books of packets and drops are always kept.
+    pub telemetry: bool,
 }

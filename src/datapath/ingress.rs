@@ -39,6 +39,8 @@ pub struct TrainReport {
     pub packets: u64,
     /// Their bytes, from the IP header on.
     pub bytes: u64,
+    /// Packets dropped.
+    pub dropped: u64,
     /// Why the last dropped packet was dropped: something to name in a log, together with the
     /// train's source.
     pub last_drop: Option<DropReason>,
@@ -106,6 +108,7 @@ impl Ingress {
             peer: sender.peer,
             packets: 0,
             bytes: 0,
+            dropped: 0,
             last_drop: None,
         };
         if !self.coalescer.has_room(out) {
@@ -117,8 +120,9 @@ impl Ingress {
             self.tally.bytes_in += received.len() as u64;
         }
         if let Err(reason) = self.admit(train, &sender) {
-            self.tally.drop(reason, (datagrams - next) as u64);
+            report.dropped = (datagrams - next) as u64;
             report.last_drop = Some(reason);
+            self.tally.drop(reason, report.dropped);
             return report;
         }
         for index in next..datagrams {
@@ -137,6 +141,7 @@ impl Ingress {
                 }
                 Err(reason) => {
                     self.tally.drop(reason, 1);
+                    report.dropped += 1;
                     report.last_drop = Some(reason);
                 }
             }
@@ -210,7 +215,11 @@ impl Ingress {
                 report.packets += 1;
                 report.bytes += packet.len() as u64;
             }
-            Err(Full) => self.tally.drop(DropReason::TunOther, 1),
+            Err(Full) => {
+                self.tally.drop(DropReason::TunOther, 1);
+                report.dropped += 1;
+                report.last_drop = Some(DropReason::TunOther);
+            }
         }
     }
 

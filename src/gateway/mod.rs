@@ -3,7 +3,6 @@
 //! [`Gateway::start`] brings the data plane up, all of it or nothing; the control plane then
 //! publishes a new [`View`](crate::route::View) whenever peers change, and stops it at the end.
 
-mod clock;
 mod offloads;
 pub mod standalone;
 mod start;

@@ -10,7 +10,8 @@ use crate::offload::feature::{Feature, FeatureSet};
 use crate::route::View;
 use crate::socket::{self, Originator, SocketError, SocketSpec};
 use crate::sys::affinity;
-use crate::telemetry::counter::{Books, WorkerBooks};
+use crate::telemetry::counter::Books;
+use crate::telemetry::instruments::WorkerInstruments;
 use crate::tun::{self, Device, DeviceSpec, TunError};
 use arc_swap::ArcSwap;
 use std::io;
@@ -66,7 +67,7 @@ pub struct Gateway {
     engine: EngineKind,
     engine_reason: String,
     offloads: Vec<OffloadState>,
-    books: Vec<Arc<WorkerBooks>>,
+    instruments: Vec<Arc<WorkerInstruments>>,
     views: Arc<ArcSwap<View>>,
     stop: Arc<AtomicBool>,
     workers: Vec<RunningWorker>,
@@ -117,6 +118,7 @@ impl Gateway {
                 coalesce_udp: features.has(Feature::CoalesceUdp),
             },
             originator: originator(),
+            telemetry: settings.telemetry,
         };
         let tuning = Tuning {
             batch: BATCH,
@@ -132,7 +134,7 @@ impl Gateway {
             engine,
             engine_reason,
             offloads,
-            books: Vec::with_capacity(queues),
+            instruments: Vec::with_capacity(queues),
             views: Arc::clone(&common.views),
             stop: Arc::clone(&common.stop),
             workers: Vec::with_capacity(queues),
@@ -144,9 +146,9 @@ impl Gateway {
             let cpu = cpus.as_ref().map(|cpus| cpus[worker % cpus.len()]);
             let spec = WorkerSpec { worker, kind: engine, cpu, tuning };
             // What has started so far stops when `gateway` is dropped.
-            let books = Arc::<WorkerBooks>::default();
-            gateway.books.push(Arc::clone(&books));
-            gateway.workers.push(spawn(spec, ports, common.clone(), books, failed.clone())?);
+            let instruments = Arc::<WorkerInstruments>::default();
+            gateway.instruments.push(Arc::clone(&instruments));
+            gateway.workers.push(spawn(spec, ports, common.clone(), instruments, failed.clone())?);
         }
         Ok(gateway)
     }
@@ -184,7 +186,7 @@ impl Gateway {
     /// The workers' books, summed.
     #[must_use]
     pub fn books(&self) -> Books {
-        Books::sum(self.books.iter().map(Arc::as_ref))
+        Books::sum(self.instruments.iter().map(|worker| &worker.books))
     }
 
     /// Makes a new view the one that workers look up from their next turn on.
@@ -240,7 +242,7 @@ fn spawn(
     spec: WorkerSpec,
     ports: Ports,
     common: Common,
-    books: Arc<WorkerBooks>,
+    instruments: Arc<WorkerInstruments>,
     failed: events::UnboundedSender<WorkerFailure>,
 ) -> Result<RunningWorker, StartError> {
     let wake = ports.wake.try_clone()?;
@@ -256,7 +258,7 @@ fn spawn(
             }
         };
         let _ = ready.send(bound.map_err(StartError::from));
-        if let Err(source) = Worker::new(engine, common, books).run() {
+        if let Err(source) = Worker::new(engine, common, instruments).run() {
             let _ = failed.send(WorkerFailure { worker, source });
         }
     })?;

@@ -12,7 +12,6 @@
 //! A packet never leaves its worker, which is what keeps every flow in order. After the start
 //! nothing here allocates or locks.
 
-use super::clock;
 use crate::batch::{
     Datagrams, Failure, Frame, Frames, Inbox, Outcome, Piece, Pieces, RunLimits, Source, Train,
     TunFrame,
@@ -25,7 +24,9 @@ use crate::engine::{Engine, EngineError};
 use crate::offload::vnet_hdr;
 use crate::route::View;
 use crate::socket::{self, Originator};
-use crate::telemetry::counter::WorkerBooks;
+use crate::sys::clock;
+use crate::telemetry::counter::TurnBooks;
+use crate::telemetry::instruments::{Meter, WorkerInstruments};
 use arc_swap::{ArcSwap, Cache};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -64,6 +65,8 @@ pub(super) struct Common {
     /// How ICMP errors leave; without it they are written to the device, where the kernel takes
     /// them only if `accept_local` is set.
     pub(super) originator: Option<Arc<Originator>>,
+    /// Keep histograms and numbers by peer.
+    pub(super) telemetry: bool,
 }
 
 pub(super) struct Worker {
@@ -72,7 +75,6 @@ pub(super) struct Worker {
     stop: Arc<AtomicBool>,
     inbox: Inbox,
     half: Halves,
-    books: Arc<WorkerBooks>,
 }
 
 /// Everything but the engine and the inbox, so that those can be borrowed beside it.
@@ -89,17 +91,21 @@ struct Halves {
     joined: Box<[u8]>,
     singles: Frames,
     retried: Outcome,
+    meter: Meter,
 }
 
 impl Worker {
-    pub(super) fn new(engine: Box<dyn Engine>, common: Common, books: Arc<WorkerBooks>) -> Self {
+    pub(super) fn new(
+        engine: Box<dyn Engine>,
+        common: Common,
+        instruments: Arc<WorkerInstruments>,
+    ) -> Self {
         let pieces = || Pieces::new(MAX_PIECES, HEADER_BYTES);
         Self {
             engine,
             views: Cache::new(common.views),
             stop: common.stop,
             inbox: Inbox::new(BATCH),
-            books,
             half: Halves {
                 egress: Egress::new(common.egress),
                 ingress: Ingress::new(common.ingress, MAX_FRAMES),
@@ -118,6 +124,7 @@ impl Worker {
                     Pieces::new(MAX_SINGLES, JOINED_BYTES + MAX_SINGLES * SINGLE_BYTES),
                 ),
                 retried: Outcome::new(MAX_SINGLES),
+                meter: Meter::new(instruments, common.telemetry, MAX_RUNS, BATCH),
             },
         }
     }
@@ -135,6 +142,7 @@ impl Worker {
         let world = World { view: self.views.load(), now_ns: clock::monotonic_ns() };
         let engine = &mut *self.engine;
         let half = &mut self.half;
+        half.meter.begin(&self.inbox, world.now_ns);
 
         for frame in &self.inbox.frames {
             half.egress(&world, engine, *frame);
@@ -145,7 +153,13 @@ impl Worker {
         }
         half.write(engine);
         half.reply(engine);
-        self.books.publish(&half.egress.tally, &half.ingress.tally, &engine.stats());
+        half.meter.publish(&TurnBooks {
+            egress: &half.egress.tally,
+            ingress: &half.ingress.tally,
+            replies: half.egress.replies(),
+            joins: half.ingress.joins(),
+            engine: engine.stats(),
+        });
         self.engine.release(&mut self.inbox);
         Ok(())
     }
@@ -170,6 +184,7 @@ impl Halves {
         loop {
             let bytes = engine.slot_mut(train.slot);
             let report = self.ingress.train(world, train, bytes, next, &mut self.frames);
+            self.meter.train(train, &report);
             match report.progress {
                 Progress::Done => return,
                 Progress::Full { next: rest } => next = rest,
@@ -190,9 +205,10 @@ impl Halves {
             if failure.errno == libc::EMSGSIZE {
                 self.too_long(world, engine, failure);
             } else {
-                self.egress.refused(&self.datagrams.runs()[failure.item as usize], &failure);
+                self.refused(failure);
             }
         }
+        self.meter.sent(&self.datagrams);
         self.datagrams.clear();
     }
 
@@ -209,7 +225,7 @@ impl Halves {
             let copied = self.datagrams.pieces.copy(&run.chain, from, room, copy);
             let replies = &mut self.replies;
             match self.egress.too_long(world, &head[..copied], len, mtu, replies) {
-                Oversize::Dropped => {}
+                Oversize::Dropped => self.meter.refused(failure.item, 1, len),
                 Oversize::Fragment => self.send_in_fragments(engine, failure.item, index),
             }
         }
@@ -218,9 +234,16 @@ impl Halves {
     fn send_in_fragments(&mut self, engine: &mut dyn Engine, item: u32, index: u16) {
         if let Err(error) = engine.send_in_fragments(&self.datagrams, item, index) {
             let errno = error.raw_os_error().unwrap_or(libc::EMSGSIZE);
-            let failure = Failure { item, first: index, count: 1, errno };
-            self.egress.refused(&self.datagrams.runs()[item as usize], &failure);
+            self.refused(Failure { item, first: index, count: 1, errno });
         }
+    }
+
+    /// Books datagrams that the kernel refused for good.
+    fn refused(&mut self, failure: Failure) {
+        let run = &self.datagrams.runs()[failure.item as usize];
+        let bytes = run.bytes_of(failure.first, failure.count);
+        self.egress.refused(run, &failure);
+        self.meter.refused(failure.item, failure.count.into(), bytes);
     }
 
     /// Writes what ingress produced and books what the device refused.
@@ -231,6 +254,7 @@ impl Halves {
         }
         self.outcome.clear();
         engine.write(&self.frames, &mut self.outcome);
+        self.meter.written(&self.frames);
         for index in 0..self.outcome.failures().len() {
             let failure = self.outcome.failures()[index];
             let frame = self.frames.frames()[failure.item as usize];

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod affinity;
+pub mod clock;
 pub mod cmsg;
 pub mod ioctl;
 pub mod mmsg;

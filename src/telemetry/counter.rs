@@ -4,9 +4,9 @@
 //! read-modify-write, no fence, and no reader can hold the writer up. A reader may see one number
 //! of a turn before another of the same turn; differences are of one batch at most.
 
-use crate::datapath::{DropReason, Tally};
+use crate::datapath::{DropReason, ReplyTally, Tally};
 use crate::engine::EngineStats;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,13 +15,40 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    fn set(&self, value: u64) {
+    /// Makes it this number.
+    #[inline]
+    pub fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
     }
 
-    fn value(&self) -> u64 {
+    /// Adds to it. Only the one writer may call this: it is a load and a store, which costs a
+    /// fraction of an atomic addition.
+    #[inline]
+    pub fn add(&self, value: u64) {
+        self.set(self.value().wrapping_add(value));
+    }
+
+    /// The number.
+    #[inline]
+    #[must_use]
+    pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// What a worker knows at the end of a turn.
+#[derive(Clone, Copy, Debug)]
+pub struct TurnBooks<'a> {
+    /// The egress side's books.
+    pub egress: &'a Tally,
+    /// The ingress side's books.
+    pub ingress: &'a Tally,
+    /// ICMP errors for inner senders.
+    pub replies: ReplyTally,
+    /// Whether TCP segments and UDP datagrams are still joined.
+    pub joins: (bool, bool),
+    /// The engine's events.
+    pub engine: EngineStats,
 }
 
 /// One worker's books, on cache lines of its own.
@@ -30,13 +57,65 @@ impl Counter {
 pub struct WorkerBooks {
     egress: DirectionBooks,
     ingress: DirectionBooks,
-    syscalls: Counter,
-    no_buffers: Counter,
-    rearmed: Counter,
-    gso_replays: Counter,
-    gso_active: Counter,
-    socket_errors: Counter,
-    socket_overflows: Counter,
+    events: Events,
+}
+
+macro_rules! events {
+    ($($(#[doc = $doc:literal])+ $name:ident: $value:expr,)+) => {
+        #[derive(Debug, Default)]
+        struct Events {
+            $($name: Counter,)+
+        }
+
+        impl Events {
+            fn publish(&self, turn: &TurnBooks<'_>) {
+                $(self.$name.set($value(turn));)+
+            }
+        }
+
+        /// What happened beside packets, summed over workers.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        pub struct Counters {
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        impl Counters {
+            fn add(&mut self, events: &Events) {
+                $(self.$name += events.$name.value();)+
+            }
+        }
+    };
+}
+
+events! {
+    /// System calls made.
+    syscalls: |turn: &TurnBooks<'_>| turn.engine.syscalls,
+    /// Multishot operations armed again.
+    rearmed: |turn: &TurnBooks<'_>| turn.engine.rearmed,
+    /// Receives that found no free buffer in the ring.
+    no_buffers: |turn: &TurnBooks<'_>| turn.engine.no_buffers,
+    /// Completion queue overflows.
+    cq_overflows: |turn: &TurnBooks<'_>| turn.engine.cq_overflows,
+    /// Reads that failed because the TUN device was down.
+    tun_down: |turn: &TurnBooks<'_>| turn.engine.tun_down,
+    /// Errors that the underlay reported by ICMP.
+    socket_errors: |turn: &TurnBooks<'_>| turn.engine.socket_errors,
+    /// Datagrams that the kernel dropped because a socket's queue was full.
+    socket_overflows: |turn: &TurnBooks<'_>| turn.engine.socket_overflows,
+    /// Runs replayed as plain datagrams.
+    gso_replays: |turn: &TurnBooks<'_>| turn.engine.gso_replays,
+    /// Workers whose socket sends runs.
+    gso_workers: |turn: &TurnBooks<'_>| u64::from(turn.engine.gso_active),
+    /// Peers for which alone runs are off; a peer counts for each worker.
+    gso_demoted_peers: |turn: &TurnBooks<'_>| turn.engine.gso_demoted_peers,
+    /// Workers that join TCP segments.
+    coalesce_tcp_workers: |turn: &TurnBooks<'_>| u64::from(turn.joins.0),
+    /// Workers that join UDP datagrams.
+    coalesce_udp_workers: |turn: &TurnBooks<'_>| u64::from(turn.joins.1),
+    /// ICMP errors sent to inner senders.
+    icmp_sent: |turn: &TurnBooks<'_>| turn.replies.sent,
+    /// ICMP errors that the rate limit kept back.
+    icmp_limited: |turn: &TurnBooks<'_>| turn.replies.limited,
 }
 
 #[derive(Debug, Default)]
@@ -50,16 +129,10 @@ struct DirectionBooks {
 
 impl WorkerBooks {
     /// Makes a turn's numbers readable.
-    pub fn publish(&self, egress: &Tally, ingress: &Tally, engine: &EngineStats) {
-        self.egress.publish(egress);
-        self.ingress.publish(ingress);
-        self.syscalls.set(engine.syscalls);
-        self.no_buffers.set(engine.no_buffers);
-        self.rearmed.set(engine.rearmed);
-        self.gso_replays.set(engine.gso_replays);
-        self.gso_active.set(u64::from(engine.gso_active));
-        self.socket_errors.set(engine.socket_errors);
-        self.socket_overflows.set(engine.socket_overflows);
+    pub fn publish(&self, turn: &TurnBooks<'_>) {
+        self.egress.publish(turn.egress);
+        self.ingress.publish(turn.ingress);
+        self.events.publish(turn);
     }
 }
 
@@ -76,37 +149,18 @@ impl DirectionBooks {
 }
 
 /// The books of all workers, summed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Books {
     /// TUN to UDP.
     pub egress: Direction,
     /// UDP to TUN.
     pub ingress: Direction,
-    /// What engines counted.
+    /// What happened beside packets.
     pub counters: Counters,
 }
 
-/// What the workers' engines counted, summed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counters {
-    /// System calls made.
-    pub syscalls: u64,
-    /// Receives that found no free buffer in the ring.
-    pub no_buffers: u64,
-    /// Multishot operations armed again.
-    pub rearmed: u64,
-    /// Runs replayed as plain datagrams.
-    pub gso_replays: u64,
-    /// Workers whose socket sends runs.
-    pub gso_workers: u64,
-    /// Errors that the underlay reported by ICMP.
-    pub socket_errors: u64,
-    /// Datagrams that the kernel dropped because a socket's queue was full.
-    pub socket_overflows: u64,
-}
-
 /// One direction's sums.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Direction {
     /// Inner packets that arrived.
     pub packets_in: u64,
@@ -117,7 +171,7 @@ pub struct Direction {
     /// Their bytes.
     pub bytes_out: u64,
     /// Packets dropped, by reason; reasons that never occurred are left out.
-    pub drops: BTreeMap<&'static str, u64>,
+    pub drops: BTreeMap<String, u64>,
     /// Packets in, minus packets out, minus drops: zero between turns.
     pub imbalance: i64,
 }
@@ -130,13 +184,7 @@ impl Books {
         for worker in workers {
             books.egress.add(&worker.egress);
             books.ingress.add(&worker.ingress);
-            books.counters.syscalls += worker.syscalls.value();
-            books.counters.no_buffers += worker.no_buffers.value();
-            books.counters.rearmed += worker.rearmed.value();
-            books.counters.gso_replays += worker.gso_replays.value();
-            books.counters.gso_workers += worker.gso_active.value();
-            books.counters.socket_errors += worker.socket_errors.value();
-            books.counters.socket_overflows += worker.socket_overflows.value();
+            books.counters.add(&worker.events);
         }
         books
     }
@@ -150,7 +198,7 @@ impl Direction {
         self.bytes_out += books.bytes_out.value();
         for (reason, counter) in DropReason::ALL.iter().zip(&books.drops) {
             if counter.value() > 0 {
-                *self.drops.entry(reason.label()).or_default() += counter.value();
+                *self.drops.entry(reason.label().to_owned()).or_default() += counter.value();
             }
         }
         let dropped: u64 = self.drops.values().sum();
@@ -165,13 +213,19 @@ mod tests {
     #[test]
     fn what_workers_publish_adds_up() {
         let workers = [WorkerBooks::default(), WorkerBooks::default()];
-        let mut tally = Tally { packets_in: 10, packets_out: 7, ..Tally::default() };
-        tally.drop(DropReason::Ttl, 3);
-        let engine = EngineStats { syscalls: 5, gso_active: true, ..EngineStats::default() };
+        let mut egress = Tally { packets_in: 10, packets_out: 7, ..Tally::default() };
+        egress.drop(DropReason::Ttl, 3);
+        let turn = TurnBooks {
+            egress: &egress,
+            ingress: &Tally::default(),
+            replies: ReplyTally { sent: 3, limited: 0 },
+            joins: (true, false),
+            engine: EngineStats { syscalls: 5, gso_active: true, ..EngineStats::default() },
+        };
 
         for worker in &workers {
-            worker.publish(&tally, &Tally::default(), &engine);
-            worker.publish(&tally, &Tally::default(), &engine);
+            worker.publish(&turn);
+            worker.publish(&turn);
         }
         let books = Books::sum(workers.iter());
 
@@ -179,5 +233,10 @@ mod tests {
         assert_eq!(books.egress.drops["ttl"], 6);
         assert_eq!(books.egress.imbalance, 0);
         assert_eq!((books.counters.syscalls, books.counters.gso_workers), (10, 2));
+        assert_eq!(books.counters.icmp_sent, 6);
+        assert_eq!(
+            (books.counters.coalesce_tcp_workers, books.counters.coalesce_udp_workers),
+            (2, 0)
+        );
     }
 }

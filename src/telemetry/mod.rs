@@ -1,4 +1,7 @@
 //! The numbers inside a running gateway, and the ways to read them.
 
 pub mod counter;
+pub mod histogram;
+pub mod instruments;
 pub mod log;
+pub mod peers;

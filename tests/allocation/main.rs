@@ -121,6 +121,7 @@ impl Side {
             pinning: Pinning::None,
             socket_buffer: 4 << 20,
             device_queue: 1000,
+            telemetry: true,
         };
         let started = self.namespace.enter(|| Gateway::start(&settings, self.view(peer)));
         let gateway = match started {

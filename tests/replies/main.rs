@@ -115,6 +115,7 @@ fn start(host: &Host, peer: &Host) -> Gateway {
         pinning: Pinning::None,
         socket_buffer: 1 << 20,
         device_queue: 1000,
+        telemetry: true,
     };
     let view = View::new(Overlay {
         peers: vec![Peer {

@@ -218,6 +218,7 @@ fn start(namespace: &Namespace, kind: EngineKind) -> Option<Gateway> {
         pinning: Pinning::None,
         socket_buffer: 1 << 20,
         device_queue: 1000,
+        telemetry: true,
     };
     let view = View::new(Overlay {
         peers: vec![peer(0, A, "10.10.1.0/24"), peer(1, B, "10.10.2.0/24")],

@@ -261,6 +261,7 @@ impl Side {
                 coalesce_udp: true,
             },
             originator: None,
+            telemetry: true,
         };
         let engine = Loopback::new(Rc::clone(&wires), BATCH);
         Self { worker: Worker::new(Box::new(engine), common, Arc::default()), wires, views }
