@@ -1,6 +1,8 @@
 //! The command line: words as typed, and what they mean.
 
 mod check;
+#[cfg(feature = "etcd")]
+mod flanneld;
 mod peer;
 mod run;
 mod status;
@@ -22,6 +24,14 @@ struct Args {
 enum Command {
     /// Run a gateway whose peers stand in a file.
     Run(run::RunArgs),
+    /// Run a node of a flannel network in flanneld's place, with flanneld's flags.
+    #[cfg(feature = "etcd")]
+    #[command(disable_help_flag = true)]
+    Flanneld {
+        /// flanneld's flags.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        flags: Vec<String>,
+    },
     /// Check a configuration file and show what it means.
     Check(check::CheckArgs),
     /// Look at or change the peers of a running gateway.
@@ -51,7 +61,13 @@ impl GatewayArgs {
 /// status 2 and the usage.
 #[must_use]
 pub fn main() -> ExitCode {
+    #[cfg(feature = "etcd")]
+    if is_called("flanneld") {
+        return flanneld::main(std::env::args().skip(1));
+    }
     let result = match Args::parse().command {
+        #[cfg(feature = "etcd")]
+        Command::Flanneld { flags } => return flanneld::main(flags.into_iter()),
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::check(&args),
         Command::Peer(args) => peer::peer(args),
@@ -64,6 +80,13 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether the program was called by this name, by a link for one.
+#[cfg(feature = "etcd")]
+fn is_called(name: &str) -> bool {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    called.is_some_and(|path| path.file_name().is_some_and(|file| file == name))
 }
 
 /// What a command may end with: something to print.

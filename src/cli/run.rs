@@ -18,6 +18,13 @@ pub(super) struct RunArgs {
     /// The configuration file.
     #[arg(long, short, value_name = "FILE", env = "TWILL_CONFIG")]
     config: PathBuf,
+    #[command(flatten)]
+    data: DataArgs,
+}
+
+/// The data plane and what is seen of it.
+#[derive(Clone, Debug, Args)]
+pub(super) struct DataArgs {
     /// Engine: auto, uring, epoll or classic.
     #[arg(long, env = "TWILL_ENGINE")]
     engine: Option<EngineChoice>,
@@ -48,7 +55,7 @@ pub(super) struct RunArgs {
     metrics: Option<SocketAddr>,
     /// Log lines for people or for machines.
     #[arg(long, value_enum, default_value_t = LogFormat::Human, env = "TWILL_LOG_FORMAT")]
-    log_format: LogFormat,
+    pub(super) log_format: LogFormat,
 }
 
 /// `NAME=on` or `NAME=off`.
@@ -74,9 +81,9 @@ impl std::str::FromStr for Switch {
     }
 }
 
-impl RunArgs {
+impl DataArgs {
     /// Puts what was typed in place of what the file says.
-    fn change(&self, interface: &mut Interface) {
+    pub(super) fn change(&self, interface: &mut Interface) {
         set(&mut interface.engine, self.engine);
         set(&mut interface.queues, self.queues);
         set(&mut interface.ingress_check, self.ingress_check);
@@ -100,7 +107,7 @@ fn set<T>(value: &mut T, typed: Option<T>) {
 }
 
 pub(super) fn run(args: RunArgs) -> Outcome {
-    log::init(args.log_format);
-    standalone::run(args.config.clone(), |interface| args.change(interface))?;
+    log::init(args.data.log_format);
+    standalone::run(args.config.clone(), |interface| args.data.change(interface))?;
     Ok(())
 }

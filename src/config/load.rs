@@ -81,20 +81,49 @@ fn resolve(file: &File) -> Result<Standalone, Unresolved> {
             .check(interface.listen, &local)
             .map_err(|error| Unresolved::At(span, error.to_string()))?;
     }
-    let queues = match interface.queues {
-        Queues::Count(count) => count,
-        Queues::Auto => {
-            let cpus = affinity::allowed_cpus().map_err(Unresolved::Cpus)?.len();
-            QueueCount::try_from(cpus.clamp(1, usize::from(QueueCount::MAX)) as u32)
-                .map_err(|error| Unresolved::Cpus(io::Error::other(error)))?
-        }
-    };
-    let spread = if queues == QueueCount::ONE { SourcePorts::Fixed } else { SourcePorts::Spread };
-    let settings = Settings {
-        device: interface.name.clone(),
+    let place = Place {
         addresses: interface.address.clone(),
         mtu: device_mtu(file, &peers),
         listen: interface.listen,
+        local,
+    };
+    let settings = settings(interface, place).map_err(Unresolved::Cpus)?;
+    let socket = interface.socket.clone().unwrap_or_else(|| default_socket(&interface.name));
+    Ok(Standalone { settings, peers, socket, metrics: interface.metrics })
+}
+
+/// Where a gateway stands in the network.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Addresses of the TUN device.
+    pub addresses: Vec<IpNet>,
+    /// Its MTU.
+    pub mtu: Mtu,
+    /// Where to receive.
+    pub listen: SocketAddr,
+    /// Inner networks behind the gateway.
+    pub local: Vec<IpNet>,
+}
+
+/// The settings of a gateway that stands at `place`; of the interface, what says how it works.
+///
+/// # Errors
+/// When the CPUs cannot be counted.
+pub fn settings(interface: &file::Interface, place: Place) -> io::Result<Settings> {
+    let Place { addresses, mtu, listen, local } = place;
+    let queues = match interface.queues {
+        Queues::Count(count) => count,
+        Queues::Auto => {
+            let cpus = affinity::allowed_cpus()?.len().clamp(1, usize::from(QueueCount::MAX));
+            QueueCount::try_from(cpus as u32).map_err(io::Error::other)?
+        }
+    };
+    let spread = if queues == QueueCount::ONE { SourcePorts::Fixed } else { SourcePorts::Spread };
+    Ok(Settings {
+        device: interface.name.clone(),
+        addresses,
+        mtu,
+        listen,
         local,
         queues,
         engine: interface.engine,
@@ -107,9 +136,7 @@ fn resolve(file: &File) -> Result<Standalone, Unresolved> {
         socket_buffer: interface.socket_buffer,
         device_queue: interface.device_queue,
         telemetry: interface.telemetry,
-    };
-    let socket = interface.socket.clone().unwrap_or_else(|| default_socket(&interface.name));
-    Ok(Standalone { settings, peers, socket, metrics: interface.metrics })
+    })
 }
 
 /// Where a gateway's control socket is unless the file says otherwise.

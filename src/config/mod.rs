@@ -2,6 +2,8 @@
 //! flags and variables.
 
 pub mod file;
+#[cfg(feature = "etcd")]
+pub mod flanneld;
 pub mod load;
 mod values;
 

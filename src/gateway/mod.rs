@@ -3,6 +3,8 @@
 //! [`Gateway::start`] brings the data plane up, all of it or nothing; the control plane then
 //! publishes a new [`View`](crate::route::View) whenever peers change, and stops it at the end.
 
+#[cfg(feature = "etcd")]
+pub mod flanneld;
 mod offloads;
 pub mod standalone;
 mod start;

@@ -5,6 +5,7 @@
 //! file names them.
 
 use super::{Gateway, StartError, WorkerFailure};
+use crate::config::Settings;
 use crate::config::file::Interface;
 use crate::config::load::{LoadError, Standalone, load};
 use crate::control::{self, Call, Request, Response, ServerError};
@@ -180,29 +181,11 @@ impl<F: Fn(&mut Interface)> Running<F> {
                 Ok(json!(peers))
             }
             Request::Reload => self.reload().await.map(|()| json!({})),
-            Request::Status => Ok(self.status()),
+            Request::Status => {
+                Ok(status(&self.gateway, &self.loaded.settings, self.reconciler.current()))
+            }
         };
         result.map_or_else(|error| Response::Error(error.to_string()), Response::Ok)
-    }
-
-    fn status(&self) -> serde_json::Value {
-        let settings = &self.loaded.settings;
-        let (engine, reason) = self.gateway.engine();
-        let books = self.gateway.books();
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "device": self.gateway.device(),
-            "mtu": settings.mtu.bytes(),
-            "listen": settings.listen,
-            "queues": settings.queues.count(),
-            "engine": engine.name(),
-            "engine_reason": reason,
-            "offloads": self.gateway.offloads(),
-            "egress": books.egress,
-            "ingress": books.ingress,
-            "counters": books.counters,
-            "peers": self.reconciler.current().iter().collect::<Vec<_>>(),
-        })
     }
 
     async fn add(&mut self, mut peer: Peer) -> Result<serde_json::Value, ChangeError> {
@@ -286,6 +269,26 @@ impl<F: Fn(&mut Interface)> Running<F> {
         }
         Ok(())
     }
+}
+
+/// What a gateway says of itself.
+pub(super) fn status(gateway: &Gateway, settings: &Settings, peers: &PeerSet) -> serde_json::Value {
+    let (engine, reason) = gateway.engine();
+    let books = gateway.books();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "device": gateway.device(),
+        "mtu": settings.mtu.bytes(),
+        "listen": settings.listen,
+        "queues": settings.queues.count(),
+        "engine": engine.name(),
+        "engine_reason": reason,
+        "offloads": gateway.offloads(),
+        "egress": books.egress,
+        "ingress": books.ingress,
+        "counters": books.counters,
+        "peers": peers.iter().collect::<Vec<_>>(),
+    })
 }
 
 /// Why peers were not changed.

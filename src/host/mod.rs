@@ -1,5 +1,12 @@
 //! The machine around the gateway: links, routes, firewall, files.
 
+#[cfg(feature = "etcd")]
+pub mod external_interface;
+pub mod firewall;
 mod network;
+mod subnet_env;
+mod survey;
 
 pub use network::{HostError, LinkEvent, LinkEvents, Network};
+pub use subnet_env::{Previous, SubnetEnv, SubnetEnvError};
+pub use survey::{Address, Interface, Path, Route, Survey};

@@ -42,7 +42,7 @@ pub type LinkEvents = BoxStream<'static, LinkEvent>;
 /// The host's network configuration.
 #[derive(Clone, Debug)]
 pub struct Network {
-    handle: Handle,
+    pub(super) handle: Handle,
 }
 
 impl Network {
@@ -144,6 +144,6 @@ fn route(index: u32, network: IpNet) -> RouteMessage {
     }
 }
 
-fn failed(what: String, source: rtnetlink::Error) -> HostError {
+pub(super) fn failed(what: String, source: rtnetlink::Error) -> HostError {
     HostError::Request { what, source }
 }

@@ -31,9 +31,10 @@ const CLOCK_CHECK: Duration = Duration::from_secs(10);
 const UNCONFIRMED: Duration = Duration::from_secs(24 * 3600);
 
 /// What is known of the leases now.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Leases {
     /// The peers.
+    #[serde(skip)]
     pub peers: Arc<PeerSet>,
     /// How our own lease is.
     pub own: OwnLease,
@@ -48,7 +49,8 @@ pub struct Leases {
 }
 
 /// How our own lease is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OwnLease {
     /// It is ours.
     #[default]

@@ -15,7 +15,17 @@ pub enum LogFormat {
 /// Sends log lines to standard error from now on; `RUST_LOG` chooses which, `info` and above unless
 /// it is set.
 pub fn init(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    init_verbose(format, 0);
+}
+
+/// As [`init`], with a verbosity as klog counts it instead of `info`: 1 adds details, 6 everything.
+pub fn init_verbose(format: LogFormat, verbosity: i64) {
+    let level = match verbosity {
+        ..=0 => "info",
+        1..=5 => "info,twill=debug",
+        6.. => "debug,twill=trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Human => {

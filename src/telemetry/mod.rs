@@ -2,6 +2,7 @@
 
 pub mod counter;
 pub mod histogram;
+pub mod http;
 pub mod instruments;
 pub mod log;
 pub mod peers;

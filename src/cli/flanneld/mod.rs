@@ -1,0 +1,351 @@
+//! `twill flanneld`: flanneld's command line.
+//!
+//! Flags win over `FLANNELD_*` variables, those over the defaults. What flanneld has no flag for
+//! (engine, queues, metrics, …) comes from the variables of `twill run`, `TWILL_*`.
+
+mod flags;
+mod go_flags;
+
+use super::run::DataArgs;
+use crate::config::IngressCheck;
+use crate::config::file::Interface;
+use crate::config::flanneld::{Etcd, External, Flanneld, Rules};
+use crate::gateway::flanneld;
+use crate::subnet::etcd::{Credentials, TlsFiles};
+use crate::telemetry::log;
+use clap::Parser;
+use go_flags::{Flag, FlagError, Typed};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use tracing::{error, warn};
+
+/// The variables of `twill run`.
+#[derive(Debug, Parser)]
+struct Variables {
+    #[command(flatten)]
+    data: DataArgs,
+}
+
+/// Runs `flanneld` with these arguments, the program's name left out.
+pub(super) fn main(args: impl Iterator<Item = String>) -> ExitCode {
+    let (mut typed, rest) = match go_flags::parse(flags::ALL, args) {
+        Ok(parsed) => parsed,
+        Err(FlagError::Help) => {
+            eprint!("{}", go_flags::usage("flanneld", flags::ALL));
+            return ExitCode::SUCCESS;
+        }
+        Err(mistake) => {
+            eprintln!("{mistake}");
+            eprint!("{}", go_flags::usage("flanneld", flags::ALL));
+            return ExitCode::from(2);
+        }
+    };
+    if typed.bool(&flags::VERSION) {
+        eprintln!("v{} (twill)", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    let mistakes = add_environment(&mut typed, |key| std::env::var(key).ok());
+    let data = Variables::parse_from(["flanneld"]).data;
+    log::init_verbose(data.log_format, typed.int(&flags::V));
+    for mistake in mistakes {
+        warn!("{mistake}");
+    }
+    if let Some(first) = rest.first() {
+        warn!("ignoring {first:?} and everything behind it: flags end at the first word");
+    }
+    let options = match resolve(&typed, &data) {
+        Ok(options) => options,
+        Err(mistake) => {
+            error!("{mistake}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match flanneld::run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            error!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Takes the variables of all flags that were not typed; what cannot be read is told and left out.
+fn add_environment(typed: &mut Typed, get: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let mut mistakes = Vec::new();
+    let open: Vec<_> = flags::ALL.iter().filter(|flag| !typed.has(flag.name)).collect();
+    for flag in open {
+        let key = format!("FLANNELD_{}", flag.name.to_uppercase().replace(['-', '.'], "_"));
+        let Some(value) = get(&key).filter(|value| !value.is_empty()) else { continue };
+        if let Err(reason) = typed.set(flag, &value) {
+            mistakes.push(format!("ignoring {key}: invalid value {value:?}: {reason}"));
+        }
+    }
+    mistakes
+}
+
+/// What the words mean.
+fn resolve(typed: &Typed, data: &DataArgs) -> Result<Flanneld, String> {
+    refuse_kube(typed)?;
+    let margin = typed.int(&flags::RENEW_MARGIN);
+    if !(1..=1439).contains(&margin) {
+        return Err("Invalid subnet-lease-renew-margin option, out of acceptable range".to_owned());
+    }
+    if !typed.text(&flags::PUBLIC_IPV6).is_empty() {
+        warn!("-public-ipv6 has no effect: the udp backend carries IPv4 only");
+    }
+    let resync = u64::try_from(typed.int(&flags::IPTABLES_RESYNC))
+        .map_err(|_| "-iptables-resync must not be negative".to_owned())?;
+    Ok(Flanneld {
+        etcd: etcd(typed),
+        external: external(typed)?,
+        subnet_file: PathBuf::from(typed.text(&flags::SUBNET_FILE)),
+        renew_margin: Duration::from_secs(margin.unsigned_abs() * 60),
+        rules: Rules {
+            masquerade: typed.bool(&flags::IP_MASQ),
+            random_fully: !typed.bool(&flags::RANDOM_DISABLE),
+            forward: typed.bool(&flags::FORWARD_RULES),
+            blackhole: typed.bool(&flags::BLACKHOLE),
+            // Without a pause, checks would follow each other without end.
+            resync: Duration::from_secs(resync.max(1)),
+        },
+        healthz: healthz(typed)?,
+        interface: data_plane(data),
+    })
+}
+
+/// The data plane's settings, with this mode's defaults.
+fn data_plane(data: &DataArgs) -> Interface {
+    let mut interface = Interface {
+        name: "flannel%d".to_owned(),
+        // Leases say who peers are. What is behind them, they cannot know of each other: addresses
+        // translated on the way, or services with an external traffic policy.
+        ingress_check: IngressCheck::Peer,
+        ..Interface::default()
+    };
+    data.change(&mut interface);
+    interface
+}
+
+fn refuse_kube(typed: &Typed) -> Result<(), String> {
+    let other = |flag: &&Flag| match flag.kind {
+        go_flags::Kind::Bool => typed.bool(flag) != (flag.default == "true"),
+        _ => typed.text(flag) != flag.default,
+    };
+    match flags::KUBE.iter().find(other) {
+        None => Ok(()),
+        Some(flag) => Err(format!(
+            "-{} belongs to flannel's Kubernetes mode, which twill does not serve: keep the leases \
+             in etcd (-etcd-endpoints), or have a flanneld with backend \"extension\" drive \
+             `twill run` (docs/COMPAT.md)",
+            flag.name
+        )),
+    }
+}
+
+fn etcd(typed: &Typed) -> Etcd {
+    let path = |flag| Some(typed.text(flag)).filter(|text| !text.is_empty()).map(PathBuf::from);
+    let tls = match (path(&flags::ETCD_KEYFILE), path(&flags::ETCD_CERTFILE)) {
+        (Some(key), Some(certificate)) => {
+            Some(TlsFiles { key, certificate, authority: path(&flags::ETCD_CAFILE) })
+        }
+        _ => {
+            warn!("no certificate provided: connecting to etcd with http. This is insecure");
+            None
+        }
+    };
+    let user = typed.text(&flags::ETCD_USERNAME).to_owned();
+    let password = typed.text(&flags::ETCD_PASSWORD).to_owned();
+    Etcd {
+        endpoints: typed.text(&flags::ETCD_ENDPOINTS).split(',').map(str::to_owned).collect(),
+        prefix: typed.text(&flags::ETCD_PREFIX).to_owned(),
+        tls,
+        credentials: (!user.is_empty() && !password.is_empty())
+            .then_some(Credentials { user, password }),
+    }
+}
+
+fn external(typed: &Typed) -> Result<External, String> {
+    let public_ip = match typed.text(&flags::PUBLIC_IP) {
+        "" => None,
+        text => Some(
+            text.parse::<Ipv4Addr>().map_err(|_| format!("invalid public IP address: {text}"))?,
+        ),
+    };
+    let can_reach = match typed.text(&flags::IFACE_CAN_REACH) {
+        "" => None,
+        text => Some(
+            text.parse::<Ipv4Addr>()
+                .map_err(|_| format!("-iface-can-reach {text:?} is no IPv4 address"))?,
+        ),
+    };
+    Ok(External {
+        interfaces: typed.all(flags::IFACE.name).to_vec(),
+        patterns: typed.all(flags::IFACE_REGEX.name).to_vec(),
+        can_reach,
+        public_ip,
+    })
+}
+
+fn healthz(typed: &Typed) -> Result<Option<SocketAddr>, String> {
+    let port = typed.int(&flags::HEALTHZ_PORT);
+    if port == 0 {
+        return Ok(None);
+    }
+    let port = u16::try_from(port).map_err(|_| format!("-healthz-port {port} is no port"))?;
+    let ip = typed.text(&flags::HEALTHZ_IP);
+    let ip = ip.parse::<IpAddr>().map_err(|_| format!("-healthz-ip {ip:?} is no address"))?;
+    Ok(Some(SocketAddr::new(ip, port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(line: &str) -> Typed {
+        go_flags::parse(flags::ALL, line.split_whitespace().map(str::to_owned)).unwrap().0
+    }
+
+    fn resolved(line: &str) -> Result<Flanneld, String> {
+        resolve(&typed(line), &Variables::parse_from(["flanneld"]).data)
+    }
+
+    #[test]
+    fn without_flags_everything_is_as_flanneld_has_it() {
+        let options = resolved("").unwrap();
+
+        assert_eq!(options.etcd.endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+        assert_eq!(options.etcd.prefix, "/coreos.com/network");
+        assert!(options.etcd.tls.is_none() && options.etcd.credentials.is_none());
+        assert_eq!(options.external, External::default());
+        assert_eq!(options.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
+        assert_eq!(options.renew_margin, Duration::from_secs(3600));
+        assert_eq!(
+            options.rules,
+            Rules {
+                masquerade: false,
+                random_fully: true,
+                forward: true,
+                blackhole: false,
+                resync: Duration::from_secs(5),
+            }
+        );
+        assert_eq!(options.healthz, None);
+        assert_eq!(options.interface.name, "flannel%d");
+        assert_eq!(options.interface.ingress_check, IngressCheck::Peer);
+    }
+
+    #[test]
+    fn flags_mean_what_flanneld_takes_them_for() {
+        let options = resolved(
+            "--etcd-endpoints=https://a:1,b:2 -etcd-prefix /x -etcd-keyfile k -etcd-certfile c \
+             -etcd-cafile a -etcd-username u -etcd-password p -iface eth1 -iface 10.0.0.1 \
+             -iface-regex ^eth -iface-can-reach 192.0.2.1 -public-ip 203.0.113.7 \
+             -subnet-file /tmp/s.env -subnet-lease-renew-margin 30 -ip-masq \
+             -ip-masq-fully-random-disable -iptables-resync 9 -iptables-forward-rules=false \
+             -ip-blackhole-route -healthz-ip 127.0.0.1 -healthz-port 8081",
+        )
+        .unwrap();
+
+        assert_eq!(options.etcd.endpoints, ["https://a:1", "b:2"]);
+        assert_eq!(options.etcd.prefix, "/x");
+        let tls = options.etcd.tls.unwrap();
+        assert_eq!(tls.authority, Some(PathBuf::from("a")));
+        assert_eq!(options.etcd.credentials.unwrap().password, "p");
+        assert_eq!(options.external.interfaces, ["eth1", "10.0.0.1"]);
+        assert_eq!(options.external.patterns, ["^eth"]);
+        assert_eq!(options.external.can_reach, Some(Ipv4Addr::new(192, 0, 2, 1)));
+        assert_eq!(options.external.public_ip, Some(Ipv4Addr::new(203, 0, 113, 7)));
+        assert_eq!(options.renew_margin, Duration::from_secs(1800));
+        assert_eq!(
+            options.rules,
+            Rules {
+                masquerade: true,
+                random_fully: false,
+                forward: false,
+                blackhole: true,
+                resync: Duration::from_secs(9),
+            }
+        );
+        assert_eq!(options.healthz, Some("127.0.0.1:8081".parse().unwrap()));
+    }
+
+    #[test]
+    fn tls_needs_both_key_and_certificate() {
+        assert!(resolved("-etcd-keyfile k -etcd-cafile a").unwrap().etcd.tls.is_none());
+        assert!(resolved("-etcd-certfile c").unwrap().etcd.tls.is_none());
+        assert!(resolved("-etcd-keyfile k -etcd-certfile c").unwrap().etcd.tls.is_some());
+    }
+
+    #[test]
+    fn flags_win_over_variables_and_variables_over_defaults() {
+        let mut typed = typed("-etcd-prefix /typed -ip-masq=false");
+        let variables = |key: &str| match key {
+            "FLANNELD_ETCD_PREFIX" => Some("/variable".to_owned()),
+            "FLANNELD_SUBNET_FILE" => Some("/variable.env".to_owned()),
+            "FLANNELD_IFACE" => Some("eth0,eth1".to_owned()),
+            "FLANNELD_IP_MASQ" => Some("true".to_owned()),
+            "FLANNELD_V" => Some("1".to_owned()),
+            "FLANNELD_PUBLIC_IP" => Some(String::new()),
+            "FLANNELD_IPTABLES_RESYNC" => Some("soon".to_owned()),
+            _ => None,
+        };
+
+        let mistakes = add_environment(&mut typed, variables);
+
+        assert_eq!(typed.text(&flags::ETCD_PREFIX), "/typed");
+        assert_eq!(typed.text(&flags::SUBNET_FILE), "/variable.env");
+        assert_eq!(typed.all("iface"), ["eth0,eth1"], "one value, not split");
+        assert!(!typed.bool(&flags::IP_MASQ));
+        assert_eq!(typed.int(&flags::V), 1);
+        assert!(!typed.has("public-ip"), "empty is not set");
+        assert_eq!(typed.int(&flags::IPTABLES_RESYNC), 5);
+        assert_eq!(
+            mistakes,
+            [r#"ignoring FLANNELD_IPTABLES_RESYNC: invalid value "soon": parse error"#]
+        );
+    }
+
+    #[test]
+    fn what_is_not_served_says_what_to_use_instead() {
+        for line in [
+            "-kube-subnet-mgr",
+            "-kube-api-url=http://x",
+            "-kubeconfig-file k",
+            "-net-config-path /x",
+            "-kube-annotation-prefix p",
+            "-set-node-network-unavailable=false",
+        ] {
+            let refused = resolved(line).unwrap_err();
+
+            assert!(refused.contains("-etcd-endpoints") && !refused.contains('\n'), "{refused}");
+        }
+        assert!(resolved("-kube-subnet-mgr=false -set-node-network-unavailable=true").is_ok());
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for line in [
+            "-subnet-lease-renew-margin 0",
+            "-subnet-lease-renew-margin 1440",
+            "-public-ip x",
+            "-public-ip fd00::1",
+            "-iface-can-reach x",
+            "-healthz-port 70000",
+            "-healthz-port 1 -healthz-ip x",
+            "-iptables-resync -1",
+        ] {
+            assert!(resolved(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_never_printed() {
+        let options = resolved("-etcd-username alice -etcd-password hunter2").unwrap();
+
+        let printed = format!("{options:?}");
+
+        assert!(!printed.contains("hunter2") && !printed.contains("alice"), "{printed}");
+    }
+}

@@ -1,0 +1,436 @@
+//! `twill flanneld`: a node of a flannel network, in flanneld's order of starting.
+//!
+//! ```text
+//!  health ──> config ──> interface ──> lease ──> device, route, socket ──> firewall ──> subnet.env
+//!                                                       │                                 │
+//!                    leases ──> peers ──> View ─────────┘                  ready, READY=1 ─┘
+//! ```
+//! Messages are flanneld's where it has one, for those who look for them.
+
+use super::{Gateway, StartError, WorkerFailure, standalone};
+use crate::config::flanneld::{Etcd, Flanneld};
+use crate::config::load::{self, Place, default_socket};
+use crate::config::{Mtu, OVERHEAD_V4, Settings};
+use crate::control::{self, Call, Request, Response};
+use crate::host::external_interface::{self, ExternalError, ExternalInterface};
+use crate::host::firewall::{Backend, Firewall, Scope};
+use crate::host::{HostError, LinkEvents, Network, Previous, SubnetEnv};
+use crate::subnet::etcd::{Access, AccessError, EtcdManager};
+use crate::subnet::{
+    AcquireError, BackendError, Held, Holder, Keeper, Keeping, Leases, Manager, NetworkConfig,
+    NetworkError, OwnLease, PeerSet, Prefix, Reconciler, Revoked, TooManyPeers, acquire,
+};
+use crate::telemetry::http::{self, Answer, HttpError, Routes};
+use futures_util::StreamExt;
+use ipnet::Ipv4Net;
+use serde_json::json;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+
+/// Pause between two attempts to read the network's configuration.
+const CONFIG_RETRY: Duration = Duration::from_secs(1);
+/// How often a reason that stays the same is logged again.
+const REMINDER: Duration = Duration::from_secs(60);
+/// Calls that may wait for the control plane.
+const PENDING_CALLS: usize = 16;
+/// Changes that are logged one by one; of more at a time only the number.
+const NAMED_CHANGES: usize = 16;
+/// Packets that cross a bridge pass iptables only if this is there.
+const BRIDGE_FILTER: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+
+/// Why the node ended, or did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum FlanneldError {
+    /// A file for TLS.
+    #[error("Failed to create SubnetManager: {0}")]
+    Access(#[from] AccessError),
+    /// The address for probes.
+    #[error("Start healthz server error. {0}")]
+    Health(#[from] HttpError),
+    /// A backend that is not ours.
+    #[error("Error fetching backend: {0}")]
+    Backend(#[from] BackendError),
+    /// No interface for the tunnel.
+    #[error(transparent)]
+    External(#[from] ExternalError),
+    /// No subnet.
+    #[error("Error registering network: {0}")]
+    Acquire(#[from] AcquireError),
+    /// The data plane.
+    #[error("Error registering network: {0}")]
+    Start(#[from] StartError),
+    /// Links, addresses and routes.
+    #[error("Error registering network: {0}")]
+    Host(#[from] HostError),
+    /// More leases than a gateway can know.
+    #[error(transparent)]
+    Peers(#[from] TooManyPeers),
+    /// A worker failed while running.
+    #[error(transparent)]
+    Worker(#[from] WorkerFailure),
+    /// Signals cannot be received, or there is no runtime.
+    #[error("setting up the control plane: {0}")]
+    Runtime(#[from] io::Error),
+}
+
+/// Runs the node until SIGTERM or SIGINT, or until its lease is revoked.
+///
+/// # Errors
+/// [`FlanneldError`]. Device, routes and socket are gone then; lease, `subnet.env` and firewall
+/// rules stay, as they do at the end without an error.
+pub fn run(options: Flanneld) -> Result<(), FlanneldError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        info!("Installing signal handlers");
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = terminate.recv() => info!("shutdownHandler sent cancel signal..."),
+            _ = interrupt.recv() => info!("shutdownHandler sent cancel signal..."),
+            // Boxed, because it is large and lives as long as the program.
+            ended = Box::pin(serve(options)) => match ended {
+                Ok(Revoked) => {}
+                Err(failure) => return Err(failure),
+            },
+        }
+        info!("Exiting cleanly...");
+        Ok(())
+    })
+}
+
+async fn serve(options: Flanneld) -> Result<Revoked, FlanneldError> {
+    let previous = Previous::read(&options.subnet_file);
+    let manager = manager(&options.etcd, previous)?;
+    let ready = Arc::new(AtomicBool::new(false));
+    let _health = match options.healthz {
+        Some(listen) => {
+            info!("Start healthz server on {listen}");
+            Some(http::serve(listen, probes(&ready)).await?)
+        }
+        None => None,
+    };
+    let config = network_config(&manager).await?;
+    info!("Found network config - Backend type: udp");
+    if !config.nftables && !Path::new(BRIDGE_FILTER).exists() {
+        warn!(
+            "{BRIDGE_FILTER} does not exist: if containers are on a bridge, load br_netfilter, or \
+             Kubernetes services will not reach those of the same node"
+        );
+    }
+    let (network, links) = Network::connect()?;
+    let external = external(&options, &network).await?;
+    let holder = Holder { public_ip: external.public_ip };
+    let held = Box::pin(acquire(&manager, &config, holder, previous.subnet)).await?;
+    let survey = network.survey().await?;
+    for collision in external_interface::collisions(&survey, config.network, held.subnet) {
+        warn!("{collision}: packets to it will go astray");
+    }
+    let keeping = Keeping {
+        network: config.network,
+        key: manager.prefix().lease(held.subnet),
+        held,
+        margin: options.renew_margin,
+        port: config.backend.port,
+    };
+    let (keeper, leases) = Keeper::new(manager, keeping);
+    let mut node =
+        Node::start(Setting { options, config, external, held, previous }, network, leases, ready)
+            .await?;
+    tokio::select! {
+        revoked = Box::pin(keeper.run()) => Ok(revoked),
+        failure = node.serve(links) => Err(failure),
+    }
+}
+
+fn manager(etcd: &Etcd, previous: Previous) -> Result<EtcdManager, AccessError> {
+    let access = Access::new(etcd.endpoints.clone(), etcd.tls.as_ref(), etcd.credentials.clone())?;
+    let before = previous.subnet.map_or_else(|| "None".to_owned(), |subnet| subnet.to_string());
+    info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {before}");
+    Ok(EtcdManager::new(access, Prefix::new(&etcd.prefix)))
+}
+
+fn probes(ready: &Arc<AtomicBool>) -> Routes {
+    let ready = Arc::clone(ready);
+    Routes::default().with("/healthz", || Answer::text(200, "flanneld is running")).with(
+        "/readyz",
+        move || match ready.load(Ordering::Relaxed) {
+            true => Answer::text(200, "flanneld is ready"),
+            false => Answer::text(503, "flanneld is not ready yet"),
+        },
+    )
+}
+
+/// Asks for the configuration until there is one that can be used.
+async fn network_config(manager: &EtcdManager) -> Result<NetworkConfig, BackendError> {
+    let mut told: Option<(String, Instant)> = None;
+    loop {
+        let reason = match manager.config().await {
+            Ok(text) => match NetworkConfig::parse(&text) {
+                Ok(config) => return Ok(config),
+                Err(NetworkError::Backend(other)) => return Err(other),
+                Err(mistake) => mistake.to_string(),
+            },
+            Err(cause) => cause.to_string(),
+        };
+        let is_news =
+            told.as_ref().is_none_or(|(last, at)| *last != reason || at.elapsed() >= REMINDER);
+        if is_news {
+            error!("Couldn't fetch network config: {reason}; trying again every second");
+            told = Some((reason, Instant::now()));
+        }
+        tokio::time::sleep(CONFIG_RETRY).await;
+    }
+}
+
+async fn external(
+    options: &Flanneld,
+    network: &Network,
+) -> Result<ExternalInterface, FlanneldError> {
+    let survey = network.survey().await?;
+    let path = match options.external.can_reach {
+        Some(address) => network.path_to(address).await.ok(),
+        None => None,
+    };
+    Ok(external_interface::choose(&options.external, &survey, path)?)
+}
+
+/// What a node is made of.
+struct Setting {
+    options: Flanneld,
+    config: NetworkConfig,
+    external: ExternalInterface,
+    held: Held,
+    previous: Previous,
+}
+
+struct Node {
+    setting: Setting,
+    settings: Settings,
+    network: Network,
+    gateway: Gateway,
+    reconciler: Reconciler,
+    leases: watch::Receiver<Leases>,
+    calls: mpsc::Receiver<Call>,
+    _control: Option<control::Served>,
+    /// Whether `subnet.env` is there.
+    written: bool,
+    ready: Arc<AtomicBool>,
+    /// Resynchronisation of what is beside the tunnel; ends with the node.
+    _tasks: JoinSet<()>,
+}
+
+impl Node {
+    async fn start(
+        setting: Setting,
+        network: Network,
+        leases: watch::Receiver<Leases>,
+        ready: Arc<AtomicBool>,
+    ) -> Result<Self, FlanneldError> {
+        let Setting { options, config, external, held, .. } = &setting;
+        let underlay = config.backend.mtu.map_or(external.mtu, u32::from);
+        let mtu = underlay.saturating_sub(OVERHEAD_V4.into());
+        let mtu = Mtu::at_most(u16::try_from(mtu).unwrap_or(u16::MAX));
+        let address = Ipv4Net::from(held.subnet.addr());
+        let place = Place {
+            addresses: vec![address.into()],
+            mtu,
+            listen: (external.address, config.backend.port).into(),
+            local: vec![held.subnet.into()],
+        };
+        let settings = load::settings(&options.interface, place)?;
+        let reconciler = Reconciler::new(settings.local.clone(), vec![address.addr().into()]);
+        let gateway = Gateway::start(&settings, reconciler.view())?;
+        let index = gateway.device_index();
+        network.set_queue_length(index, settings.device_queue).await?;
+        network.add_address(index, address.into()).await?;
+        network.set_up(index).await?;
+        network.add_route(index, config.network.into()).await?;
+        announce(&gateway, &settings);
+
+        let tasks = beside(&setting, &network).await;
+        let (ask, calls) = mpsc::channel(PENDING_CALLS);
+        let socket = setting.options.interface.socket.clone();
+        let socket = socket.unwrap_or_else(|| default_socket(gateway.device()));
+        let served = control::serve(&socket, ask).inspect_err(|reason| {
+            warn!("{reason}: `twill status` will not see this node");
+        });
+        let mut node = Self {
+            setting,
+            settings,
+            network,
+            gateway,
+            reconciler,
+            leases,
+            calls,
+            _control: served.ok(),
+            written: false,
+            ready,
+            _tasks: tasks,
+        };
+        node.write_subnet_file();
+        info!("Running backend.");
+        // Only means something under systemd; anywhere else nobody listens.
+        if let Err(reason) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+            error!("Failed to notify systemd the message READY=1 {reason}");
+        }
+        info!("Watching for new subnet leases");
+        Ok(node)
+    }
+
+    fn write_subnet_file(&mut self) {
+        let Setting { options, config, held, .. } = &self.setting;
+        let env = SubnetEnv {
+            network: config.network,
+            subnet: held.subnet,
+            mtu: self.settings.mtu.bytes(),
+            masquerade: options.rules.masquerade,
+        };
+        match env.write(&options.subnet_file) {
+            Ok(()) => {
+                info!("Wrote subnet file to {}", options.subnet_file.display());
+                self.written = true;
+            }
+            Err(reason) => warn!("{reason}"),
+        }
+        self.tell_readiness(OwnLease::Held);
+    }
+
+    fn tell_readiness(&self, own: OwnLease) {
+        self.ready.store(self.written && own == OwnLease::Held, Ordering::Relaxed);
+    }
+
+    /// Serves until something fails.
+    async fn serve(&mut self, mut links: LinkEvents) -> FlanneldError {
+        loop {
+            let done = tokio::select! {
+                Some(failure) = self.gateway.failed() => Err(failure.into()),
+                Ok(()) = self.leases.changed() => self.follow(),
+                Some(call) = self.calls.recv() => {
+                    // The client may have gone away.
+                    let _ = call.answer.send(self.answer(call.request));
+                    Ok(())
+                }
+                Some(event) = links.next() => {
+                    // The kernel drops a link's routes when it goes down.
+                    if event.index == self.gateway.device_index() && event.up {
+                        self.route_again().await;
+                    }
+                    Ok(())
+                }
+            };
+            if let Err(failure) = done {
+                return failure;
+            }
+        }
+    }
+
+    fn follow(&mut self) -> Result<(), FlanneldError> {
+        let leases = self.leases.borrow_and_update().clone();
+        self.tell_readiness(leases.own);
+        let change = self.reconciler.apply(PeerSet::clone(&leases.peers))?;
+        if change.is_empty() {
+            return Ok(());
+        }
+        self.gateway.publish(self.reconciler.view());
+        for (what, subnets) in [("added", &change.upserted), ("removed", &change.removed)] {
+            match subnets.len() {
+                ..=NAMED_CHANGES => {
+                    subnets.iter().for_each(|subnet| info!("Subnet {what}: {subnet}"));
+                }
+                count => info!("Subnets {what}: {count}"),
+            }
+        }
+        Ok(())
+    }
+
+    async fn route_again(&self) {
+        let network = self.setting.config.network.into();
+        if let Err(reason) = self.network.add_route(self.gateway.device_index(), network).await {
+            error!("after the device came up: {reason}");
+        }
+    }
+
+    fn answer(&self, request: Request) -> Response {
+        match request {
+            Request::Status => {
+                let peers = self.reconciler.current();
+                let mut status = standalone::status(&self.gateway, &self.settings, peers);
+                status["etcd"] = json!(*self.leases.borrow());
+                Response::Ok(status)
+            }
+            Request::PeerList => {
+                Response::Ok(json!(self.reconciler.current().iter().collect::<Vec<_>>()))
+            }
+            _ => Response::Error("peers of this gateway come from etcd".to_owned()),
+        }
+    }
+}
+
+fn announce(gateway: &Gateway, settings: &Settings) {
+    let (engine, reason) = gateway.engine();
+    info!(
+        device = gateway.device(),
+        listen = %settings.listen,
+        mtu = %settings.mtu,
+        queues = settings.queues.count(),
+        %engine,
+        reason,
+        offloads = %gateway.features(),
+        "tunnel is up"
+    );
+}
+
+/// Sets up what is beside the tunnel and keeps it there.
+async fn beside(setting: &Setting, network: &Network) -> JoinSet<()> {
+    let Setting { options, config, held, previous, .. } = setting;
+    let rules = options.rules;
+    let is_new = previous.network != Some(config.network) || previous.subnet != Some(held.subnet);
+    if is_new && rules.masquerade && !config.nftables {
+        let show = |net: Option<Ipv4Net>| net.map_or("none".to_owned(), |net| net.to_string());
+        info!(
+            "Current network or subnet ({}, {}) is not equal to previous one ({}, {}), trying to \
+             recycle old iptables rules",
+            config.network,
+            held.subnet,
+            show(previous.network),
+            show(previous.subnet)
+        );
+    }
+    let scope = Scope {
+        network: config.network,
+        subnet: held.subnet,
+        masquerade: rules.masquerade,
+        forward: rules.forward,
+        random_fully: rules.random_fully,
+    };
+    let backend = if config.nftables { Backend::Nftables } else { Backend::Iptables };
+    let firewall = Firewall::start(scope, backend).await;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        loop {
+            tokio::time::sleep(rules.resync).await;
+            firewall.ensure().await;
+        }
+    });
+    if rules.blackhole {
+        let (network, subnet) = (network.clone(), held.subnet);
+        tasks.spawn(async move {
+            loop {
+                match network.ensure_blackhole(subnet).await {
+                    Ok(true) => info!("Added blackhole route {subnet}"),
+                    Ok(false) => {}
+                    Err(reason) => error!("{reason}"),
+                }
+                tokio::time::sleep(rules.resync).await;
+            }
+        });
+    }
+    tasks
+}

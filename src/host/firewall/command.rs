@@ -1,0 +1,55 @@
+//! Running the tools that keep the rules.
+
+use std::process::{Output, Stdio};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+/// Longest wait for a tool; it may have to wait for the lock of another one.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A tool did not do its work: which one, what it was told, what it said.
+#[derive(Debug, thiserror::Error)]
+#[error("`{command}`: {reason}")]
+pub struct CommandError {
+    /// The command line.
+    pub command: String,
+    /// What came back.
+    pub reason: String,
+    /// The tool ran, and answered no.
+    pub refused: bool,
+}
+
+/// Runs a tool to its end with `input`, and returns what it printed.
+pub(super) async fn run(program: &str, args: &[&str], input: &str) -> Result<String, CommandError> {
+    let failed = |reason: String, refused| CommandError {
+        command: format!("{program} {}", args.join(" ")),
+        reason,
+        refused,
+    };
+    let output = match timeout(PATIENCE, output(program, args, input)).await {
+        Ok(output) => output.map_err(|error| failed(error.to_string(), false))?,
+        Err(_) => return Err(failed(format!("no end within {PATIENCE:?}"), false)),
+    };
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+    Err(failed(format!("{}: {said}", output.status), output.status.code() == Some(1)))
+}
+
+async fn output(program: &str, args: &[&str], input: &str) -> std::io::Result<Output> {
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A tool that ends early closes its input; its status tells why.
+        let _ = stdin.write_all(input.as_bytes()).await;
+    }
+    child.wait_with_output().await
+}

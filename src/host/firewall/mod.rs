@@ -1,0 +1,109 @@
+//! Masquerading and forwarding rules, flannel's to the letter.
+//!
+//! What the rules are is pure text; putting them into the kernel is `iptables-restore`'s or `nft`'s
+//! work, each a transaction. Rules stay when the gateway ends, so that containers keep their way
+//! out while it restarts.
+
+mod command;
+mod iptables;
+mod nftables;
+
+pub use command::CommandError;
+
+use ipnet::Ipv4Net;
+use tracing::{debug, error, info};
+
+/// What the rules are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// The whole overlay.
+    pub network: Ipv4Net,
+    /// This node's subnet.
+    pub subnet: Ipv4Net,
+    /// Masquerade what leaves the overlay.
+    pub masquerade: bool,
+    /// Accept what is forwarded from and to the overlay.
+    pub forward: bool,
+    /// Masquerade with random source ports where the host can.
+    pub random_fully: bool,
+}
+
+/// Who keeps the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// `iptables-restore`.
+    Iptables,
+    /// `nft`.
+    Nftables,
+}
+
+/// The rules of this node.
+#[derive(Debug)]
+pub struct Firewall {
+    scope: Scope,
+    backend: Backend,
+    rules: Vec<iptables::Rule>,
+}
+
+impl Firewall {
+    /// Removes what the other backend has of an earlier start, then puts the rules in place. What
+    /// fails is logged: traffic between containers needs none of it.
+    pub async fn start(scope: Scope, backend: Backend) -> Self {
+        let mut firewall = Self { scope, backend, rules: Vec::new() };
+        match backend {
+            Backend::Iptables => {
+                info!("Starting flannel in iptables mode...");
+                if let Err(reason) = nftables::remove().await {
+                    debug!("could not clean-up nftables tables: {reason}");
+                }
+                firewall.start_iptables().await;
+            }
+            Backend::Nftables => {
+                info!("Starting flannel in nftables mode...");
+                iptables::remove().await;
+                if let Err(reason) = nftables::apply(&scope).await {
+                    error!("nftables: couldn't setup rules: {reason}");
+                }
+            }
+        }
+        firewall
+    }
+
+    async fn start_iptables(&mut self) {
+        let scope = self.scope;
+        if !scope.masquerade && !scope.forward {
+            return;
+        }
+        if scope.masquerade {
+            info!("Setting up masking rules");
+        }
+        if scope.forward {
+            info!("Changing default FORWARD chain policy to ACCEPT");
+        }
+        let random_fully = scope.random_fully && iptables::has_random_fully().await;
+        self.rules = iptables::rules(&Scope { random_fully, ..scope });
+        match iptables::apply(&self.rules).await {
+            Ok(()) => info!("bootstrap done"),
+            Err(reason) => error!("Failed to setup IPTables: {reason}"),
+        }
+    }
+
+    /// Puts the rules in place again if one is missing.
+    pub async fn ensure(&self) {
+        if self.backend == Backend::Nftables || self.rules.is_empty() {
+            return;
+        }
+        match iptables::all_exist(&self.rules).await {
+            Ok(true) => return,
+            Ok(false) => info!("Some iptables rules are missing; deleting and recreating rules"),
+            Err(reason) => {
+                error!("Failed to ensure iptables rules: {reason}");
+                return;
+            }
+        }
+        match iptables::apply(&self.rules).await {
+            Ok(()) => info!("bootstrap done"),
+            Err(reason) => error!("Failed to ensure iptables rules: {reason}"),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! `subnet.env`: what container runtimes read of this node's subnet.
+
+use ipnet::Ipv4Net;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// The file's contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubnetEnv {
+    /// The whole overlay.
+    pub network: Ipv4Net,
+    /// This node's subnet.
+    pub subnet: Ipv4Net,
+    /// MTU of the TUN device.
+    pub mtu: u16,
+    /// Whether somebody else, we that is, masquerades.
+    pub masquerade: bool,
+}
+
+/// What an earlier file says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Previous {
+    /// The overlay then.
+    pub network: Option<Ipv4Net>,
+    /// The subnet then.
+    pub subnet: Option<Ipv4Net>,
+}
+
+/// The file could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to write subnet file {path}: {source}")]
+pub struct SubnetEnvError {
+    /// The file.
+    pub path: PathBuf,
+    /// What came back.
+    pub source: io::Error,
+}
+
+impl SubnetEnv {
+    /// The text, byte for byte flannel's.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let Self { network, subnet, mtu, masquerade } = self;
+        // The bridge takes the first address.
+        let first = Ipv4Addr::from(u32::from(subnet.addr()).wrapping_add(1));
+        format!(
+            "FLANNEL_NETWORK={network}\nFLANNEL_SUBNET={first}/{}\nFLANNEL_MTU={mtu}\n\
+             FLANNEL_IPMASQ={masquerade}\n",
+            subnet.prefix_len()
+        )
+    }
+
+    /// Replaces the file, so that readers see the old one or the new one; makes its folder.
+    ///
+    /// # Errors
+    /// [`SubnetEnvError`].
+    pub fn write(&self, path: &Path) -> Result<(), SubnetEnvError> {
+        self.replace(path).map_err(|source| SubnetEnvError { path: path.to_owned(), source })
+    }
+
+    fn replace(&self, path: &Path) -> io::Result<()> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or_else(|| Path::new("."));
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+        let mut name = std::ffi::OsString::from(".");
+        name.push(path.file_name().unwrap_or_default());
+        let temporary = folder.join(name);
+        let mut file = File::create(&temporary)?;
+        file.write_all(self.text().as_bytes())?;
+        // Whatever the umask: container runtimes may run as somebody else.
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    }
+}
+
+impl Previous {
+    /// Reads an earlier file; what is missing or makes no sense is `None`.
+    #[must_use]
+    pub fn read(path: &Path) -> Self {
+        fs::read(path)
+            .map_or_else(|_| Self::default(), |text| Self::parse(&String::from_utf8_lossy(&text)))
+    }
+
+    fn parse(text: &str) -> Self {
+        let value = |wanted: &str| {
+            let mut lines = text.lines().filter_map(|line| {
+                let line = line.trim().trim_start_matches("export ");
+                let (key, value) = line.split_once('=')?;
+                (key.trim() == wanted).then_some(value)
+            });
+            let value = lines.next_back()?.trim().trim_matches(['"', '\'']);
+            value.parse::<Ipv4Net>().ok().map(|network| network.trunc())
+        };
+        Self { network: value("FLANNEL_NETWORK"), subnet: value("FLANNEL_SUBNET") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().unwrap()
+    }
+
+    fn env() -> SubnetEnv {
+        SubnetEnv {
+            network: net("10.10.0.0/16"),
+            subnet: net("10.10.52.0/24"),
+            mtu: 1472,
+            masquerade: false,
+        }
+    }
+
+    #[test]
+    fn the_text_is_flannels_to_the_byte() {
+        assert_eq!(
+            env().text(),
+            "FLANNEL_NETWORK=10.10.0.0/16\nFLANNEL_SUBNET=10.10.52.1/24\nFLANNEL_MTU=1472\n\
+             FLANNEL_IPMASQ=false\n"
+        );
+    }
+
+    #[test]
+    fn the_file_and_its_folder_are_made_for_everybody_to_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run/flannel/subnet.env");
+
+        env().write(&path).unwrap();
+        SubnetEnv { masquerade: true, ..env() }.write(&path).unwrap();
+
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.ends_with("FLANNEL_IPMASQ=true\n"), "{text}");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        let left: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().collect();
+        assert_eq!(left.len(), 1, "no temporary file");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let error = env().write(Path::new("/proc/nowhere/subnet.env")).unwrap_err();
+
+        assert!(error.to_string().contains("/proc/nowhere/subnet.env"), "{error}");
+    }
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("subnet.env");
+        env().write(&path).unwrap();
+
+        let previous = Previous::read(&path);
+
+        assert_eq!(previous.network, Some(net("10.10.0.0/16")));
+        assert_eq!(previous.subnet, Some(net("10.10.52.0/24")), "the network, not the bridge");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_nothing() {
+        for text in [
+            "",
+            "\u{0}\u{1}garbage",
+            "FLANNEL_SUBNET=",
+            "FLANNEL_SUBNET=10.10.52.1",
+            "FLANNEL_SUBNET=10.10.52.1/33",
+            "FLANNEL_SUBNET=10.10.1.1/24,10.10.2.1/24",
+            "#FLANNEL_SUBNET=10.10.52.1/24",
+            "FLANNEL_SUBNET",
+        ] {
+            assert_eq!(Previous::parse(text), Previous::default(), "{text:?}");
+        }
+        assert_eq!(Previous::read(Path::new("/nonexistent")), Previous::default());
+        assert_eq!(
+            Previous::parse("export FLANNEL_SUBNET=\"10.10.52.1/24\"").subnet,
+            Some(net("10.10.52.0/24"))
+        );
+    }
+}

@@ -1,0 +1,221 @@
+//! What the host has: interfaces, addresses, routes.
+
+use super::network::{HostError, Network, failed};
+use futures_util::TryStreamExt;
+use ipnet::Ipv4Net;
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// The host's IPv4 configuration at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Interfaces by index.
+    pub interfaces: Vec<Interface>,
+    /// The main table's routes, as the kernel tells them: of two to one network, the preferred
+    /// first.
+    pub routes: Vec<Route>,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MTU, bytes.
+    pub mtu: u32,
+    /// Its IPv4 addresses.
+    pub addresses: Vec<Address>,
+}
+
+/// An IPv4 address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The address and the network that it is in.
+    pub network: Ipv4Net,
+    /// Set by hand, not by DHCP for a time.
+    pub permanent: bool,
+    /// Not the first of its network.
+    pub secondary: bool,
+    /// Not to be used for anything new.
+    pub deprecated: bool,
+}
+
+/// An IPv4 route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where to.
+    pub destination: Ipv4Net,
+    /// By which interface, the first if there are several.
+    pub interface: Option<u32>,
+}
+
+/// How the host reaches an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// By which interface.
+    pub interface: u32,
+    /// From which of its own addresses.
+    pub source: Ipv4Addr,
+}
+
+impl Network {
+    /// Looks at interfaces, addresses and routes.
+    ///
+    /// # Errors
+    /// [`HostError::Request`].
+    pub async fn survey(&self) -> Result<Survey, HostError> {
+        let links: Vec<_> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|source| failed("listing links".to_owned(), source))?;
+        let mut interfaces: Vec<_> = links.iter().map(interface).collect();
+        let addresses: Vec<_> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|source| failed("listing addresses".to_owned(), source))?;
+        for message in &addresses {
+            let index = message.header.index;
+            let owner = interfaces.iter_mut().find(|interface| interface.index == index);
+            if let (Some(owner), Some(address)) = (owner, address(message)) {
+                owner.addresses.push(address);
+            }
+        }
+        interfaces.sort_by_key(|interface| interface.index);
+        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let routes: Vec<_> = self
+            .handle
+            .route()
+            .get(all)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|source| failed("listing routes".to_owned(), source))?;
+        let main = |route: &&RouteMessage| table(route) == u32::from(RouteHeader::RT_TABLE_MAIN);
+        let routes = routes.iter().filter(main).filter_map(route).collect();
+        Ok(Survey { interfaces, routes })
+    }
+
+    /// Asks how the host would reach an address.
+    ///
+    /// # Errors
+    /// [`HostError::Request`], also when there is no route.
+    pub async fn path_to(&self, address: Ipv4Addr) -> Result<Path, HostError> {
+        let what = || format!("looking up the route to {address}");
+        let mut question =
+            RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
+        // The builder's defaults are for adding.
+        question.header.table = RouteHeader::RT_TABLE_UNSPEC;
+        question.header.protocol = RouteProtocol::Unspec;
+        question.header.scope = RouteScope::Universe;
+        question.header.kind = RouteType::Unspec;
+        let mut answers = Box::pin(self.handle.route().get(question).execute());
+        let answer = answers.try_next().await.map_err(|source| failed(what(), source))?;
+        let path = answer.as_ref().and_then(|answer| {
+            let source = answer.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::PrefSource(RouteAddress::Inet(source)) => Some(*source),
+                _ => None,
+            });
+            Some(Path { interface: outgoing(answer)?, source: source? })
+        });
+        path.ok_or_else(|| failed(what(), rtnetlink::Error::RequestFailed))
+    }
+
+    /// Makes sure that packets to a network's addresses without a more specific route are dropped;
+    /// says whether that was not so before.
+    ///
+    /// # Errors
+    /// [`HostError::Request`].
+    pub async fn ensure_blackhole(&self, network: Ipv4Net) -> Result<bool, HostError> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(network.network(), network.prefix_len())
+            .kind(RouteType::BlackHole)
+            .protocol(RouteProtocol::Boot)
+            .scope(RouteScope::Universe)
+            .build();
+        match self.handle.route().add(route).execute().await {
+            Ok(()) => Ok(true),
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EEXIST => {
+                Ok(false)
+            }
+            Err(source) => Err(failed(format!("adding blackhole route {network}"), source)),
+        }
+    }
+}
+
+fn interface(message: &LinkMessage) -> Interface {
+    let mut interface = Interface {
+        index: message.header.index,
+        name: String::new(),
+        mtu: 0,
+        addresses: Vec::new(),
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => interface.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
+            _ => {}
+        }
+    }
+    interface
+}
+
+fn address(message: &AddressMessage) -> Option<Address> {
+    let mut local = None;
+    let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
+    for attribute in &message.attributes {
+        match attribute {
+            // On a point-to-point link the other attribute, Address, is the far end's.
+            AddressAttribute::Local(IpAddr::V4(address)) => local = Some(*address),
+            AddressAttribute::Flags(all) => flags = *all,
+            _ => {}
+        }
+    }
+    Some(Address {
+        network: Ipv4Net::new(local?, message.header.prefix_len).ok()?,
+        permanent: flags.contains(AddressFlags::Permanent),
+        secondary: flags.contains(AddressFlags::Secondary),
+        deprecated: flags.contains(AddressFlags::Deprecated),
+    })
+}
+
+fn route(message: &RouteMessage) -> Option<Route> {
+    let destination = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
+        _ => None,
+    });
+    let address = destination.unwrap_or(Ipv4Addr::UNSPECIFIED);
+    let destination = Ipv4Net::new(address, message.header.destination_prefix_length).ok()?;
+    Some(Route { destination, interface: outgoing(message) })
+}
+
+fn outgoing(message: &RouteMessage) -> Option<u32> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        RouteAttribute::MultiPath(hops) => hops.first().map(|hop| hop.interface_index),
+        _ => None,
+    })
+}
+
+fn table(message: &RouteMessage) -> u32 {
+    let attributes = message.attributes.iter();
+    let mut wide = attributes.filter_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    wide.next_back().unwrap_or(message.header.table.into())
+}

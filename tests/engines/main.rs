@@ -1,9 +1,0 @@
-//! Engines on real TUN devices and sockets: one body per test, every engine.
-
-#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
-
-mod creation;
-mod device;
-mod faults;
-mod rig;
-mod traffic;
