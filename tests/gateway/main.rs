@@ -1,0 +1,9 @@
+//! The standalone daemon on real hosts: two of them with a pod each, real traffic, real faults.
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
+
+mod faults;
+mod ingress;
+mod lifecycle;
+mod pair;
+mod peers;
+mod traffic;
