@@ -210,6 +210,7 @@ fn echo(mut stream: TcpStream) {
 
 fn send_and_compare(stream: TcpStream, bytes: usize, seed: u8) {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
     let data: Vec<_> = (0..bytes).map(|at| (at / 251) as u8 ^ at as u8 ^ seed).collect();
     let mut back = vec![0; bytes];
     std::thread::scope(|scope| {

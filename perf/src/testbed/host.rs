@@ -81,11 +81,17 @@ impl Host {
         let (gateway, gateway_v6) = self.gateway();
         pod.ip(&format!(
             "address add {}/24 dev {POD_DEVICE}
-             address add {}/64 dev {POD_DEVICE} nodad
-             route add default via {gateway}
-             route add default via {gateway_v6}",
-            pod.address, pod.address_v6
+             route add default via {gateway}",
+            pod.address
         ))?;
+        // The kernel has no IPv6 on links below its least MTU (RFC 8200 section 5).
+        if mtu >= 1280 {
+            pod.ip(&format!(
+                "address add {}/64 dev {POD_DEVICE} nodad
+                 route add default via {gateway_v6}",
+                pod.address_v6
+            ))?;
+        }
         Ok(pod)
     }
 
