@@ -44,7 +44,7 @@ impl External {
         let start = |host: &Host, peer: &Host| {
             let line = self.command(setting, bed, host, peer);
             let mut command = super::twill::confined(host, setting, "sh");
-            command.args(["-c", &line]).current_dir(bed.folder());
+            command.args(["-c", &line]);
             host.spawn(&self.name, &mut command)
         };
         Ok(vec![start(one, other)?, start(other, one)?])

@@ -195,10 +195,11 @@ fn leftovers(mark: &str) -> Vec<String> {
             .collect::<Vec<_>>()
     });
     let running = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
-        let line = fs::read_to_string(entry.path().join("cmdline")).ok()?;
-        let folder = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
-        let marked = line.contains(mark) || folder.display().to_string().contains(mark);
-        marked.then_some(line)
+        // Every gateway has its test bed's folder in its arguments or its environment.
+        let text = |name| fs::read(entry.path().join(name)).unwrap_or_default();
+        let text = [text("cmdline"), text("environ")].concat();
+        let line = String::from_utf8_lossy(&text).into_owned();
+        line.contains(mark).then_some(line)
     });
     named.chain(running).collect()
 }

@@ -30,7 +30,7 @@ pub(crate) fn template(name: &str, faults: Faults) -> String {
     let Faults { delay_ms, duplicate, reorder, work_us, stall_ms } = faults;
     format!(
         "{name}=FAULTY={delay_ms},{duplicate},{reorder},{work_us},{stall_ms} \
-         LOCAL={{local}} REMOTE={{remote}} PEER_SUBNET={{peer_subnet}} MTU={{mtu}} \
+         LOCAL={{local}} REMOTE={{remote}} FOLDER={{dir}} PEER_SUBNET={{peer_subnet}} MTU={{mtu}} \
          exec {} --exact faulty::gateway --ignored --nocapture",
         program.display()
     )
