@@ -146,7 +146,7 @@ fn numbers(results: &Results, body: &mut String) {
             escape(wire),
             escape(&unit(&cells))
         );
-        for (index, row) in rows(results, &cells).0.iter().enumerate() {
+        for (index, row) in rows(results, &cells).iter().enumerate() {
             let tag = if index == 0 { "th" } else { "td" };
             let cells: String =
                 row.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();

@@ -11,7 +11,10 @@ pub(super) fn columns(headline: &str) -> &'static [(&'static str, &'static str)]
             ("again", "retransmitted"),
             ("switches/pkt", "switches_per_packet"),
             ("calls/pkt", "calls_per_packet"),
-            ("dropped", "drops_gateway"),
+            ("TUN drops", "drops_tun"),
+            ("socket drops", "drops_socket"),
+            ("gateway drops", "drops_gateway"),
+            ("other drops", "drops_device"),
         ],
         "delivered" | "loss_free" => &[
             ("offered", "offered"),
@@ -23,6 +26,10 @@ pub(super) fn columns(headline: &str) -> &'static [(&'static str, &'static str)]
             ("gateway s/Mpkt", "gateway_cpu_per_mpkt"),
             ("machine s/Mpkt", "machine_cpu_per_mpkt"),
             ("calls/pkt", "calls_per_packet"),
+            ("TUN drops", "drops_tun"),
+            ("socket drops", "drops_socket"),
+            ("gateway drops", "drops_gateway"),
+            ("backlog drops", "drops_backlog"),
         ],
         "transactions" => &[("p50 µs", "rtt_p50"), ("p99", "rtt_p99"), ("p99.9", "rtt_p999")],
         _ => &[
@@ -73,35 +80,29 @@ pub fn tables(results: &Results) -> String {
 }
 
 fn table(results: &Results, cells: &[&Cell]) -> String {
-    let (rows, _) = rows(results, cells);
-    indent(&grid(&rows))
+    indent(&grid(&rows(results, cells)))
 }
 
-/// Title row and one row for each path; columns that no path has are left out. Also the keys of
-/// the columns.
-pub(super) fn rows(results: &Results, cells: &[&Cell]) -> (Vec<Vec<String>>, Vec<&'static str>) {
+/// Title row and one row for each path; columns that no path has are left out.
+pub(super) fn rows(results: &Results, cells: &[&Cell]) -> Vec<Vec<String>> {
     let seed = results.plan.seed;
     let headline = cells.first().map_or("goodput", |cell| cell.headline.as_str());
     let columns: Vec<_> = columns(headline)
         .iter()
-        .filter(|(_, key)| cells.iter().any(|cell| !cell.values(key).is_empty()))
+        .filter(|(_, key)| cells.iter().any(|cell| is_worth_a_column(cell, key)))
         .collect();
     let against = format!("against {}", results.plan.baseline);
-    let mut title = vec!["path", "median", "95 % interval", "range", &against];
+    let mut title = vec!["path", "median", "95 % interval", &against];
     title.extend(columns.iter().map(|(title, _)| *title));
     let mut rows = vec![title.into_iter().map(str::to_owned).collect::<Vec<_>>()];
     for cell in cells {
-        let values = cell.values(headline);
         let mut row = vec![cell.path.clone()];
         match cell.estimate(headline, seed) {
             Some(estimate) => {
-                let least = values.iter().copied().fold(f64::MAX, f64::min);
-                let most = values.iter().copied().fold(f64::MIN, f64::max);
                 row.push(format(estimate.median));
                 row.push(format!("{} … {}", format(estimate.low), format(estimate.high)));
-                row.push(format!("{} … {}", format(least), format(most)));
             }
-            None => row.extend(["failed".to_owned(), String::new(), String::new()]),
+            None => row.extend(["failed".to_owned(), String::new()]),
         }
         let baseline = cells.iter().find(|other| other.path == results.plan.baseline);
         let ratio = baseline.and_then(|baseline| cell.ratio(baseline, headline, seed));
@@ -114,7 +115,16 @@ pub(super) fn rows(results: &Results, cells: &[&Cell]) -> (Vec<Vec<String>>, Vec
         }
         rows.push(row);
     }
-    (rows, columns.iter().map(|(_, key)| *key).collect())
+    rows
+}
+
+/// Numbers that nobody has, and drops that nowhere happened, are no column.
+fn is_worth_a_column(cell: &Cell, key: &str) -> bool {
+    let values = cell.values(key);
+    if key.starts_with("drops_") {
+        return values.iter().any(|drops| *drops > 0.0);
+    }
+    !values.is_empty()
 }
 
 /// Shares as percent, the rest as it is.
@@ -135,16 +145,16 @@ fn summary(results: &Results, wire: &str, workload: &str) -> String {
     let Some(ratio) = ours.ratio(baseline, &ours.headline, results.plan.seed) else {
         return String::new();
     };
-    let name = metric::name(&ours.headline);
-    let sure = if ratio.low <= 1.0 && 1.0 <= ratio.high {
-        "no different, as far as this run can say, from"
+    let (name, baseline) = (metric::name(&ours.headline), &baseline.path);
+    let interval = format!("{:.2} … {:.2}", ratio.low, ratio.high);
+    if ratio.low <= 1.0 && 1.0 <= ratio.high {
+        format!(
+            "  {}: {name} as {baseline}'s, as far as this run can say ({interval})\n",
+            ours.path
+        )
     } else {
-        "of"
-    };
-    format!(
-        "  {}: {name} {:.2} ({:.2} … {:.2}) times that {sure} {}\n",
-        ours.path, ratio.median, ratio.low, ratio.high, baseline.path
-    )
+        format!("  {}: {name} {:.2} times {baseline}'s ({interval})\n", ours.path, ratio.median)
+    }
 }
 
 /// Warnings about noise, remarks of the runs, and failures, by path.
