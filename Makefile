@@ -6,13 +6,16 @@ PACKAGES := protobuf-compiler etcd-server etcd-client iperf3 iproute2 iputils-pi
             ethtool tcpdump procps prometheus tmux openssl
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench build setup clean
+.PHONY: help demo perf test lint bench build setup clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build ## two hosts in network namespaces, real traffic between their containers, one table
 	./target/release/twill-perf demo
+
+perf: build ## network paths side by side: throughput, latency, cost; a report in results/
+	./target/release/twill-perf run
 
 test: setup ## every test, on this machine's kernel (needs root)
 	$(CARGO) test --workspace --no-fail-fast

@@ -36,6 +36,8 @@ pub struct TwillSpec {
     pub without: Vec<String>,
     /// Queues; twill's own choice without.
     pub queues: Option<u16>,
+    /// Whether histograms and numbers by peer are switched off.
+    pub telemetry_off: bool,
 }
 
 impl PathSpec {
@@ -74,6 +76,7 @@ impl fmt::Display for TwillSpec {
         }
         words.extend(self.without.iter().map(|offload| format!("-{offload}")));
         words.extend(self.queues.map(|queues| format!("queues={queues}")));
+        words.extend(self.telemetry_off.then(|| "-telemetry".to_owned()));
         f.write_str(base)?;
         if words.is_empty() { Ok(()) } else { write!(f, ":{}", words.join(",")) }
     }
@@ -102,7 +105,9 @@ impl TwillSpec {
     fn parse(engine: Option<&str>, words: &str) -> Option<Self> {
         let mut spec = Self { engine: engine.map(str::to_owned), ..Self::default() };
         for word in words.split(',').filter(|word| !word.is_empty()) {
-            if let Some(offload) = word.strip_prefix('-') {
+            if word == "-telemetry" {
+                spec.telemetry_off = true;
+            } else if let Some(offload) = word.strip_prefix('-') {
                 OFFLOADS.contains(&offload).then(|| spec.without.push(offload.to_owned()))?;
             } else if let Some(queues) = word.strip_prefix("queues=") {
                 spec.queues =
@@ -121,7 +126,7 @@ impl TwillSpec {
 #[error(
     "unknown path {0:?}: known are veth, host-gw, vxlan, twill, classic, what --external names; \
      twill:WORDS takes an engine (auto, uring, tokio-uring, epoll), -OFFLOAD (tso, uso, gso, gro, \
-     coalesce-tcp, coalesce-udp) and queues=N, separated by commas"
+     coalesce-tcp, coalesce-udp), queues=N and -telemetry, separated by commas"
 )]
 pub struct UnknownPath(pub String);
 
@@ -141,6 +146,7 @@ mod tests {
             "twill:tokio-uring",
             "twill:epoll,-gso,-coalesce-udp,queues=2",
             "twill:queues=4",
+            "twill:uring,-telemetry",
         ] {
             let path: PathSpec = name.parse().unwrap();
             assert_eq!(path.to_string(), name);

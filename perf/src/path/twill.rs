@@ -92,6 +92,9 @@ fn configuration(spec: &TwillSpec, setting: &Setting, host: &Host, hosts: &[Host
     if let Some(queues) = spec.queues {
         line("queues", queues.to_string());
     }
+    if spec.telemetry_off {
+        line("telemetry", "false".to_owned());
+    }
     if !spec.without.is_empty() {
         let switches: Vec<_> = spec.without.iter().map(|name| format!("{name} = false")).collect();
         line("offload", format!("{{ {} }}", switches.join(", ")));
