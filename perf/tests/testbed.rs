@@ -25,6 +25,21 @@ fn pods_of_three_hosts_reach_each_other_through_host_routes() -> Result<(), Test
 }
 
 #[test]
+fn two_test_beds_stand_side_by_side() -> Result<(), TestbedError> {
+    let Some(bed) = Testbed::for_test("side by side") else { return Ok(()) };
+    let other = Testbed::new()?;
+
+    let beds = [&bed, &other];
+    let hosts = beds.map(|bed| bed.hosts(2, &Underlay::default()));
+
+    for hosts in hosts {
+        let hosts = hosts?;
+        hosts[0].run("ping", &["-c1", "-W2", &hosts[1].address().to_string()])?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_closure_runs_inside_and_its_panic_goes_on() -> Result<(), TestbedError> {
     let Some(bed) = Testbed::for_test("closures") else { return Ok(()) };
     let host = bed.hosts(2, &Underlay::default())?.remove(0);

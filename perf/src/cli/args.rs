@@ -115,7 +115,7 @@ pub(super) struct CompareArgs {
     /// The results.json after
     pub(super) after: PathBuf,
     /// Share by which a number may differ before it counts, percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 5.0)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 5.0, value_parser = percent)]
     pub(super) tolerance: f64,
 }
 
@@ -141,13 +141,20 @@ pub(super) struct CheckArgs {
     #[arg(long, value_name = "FILE")]
     pub(super) results: Option<PathBuf>,
     /// Share by which a number may be worse than before, percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 5.0)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 5.0, value_parser = percent)]
     pub(super) tolerance: f64,
     /// Print the targets as a table in Markdown
     #[arg(long)]
     pub(super) markdown: bool,
     #[command(flatten)]
     pub(super) how: HowArgs,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent),
+        _ => Err("0 to 100 percent".to_owned()),
+    }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -164,7 +171,7 @@ pub(super) struct SettingArgs {
     #[arg(long, value_name = "BYTES", default_value_t = 1500)]
     pub(super) mtu: u16,
     /// Share of packets that every host loses on arrival, percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0, value_parser = percent)]
     pub(super) loss: f64,
     /// Limit of what every host sends, Mbit/s
     #[arg(long, value_name = "MBIT")]

@@ -4,7 +4,7 @@
 //!  pod 10.244.1.2 ── veth ── cni0 10.244.1.1 │ host 1 │ u0 192.0.2.1 ══ wire ══ 192.0.2.2 u0 │ host 2 …
 //! ```
 //! Every name carries the process and a counter, so test beds of several programs stand side by
-//! side. However this process ends (return, panic, signal, `SIGKILL`), a [guardian](guard) removes
+//! side. However this process ends (return, panic, signal, `SIGKILL`), a guardian process removes
 //! the namespaces and ends what runs inside.
 //!
 //! ```no_run

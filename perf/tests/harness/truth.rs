@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use twill_perf::path::{Path, PathSpec, Setting};
 use twill_perf::sample::Sample;
-use twill_perf::testbed::Underlay;
+use twill_perf::testbed::{Underlay, Wire};
 use twill_perf::workload::Window;
 
 /// Builds a path, runs one workload over it, and returns its numbers.
@@ -57,6 +57,19 @@ fn a_clean_path_loses_and_reorders_nothing() {
     for key in ["loss", "lost", "duplicates", "reordered", "loss_worst_flow"] {
         assert_eq!(number(&sample, key), 0.0, "{key}");
     }
+}
+
+#[test]
+fn a_rate_limit_is_the_goodput_less_the_headers() {
+    let Some(_turn) = turn("rate limit") else { return };
+    let underlay = Underlay { rate_mbit: Some(100), wire: Wire::Mtu, ..Underlay::default() };
+
+    let sample = measure(&PathSpec::HostGw, underlay, "tcp-1", 2.0);
+
+    // Of each 1514 bytes on the wire, 1448 are payload.
+    let limit = 0.1 * 1448.0 / 1514.0;
+    let goodput = number(&sample, "goodput");
+    assert!((0.9 * limit..1.02 * limit).contains(&goodput), "{goodput} of {limit} Gbit/s");
 }
 
 #[test]
