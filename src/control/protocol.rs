@@ -26,8 +26,11 @@ pub enum Request {
     PeerList,
     /// Reads the configuration file again.
     Reload,
-    /// Tells the numbers inside.
+    /// Tells the numbers inside: a [`Snapshot`](crate::telemetry::snapshot::Snapshot).
     Status,
+    /// Tells all histograms since the start:
+    /// [`Histograms`](crate::telemetry::snapshot::Histograms).
+    Histograms,
 }
 
 /// What the gateway answers: a result, whose form depends on the request, or an error for people.

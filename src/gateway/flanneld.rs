@@ -7,7 +7,7 @@
 //! ```
 //! Messages are flanneld's where it has one, for those who look for them.
 
-use super::{Gateway, StartError, WorkerFailure, standalone};
+use super::{Gateway, StartError, WorkerFailure};
 use crate::config::flanneld::{Etcd, Flanneld};
 use crate::config::load::{self, Place, default_socket};
 use crate::config::{Mtu, OVERHEAD_V4, Settings};
@@ -21,13 +21,16 @@ use crate::subnet::{
     NetworkError, OwnLease, PeerSet, Prefix, Reconciler, Revoked, TooManyPeers, acquire,
 };
 use crate::telemetry::http::{self, Answer, HttpError, Routes};
+use crate::telemetry::observer::Observer;
+use crate::telemetry::prometheus;
+use crate::telemetry::snapshot::{EtcdStatus, IgnoredLeases};
 use futures_util::StreamExt;
 use ipnet::Ipv4Net;
 use serde_json::json;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -109,10 +112,11 @@ async fn serve(options: Flanneld) -> Result<Revoked, FlanneldError> {
     let previous = Previous::read(&options.subnet_file);
     let manager = manager(&options.etcd, previous)?;
     let ready = Arc::new(AtomicBool::new(false));
+    let inside = Arc::new(OnceLock::new());
     let _health = match options.healthz {
         Some(listen) => {
             info!("Start healthz server on {listen}");
-            Some(http::serve(listen, probes(&ready)).await?)
+            Some(http::serve(listen, probes(&ready, &inside)).await?)
         }
         None => None,
     };
@@ -143,6 +147,7 @@ async fn serve(options: Flanneld) -> Result<Revoked, FlanneldError> {
     let mut node =
         Node::start(Setting { options, config, external, held, previous }, network, leases, ready)
             .await?;
+    let _ = inside.set(Arc::clone(node.gateway.observer()));
     tokio::select! {
         revoked = Box::pin(keeper.run()) => Ok(revoked),
         failure = node.serve(links) => Err(failure),
@@ -156,15 +161,15 @@ fn manager(etcd: &Etcd, previous: Previous) -> Result<EtcdManager, AccessError> 
     Ok(EtcdManager::new(access, Prefix::new(&etcd.prefix)))
 }
 
-fn probes(ready: &Arc<AtomicBool>) -> Routes {
-    let ready = Arc::clone(ready);
-    Routes::default().with("/healthz", || Answer::text(200, "flanneld is running")).with(
-        "/readyz",
-        move || match ready.load(Ordering::Relaxed) {
+fn probes(ready: &Arc<AtomicBool>, inside: &Arc<OnceLock<Arc<Observer>>>) -> Routes {
+    let (ready, inside) = (Arc::clone(ready), Arc::clone(inside));
+    Routes::default()
+        .with("/healthz", || Answer::text(200, "flanneld is running"))
+        .with("/readyz", move || match ready.load(Ordering::Relaxed) {
             true => Answer::text(200, "flanneld is ready"),
             false => Answer::text(503, "flanneld is not ready yet"),
-        },
-    )
+        })
+        .with("/metrics", move || prometheus::page(&inside))
 }
 
 /// Asks for the configuration until there is one that can be used.
@@ -247,6 +252,7 @@ impl Node {
         let settings = load::settings(&options.interface, place)?;
         let reconciler = Reconciler::new(settings.local.clone(), vec![address.addr().into()]);
         let gateway = Gateway::start(&settings, reconciler.view())?;
+        gateway.observer().set_etcd(etcd_status(&leases.borrow()));
         let index = gateway.device_index();
         network.set_queue_length(index, settings.device_queue).await?;
         network.add_address(index, address.into()).await?;
@@ -334,6 +340,7 @@ impl Node {
     fn follow(&mut self) -> Result<(), FlanneldError> {
         let leases = self.leases.borrow_and_update().clone();
         self.tell_readiness(leases.own);
+        self.gateway.observer().set_etcd(etcd_status(&leases));
         let change = self.reconciler.apply(PeerSet::clone(&leases.peers))?;
         if change.is_empty() {
             return Ok(());
@@ -359,17 +366,29 @@ impl Node {
 
     fn answer(&self, request: Request) -> Response {
         match request {
-            Request::Status => {
-                let peers = self.reconciler.current();
-                let mut status = standalone::status(&self.gateway, &self.settings, peers);
-                status["etcd"] = json!(*self.leases.borrow());
-                Response::Ok(status)
-            }
+            Request::Status => Response::Ok(json!(self.gateway.observer().snapshot())),
+            Request::Histograms => Response::Ok(json!(self.gateway.observer().histograms())),
             Request::PeerList => {
                 Response::Ok(json!(self.reconciler.current().iter().collect::<Vec<_>>()))
             }
             _ => Response::Error("peers of this gateway come from etcd".to_owned()),
         }
+    }
+}
+
+fn etcd_status(leases: &Leases) -> EtcdStatus {
+    let counts = leases.counts;
+    EtcdStatus {
+        own: leases.own.name().to_owned(),
+        connected: leases.connected,
+        disconnects: leases.disconnects,
+        failed_renewals: leases.failed_renewals,
+        counts: IgnoredLeases {
+            malformed: counts.malformed,
+            foreign_backend: counts.foreign_backend,
+            duplicate_public_ip: counts.duplicate_public_ip,
+            out_of_place: counts.out_of_place,
+        },
     }
 }
 

@@ -10,5 +10,4 @@ pub mod standalone;
 mod start;
 mod worker;
 
-pub use offloads::OffloadState;
 pub use start::{Gateway, StartError, WorkerFailure};

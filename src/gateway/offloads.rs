@@ -3,19 +3,8 @@
 use crate::engine::EngineKind;
 use crate::offload::feature::{Feature, FeatureSet};
 use crate::socket::GsoPolicy;
+use crate::telemetry::snapshot::Offload;
 use crate::tun::Joined;
-use serde::Serialize;
-
-/// One offload of a running gateway.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct OffloadState {
-    /// Its name.
-    pub name: &'static str,
-    /// Whether it was in use at the start.
-    pub on: bool,
-    /// Why.
-    pub reason: String,
-}
 
 /// Decides: what the user wants, what the device granted, what the engine can, what the kernel can
 /// be trusted with.
@@ -26,7 +15,7 @@ pub(super) fn decide(
     engine: EngineKind,
     joined: &Joined,
     gso: &GsoPolicy,
-) -> Vec<OffloadState> {
+) -> Vec<Offload> {
     Feature::ALL
         .into_iter()
         .map(|feature| {
@@ -43,7 +32,7 @@ pub(super) fn decide(
             } else {
                 (true, "the kernel has it".to_owned())
             };
-            OffloadState { name: feature.name(), on, reason }
+            Offload { name: feature.name().to_owned(), on, reason }
         })
         .collect()
 }
@@ -59,7 +48,7 @@ fn probed(joined: &Joined, feature: Feature) -> Option<&std::io::Result<()>> {
 
 /// The offloads that are on.
 #[must_use]
-pub(super) fn in_use(states: &[OffloadState]) -> FeatureSet {
+pub(super) fn in_use(states: &[Offload]) -> FeatureSet {
     Feature::ALL
         .into_iter()
         .zip(states)

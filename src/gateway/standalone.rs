@@ -5,18 +5,21 @@
 //! file names them.
 
 use super::{Gateway, StartError, WorkerFailure};
-use crate::config::Settings;
 use crate::config::file::Interface;
 use crate::config::load::{LoadError, Standalone, load};
 use crate::control::{self, Call, Request, Response, ServerError};
 use crate::host::{HostError, LinkEvents, Network};
 use crate::subnet::{InvalidPeers, Peer, PeerSet, Reconciler, TooManyPeers};
+use crate::telemetry::http::{self, Answer, HttpError, Routes};
+use crate::telemetry::observer::Observer;
+use crate::telemetry::prometheus;
 use futures_util::StreamExt;
 use ipnet::IpNet;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
@@ -36,6 +39,9 @@ pub enum RunError {
     /// The data plane.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The address for metrics.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// Addresses and routes.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -73,6 +79,7 @@ struct Running<F> {
     from_file: BTreeSet<String>,
     calls: mpsc::Receiver<Call>,
     _control: control::Served,
+    _pages: Option<http::Server>,
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -86,6 +93,11 @@ impl<F: Fn(&mut Interface)> Running<F> {
         let hangup = signal(SignalKind::hangup())?;
         let (ask, calls) = mpsc::channel(PENDING_CALLS);
         let served = control::serve(&loaded.socket, ask)?;
+        let inside = Arc::new(OnceLock::new());
+        let pages = match loaded.metrics {
+            Some(listen) => Some(http::serve(listen, pages(&inside)).await?),
+            None => None,
+        };
         let (network, links) = Network::connect()?;
 
         let addresses = settings.addresses.iter().map(IpNet::addr).collect();
@@ -110,12 +122,14 @@ impl<F: Fn(&mut Interface)> Running<F> {
             from_file,
             calls,
             _control: served,
+            _pages: pages,
             terminate,
             interrupt,
             hangup,
             loaded,
         };
         running.install_routes().await?;
+        let _ = inside.set(Arc::clone(running.gateway.observer()));
         running.announce();
         Ok(running)
     }
@@ -181,9 +195,8 @@ impl<F: Fn(&mut Interface)> Running<F> {
                 Ok(json!(peers))
             }
             Request::Reload => self.reload().await.map(|()| json!({})),
-            Request::Status => {
-                Ok(status(&self.gateway, &self.loaded.settings, self.reconciler.current()))
-            }
+            Request::Status => Ok(json!(self.gateway.observer().snapshot())),
+            Request::Histograms => Ok(json!(self.gateway.observer().histograms())),
         };
         result.map_or_else(|error| Response::Error(error.to_string()), Response::Ok)
     }
@@ -271,24 +284,16 @@ impl<F: Fn(&mut Interface)> Running<F> {
     }
 }
 
-/// What a gateway says of itself.
-pub(super) fn status(gateway: &Gateway, settings: &Settings, peers: &PeerSet) -> serde_json::Value {
-    let (engine, reason) = gateway.engine();
-    let books = gateway.books();
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "device": gateway.device(),
-        "mtu": settings.mtu.bytes(),
-        "listen": settings.listen,
-        "queues": settings.queues.count(),
-        "engine": engine.name(),
-        "engine_reason": reason,
-        "offloads": gateway.offloads(),
-        "egress": books.egress,
-        "ingress": books.ingress,
-        "counters": books.counters,
-        "peers": peers.iter().collect::<Vec<_>>(),
-    })
+/// What is served over HTTP; the gateway is ready once it can be looked into.
+fn pages(inside: &Arc<OnceLock<Arc<Observer>>>) -> Routes {
+    let (ready, metrics) = (Arc::clone(inside), Arc::clone(inside));
+    Routes::default()
+        .with("/healthz", || Answer::text(200, "twill is running\n"))
+        .with("/readyz", move || match ready.get() {
+            Some(_) => Answer::text(200, "twill is ready\n"),
+            None => Answer::text(503, "twill is starting\n"),
+        })
+        .with("/metrics", move || prometheus::page(&metrics))
 }
 
 /// Why peers were not changed.

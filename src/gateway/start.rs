@@ -1,6 +1,6 @@
 //! Bringing a gateway up: device, sockets, engines, workers; all of it or nothing.
 
-use super::offloads::{self, OffloadState};
+use super::offloads;
 use super::worker::{BATCH, Common, Worker};
 use crate::batch::RunLimits;
 use crate::config::{Pinning, Settings, SourcePorts};
@@ -9,9 +9,10 @@ use crate::engine::{self, EngineError, EngineKind, Ports, Tuning};
 use crate::offload::feature::{Feature, FeatureSet};
 use crate::route::View;
 use crate::socket::{self, Originator, SocketError, SocketSpec};
-use crate::sys::affinity;
-use crate::telemetry::counter::Books;
+use crate::sys::{affinity, clock};
 use crate::telemetry::instruments::WorkerInstruments;
+use crate::telemetry::observer::Observer;
+use crate::telemetry::snapshot::{About, Offload};
 use crate::tun::{self, Device, DeviceSpec, TunError};
 use arc_swap::ArcSwap;
 use std::io;
@@ -66,8 +67,8 @@ pub struct Gateway {
     device_index: u32,
     engine: EngineKind,
     engine_reason: String,
-    offloads: Vec<OffloadState>,
-    instruments: Vec<Arc<WorkerInstruments>>,
+    offloads: Vec<Offload>,
+    observer: Arc<Observer>,
     views: Arc<ArcSwap<View>>,
     stop: Arc<AtomicBool>,
     workers: Vec<RunningWorker>,
@@ -104,8 +105,13 @@ impl Gateway {
             first_v4(settings),
         )?;
         patiently(SocketError::is_in_use, || socket::check_free(settings.listen))?;
+        let instruments: Vec<Arc<WorkerInstruments>> =
+            (0..queues).map(|_| Arc::default()).collect();
+        let view = Arc::new(view);
+        let about = about(settings, &device.name, engine, &engine_reason);
+        let observer = Observer::new(about, offloads.clone(), instruments.clone(), &view);
         let common = Common {
-            views: Arc::new(ArcSwap::from_pointee(view)),
+            views: Arc::new(ArcSwap::new(view)),
             stop: Arc::new(AtomicBool::new(false)),
             limits: RunLimits { datagrams: socket::max_run(&release), bytes: MAX_RUN_BYTES },
             egress: EgressRules { vnet_hdr },
@@ -134,20 +140,18 @@ impl Gateway {
             engine,
             engine_reason,
             offloads,
-            instruments: Vec::with_capacity(queues),
+            observer: Arc::new(observer),
             views: Arc::clone(&common.views),
             stop: Arc::clone(&common.stop),
             workers: Vec::with_capacity(queues),
             failures,
         };
         let cpus = placement(settings.pinning)?;
-        for (worker, tun) in device.queues.into_iter().enumerate() {
+        for (worker, (tun, instruments)) in device.queues.into_iter().zip(instruments).enumerate() {
             let ports = ports(settings, tun, features)?;
             let cpu = cpus.as_ref().map(|cpus| cpus[worker % cpus.len()]);
             let spec = WorkerSpec { worker, kind: engine, cpu, tuning };
             // What has started so far stops when `gateway` is dropped.
-            let instruments = Arc::<WorkerInstruments>::default();
-            gateway.instruments.push(Arc::clone(&instruments));
             gateway.workers.push(spawn(spec, ports, common.clone(), instruments, failed.clone())?);
         }
         Ok(gateway)
@@ -179,19 +183,21 @@ impl Gateway {
 
     /// Every offload, on or off and why.
     #[must_use]
-    pub fn offloads(&self) -> &[OffloadState] {
+    pub fn offloads(&self) -> &[Offload] {
         &self.offloads
     }
 
-    /// The workers' books, summed.
+    /// A look inside, for as long as somebody holds it.
     #[must_use]
-    pub fn books(&self) -> Books {
-        Books::sum(self.instruments.iter().map(|worker| &worker.books))
+    pub fn observer(&self) -> &Arc<Observer> {
+        &self.observer
     }
 
     /// Makes a new view the one that workers look up from their next turn on.
     pub fn publish(&self, view: View) {
-        self.views.store(Arc::new(view));
+        let view = Arc::new(view);
+        self.observer.follow(&view);
+        self.views.store(view);
     }
 
     /// Waits for a worker to fail; pends as long as all run.
@@ -210,6 +216,19 @@ impl Drop for Gateway {
         for worker in self.workers.drain(..) {
             let _ = worker.thread.join();
         }
+    }
+}
+
+fn about(settings: &Settings, device: &str, engine: EngineKind, engine_reason: &str) -> About {
+    About {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        device: device.to_owned(),
+        mtu: settings.mtu.bytes(),
+        listen: settings.listen,
+        queues: settings.queues.count(),
+        engine: engine.name().to_owned(),
+        engine_reason: engine_reason.to_owned(),
+        start_time_seconds: clock::realtime_ns() as f64 / 1e9,
     }
 }
 

@@ -31,10 +31,9 @@ const CLOCK_CHECK: Duration = Duration::from_secs(10);
 const UNCONFIRMED: Duration = Duration::from_secs(24 * 3600);
 
 /// What is known of the leases now.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default)]
 pub struct Leases {
     /// The peers.
-    #[serde(skip)]
     pub peers: Arc<PeerSet>,
     /// How our own lease is.
     pub own: OwnLease,
@@ -49,8 +48,7 @@ pub struct Leases {
 }
 
 /// How our own lease is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OwnLease {
     /// It is ours.
     #[default]
@@ -59,6 +57,18 @@ pub enum OwnLease {
     Expired,
     /// Another node has it.
     Stolen,
+}
+
+impl OwnLease {
+    /// The state in a word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Expired => "expired",
+            Self::Stolen => "stolen",
+        }
+    }
 }
 
 /// Somebody removed our lease.

@@ -43,7 +43,7 @@ struct Known {
 }
 
 /// Leases that are not followed, since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeaseCounts {
     /// Keys or values that are no lease.
     pub malformed: u64,

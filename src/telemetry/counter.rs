@@ -1,14 +1,15 @@
 //! A worker's books where others can read them.
 //!
 //! Each number has one writer, the worker, so publishing is plain stores of relaxed atomics: no
-//! read-modify-write, no fence, and no reader can hold the writer up. A reader may see one number
-//! of a turn before another of the same turn; differences are of one batch at most.
+//! read-modify-write, and no reader can hold the writer up. The books of one turn are published
+//! under a sequence number, which is odd meanwhile: a reader that sees it change reads again, so
+//! that packets in = packets out + drops holds for every reading.
 
 use crate::datapath::{DropReason, ReplyTally, Tally};
 use crate::engine::EngineStats;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// A number with one writer.
 #[derive(Debug, Default)]
@@ -55,6 +56,8 @@ pub struct TurnBooks<'a> {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct WorkerBooks {
+    /// Counts up before and after every publication.
+    sequence: AtomicU64,
     egress: DirectionBooks,
     ingress: DirectionBooks,
     events: Events,
@@ -79,9 +82,15 @@ macro_rules! events {
             $($(#[doc = $doc])+ pub $name: u64,)+
         }
 
+        impl Events {
+            fn read(&self) -> Counters {
+                Counters { $($name: self.$name.value(),)+ }
+            }
+        }
+
         impl Counters {
-            fn add(&mut self, events: &Events) {
-                $(self.$name += events.$name.value();)+
+            fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)+
             }
         }
     };
@@ -104,14 +113,14 @@ events! {
     socket_overflows: |turn: &TurnBooks<'_>| turn.engine.socket_overflows,
     /// Runs replayed as plain datagrams.
     gso_replays: |turn: &TurnBooks<'_>| turn.engine.gso_replays,
-    /// Workers whose socket sends runs.
-    gso_workers: |turn: &TurnBooks<'_>| u64::from(turn.engine.gso_active),
+    /// Workers whose socket sends no runs.
+    gso_off_workers: |turn: &TurnBooks<'_>| u64::from(!turn.engine.gso_active),
     /// Peers for which alone runs are off; a peer counts for each worker.
     gso_demoted_peers: |turn: &TurnBooks<'_>| turn.engine.gso_demoted_peers,
-    /// Workers that join TCP segments.
-    coalesce_tcp_workers: |turn: &TurnBooks<'_>| u64::from(turn.joins.0),
-    /// Workers that join UDP datagrams.
-    coalesce_udp_workers: |turn: &TurnBooks<'_>| u64::from(turn.joins.1),
+    /// Workers that join no TCP segments.
+    coalesce_tcp_off_workers: |turn: &TurnBooks<'_>| u64::from(!turn.joins.0),
+    /// Workers that join no UDP datagrams.
+    coalesce_udp_off_workers: |turn: &TurnBooks<'_>| u64::from(!turn.joins.1),
     /// ICMP errors sent to inner senders.
     icmp_sent: |turn: &TurnBooks<'_>| turn.replies.sent,
     /// ICMP errors that the rate limit kept back.
@@ -130,9 +139,32 @@ struct DirectionBooks {
 impl WorkerBooks {
     /// Makes a turn's numbers readable.
     pub fn publish(&self, turn: &TurnBooks<'_>) {
+        let sequence = self.sequence.load(Ordering::Relaxed);
+        self.sequence.store(sequence.wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::Release);
         self.egress.publish(turn.egress);
         self.ingress.publish(turn.ingress);
         self.events.publish(turn);
+        self.sequence.store(sequence.wrapping_add(2), Ordering::Release);
+    }
+
+    /// The books of the last turn that was published as a whole.
+    #[must_use]
+    pub fn read(&self) -> Books {
+        loop {
+            let before = self.sequence.load(Ordering::Acquire);
+            let books = Books {
+                egress: self.egress.read(),
+                ingress: self.ingress.read(),
+                counters: self.events.read(),
+            };
+            fence(Ordering::Acquire);
+            // A turn takes a worker much longer than its publication, so few readings are in vain.
+            if before.is_multiple_of(2) && self.sequence.load(Ordering::Relaxed) == before {
+                return books;
+            }
+            std::hint::spin_loop();
+        }
     }
 }
 
@@ -180,29 +212,52 @@ impl Books {
     /// Sums what the workers have published.
     #[must_use]
     pub fn sum<'a>(workers: impl Iterator<Item = &'a WorkerBooks>) -> Self {
-        let mut books = Self::default();
-        for worker in workers {
-            books.egress.add(&worker.egress);
-            books.ingress.add(&worker.ingress);
-            books.counters.add(&worker.events);
+        let mut sum = Self::default();
+        for books in workers.map(WorkerBooks::read) {
+            sum.egress.add(&books.egress);
+            sum.ingress.add(&books.ingress);
+            sum.counters.add(&books.counters);
         }
-        books
+        sum
+    }
+}
+
+impl DirectionBooks {
+    fn read(&self) -> Direction {
+        let counted = DropReason::ALL.iter().zip(self.drops.iter().map(Counter::value));
+        let mut direction = Direction {
+            packets_in: self.packets_in.value(),
+            bytes_in: self.bytes_in.value(),
+            packets_out: self.packets_out.value(),
+            bytes_out: self.bytes_out.value(),
+            drops: counted
+                .filter(|(_, count)| *count > 0)
+                .map(|(reason, count)| (reason.label().to_owned(), count))
+                .collect(),
+            imbalance: 0,
+        };
+        direction.imbalance =
+            direction.packets_in as i64 - direction.packets_out as i64 - direction.dropped() as i64;
+        direction
     }
 }
 
 impl Direction {
-    fn add(&mut self, books: &DirectionBooks) {
-        self.packets_in += books.packets_in.value();
-        self.bytes_in += books.bytes_in.value();
-        self.packets_out += books.packets_out.value();
-        self.bytes_out += books.bytes_out.value();
-        for (reason, counter) in DropReason::ALL.iter().zip(&books.drops) {
-            if counter.value() > 0 {
-                *self.drops.entry(reason.label().to_owned()).or_default() += counter.value();
-            }
+    /// All drops.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.drops.values().sum()
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.packets_in += other.packets_in;
+        self.bytes_in += other.bytes_in;
+        self.packets_out += other.packets_out;
+        self.bytes_out += other.bytes_out;
+        for (reason, count) in &other.drops {
+            *self.drops.entry(reason.clone()).or_default() += count;
         }
-        let dropped: u64 = self.drops.values().sum();
-        self.imbalance = self.packets_in as i64 - self.packets_out as i64 - dropped as i64;
+        self.imbalance += other.imbalance;
     }
 }
 
@@ -232,11 +287,47 @@ mod tests {
         assert_eq!(books.egress.packets_in, 20);
         assert_eq!(books.egress.drops["ttl"], 6);
         assert_eq!(books.egress.imbalance, 0);
-        assert_eq!((books.counters.syscalls, books.counters.gso_workers), (10, 2));
+        assert_eq!((books.counters.syscalls, books.counters.gso_off_workers), (10, 0));
         assert_eq!(books.counters.icmp_sent, 6);
         assert_eq!(
-            (books.counters.coalesce_tcp_workers, books.counters.coalesce_udp_workers),
-            (2, 0)
+            (books.counters.coalesce_tcp_off_workers, books.counters.coalesce_udp_off_workers),
+            (0, 2)
         );
+    }
+    #[test]
+    fn every_reading_beside_a_busy_writer_balances() {
+        let books = WorkerBooks::default();
+        let done = std::sync::atomic::AtomicBool::new(false);
+
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut tally = Tally::default();
+                while !done.load(Ordering::Relaxed) {
+                    tally.packets_in += 3;
+                    tally.packets_out += 2;
+                    tally.drop(DropReason::NoRoute, 1);
+                    books.publish(&turn(&tally));
+                }
+            });
+            let mut last = 0;
+            while last < 10_000 {
+                let read = books.read();
+                assert_eq!(read.egress.imbalance, 0, "{read:?}");
+                assert_eq!(read.egress, read.ingress);
+                assert!(read.egress.packets_in >= last);
+                last = read.egress.packets_in;
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    }
+
+    fn turn(tally: &Tally) -> TurnBooks<'_> {
+        TurnBooks {
+            egress: tally,
+            ingress: tally,
+            replies: ReplyTally::default(),
+            joins: (true, true),
+            engine: EngineStats::default(),
+        }
     }
 }

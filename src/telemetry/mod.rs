@@ -5,4 +5,8 @@ pub mod histogram;
 pub mod http;
 pub mod instruments;
 pub mod log;
+pub mod observer;
 pub mod peers;
+pub mod probe;
+pub mod prometheus;
+pub mod snapshot;

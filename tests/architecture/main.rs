@@ -33,7 +33,7 @@ const RULES: &[(&str, &[&str], &str)] = &[
     ("host", &["config", "sys"], "the machine around the gateway knows neither peers nor engines"),
     (
         "telemetry",
-        &["datapath", "engine", "route", "batch", "offload", "config", "sys"],
+        &["datapath", "engine", "route", "batch", "offload", "wire", "config", "sys"],
         "telemetry reads the others' names and numbers; they do not know it",
     ),
 ];

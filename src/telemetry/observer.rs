@@ -1,0 +1,239 @@
+//! Looks into a running gateway, from any thread and without its help.
+
+use super::counter::Books;
+use super::histogram::{Distribution, Summary};
+use super::instruments::{self, WorkerInstruments};
+use super::peers::{Ledger, PeerTable};
+use super::probe::Probes;
+use super::snapshot::{
+    About, DeviceDrops, EtcdStatus, Histograms, Offload, PeerStatus, Snapshot, WorkerStatus,
+};
+use crate::offload::feature::Feature;
+use crate::route::View;
+use crate::sys::clock;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Nanoseconds of a second.
+const SECOND: f64 = 1e9;
+
+/// The readers' side of a gateway's numbers. Its locks are the readers' own; no worker takes one.
+#[derive(Debug)]
+pub struct Observer {
+    about: About,
+    offloads: Vec<Offload>,
+    started_ns: u64,
+    workers: Vec<Arc<WorkerInstruments>>,
+    peers: Mutex<Peers>,
+    etcd: Mutex<Option<EtcdStatus>>,
+    /// Round trips to peers.
+    pub probes: Probes,
+}
+
+#[derive(Debug, Default)]
+struct Peers {
+    view: Arc<View>,
+    ledger: Ledger,
+}
+
+impl Observer {
+    /// Observes workers that look peers up in `view`.
+    #[must_use]
+    pub fn new(
+        about: About,
+        offloads: Vec<Offload>,
+        workers: Vec<Arc<WorkerInstruments>>,
+        view: &Arc<View>,
+    ) -> Self {
+        let observer = Self {
+            about,
+            offloads,
+            started_ns: clock::monotonic_ns(),
+            workers,
+            peers: Mutex::default(),
+            etcd: Mutex::default(),
+            probes: Probes::default(),
+        };
+        observer.follow(view);
+        observer
+    }
+
+    /// What does not change while the gateway runs.
+    #[must_use]
+    pub fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// Takes note of a view; called before it is published, so that peers have their counters when
+    /// workers first see them.
+    pub fn follow(&self, view: &Arc<View>) {
+        let mut peers = locked(&self.peers);
+        peers.ledger.follow(view, tables(&self.workers));
+        peers.view = Arc::clone(view);
+    }
+
+    /// The peers as they are.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&locked(&self.peers).view)
+    }
+
+    /// Takes note of the state of etcd and of the own lease.
+    pub fn set_etcd(&self, etcd: EtcdStatus) {
+        *locked(&self.etcd) = Some(etcd);
+    }
+
+    /// The books of all workers, summed.
+    #[must_use]
+    pub fn books(&self) -> Books {
+        Books::sum(self.workers.iter().map(|worker| &worker.books))
+    }
+
+    /// All numbers of this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let workers: Vec<_> = self.workers.iter().map(|worker| status(worker)).collect();
+        let books = self.books();
+        let uptime_ns = clock::monotonic_ns().saturating_sub(self.started_ns);
+        Snapshot {
+            about: self.about.clone(),
+            uptime_seconds: uptime_ns as f64 / SECOND,
+            offloads: self.offloads_now(&books),
+            imbalance: books.egress.imbalance + books.ingress.imbalance,
+            egress: books.egress,
+            ingress: books.ingress,
+            counters: books.counters,
+            tun: device_drops(&self.about.device),
+            histograms: summaries(&self.merged()),
+            workers,
+            peers: self.peers(),
+            etcd: locked(&self.etcd).clone(),
+        }
+    }
+
+    /// All histograms of this moment.
+    #[must_use]
+    pub fn histograms(&self) -> Histograms {
+        Histograms { workers: self.merged(), rtt: self.probes.distributions() }
+    }
+
+    /// The workers' histograms, by short name.
+    fn merged(&self) -> BTreeMap<String, Distribution> {
+        let mut merged: Vec<_> = instruments::WORKER
+            .iter()
+            .map(|instrument| Distribution::new(instrument.layout))
+            .collect();
+        for worker in &self.workers {
+            for (sum, recorder) in merged.iter_mut().zip(worker.recorders()) {
+                sum.add(&recorder.read());
+            }
+        }
+        named(merged)
+    }
+
+    /// What was decided at the start, less what the kernel took back since.
+    fn offloads_now(&self, books: &Books) -> Vec<Offload> {
+        let workers = self.workers.len() as u64;
+        let mut offloads = self.offloads.clone();
+        for (feature, lost) in [
+            (Feature::Gso, books.counters.gso_off_workers),
+            (Feature::CoalesceTcp, books.counters.coalesce_tcp_off_workers),
+            (Feature::CoalesceUdp, books.counters.coalesce_udp_off_workers),
+        ] {
+            let offload = offloads.iter_mut().find(|offload| offload.name == feature.name());
+            if let Some(offload) = offload.filter(|offload| offload.on && lost > 0) {
+                offload.on = lost < workers;
+                offload.reason = format!("the kernel refused it to {lost} of {workers} workers");
+            }
+        }
+        offloads
+    }
+
+    fn peers(&self) -> Vec<PeerStatus> {
+        let now_ns = clock::monotonic_ns();
+        let peers = locked(&self.peers);
+        let mut list: Vec<_> = peers
+            .view
+            .peers()
+            .map(|peer| {
+                let traffic = peers.ledger.traffic(peer.index, tables(&self.workers));
+                let silent_ns = now_ns.saturating_sub(traffic.last_seen_ns);
+                let seen = traffic.last_seen_ns > 0;
+                PeerStatus {
+                    name: peer.name.to_string(),
+                    endpoint: peer.endpoint,
+                    subnets: peer.subnets.clone(),
+                    last_seen_seconds: seen.then_some(silent_ns as f64 / SECOND),
+                    traffic,
+                    probe: self.probes.status(&peer.name),
+                }
+            })
+            .collect();
+        list.sort_by(|one, other| one.name.cmp(&other.name));
+        list
+    }
+}
+
+fn tables(workers: &[Arc<WorkerInstruments>]) -> impl Iterator<Item = &PeerTable> + Clone {
+    workers.iter().map(|worker| &worker.peers)
+}
+
+fn status(worker: &WorkerInstruments) -> WorkerStatus {
+    let books = worker.books.read();
+    let histograms = named(worker.recorders().map(super::histogram::Recorder::read));
+    WorkerStatus {
+        egress: books.egress,
+        ingress: books.ingress,
+        counters: books.counters,
+        histograms: summaries(&histograms),
+    }
+}
+
+fn named(histograms: impl IntoIterator<Item = Distribution>) -> BTreeMap<String, Distribution> {
+    let names = instruments::WORKER.iter().map(|instrument| instrument.short.to_owned());
+    names.zip(histograms).collect()
+}
+
+fn summaries(histograms: &BTreeMap<String, Distribution>) -> BTreeMap<String, Summary> {
+    histograms.iter().map(|(name, values)| (name.clone(), values.summary())).collect()
+}
+
+/// What the kernel dropped at a device, from /proc/net/dev of this thread's network namespace;
+/// /sys shows the namespace in which it was mounted.
+fn device_drops(device: &str) -> Option<DeviceDrops> {
+    parse_device_drops(&std::fs::read_to_string("/proc/thread-self/net/dev").ok()?, device)
+}
+
+/// `NAME: bytes packets errs drop fifo frame compressed multicast bytes packets errs drop …`, first
+/// for receiving, then for sending. To the kernel, sending to a TUN device is our egress.
+fn parse_device_drops(text: &str, device: &str) -> Option<DeviceDrops> {
+    let numbers =
+        text.lines().find_map(|line| line.trim_start().strip_prefix(device)?.strip_prefix(':'))?;
+    let mut numbers = numbers.split_whitespace().skip(3);
+    let ingress = numbers.next()?.parse().ok()?;
+    let egress = numbers.nth(7)?.parse().ok()?;
+    Some(DeviceDrops { egress, ingress })
+}
+
+/// A poisoned lock protects plain numbers, which are as good as before.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_drops_at_a_device_are_told_by_direction() {
+        let text = "Inter-|   Receive          |  Transmit\n \
+            face |bytes packets errs drop fifo frame compressed multicast|bytes\n    \
+            lo:   1 2 0 0 0 0 0 0 1 2 0 0 0 0 0 0\ntwill01: 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1\n\
+            twill0: 10 20 0 7 0 0 0 0 30 40 0 9 0 0 0 0\n";
+
+        let drops = parse_device_drops(text, "twill0");
+
+        assert_eq!(drops, Some(DeviceDrops { egress: 9, ingress: 7 }));
+        assert_eq!(parse_device_drops(text, "twill"), None);
+    }
+}

@@ -1,0 +1,265 @@
+//! Round trips through the tunnel: ICMP echo to the peer's gateway.
+//!
+//! A probe takes the path of every packet: into the TUN device, through a worker, over the network,
+//! and out of the device on the other side, where the kernel answers. So any gateway answers that
+//! has the first address of its network on its device, as stock flanneld does. The probe is sent and
+//! timed by the control plane, never by a worker; its own waiting for a turn is part of what it
+//! measures.
+
+use super::histogram::Distribution;
+use super::instruments::PEER_RTT;
+use super::observer::Observer;
+use super::snapshot::ProbeStatus;
+use crate::route::View;
+use crate::sys::clock;
+use ipnet::IpNet;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, timeout_at};
+
+/// Peers that are probed: the first by number. 20 KiB of histogram each.
+const MAX_PROBED: usize = 1024;
+/// After how long a probe without an answer is lost.
+const PATIENCE_NS: u64 = 5_000_000_000;
+
+const ECHO_REQUEST: u8 = 8;
+const ECHO_REPLY: u8 = 0;
+/// ICMP header, and a cookie that nobody else's echo carries.
+const MESSAGE: usize = 8 + 8;
+
+/// Round trips by peer.
+#[derive(Debug, Default)]
+pub struct Probes(Mutex<BTreeMap<Arc<str>, Probed>>);
+
+#[derive(Debug)]
+struct Probed {
+    sent: u64,
+    lost: u64,
+    rtt: Distribution,
+}
+
+impl Probes {
+    /// A peer's probes; none when it is not probed.
+    #[must_use]
+    pub fn status(&self, peer: &str) -> Option<ProbeStatus> {
+        let probes = self.locked();
+        let Probed { sent, lost, rtt } = probes.get(peer)?;
+        Some(ProbeStatus { sent: *sent, lost: *lost, rtt: rtt.summary() })
+    }
+
+    /// Round trips by peer.
+    #[must_use]
+    pub fn distributions(&self) -> BTreeMap<String, Distribution> {
+        let probes = self.locked();
+        probes.iter().map(|(name, probed)| (name.to_string(), probed.rtt.clone())).collect()
+    }
+
+    fn change(&self, peer: &Arc<str>, change: impl FnOnce(&mut Probed)) {
+        let mut probes = self.locked();
+        let probed = probes.entry(Arc::clone(peer)).or_insert_with(|| Probed {
+            sent: 0,
+            lost: 0,
+            rtt: Distribution::new(PEER_RTT.layout),
+        });
+        change(probed);
+    }
+
+    /// Forgets peers that are gone.
+    fn retain(&self, targets: &[Target]) {
+        self.locked().retain(|name, _| targets.iter().any(|target| target.name == *name));
+    }
+
+    fn locked(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Probed>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends and receives probes.
+#[derive(Debug)]
+pub struct Prober {
+    /// An ICMP socket: the type only says that it sends and receives messages.
+    socket: UdpSocket,
+    /// What is received begins with an IP header.
+    raw: bool,
+    every: Duration,
+    cookie: u64,
+    sequence: u16,
+    underway: HashMap<u16, Underway>,
+}
+
+#[derive(Clone, Debug)]
+struct Target {
+    name: Arc<str>,
+    address: Ipv4Addr,
+}
+
+#[derive(Debug)]
+struct Underway {
+    target: Target,
+    sent_ns: u64,
+}
+
+impl Prober {
+    /// Opens the socket, bound to the device and to its address. Call it on a tokio runtime.
+    ///
+    /// # Errors
+    /// What the kernel answers: EPERM or EACCES without CAP_NET_RAW and outside of
+    /// `net.ipv4.ping_group_range`.
+    pub fn open(device: &str, source: Ipv4Addr, every: Duration) -> io::Result<Self> {
+        let icmp = Some(Protocol::ICMPV4);
+        let (socket, raw) = match Socket::new(Domain::IPV4, Type::RAW, icmp) {
+            Ok(socket) => (socket, true),
+            Err(_) => (Socket::new(Domain::IPV4, Type::DGRAM, icmp)?, false),
+        };
+        socket.set_nonblocking(true)?;
+        socket.bind_device(Some(device.as_bytes()))?;
+        socket.bind(&SockAddr::from(SocketAddrV4::new(source, 0)))?;
+        Ok(Self {
+            socket: UdpSocket::from_std(socket.into())?,
+            raw,
+            every,
+            cookie: rand::random(),
+            sequence: 0,
+            underway: HashMap::new(),
+        })
+    }
+
+    /// Probes every peer once per interval, evenly spread, for as long as it is polled.
+    pub async fn run(mut self, observer: Arc<Observer>) {
+        loop {
+            let targets = targets(&observer.view());
+            observer.probes.retain(&targets);
+            let pause = self.every / targets.len().max(1) as u32;
+            for target in &targets {
+                self.send(target, &observer.probes);
+                self.receive(Instant::now() + pause, &observer.probes).await;
+            }
+            if targets.is_empty() {
+                self.receive(Instant::now() + pause, &observer.probes).await;
+            }
+            self.give_up(&observer.probes);
+        }
+    }
+
+    fn send(&mut self, target: &Target, probes: &Probes) {
+        self.sequence = self.sequence.wrapping_add(1);
+        let message = request(self.sequence, self.cookie);
+        let to = SocketAddrV4::new(target.address, 0).into();
+        let sent_ns = clock::monotonic_ns();
+        probes.change(&target.name, |probed| probed.sent += 1);
+        // A probe that cannot leave is one that is not answered.
+        let _ = self.socket.try_send_to(&message, to);
+        let underway = Underway { target: target.clone(), sent_ns };
+        if let Some(forgotten) = self.underway.insert(self.sequence, underway) {
+            probes.change(&forgotten.target.name, |probed| probed.lost += 1);
+        }
+    }
+
+    /// Takes answers until a moment has come.
+    async fn receive(&mut self, until: Instant, probes: &Probes) {
+        let mut buffer = [0; 128];
+        while let Ok(received) = timeout_at(until, self.socket.recv(&mut buffer)).await {
+            let received_ns = clock::monotonic_ns();
+            // An error is an earlier probe's, which remains without an answer.
+            let Ok(len) = received else { continue };
+            let Some(sequence) = reply(&buffer[..len], self.raw, self.cookie) else { continue };
+            if let Some(answered) = self.underway.remove(&sequence) {
+                let took_ns = received_ns.saturating_sub(answered.sent_ns);
+                probes.change(&answered.target.name, |probed| probed.rtt.record(took_ns, 1));
+            }
+        }
+    }
+
+    fn give_up(&mut self, probes: &Probes) {
+        let now_ns = clock::monotonic_ns();
+        self.underway.retain(|_, underway| {
+            let lost = now_ns.saturating_sub(underway.sent_ns) > PATIENCE_NS;
+            if lost {
+                probes.change(&underway.target.name, |probed| probed.lost += 1);
+            }
+            !lost
+        });
+    }
+}
+
+/// The gateways behind a view's peers: the first address of each one's first IPv4 network.
+fn targets(view: &View) -> Vec<Target> {
+    let first_v4 = |subnet: &IpNet| match subnet {
+        IpNet::V4(network) => Some(network.network()),
+        IpNet::V6(_) => None,
+    };
+    view.peers()
+        .filter_map(|peer| {
+            let address = peer.subnets.iter().find_map(first_v4)?;
+            Some(Target { name: Arc::clone(&peer.name), address })
+        })
+        .take(MAX_PROBED)
+        .collect()
+}
+
+/// An echo request (RFC 792). The identifier is zero: a ping socket puts its own there.
+fn request(sequence: u16, cookie: u64) -> [u8; MESSAGE] {
+    let mut message = [0; MESSAGE];
+    message[0] = ECHO_REQUEST;
+    message[6..8].copy_from_slice(&sequence.to_be_bytes());
+    message[8..].copy_from_slice(&cookie.to_be_bytes());
+    let checksum = crate::wire::checksum::Sum::default().bytes(&message).finish();
+    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    message
+}
+
+/// The sequence number of an answer to one of ours.
+fn reply(mut received: &[u8], raw: bool, cookie: u64) -> Option<u16> {
+    if raw {
+        let header = usize::from(received.first()? & 0x0f) * 4;
+        received = received.get(header..)?;
+    }
+    let message: &[u8; MESSAGE] = received.first_chunk()?;
+    let ours = message[0] == ECHO_REPLY && message[8..] == cookie.to_be_bytes();
+    ours.then(|| u16::from_be_bytes([message[6], message[7]]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::{Overlay, Peer, PeerIndex};
+
+    #[test]
+    fn only_answers_to_our_own_probes_count() {
+        let mut answer = request(0x1234, 77);
+        assert_eq!(reply(&answer, false, 77), None, "a request");
+        answer[0] = ECHO_REPLY;
+
+        assert_eq!(reply(&answer, false, 77), Some(0x1234));
+        assert_eq!(reply(&answer, false, 78), None, "another program's");
+        assert_eq!(reply(&answer[..15], false, 77), None);
+        let packet = [&[0x46; 24][..], &answer].concat();
+        assert_eq!(reply(&packet, true, 77), Some(0x1234), "behind a header with options");
+        assert_eq!(reply(&[0x4f], true, 77), None);
+        assert_eq!(reply(&[], true, 77), None);
+    }
+
+    #[test]
+    fn a_gateway_has_the_first_address_of_its_first_ipv4_network() {
+        let peer = |index, name: &str, subnets: &[&str]| Peer {
+            index: PeerIndex(index),
+            name: name.into(),
+            endpoint: "192.0.2.9:8285".parse().unwrap(),
+            subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),
+        };
+        let peers = vec![
+            peer(0, "dual", &["fd00::/64", "10.10.5.0/24", "10.10.6.0/24"]),
+            peer(1, "v6", &["fd01::/64"]),
+        ];
+
+        let targets = targets(&View::new(Overlay { peers, ..Overlay::default() }));
+
+        let found: Vec<_> = targets.iter().map(|it| (&*it.name, it.address)).collect();
+        assert_eq!(found, [("dual", Ipv4Addr::new(10, 10, 5, 0))]);
+    }
+}

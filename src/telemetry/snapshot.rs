@@ -1,0 +1,163 @@
+//! What a gateway says of itself at one moment: the form of `twill status --json`, of the control
+//! socket's answer, and the source of everything else that shows numbers.
+//!
+//! docs/status.schema.json is its schema, docs/TELEMETRY.md explains every field.
+
+use super::counter::{Counters, Direction};
+use super::histogram::{Distribution, Summary};
+use super::peers::PeerTraffic;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// A gateway at one moment. Numbers count from its start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// What does not change while it runs.
+    #[serde(flatten)]
+    pub about: About,
+    /// Seconds since its start.
+    pub uptime_seconds: f64,
+    /// Every offload, on or off now, and why.
+    pub offloads: Vec<Offload>,
+    /// TUN to UDP, all workers.
+    pub egress: Direction,
+    /// UDP to TUN, all workers.
+    pub ingress: Direction,
+    /// Packets in, minus packets out, minus drops, both directions: anything but zero is a bug.
+    pub imbalance: i64,
+    /// What happened beside packets, all workers.
+    pub counters: Counters,
+    /// What the kernel dropped at the TUN device; none when it cannot be read.
+    pub tun: Option<DeviceDrops>,
+    /// Every histogram in a few numbers: times in nanoseconds.
+    pub histograms: BTreeMap<String, Summary>,
+    /// Each worker on its own.
+    pub workers: Vec<WorkerStatus>,
+    /// Peers, by name.
+    pub peers: Vec<PeerStatus>,
+    /// etcd and the own lease; only for a gateway that has them.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub etcd: Option<EtcdStatus>,
+}
+
+/// What does not change while a gateway runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct About {
+    /// twill's version.
+    pub version: String,
+    /// Name of the TUN device.
+    pub device: String,
+    /// MTU of the TUN device, bytes.
+    pub mtu: u16,
+    /// Where it receives.
+    pub listen: SocketAddr,
+    /// Workers.
+    pub queues: usize,
+    /// Name of the engine.
+    pub engine: String,
+    /// Why it is that one.
+    pub engine_reason: String,
+    /// When it started, seconds since 1970.
+    pub start_time_seconds: f64,
+}
+
+/// One offload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offload {
+    /// Its name.
+    pub name: String,
+    /// Whether it is in use.
+    pub on: bool,
+    /// Why.
+    pub reason: String,
+}
+
+/// Packets that the kernel dropped at the TUN device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceDrops {
+    /// On their way to twill: its queue was full, or the device had no reader.
+    pub egress: u64,
+    /// After twill wrote them.
+    pub ingress: u64,
+}
+
+/// One worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// TUN to UDP.
+    pub egress: Direction,
+    /// UDP to TUN.
+    pub ingress: Direction,
+    /// What happened beside packets.
+    pub counters: Counters,
+    /// Its histograms in a few numbers.
+    pub histograms: BTreeMap<String, Summary>,
+}
+
+/// One peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its name.
+    pub name: String,
+    /// Its UDP address.
+    pub endpoint: SocketAddr,
+    /// The inner networks behind it.
+    pub subnets: Vec<IpNet>,
+    /// Seconds since a datagram last came from its address.
+    pub last_seen_seconds: Option<f64>,
+    /// What flowed.
+    #[serde(flatten)]
+    pub traffic: PeerTraffic,
+    /// Probes through the tunnel; none when it is not probed.
+    pub probe: Option<ProbeStatus>,
+}
+
+/// Probes of one peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProbeStatus {
+    /// Probes sent.
+    pub sent: u64,
+    /// Probes without an answer in time.
+    pub lost: u64,
+    /// Round trips, nanoseconds.
+    pub rtt: Summary,
+}
+
+/// What is known of etcd and of the node's own lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EtcdStatus {
+    /// How our own lease is: held, expired or stolen.
+    pub own: String,
+    /// Whether etcd answers.
+    pub connected: bool,
+    /// How often it stopped answering.
+    pub disconnects: u64,
+    /// Attempts to renew the lease that failed.
+    pub failed_renewals: u64,
+    /// Leases that are not followed, since the start.
+    pub counts: IgnoredLeases,
+}
+
+/// Leases that are not followed, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IgnoredLeases {
+    /// Keys or values that are no lease.
+    pub malformed: u64,
+    /// Leases of another backend.
+    pub foreign_backend: u64,
+    /// Leases with a PublicIP that another lease has too.
+    pub duplicate_public_ip: u64,
+    /// Leases outside the network, or over our own subnet.
+    pub out_of_place: u64,
+}
+
+/// All histograms of a gateway, since its start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Histograms {
+    /// Merged over workers, by short name.
+    pub workers: BTreeMap<String, Distribution>,
+    /// Round trips by peer's name.
+    pub rtt: BTreeMap<String, Distribution>,
+}
