@@ -53,6 +53,12 @@ pub(super) struct DataArgs {
     /// Where to serve metrics, such as 127.0.0.1:9285.
     #[arg(long, value_name = "ADDRESS", env = "TWILL_METRICS")]
     metrics: Option<SocketAddr>,
+    /// Keep histograms and numbers by peer: true or false.
+    #[arg(long, env = "TWILL_TELEMETRY")]
+    telemetry: Option<bool>,
+    /// Seconds between two probes of a peer through the tunnel, 0 for none.
+    #[arg(long, value_name = "SECONDS", env = "TWILL_PROBE_SECONDS")]
+    probe_seconds: Option<u32>,
     /// Log lines for people or for machines.
     #[arg(long, value_enum, default_value_t = LogFormat::Human, env = "TWILL_LOG_FORMAT")]
     pub(super) log_format: LogFormat,
@@ -91,6 +97,8 @@ impl DataArgs {
         set(&mut interface.source_ports, self.source_ports.map(Some));
         set(&mut interface.socket, self.socket.clone().map(Some));
         set(&mut interface.metrics, self.metrics.map(Some));
+        set(&mut interface.telemetry, self.telemetry);
+        set(&mut interface.probe_seconds, self.probe_seconds);
         if !self.peer_source.is_empty() {
             interface.peer_sources.clone_from(&self.peer_source);
         }

@@ -14,6 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 use toml::Spanned;
 
 /// UDP port of flannel's `udp` backend.
@@ -91,6 +92,8 @@ pub struct Interface {
     pub metrics: Option<SocketAddr>,
     /// Keep histograms and numbers by peer.
     pub telemetry: bool,
+    /// Seconds between two probes of a peer, 0 for none.
+    pub probe_seconds: u32,
 }
 
 impl Default for Interface {
@@ -114,11 +117,18 @@ impl Default for Interface {
             socket: None,
             metrics: None,
             telemetry: true,
+            probe_seconds: 10,
         }
     }
 }
 
 impl Interface {
+    /// Time between two probes of a peer, if there are any.
+    #[must_use]
+    pub fn probe(&self) -> Option<Duration> {
+        (self.probe_seconds > 0).then(|| Duration::from_secs(self.probe_seconds.into()))
+    }
+
     /// The offloads that are wanted.
     #[must_use]
     pub fn features(&self) -> FeatureSet {

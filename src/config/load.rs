@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Everything that `twill run` needs to know.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct Standalone {
     pub socket: PathBuf,
     /// Where to serve metrics.
     pub metrics: Option<SocketAddr>,
+    /// Time between two probes of a peer.
+    pub probe: Option<Duration>,
 }
 
 /// Why a file gives no settings.
@@ -89,7 +92,7 @@ fn resolve(file: &File) -> Result<Standalone, Unresolved> {
     };
     let settings = settings(interface, place).map_err(Unresolved::Cpus)?;
     let socket = interface.socket.clone().unwrap_or_else(|| default_socket(&interface.name));
-    Ok(Standalone { settings, peers, socket, metrics: interface.metrics })
+    Ok(Standalone { settings, peers, socket, metrics: interface.metrics, probe: interface.probe() })
 }
 
 /// Where a gateway stands in the network.

@@ -7,6 +7,7 @@
 //! ```
 //! Messages are flanneld's where it has one, for those who look for them.
 
+use super::watch::watch;
 use super::{Gateway, StartError, WorkerFailure};
 use crate::config::flanneld::{Etcd, Flanneld};
 use crate::config::load::{self, Place, default_socket};
@@ -113,13 +114,14 @@ async fn serve(options: Flanneld) -> Result<Revoked, FlanneldError> {
     let manager = manager(&options.etcd, previous)?;
     let ready = Arc::new(AtomicBool::new(false));
     let inside = Arc::new(OnceLock::new());
-    let _health = match options.healthz {
-        Some(listen) => {
-            info!("Start healthz server on {listen}");
-            Some(http::serve(listen, probes(&ready, &inside)).await?)
-        }
-        None => None,
-    };
+    let mut pages = Vec::new();
+    if let Some(listen) = options.healthz {
+        info!("Start healthz server on {listen}");
+        pages.push(http::serve(listen, probes(&ready, &inside)).await?);
+    }
+    if let Some(listen) = options.interface.metrics {
+        pages.push(http::serve(listen, probes(&ready, &inside)).await?);
+    }
     let config = network_config(&manager).await?;
     info!("Found network config - Backend type: udp");
     if !config.nftables && !Path::new(BRIDGE_FILTER).exists() {
@@ -229,6 +231,7 @@ struct Node {
     ready: Arc<AtomicBool>,
     /// Resynchronisation of what is beside the tunnel; ends with the node.
     _tasks: JoinSet<()>,
+    _watch: JoinSet<()>,
 }
 
 impl Node {
@@ -261,6 +264,7 @@ impl Node {
         announce(&gateway, &settings);
 
         let tasks = beside(&setting, &network).await;
+        let watch = watch(&gateway, &settings, options.interface.probe());
         let (ask, calls) = mpsc::channel(PENDING_CALLS);
         let socket = setting.options.interface.socket.clone();
         let socket = socket.unwrap_or_else(|| default_socket(gateway.device()));
@@ -279,6 +283,7 @@ impl Node {
             written: false,
             ready,
             _tasks: tasks,
+            _watch: watch,
         };
         node.write_subnet_file();
         info!("Running backend.");

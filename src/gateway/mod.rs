@@ -8,6 +8,7 @@ pub mod flanneld;
 mod offloads;
 pub mod standalone;
 mod start;
+mod watch;
 mod worker;
 
 pub use start::{Gateway, StartError, WorkerFailure};

@@ -4,6 +4,7 @@
 //! the control socket stay through a reload, until they are deleted, a sync leaves them out, or the
 //! file names them.
 
+use super::watch::watch;
 use super::{Gateway, StartError, WorkerFailure};
 use crate::config::file::Interface;
 use crate::config::load::{LoadError, Standalone, load};
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 /// Calls that may wait for the control plane.
@@ -80,6 +82,7 @@ struct Running<F> {
     calls: mpsc::Receiver<Call>,
     _control: control::Served,
     _pages: Option<http::Server>,
+    _watch: JoinSet<()>,
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -115,6 +118,7 @@ impl<F: Fn(&mut Interface)> Running<F> {
         let running = Self {
             config,
             change,
+            _watch: watch(&gateway, settings, loaded.probe),
             gateway,
             network,
             links,

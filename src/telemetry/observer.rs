@@ -89,6 +89,12 @@ impl Observer {
         Books::sum(self.workers.iter().map(|worker| &worker.books))
     }
 
+    /// What the kernel dropped at the TUN device; none when it cannot be read.
+    #[must_use]
+    pub fn device_drops(&self) -> Option<DeviceDrops> {
+        device_drops(&self.about.device)
+    }
+
     /// All numbers of this moment.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -103,7 +109,7 @@ impl Observer {
             egress: books.egress,
             ingress: books.ingress,
             counters: books.counters,
-            tun: device_drops(&self.about.device),
+            tun: self.device_drops(),
             histograms: summaries(&self.merged()),
             workers,
             peers: self.peers(),

@@ -122,6 +122,8 @@ fn data_plane(data: &DataArgs) -> Interface {
         // Leases say who peers are. What is behind them, they cannot know of each other: addresses
         // translated on the way, or services with an external traffic policy.
         ingress_check: IngressCheck::Peer,
+        // flanneld sends nothing of its own into the overlay.
+        probe_seconds: 0,
         ..Interface::default()
     };
     data.change(&mut interface);

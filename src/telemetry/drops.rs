@@ -1,0 +1,171 @@
+//! Tells of dropped packets, by reason and never by packet: the first of a reason at once, with the
+//! setting that has to do with it, then once a minute how many more.
+
+use super::counter::{Books, Direction};
+use super::observer::Observer;
+use super::snapshot::DeviceDrops;
+use crate::datapath::DropReason;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::warn;
+
+/// How often the books are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often a reason that goes on is told again.
+const REMINDER: Duration = Duration::from_secs(60);
+
+/// Looks at the books and logs, for as long as it is polled.
+pub async fn watch(observer: Arc<Observer>) {
+    let mut told = Told::default();
+    let mut ticks = interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let now = ticks.tick().await;
+        for news in told.compare(&causes(&observer.books(), observer.device_drops()), now) {
+            let Cause { direction, reason, .. } = news.cause;
+            warn!(direction, reason, packets = news.packets, "{}: {}", news.what, news.cure);
+        }
+    }
+}
+
+/// A place where packets are lost, and how many were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Cause {
+    direction: &'static str,
+    reason: &'static str,
+}
+
+/// Something to log.
+#[derive(Debug, PartialEq, Eq)]
+struct News {
+    cause: Cause,
+    /// Packets since it was told last.
+    packets: u64,
+    what: &'static str,
+    cure: &'static str,
+}
+
+/// What was told when.
+#[derive(Debug, Default)]
+struct Told(BTreeMap<Cause, (u64, Instant)>);
+
+type Counted = BTreeMap<Cause, (u64, &'static str, &'static str)>;
+
+impl Told {
+    fn compare(&mut self, counted: &Counted, now: Instant) -> Vec<News> {
+        let mut all = Vec::new();
+        for (cause, (count, what, cure)) in counted {
+            let told = self.0.get(cause).copied();
+            let due = told.is_none_or(|(before, at)| *count > before && now - at >= REMINDER);
+            if due && *count > 0 {
+                let packets = count - told.map_or(0, |(before, _)| before);
+                self.0.insert(*cause, (*count, now));
+                all.push(News { cause: *cause, packets, what, cure });
+            }
+        }
+        all
+    }
+}
+
+fn causes(books: &Books, device: Option<DeviceDrops>) -> Counted {
+    let mut counted = Counted::new();
+    for (direction, books) in [("egress", &books.egress), ("ingress", &books.ingress)] {
+        let drops =
+            |books: &Direction, reason: DropReason| books.drops.get(reason.label()).copied();
+        for reason in DropReason::ALL {
+            if let Some(count) = drops(books, *reason) {
+                let cause = Cause { direction, reason: reason.label() };
+                counted.insert(cause, (count, reason.description(), cure(*reason)));
+            }
+        }
+    }
+    let queues = [
+        (
+            Cause { direction: "ingress", reason: "socket_queue" },
+            books.counters.socket_overflows,
+            "The socket's queue was full before twill could read it.",
+            "raise socket_buffer and net.core.rmem_max, or queues",
+        ),
+        (
+            Cause { direction: "egress", reason: "device_queue" },
+            device.map_or(0, |drops| drops.egress),
+            "The TUN device's queue was full before twill could read it.",
+            "raise device_queue, or queues",
+        ),
+    ];
+    counted.extend(queues.map(|(cause, count, what, cure)| (cause, (count, what, cure))));
+    counted
+}
+
+/// The setting that has to do with a reason, or where to look.
+const fn cure(reason: DropReason) -> &'static str {
+    match reason {
+        DropReason::UnknownPeer => {
+            "is it a peer's other address? see --peer-source; --ingress-check off takes everything"
+        }
+        DropReason::SourceMismatch | DropReason::DestinationScope => {
+            "see the subnets of peers and `local`; --ingress-check peer lets it pass"
+        }
+        DropReason::NoRoute => "no peer has such a subnet: see `twill peer list`",
+        DropReason::LocalLoop => "the host routes its own networks into the tunnel: see `ip route`",
+        DropReason::TooBig | DropReason::MessageTruncated | DropReason::SendTooBig => {
+            "give all gateways the same mtu, as the path between them allows"
+        }
+        DropReason::SendNoBuffers => "the uplink is slower than the traffic; see socket_buffer",
+        DropReason::SendRefused => "a firewall of this host stops the tunnel's own datagrams",
+        DropReason::SendUnreachable => "this host has no route to the peer: see `ip route get`",
+        DropReason::TunDown => "bring the device up: ip link set DEVICE up",
+        DropReason::Family => "this overlay has no IPv6 network",
+        DropReason::Ttl => "a long path, or a routing loop: see `ip route`",
+        DropReason::Ecn => "the path marks congestion for flows that do not take part in ECN",
+        DropReason::Martian => "somebody forges packets, or a network is missing among the peers'",
+        DropReason::Short
+        | DropReason::Version
+        | DropReason::HeaderLength
+        | DropReason::Truncated
+        | DropReason::TotalLength => "what arrives is no packet: does another program send here?",
+        DropReason::GsoInvalid
+        | DropReason::ControlTruncated
+        | DropReason::SendOther
+        | DropReason::TunOther => "unexpected of this kernel: run `twill doctor`",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CAUSE: Cause = Cause { direction: "egress", reason: "ttl" };
+
+    #[tokio::test]
+    async fn the_first_of_a_reason_is_told_at_once_the_rest_once_a_minute() {
+        let (mut told, start) = (Told::default(), Instant::now());
+        let mut told_after = |seconds, count| {
+            let counted = [(CAUSE, (count, "", ""))].into_iter().collect();
+            let news = told.compare(&counted, start + Duration::from_secs(seconds));
+            news.iter().map(|news| news.packets).sum::<u64>()
+        };
+
+        assert_eq!(told_after(0, 0), 0);
+        assert_eq!(told_after(1, 5), 5);
+        assert_eq!(told_after(2, 900), 0);
+        assert_eq!(told_after(60, 1000), 0);
+        assert_eq!(told_after(61, 1000), 995);
+        assert_eq!(told_after(200, 1000), 0, "nothing new");
+        assert_eq!(told_after(201, 1001), 1);
+    }
+
+    #[test]
+    fn full_queues_are_told_like_drops() {
+        let mut books = Books::default();
+        books.counters.socket_overflows = 3;
+        books.ingress.drops.insert("no_route".to_owned(), 1);
+
+        let counted = causes(&books, Some(DeviceDrops { egress: 4, ingress: 0 }));
+
+        let counts: Vec<_> = counted.iter().map(|(it, all)| (it.reason, all.0)).collect();
+        assert_eq!(counts, [("device_queue", 4), ("no_route", 1), ("socket_queue", 3)]);
+    }
+}
