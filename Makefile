@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 # What building and testing need beside Rust, as Debian packages.
-PACKAGES := protobuf-compiler etcd-server etcd-client iperf3 iproute2 iputils-ping iptables nftables \
+PACKAGES := protobuf-compiler etcd-server etcd-client iperf3 iproute2 iputils-ping iptables nftables curl \
             ethtool tcpdump procps prometheus tmux openssl
 
 .DEFAULT_GOAL := help

@@ -181,8 +181,7 @@ impl<M: Manager> Keeper<M> {
     /// Makes the table current and watches from there.
     async fn reconnect(&mut self) -> Result<M::Watch, Interruption> {
         if !self.table.must_list() {
-            let own = self.table.own().subnet;
-            let (_, at) = self.manager.find(own).await.map_err(WatchError::from)?;
+            let at = self.manager.since(self.table.next_revision() - 1).await?;
             if self.table.saw(at) == Store::Replaced {
                 warn!(
                     "etcd's data were replaced; keeping the peers until they write themselves again"
@@ -357,7 +356,7 @@ impl<M: Manager> Keeper<M> {
         // Until something better is known; whatever happens below may set another time.
         self.renewal.failed(boot_ns());
         let found = match self.manager.find(subnet).await {
-            Ok((found, _)) => found,
+            Ok(found) => found,
             Err(cause) => {
                 self.renewal_failed(&cause);
                 return Ok(());

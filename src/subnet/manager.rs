@@ -122,7 +122,11 @@ pub trait Manager {
     async fn list(&self) -> Result<Snapshot, ManagerError>;
 
     /// One subnet's lease.
-    async fn find(&self, subnet: Ipv4Net) -> Result<(Option<Entry>, Position), ManagerError>;
+    async fn find(&self, subnet: Ipv4Net) -> Result<Option<Entry>, ManagerError>;
+
+    /// Where the store is now, provided that it has all changes since a revision; if that revision
+    /// is one that the store has not come to, the answer's is lower.
+    async fn since(&self, revision: i64) -> Result<Position, WatchError>;
 
     /// How long a store's lease still lasts; `None` when it does not exist.
     async fn ttl(&self, lease: i64) -> Result<Option<Duration>, ManagerError>;

@@ -6,6 +6,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Ping interval and answer time. etcd refuses pings that come more often than every 5 s
+/// (`--grpc-keepalive-min-time`); both together stay below 15 s.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(5));
 /// Longest wait for a connection to one endpoint.
 const CONNECT: Duration = Duration::from_secs(3);
 /// Where distributions keep the certificates that they trust, as Go looks for them.
@@ -94,21 +97,25 @@ impl Access {
         Ok(Self { endpoints, tls, credentials })
     }
 
-    pub(super) async fn connect(&self, keep_alive: (Duration, Duration)) -> Result<Client, Error> {
+    pub(super) fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
+    pub(super) async fn connect(&self, endpoint: &str) -> Result<Client, Error> {
         // Pings without a stream are an offence to etcd; with the watch there always is one.
         let mut options = ConnectOptions::new()
-            .with_keep_alive(keep_alive.0, keep_alive.1)
+            .with_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1)
             .with_keep_alive_while_idle(false)
             .with_connect_timeout(CONNECT)
             .with_require_leader(true)
             .with_auto_token_refresh(true);
-        if let Some(tls) = &self.tls {
+        if let Some(tls) = self.tls.as_ref().filter(|_| endpoint.starts_with("https://")) {
             options = options.with_tls(tls.clone());
         }
         if let Some(Credentials { user, password }) = &self.credentials {
             options = options.with_user(user, password);
         }
-        Client::connect(&self.endpoints, Some(options)).await
+        Client::connect([endpoint], Some(options)).await
     }
 }
 

@@ -1,9 +1,10 @@
 //! Leases in etcd v3, by flannel's schema.
 //!
-//! Every call is bounded in time, and a connection whose server stopped answering is given up after
-//! [`KEEP_ALIVE`]: the client would otherwise wait for a frozen server as long as TCP does.
+//! Every call is bounded in time, and a watch whose server stopped answering is given up within 15 s:
+//! the client would otherwise wait for a frozen server as long as TCP does.
 
 mod connect;
+mod connection;
 mod watch;
 
 pub use connect::{Access, AccessError, Credentials, TlsFiles};
@@ -11,6 +12,7 @@ pub use watch::EtcdWatch;
 
 use super::lease::{Holder, Prefix};
 use super::manager::{Entry, Granted, Manager, ManagerError, Position, Snapshot, Term, WatchError};
+use connection::{Connection, finish};
 use etcd_client::{
     Client, Compare, CompareOp, Error, GetOptions, KeyValue, PutOptions, ResponseHeader, Txn,
     TxnOp, WatchOptions,
@@ -18,15 +20,9 @@ use etcd_client::{
 use ipnet::Ipv4Net;
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::error::Error as _;
+use std::rc::Rc;
 use std::time::Duration;
-use tokio::time::timeout;
 
-/// Ping interval and answer time. etcd refuses pings that come more often than every 5 s
-/// (`--grpc-keepalive-min-time`); both together stay below 15 s.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(5));
-/// Longest wait for one answer. A list of 65,536 leases is 8 MB.
-const ANSWER: Duration = Duration::from_secs(10);
 /// Largest answer: a list of 65,536 leases, many times over.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 /// How long a lease lasts, as flannel's.
@@ -35,12 +31,15 @@ pub const LEASE_TTL: Duration = Duration::from_secs(24 * 3600);
 /// way.
 const REMEMBERED: usize = 16;
 
+/// etcd's words for a revision that it no longer has, and for one that it has not come to.
+const COMPACTED: &str = "required revision has been compacted";
+const FUTURE: &str = "required revision is a future revision";
+
 /// Leases in etcd.
 pub struct EtcdManager {
-    access: Access,
+    connection: Rc<Connection>,
     prefix: Prefix,
     ttl: Duration,
-    client: RefCell<Option<Client>>,
     asked_for: RefCell<VecDeque<i64>>,
 }
 
@@ -49,10 +48,9 @@ impl EtcdManager {
     #[must_use]
     pub fn new(access: Access, prefix: Prefix) -> Self {
         Self {
-            access,
+            connection: Rc::new(Connection::new(access)),
             prefix,
             ttl: LEASE_TTL,
-            client: RefCell::new(None),
             asked_for: RefCell::default(),
         }
     }
@@ -69,18 +67,10 @@ impl EtcdManager {
         &self.prefix
     }
 
-    async fn client(&self) -> Result<Client, ManagerError> {
-        if let Some(client) = &*self.client.borrow() {
-            return Ok(client.clone());
-        }
-        let client = bounded("connecting to etcd", self.access.connect(KEEP_ALIVE)).await?;
-        self.client.replace(Some(client.clone()));
-        Ok(client)
-    }
-
     async fn grant(&self, client: &mut Client) -> Result<Granted, ManagerError> {
         let seconds = i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX);
-        let answer = bounded("asking for a lease", client.lease_grant(seconds, None)).await?;
+        let answer =
+            self.connection.ask("asking for a lease", client.lease_grant(seconds, None)).await?;
         let mut asked_for = self.asked_for.borrow_mut();
         asked_for.truncate(REMEMBERED - 1);
         asked_for.push_front(answer.id());
@@ -96,7 +86,7 @@ impl EtcdManager {
         holder: Holder,
         term: Term,
     ) -> Result<Option<Granted>, ManagerError> {
-        let mut client = self.client().await?;
+        let mut client = self.connection.client().await?;
         let granted = match term {
             Term::Lease => self.grant(&mut client).await?,
             Term::Permanent => Granted { lease: 0, ttl: None },
@@ -104,13 +94,13 @@ impl EtcdManager {
         let options = PutOptions::new().with_lease(granted.lease);
         let put = TxnOp::put(key.as_str(), holder.value(), Some(options));
         let txn = Txn::new().when(compares).and_then(vec![put]);
-        let written = bounded(&format!("writing {key}"), client.txn(txn)).await?;
+        let written = self.connection.ask(&format!("writing {key}"), client.txn(txn)).await?;
         if written.succeeded() {
             return Ok(Some(granted));
         }
         if granted.lease != 0 {
             // Left alone it would end by itself a day later.
-            let _ = timeout(ANSWER, client.lease_revoke(granted.lease)).await;
+            let _ = self.connection.answer(client.lease_revoke(granted.lease)).await;
         }
         Ok(None)
     }
@@ -122,8 +112,8 @@ impl Manager for EtcdManager {
     async fn config(&self) -> Result<String, ManagerError> {
         let key = self.prefix.config();
         let what = format!("reading {key}");
-        let mut client = self.client().await?;
-        let answer = bounded(&what, client.get(key, None)).await?;
+        let mut client = self.connection.client().await?;
+        let answer = self.connection.ask(&what, client.get(key, None)).await?;
         let value = answer.kvs().first().map(KeyValue::value);
         let text = value.map(|value| String::from_utf8_lossy(value).into_owned());
         text.ok_or_else(|| ManagerError { what, cause: "the key does not exist".to_owned() })
@@ -131,25 +121,48 @@ impl Manager for EtcdManager {
 
     async fn list(&self) -> Result<Snapshot, ManagerError> {
         let mut client =
-            self.client().await?.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES);
+            self.connection.client().await?.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES);
         let options = GetOptions::new().with_prefix();
         let request = client.get(self.prefix.leases(), Some(options));
-        let answer = bounded("listing leases", request).await?;
+        let answer = self.connection.ask("listing leases", request).await?;
         let entries = answer.kvs().iter().map(entry).collect();
         Ok(Snapshot { entries, at: position(answer.header()) })
     }
 
-    async fn find(&self, subnet: Ipv4Net) -> Result<(Option<Entry>, Position), ManagerError> {
+    async fn find(&self, subnet: Ipv4Net) -> Result<Option<Entry>, ManagerError> {
         let key = self.prefix.lease(subnet);
-        let mut client = self.client().await?;
-        let answer = bounded(&format!("reading {key}"), client.get(key.as_str(), None)).await?;
-        Ok((answer.kvs().first().map(entry), position(answer.header())))
+        let mut client = self.connection.client().await?;
+        let answer =
+            self.connection.ask(&format!("reading {key}"), client.get(key.as_str(), None)).await?;
+        Ok(answer.kvs().first().map(entry))
+    }
+
+    /// Reads at the revision itself, the last one that was followed. A watch alone does not tell
+    /// everything: a compaction right at a deletion lost the deletion (etcd issues 18089, 19179).
+    async fn since(&self, revision: i64) -> Result<Position, WatchError> {
+        let key = self.prefix.config();
+        let mut client = self.connection.client().await?;
+        let then = GetOptions::new().with_revision(revision).with_keys_only();
+        let answer = match self.connection.answer(client.get(key.as_str(), Some(then))).await {
+            Ok(Err(Error::GRpcStatus(status))) if status.message().ends_with(COMPACTED) => {
+                return Err(WatchError::Compacted);
+            }
+            Ok(Err(Error::GRpcStatus(status))) if status.message().ends_with(FUTURE) => {
+                // This is not the store that we knew.
+                let now = GetOptions::new().with_keys_only();
+                self.connection
+                    .ask(&format!("reading {key}"), client.get(key.as_str(), Some(now)))
+                    .await?
+            }
+            answer => finish(&format!("reading {key}"), answer)?,
+        };
+        Ok(position(answer.header()))
     }
 
     async fn ttl(&self, lease: i64) -> Result<Option<Duration>, ManagerError> {
-        let mut client = self.client().await?;
+        let mut client = self.connection.client().await?;
         let request = client.lease_time_to_live(lease, None);
-        let answer = bounded("asking how long our lease lasts", request).await?;
+        let answer = self.connection.ask("asking how long our lease lasts", request).await?;
         Ok(u64::try_from(answer.ttl()).ok().map(Duration::from_secs))
     }
 
@@ -186,17 +199,22 @@ impl Manager for EtcdManager {
         let key = known.key.as_slice();
         let unchanged = Compare::mod_revision(key, CompareOp::Equal, known.revision);
         let txn = Txn::new().when(vec![unchanged]).and_then(vec![TxnOp::delete(key, None)]);
-        let mut client = self.client().await?;
+        let mut client = self.connection.client().await?;
         let what = format!("removing {}", String::from_utf8_lossy(key));
-        Ok(bounded(&what, client.txn(txn)).await?.succeeded())
+        Ok(self.connection.ask(&what, client.txn(txn)).await?.succeeded())
     }
 
     async fn watch(&self, from: i64) -> Result<EtcdWatch, WatchError> {
-        let mut client =
-            self.client().await?.watch_client().max_decoding_message_size(MAX_ANSWER_BYTES);
+        let mut client = self
+            .connection
+            .client()
+            .await?
+            .watch_client()
+            .max_decoding_message_size(MAX_ANSWER_BYTES);
         let options = WatchOptions::new().with_prefix().with_start_revision(from);
         let request = client.watch(self.prefix.leases(), Some(options));
-        Ok(EtcdWatch::new(bounded("watching leases", request).await?))
+        let stream = self.connection.ask("watching leases", request).await?;
+        Ok(EtcdWatch::new(stream, Rc::clone(&self.connection)))
     }
 }
 
@@ -215,35 +233,4 @@ fn position(header: Option<&ResponseHeader>) -> Position {
         term: header.raft_term(),
         revision: header.revision(),
     })
-}
-
-/// Waits for an answer, not for ever.
-async fn bounded<T>(
-    what: &str,
-    answer: impl Future<Output = Result<T, Error>>,
-) -> Result<T, ManagerError> {
-    let cause = match timeout(ANSWER, answer).await {
-        Ok(Ok(answer)) => return Ok(answer),
-        Ok(Err(error)) => cause(&error),
-        Err(_) => format!("no answer within {ANSWER:?}"),
-    };
-    Err(ManagerError { what: what.to_owned(), cause })
-}
-
-/// An error and what is behind it, on one line, without the transport's metadata.
-fn cause(error: &Error) -> String {
-    let Error::GRpcStatus(status) = error else { return error.to_string() };
-    let mut text = status.message().to_owned();
-    if text.is_empty() {
-        text = status.code().to_string();
-    }
-    let mut source = status.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        source = inner.source();
-    }
-    text
 }

@@ -1,27 +1,32 @@
 //! A watch on all leases.
 
 use super::super::manager::{Event, ManagerError, Watch, WatchError};
-use super::{cause, entry};
+use super::connection::{Connection, cause};
+use super::entry;
 use etcd_client::{EventType, WatchResponse, WatchStream};
+use std::rc::Rc;
 
 /// Changes of leases as etcd tells them.
 pub struct EtcdWatch {
     stream: WatchStream,
+    connection: Rc<Connection>,
 }
 
 impl EtcdWatch {
-    pub(super) fn new(stream: WatchStream) -> Self {
-        Self { stream }
+    pub(super) fn new(stream: WatchStream, connection: Rc<Connection>) -> Self {
+        Self { stream, connection }
     }
 }
 
 impl Watch for EtcdWatch {
     async fn next(&mut self) -> Result<Vec<Event>, WatchError> {
-        match self.stream.message().await {
-            Ok(Some(answer)) => events(&answer),
-            Ok(None) => Err(lost("the server ended the stream".to_owned())),
-            Err(error) => Err(lost(cause(&error))),
-        }
+        let lost = match self.stream.message().await {
+            Ok(Some(answer)) => return events(&answer),
+            Ok(None) => lost("the server ended the stream".to_owned()),
+            Err(error) => lost(cause(&error)),
+        };
+        self.connection.give_up();
+        Err(lost)
     }
 }
 

@@ -1,0 +1,135 @@
+//! The connection to one of the servers, until it fails; then to the next.
+//!
+//! The client library can balance over several servers, but then a request fails whenever it meets
+//! one that is down. Here every request goes to a server that answered before.
+
+use super::super::manager::ManagerError;
+use super::connect::Access;
+use etcd_client::{Client, Error, GetOptions};
+use std::cell::{Cell, RefCell};
+use std::error::Error as _;
+use std::time::Duration;
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
+
+/// Longest wait for one answer. A list of 65,536 leases is 8 MB.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Longest wait for a sign of life of a server that is tried.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
+/// gRPC's `UNAVAILABLE`.
+const UNAVAILABLE: i32 = 14;
+
+/// What came of a request.
+pub(super) type Answered<T> = Result<Result<T, Error>, Elapsed>;
+
+/// A connection that moves on when it fails.
+pub(super) struct Connection {
+    access: Access,
+    client: RefCell<Option<Client>>,
+    /// The endpoint that is tried next.
+    endpoint: Cell<usize>,
+}
+
+impl Connection {
+    pub(super) fn new(access: Access) -> Self {
+        Self { access, client: RefCell::new(None), endpoint: Cell::new(0) }
+    }
+
+    /// A client of a server that answers.
+    pub(super) async fn client(&self) -> Result<Client, ManagerError> {
+        if let Some(client) = &*self.client.borrow() {
+            return Ok(client.clone());
+        }
+        let mut failure = "no endpoint is given".to_owned();
+        let endpoints = self.access.endpoints();
+        for _ in 0..endpoints.len() {
+            let endpoint = &endpoints[self.endpoint.get() % endpoints.len()];
+            match timeout(SIGN_OF_LIFE, Box::pin(self.try_out(endpoint))).await {
+                Ok(Ok(client)) => {
+                    self.client.replace(Some(client.clone()));
+                    return Ok(client);
+                }
+                Ok(Err(error)) => failure = format!("{endpoint}: {}", cause(&error)),
+                Err(_) => failure = format!("{endpoint}: no answer within {SIGN_OF_LIFE:?}"),
+            }
+            self.give_up();
+        }
+        Err(ManagerError { what: "connecting to etcd".to_owned(), cause: failure })
+    }
+
+    async fn try_out(&self, endpoint: &str) -> Result<Client, Error> {
+        let mut client = self.access.connect(endpoint).await?;
+        let question = GetOptions::new().with_keys_only().with_serializable();
+        match client.get("/", Some(question)).await {
+            // It answers; what it thinks of the question does not matter.
+            Err(error) if is_broken(&error) => Err(error),
+            _ => Ok(client),
+        }
+    }
+
+    /// The next request goes to the next server.
+    pub(super) fn give_up(&self) {
+        self.client.replace(None);
+        self.endpoint.set(self.endpoint.get().wrapping_add(1));
+    }
+
+    /// Waits for an answer, not for ever.
+    pub(super) async fn answer<T>(
+        &self,
+        answer: impl Future<Output = Result<T, Error>>,
+    ) -> Answered<T> {
+        let answer = timeout(ANSWER, answer).await;
+        if answer.as_ref().map_or(true, |answer| answer.as_ref().is_err_and(is_broken)) {
+            self.give_up();
+        }
+        answer
+    }
+
+    /// As [`Connection::answer`], with an error for people.
+    pub(super) async fn ask<T>(
+        &self,
+        what: &str,
+        answer: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, ManagerError> {
+        finish(what, self.answer(answer).await)
+    }
+}
+
+/// What an answer is for people.
+pub(super) fn finish<T>(what: &str, answer: Answered<T>) -> Result<T, ManagerError> {
+    let cause = match answer {
+        Ok(Ok(answer)) => return Ok(answer),
+        Ok(Err(error)) => cause(&error),
+        Err(_) => format!("no answer within {ANSWER:?}"),
+    };
+    Err(ManagerError { what: what.to_owned(), cause })
+}
+
+/// Whether the connection is at fault, and not the request.
+fn is_broken(error: &Error) -> bool {
+    match error {
+        Error::GRpcStatus(status) => {
+            status.source().is_some() || status.code() as i32 == UNAVAILABLE
+        }
+        Error::TransportError(_) | Error::IoError(_) => true,
+        _ => false,
+    }
+}
+
+/// An error and what is behind it, on one line, without the transport's metadata.
+pub(super) fn cause(error: &Error) -> String {
+    let Error::GRpcStatus(status) = error else { return error.to_string() };
+    let mut text = status.message().to_owned();
+    if text.is_empty() {
+        text = status.code().to_string();
+    }
+    let mut source = status.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        source = inner.source();
+    }
+    text
+}

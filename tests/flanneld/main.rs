@@ -1,0 +1,15 @@
+//! `twill flanneld` against a real etcd, on hosts in network namespaces.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
+
+mod cluster;
+mod etcd;
+mod extension;
+mod interfaces;
+mod keeping;
+mod leases;
+mod outages;
+mod probes;
+mod rules;
+mod security;
+mod traffic;

@@ -1,0 +1,95 @@
+//! Waiting for etcd, and saying so.
+
+use super::cluster::{Cluster, NETWORK};
+use super::etcd::until;
+
+#[test]
+fn without_etcd_the_node_is_alive_but_not_ready_until_there_is_one() {
+    let Some(mut cluster) = Cluster::new("etcd absent at start", 1) else { return };
+    cluster.etcd.kill();
+    let mut node = cluster.node(0);
+
+    node.start(&cluster.on_underlay(&["-healthz-port", "8081"]));
+    node.wait_for("Couldn't fetch network config");
+
+    assert_eq!(node.probe("/healthz"), "flanneld is running200 ");
+    assert_eq!(node.probe("/readyz"), "flanneld is not ready yet503 ");
+    assert!(!node.subnet_file().exists());
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let told = node.log().matches("Couldn't fetch network config").count();
+    assert_eq!(told, 1, "one reason, one line a minute:\n{}", node.log());
+
+    cluster.etcd.run();
+    node.wait_for("the key does not exist");
+    cluster.etcd.configure(r#"{"Network":"10.5.0.0/29"}"#);
+    node.wait_for("Minimum useful network prefix is /28");
+    cluster.etcd.configure(NETWORK);
+    node.wait_for("Running backend.");
+
+    until("readiness", || node.probe("/readyz") == "flanneld is ready200 ");
+}
+
+#[test]
+fn systemd_is_told_when_the_subnet_file_is_there() {
+    let Some(cluster) = Cluster::new("sd_notify", 1) else { return };
+    let socket = cluster.bed.folder().join("notify.sock");
+    let listener = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    listener.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    cluster.etcd.configure(NETWORK);
+    let mut node = cluster.node(0);
+
+    node.start_with(&cluster.on_underlay(&[]), &[("NOTIFY_SOCKET", &socket.display().to_string())]);
+
+    let mut message = [0; 256];
+    let len = listener.recv(&mut message).unwrap();
+    assert!(String::from_utf8_lossy(&message[..len]).contains("READY=1"));
+    assert!(node.subnet_file().exists());
+}
+
+#[test]
+fn a_subnet_file_that_cannot_be_written_is_a_warning_and_not_ready() {
+    let Some(cluster) = Cluster::new("subnet file", 1) else { return };
+    cluster.etcd.configure(NETWORK);
+    let mut node = cluster.node(0);
+
+    node.start(&cluster.on_underlay(&[
+        "-healthz-port",
+        "8081",
+        "-subnet-file",
+        "/proc/nowhere/subnet.env",
+    ]));
+    node.wait_for("Running backend.");
+
+    assert!(node.log().contains("failed to write subnet file /proc/nowhere/subnet.env"));
+    assert_eq!(node.probe("/readyz"), "flanneld is not ready yet503 ");
+}
+
+#[test]
+fn called_as_flanneld_it_is_flanneld() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("flanneld");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_twill"), &link).unwrap();
+    let run = |arg: &str| std::process::Command::new(&link).arg(arg).output().unwrap();
+
+    let (version, help, unknown) = (run("--version"), run("-h"), run("-nope"));
+
+    let error =
+        |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(version.status.success() && error(&version).starts_with('v'), "{version:?}");
+    assert!(version.stdout.is_empty());
+    assert!(help.status.success() && error(&help).contains("-etcd-endpoints string"));
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(error(&unknown).starts_with("flag provided but not defined: -nope\nUsage: flanneld"));
+}
+
+#[test]
+fn kubernetes_mode_ends_with_what_to_use_instead() {
+    let run = std::process::Command::new(env!("CARGO_BIN_EXE_twill"))
+        .args(["flanneld", "--kube-subnet-mgr"])
+        .output()
+        .unwrap();
+
+    let error = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(run.status.code(), Some(1));
+    assert!(error.contains("-kube-subnet-mgr") && error.contains("-etcd-endpoints"), "{error}");
+}

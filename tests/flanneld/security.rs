@@ -1,0 +1,78 @@
+//! TLS and passwords.
+
+use super::cluster::{Cluster, NETWORK};
+use super::etcd::Transport;
+
+#[test]
+fn a_client_certificate_opens_etcd() {
+    let Some(cluster) = Cluster::with("TLS", 1, Transport::Tls) else { return };
+    cluster.etcd.configure(NETWORK);
+    let [ca, cert, key] =
+        ["ca.pem", "client.pem", "client.key"].map(|name| cluster.etcd.file(name));
+
+    let node =
+        cluster.running(0, &["-etcd-cafile", &ca, "-etcd-certfile", &cert, "-etcd-keyfile", &key]);
+    cluster.etcd.put_peer("10.5.77.0/24", "192.0.2.77");
+
+    node.until_peers(&["10.5.77.0/24 192.0.2.77:8285"]);
+    assert!(!node.log().contains("This is insecure"));
+}
+
+#[test]
+fn without_the_certificates_key_tls_is_not_used_and_that_is_said() {
+    let Some(cluster) = Cluster::with("half of TLS", 1, Transport::Tls) else { return };
+    cluster.etcd.configure(NETWORK);
+    let [ca, cert] = ["ca.pem", "client.pem"].map(|name| cluster.etcd.file(name));
+    let mut node = cluster.node(0);
+
+    node.start(&cluster.on_underlay(&["-etcd-cafile", &ca, "-etcd-certfile", &cert]));
+
+    node.wait_for("Couldn't fetch network config");
+    assert!(node.log().contains("This is insecure"));
+}
+
+#[test]
+fn a_certificate_that_is_not_there_ends_the_node_with_its_name() {
+    let Some(cluster) = Cluster::with("missing file", 1, Transport::Tls) else { return };
+    let mut node = cluster.node(0);
+
+    node.start(&cluster.on_underlay(&["-etcd-certfile", "/nope.pem", "-etcd-keyfile", "/nope"]));
+
+    assert_eq!(node.end().code(), Some(1));
+    assert!(node.log().contains("reading /nope.pem"), "{}", node.log());
+}
+
+#[test]
+fn a_password_opens_etcd_and_is_never_logged() {
+    let Some(mut cluster) = Cluster::new("password", 2) else { return };
+    cluster.etcd.configure(NETWORK);
+    cluster.etcd.demand_password("root", "swordfish-42");
+    let mut right = cluster.node(0);
+    let mut wrong = cluster.node(1);
+
+    right.start_with(
+        &cluster.on_underlay(&["-v", "9"]),
+        &[("FLANNELD_ETCD_USERNAME", "root"), ("FLANNELD_ETCD_PASSWORD", "swordfish-42")],
+    );
+    wrong.start(&cluster.on_underlay(&["-v=9", "-etcd-username=root", "-etcd-password=trout-43"]));
+    right.wait_for("Running backend.");
+    wrong.wait_for("Couldn't fetch network config");
+
+    cluster.etcd.put_peer("10.5.77.0/24", "192.0.2.77");
+    right.until_peers(&["10.5.77.0/24 192.0.2.77:8285"]);
+    for (node, password) in [(&right, "swordfish-42"), (&wrong, "trout-43")] {
+        assert!(!node.log().contains(password), "{}", node.log());
+    }
+}
+
+#[test]
+fn of_several_endpoints_one_that_answers_is_enough() {
+    let Some(cluster) = Cluster::new("several endpoints", 1) else { return };
+    cluster.etcd.configure(NETWORK);
+    let endpoints = format!("http://127.0.0.1:4001,{}", cluster.etcd.endpoint());
+
+    let node = cluster.running(0, &["-etcd-endpoints", &endpoints]);
+    cluster.etcd.put_peer("10.5.77.0/24", "192.0.2.77");
+
+    node.until_peers(&["10.5.77.0/24 192.0.2.77:8285"]);
+}

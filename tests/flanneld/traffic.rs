@@ -1,0 +1,76 @@
+//! Containers on three hosts.
+
+use super::cluster::{Cluster, NETWORK};
+use super::etcd::until;
+
+#[test]
+fn containers_of_three_nodes_reach_each_other_and_a_node_that_joins() {
+    let Some(cluster) = Cluster::new("three nodes", 4) else { return };
+    cluster.etcd.configure(NETWORK);
+    let mut nodes: Vec<_> = (0..3).map(|host| cluster.running(host, &[])).collect();
+    let mut pods: Vec<_> = nodes.iter().map(|node| node.container(&cluster.bed)).collect();
+
+    for (from, _) in &pods {
+        for (_, to) in &pods {
+            until("an answer", || from.run("ping", &["-c1", "-W1", to]).is_ok());
+        }
+    }
+    transfer(&pods[0].0, &pods[1].0, &pods[1].1);
+
+    nodes.push(cluster.running(3, &[]));
+    pods.push(nodes[3].container(&cluster.bed));
+    for (from, _) in &pods[..3] {
+        until("the newcomer's answer", || from.run("ping", &["-c1", "-W1", &pods[3].1]).is_ok());
+    }
+
+    cluster.etcd.delete_lease(&nodes[2].subnet());
+    assert!(nodes[2].end().success());
+    for node in [&nodes[0], &nodes[1], &nodes[3]] {
+        until("two peers", || node.peers().len() == 2);
+    }
+    assert!(pods[0].0.run("ping", &["-c1", "-W1", &pods[2].1]).is_err());
+}
+
+#[test]
+fn a_route_that_went_with_the_link_comes_back_with_it() {
+    let Some(cluster) = Cluster::new("link down and up", 1) else { return };
+    cluster.etcd.configure(NETWORK);
+    let node = cluster.running(0, &[]);
+    let routed = || {
+        let routes = node.namespace.run("ip", &["route", "show", "dev", "flannel0"]).unwrap();
+        routes.trim() == "10.5.0.0/16"
+    };
+
+    node.namespace.ip("link set flannel0 down").unwrap();
+    assert!(!routed());
+    node.namespace.ip("link set flannel0 up").unwrap();
+
+    until("the route", routed);
+}
+
+#[test]
+fn a_network_that_the_host_uses_itself_is_warned_of() {
+    let Some(cluster) = Cluster::new("collision", 1) else { return };
+    cluster.etcd.configure(NETWORK);
+    cluster.hosts[0].ip("route add 10.5.128.0/20 via 192.0.2.2").unwrap();
+
+    let node = cluster.running(0, &[]);
+
+    let warning = "the host's route to 10.5.128.0/20 overlaps the overlay 10.5.0.0/16";
+    assert!(node.log().contains(warning), "{}", node.log());
+}
+
+/// Moves a few megabytes by TCP.
+fn transfer(
+    from: &twill_perf::testbed::Namespace,
+    to: &twill_perf::testbed::Namespace,
+    address: &str,
+) {
+    let mut server =
+        to.spawn("iperf3", to.command("iperf3").args(["-s", "-1", "--forceflush"])).unwrap();
+    server.wait_for("listening", std::time::Duration::from_secs(10)).unwrap();
+    let report = from.run("iperf3", &["-c", address, "-n", "20M", "-J"]).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let bytes = report["end"]["sum_sent"]["bytes"].as_u64().unwrap();
+    assert!(bytes >= 20 << 20, "{bytes} bytes");
+}
