@@ -3,9 +3,12 @@
 mod check;
 #[cfg(feature = "etcd")]
 mod flanneld;
+mod hist;
 mod peer;
 mod run;
+mod show;
 mod status;
+mod top;
 
 use crate::config::load::default_socket;
 use clap::{Parser, Subcommand};
@@ -38,6 +41,10 @@ enum Command {
     Peer(peer::PeerArgs),
     /// Show what a running gateway does.
     Status(status::StatusArgs),
+    /// Watch a running gateway: rates, latencies, drops and peers, live.
+    Top(top::TopArgs),
+    /// Show or record a running gateway's histograms.
+    Hist(hist::HistArgs),
 }
 
 /// Which gateway is meant.
@@ -72,6 +79,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Peer(args) => peer::peer(args),
         Command::Status(args) => status::status(&args),
+        Command::Top(args) => top::top(&args),
+        Command::Hist(args) => hist::hist(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -161,3 +161,85 @@ pub struct Histograms {
     /// Round trips by peer's name.
     pub rtt: BTreeMap<String, Distribution>,
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A gateway that has seen everything.
+    pub(crate) fn busy() -> Snapshot {
+        let latency =
+            |p50, p99| Summary { count: 9, mean: 1.5, p50, p99, p999: p99, ..Summary::default() };
+        let direction = Direction {
+            packets_in: 10,
+            bytes_in: 10 << 10,
+            packets_out: 7,
+            bytes_out: 7 << 10,
+            drops: [("ttl".to_owned(), 1), ("no_route".to_owned(), 2)].into(),
+            imbalance: 0,
+        };
+        let counters = Counters { socket_overflows: 5, syscalls: 100, ..Counters::default() };
+        let histograms = BTreeMap::from([
+            ("egress".to_owned(), latency(12_345, 88_000)),
+            ("ingress".to_owned(), latency(20_000, 99_000)),
+        ]);
+        let worker = WorkerStatus {
+            egress: direction.clone(),
+            ingress: direction.clone(),
+            counters: counters.clone(),
+            histograms: histograms.clone(),
+        };
+        let offload = |name: &str, on, reason: &str| Offload {
+            name: name.to_owned(),
+            on,
+            reason: reason.to_owned(),
+        };
+        Snapshot {
+            about: About {
+                version: "1.2.3".to_owned(),
+                device: "twill0".to_owned(),
+                mtu: 1472,
+                listen: "0.0.0.0:8285".parse().unwrap(),
+                queues: 2,
+                engine: "uring".to_owned(),
+                engine_reason: "the kernel has all that it needs".to_owned(),
+                start_time_seconds: 1.7e9,
+            },
+            uptime_seconds: 3700.0,
+            offloads: vec![offload("tso", true, ""), offload("gso", false, "switched off")],
+            egress: direction.clone(),
+            ingress: direction,
+            imbalance: 0,
+            counters,
+            tun: Some(DeviceDrops { egress: 4, ingress: 0 }),
+            histograms,
+            workers: vec![worker.clone(), worker],
+            peers: vec![PeerStatus {
+                name: "h2".to_owned(),
+                endpoint: "192.0.2.2:8285".parse().unwrap(),
+                subnets: vec!["10.244.2.0/24".parse().unwrap()],
+                last_seen_seconds: Some(2.25),
+                traffic: PeerTraffic {
+                    egress_packets: 1,
+                    egress_bytes: 1 << 10,
+                    ingress_packets: 2,
+                    ingress_bytes: 2 << 10,
+                    ..PeerTraffic::default()
+                },
+                probe: Some(ProbeStatus { sent: 9, lost: 1, rtt: latency(150_000, 300_000) }),
+            }],
+            etcd: Some(EtcdStatus {
+                own: "held".to_owned(),
+                connected: true,
+                ..EtcdStatus::default()
+            }),
+        }
+    }
+
+    #[test]
+    fn a_snapshot_survives_its_way_to_another_process() {
+        let text = serde_json::to_string(&busy()).unwrap();
+
+        assert_eq!(serde_json::from_str::<Snapshot>(&text).unwrap(), busy());
+    }
+}

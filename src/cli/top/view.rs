@@ -1,0 +1,338 @@
+//! How `top` looks.
+//!
+//! ```text
+//! title: device, engine, age, state of the books
+//! egress                    | ingress                      rates, latencies, a curve
+//! lost                      | workers                      drops by reason, load by worker
+//! peers
+//! keys
+//! ```
+
+use super::super::show::{age, bits_per_second, count, time_ns};
+use super::model::{Model, PeerRates, Rates, Sort};
+use crate::telemetry::histogram::Summary;
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style, Stylize};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table};
+use std::collections::VecDeque;
+
+/// Rows of the panels of the two directions: borders, four lines, a curve.
+const DIRECTION_ROWS: u16 = 8;
+/// Rows of the panels below them at least: borders and three lines.
+const MIDDLE_ROWS: u16 = 5;
+/// Columns from which on endpoints are shown.
+const WIDE: u16 = 110;
+
+pub(super) fn draw(frame: &mut Frame<'_>, model: &mut Model) {
+    // A tall terminal has room for more workers and reasons.
+    let middle_rows = match frame.area().height {
+        ..32 => MIDDLE_ROWS,
+        height => (MIDDLE_ROWS + (height - 32) / 3).min(18),
+    };
+    let [title_row, directions, middle, peers_rows, keys] = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Length(DIRECTION_ROWS),
+        Constraint::Length(middle_rows),
+        Constraint::Min(3),
+        Constraint::Length(1),
+    ])
+    .areas(frame.area());
+    title(frame, title_row, model);
+    let halves = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]);
+    let [left, right] = halves.areas(directions);
+    direction(frame, left, "egress", model.egress, model, &model.history[0]);
+    direction(frame, right, "ingress", model.ingress, model, &model.history[1]);
+    let [left, right] = halves.areas(middle);
+    lost(frame, left, model);
+    workers(frame, right, model);
+    peers(frame, peers_rows, model);
+    frame.render_widget(footer(model), keys);
+}
+
+fn title(frame: &mut Frame<'_>, area: Rect, model: &Model) {
+    let snapshot = &model.now.snapshot;
+    let about = &snapshot.about;
+    let mut spans = vec![
+        Span::from(format!(" {} ", about.device)).bold().reversed(),
+        Span::from(format!(" {} ×{}, mtu {}", about.engine, about.queues, about.mtu)),
+    ];
+    if area.width >= WIDE {
+        spans.push(Span::from(format!(", UDP {}", about.listen)));
+    }
+    spans.push(Span::from(format!(", up {}, ", age(snapshot.uptime_seconds))));
+    spans.push(match (&model.trouble, snapshot.imbalance) {
+        (Some(_), _) => Span::from("no answer").red().bold(),
+        (None, 0) => Span::from("books balance").green(),
+        (None, off) => Span::from(format!("{off} packets unaccounted for")).red().bold(),
+    });
+    let off: Vec<_> =
+        snapshot.offloads.iter().filter(|it| !it.on).map(|it| it.name.as_str()).collect();
+    if !off.is_empty() {
+        spans.push(Span::from(format!(", without {}", off.join(", "))).yellow());
+    }
+    frame.render_widget(Line::from(spans), area);
+}
+
+fn direction(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    name: &str,
+    rates: Rates,
+    model: &Model,
+    history: &VecDeque<u64>,
+) {
+    let block = Block::bordered().title(format!(" {name} ").bold());
+    let inside = block.inner(area);
+    frame.render_widget(block, area);
+    let [text, curve] = Layout::vertical([Constraint::Length(4), Constraint::Min(0)]).areas(inside);
+    let batch = model.interval.get(&format!("{name}-batch"));
+    let moved = model.interval.get(if name == "egress" { "send" } else { "write" });
+    let mean = |summary: Option<&Summary>| {
+        summary.map_or_else(|| "-".to_owned(), |it| format!("{:.1}", it.mean))
+    };
+    let unit = if name == "egress" { "per send" } else { "per write" };
+    let lines = vec![
+        Line::from(vec![
+            Span::from(format!("{:>8} packets/s", count(rates.packets))).bold(),
+            Span::from(format!("  {:>12}", bits_per_second(rates.bits))).bold(),
+        ]),
+        dropped(rates.drops),
+        latency(model.interval.get(name)),
+        Line::from(format!("{:>8} {unit}, {} per turn", mean(moved), mean(batch))).dim(),
+    ];
+    frame.render_widget(Paragraph::new(lines), text);
+    let width = usize::from(curve.width);
+    let shown: Vec<u64> =
+        history.iter().skip(history.len().saturating_sub(width)).copied().collect();
+    frame.render_widget(Sparkline::default().data(shown).cyan(), curve);
+}
+
+fn dropped(rate: f64) -> Line<'static> {
+    let line = Line::from(format!("{:>8} dropped/s", count(rate)));
+    if rate > 0.0 { line.red() } else { line.dim() }
+}
+
+/// Median and tails of the last interval; dashes when nothing flowed.
+fn latency(summary: Option<&Summary>) -> Line<'static> {
+    match summary.filter(|summary| summary.count > 0) {
+        Some(it) => {
+            let [p50, p99, max] = [it.p50, it.p99, it.max].map(time_ns);
+            Line::from(format!("{p50:>8} median {p99:>8} 99 % {max:>8}"))
+        }
+        None => Line::from("       - inside").dim(),
+    }
+}
+
+fn lost(frame: &mut Frame<'_>, area: Rect, model: &Model) {
+    let block = Block::bordered().title(" lost, packets/s ".bold());
+    let rows: Vec<_> = match model.drops.as_slice() {
+        [] => vec![Row::new(["nothing"]).dim()],
+        drops => drops
+            .iter()
+            .map(|(direction, reason, rate)| {
+                let row = Row::new([
+                    Cell::from((*direction).to_owned()),
+                    Cell::from(reason.clone()),
+                    Cell::from(format!("{:>8}", count(*rate))),
+                ]);
+                if *rate > 0.0 { row.red() } else { row.dim() }
+            })
+            .collect(),
+    };
+    let widths = [Constraint::Length(8), Constraint::Fill(1), Constraint::Length(8)];
+    frame.render_widget(Table::new(rows, widths).block(block), area);
+}
+
+fn workers(frame: &mut Frame<'_>, area: Rect, model: &Model) {
+    let block = Block::bordered().title(" workers, packets/s ".bold());
+    let rows = model.workers.iter().enumerate().map(|(number, (egress, ingress))| {
+        Row::new([
+            format!("{number}"),
+            format!("{:>8} out", count(egress.packets)),
+            format!("{:>8} in", count(ingress.packets)),
+        ])
+    });
+    let widths = [Constraint::Length(3), Constraint::Length(13), Constraint::Length(13)];
+    frame.render_widget(Table::new(rows, widths).block(block), area);
+}
+
+fn peers(frame: &mut Frame<'_>, area: Rect, model: &mut Model) {
+    let rows_shown = usize::from(area.height.saturating_sub(3)).max(1);
+    // Scrolling ends with the last page.
+    model.scrolled = model.scrolled.min(model.peers.len().saturating_sub(rows_shown));
+    let sorted = model.sorted();
+    let (first, all) = (model.scrolled, sorted.len());
+    let last = (first + rows_shown).min(all);
+    let title = match all {
+        0 => " peers ".to_owned(),
+        _ => format!(" peers {}–{last} of {all}, by {} ", first + 1, model.sort.name()),
+    };
+    let wide = area.width >= WIDE;
+    let header = ["peer", "out bit/s", "in bit/s", "drops/s", "silent", "rtt 50 %", "99 %"];
+    let more = ["out packets/s", "in packets/s", "endpoint"];
+    let header: Vec<_> = header.iter().chain(more.iter().filter(|_| wide)).copied().collect();
+    let mut widths = vec![Constraint::Fill(1)];
+    widths.extend([13, 13, 7, 7, 8, 8].map(Constraint::Length));
+    if wide {
+        widths.extend([13, 12, 22].map(Constraint::Length));
+    }
+    let rows = sorted[first..last].iter().map(|peer| peer_row(peer, wide));
+    let table = Table::new(rows, widths)
+        .header(Row::new(header).style(Style::new().add_modifier(Modifier::DIM)))
+        .block(Block::bordered().title(title.bold()));
+    frame.render_widget(table, area);
+}
+
+fn peer_row(peer: &PeerRates, wide: bool) -> Row<'static> {
+    let status = &peer.status;
+    let rtt = status.probe.map(|probe| probe.rtt).filter(|rtt| rtt.count > 0);
+    let dash = || "-".to_owned();
+    let mut cells = vec![
+        status.name.clone(),
+        bits_per_second(peer.egress.bits),
+        bits_per_second(peer.ingress.bits),
+        count(peer.egress.drops + peer.ingress.drops),
+        status.last_seen_seconds.map_or_else(dash, age),
+        rtt.map_or_else(dash, |rtt| time_ns(rtt.p50)),
+        rtt.map_or_else(dash, |rtt| time_ns(rtt.p99)),
+    ];
+    if wide {
+        cells.push(count(peer.egress.packets));
+        cells.push(count(peer.ingress.packets));
+        cells.push(status.endpoint.to_string());
+    }
+    let row = Row::new(cells);
+    if peer.egress.drops + peer.ingress.drops > 0.0 { row.fg(Color::Red) } else { row }
+}
+
+fn footer(model: &Model) -> Line<'_> {
+    if let Some(trouble) = &model.trouble {
+        return Line::from(format!(" {trouble}")).red();
+    }
+    let next = match model.sort.next() {
+        Sort::Traffic => "by traffic",
+        Sort::Drops => "by drops",
+        Sort::RoundTrip => "by round trip",
+        Sort::Name => "by name",
+    };
+    let pause = if model.paused { "go on" } else { "pause" };
+    Line::from(format!(" q quit   p {pause}   s peers {next}   ↑↓ scroll")).dim()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::Reading;
+    use super::*;
+    use crate::telemetry::histogram::Distribution;
+    use crate::telemetry::instruments::EGRESS_LATENCY;
+    use crate::telemetry::snapshot::tests::busy;
+    use crate::telemetry::snapshot::{Histograms, Snapshot};
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn rates_and_latencies_of_the_last_interval_are_shown() {
+        let screen = screen(80, 24, &mut running());
+
+        for part in [
+            " twill0 ",
+            "uring ×2",
+            "books balance",
+            "without gso",
+            "500 packets/s",
+            "8.00 Mbit/s",
+            "10.0 µs median",
+            "20.1 µs",
+            "no_route",
+            "device queue full",
+            "h2",
+            "150 µs",
+            "q quit",
+        ] {
+            assert!(screen.contains(part), "{part:?} is not on\n{screen}");
+        }
+    }
+
+    #[test]
+    fn every_size_of_terminal_is_drawn() {
+        for (width, height) in [(80, 24), (200, 60), (40, 10), (1, 1), (500, 3), (3, 200)] {
+            let screen = screen(width, height, &mut running());
+            assert_eq!(screen.lines().count(), usize::from(height));
+        }
+        let wide = screen(200, 60, &mut running());
+        assert!(wide.contains("192.0.2.2:8285"), "{wide}");
+    }
+
+    #[test]
+    fn a_gateway_that_does_not_answer_leaves_the_last_numbers_in_sight() {
+        let mut model = running();
+
+        model.take(Err("connection refused".to_owned()));
+
+        let screen = screen(80, 24, &mut model);
+        assert!(screen.contains("no answer") && screen.contains("connection refused"));
+        assert!(screen.contains("500 packets/s"));
+    }
+
+    #[test]
+    fn a_restarted_gateway_has_no_rates_until_its_second_reading() {
+        let mut model = running();
+        let mut reborn = busy();
+        reborn.about.start_time_seconds += 60.0;
+
+        model.take(Ok(reading(reborn, 0)));
+
+        assert_eq!(model.egress, Rates::default());
+        assert!(model.trouble.is_none());
+    }
+
+    #[test]
+    fn scrolling_ends_with_the_last_page() {
+        let mut model = running();
+        let peer = model.peers[0].clone();
+        model.peers = vec![peer; 100];
+
+        model.scroll(1_000);
+        let screen = screen(80, 24, &mut model);
+
+        assert!(screen.contains("of 100, by traffic"), "{screen}");
+        assert!(screen.contains("–100 of"), "{screen}");
+    }
+
+    /// After two readings, two seconds apart.
+    fn running() -> Model {
+        let before = busy();
+        let mut after = busy();
+        after.egress.packets_in += 1000;
+        after.egress.packets_out += 1000;
+        after.egress.bytes_out += 2_000_000;
+        *after.egress.drops.get_mut("no_route").unwrap() += 6;
+        let mut model = Model::new(reading(before, 0));
+        let mut later = reading(after, 500);
+        later.at = model.now.at + Duration::from_secs(2);
+        model.take(Ok(later));
+        model
+    }
+
+    fn reading(snapshot: Snapshot, values: u64) -> Reading {
+        let mut egress = Distribution::new(EGRESS_LATENCY.layout);
+        egress.record(10_000, values);
+        egress.record(20_000, values / 10);
+        let workers = [("egress".to_owned(), egress)].into();
+        let histograms = Histograms { workers, ..Histograms::default() };
+        Reading { at: Instant::now(), snapshot, histograms }
+    }
+
+    fn screen(width: u16, height: u16, model: &mut Model) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| draw(frame, model)).unwrap();
+        let buffer = terminal.backend().buffer();
+        let rows = buffer.content().chunks(usize::from(width));
+        let text: Vec<_> =
+            rows.map(|row| row.iter().map(|cell| cell.symbol()).collect::<String>()).collect();
+        text.join("\n")
+    }
+}
