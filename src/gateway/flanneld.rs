@@ -32,10 +32,11 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 /// Pause between two attempts to read the network's configuration.
@@ -224,6 +225,7 @@ struct Node {
     gateway: Gateway,
     reconciler: Reconciler,
     leases: watch::Receiver<Leases>,
+    pace: Pace,
     calls: mpsc::Receiver<Call>,
     _control: Option<control::Served>,
     /// Whether `subnet.env` is there.
@@ -232,6 +234,21 @@ struct Node {
     /// Resynchronisation of what is beside the tunnel; ends with the node.
     _tasks: JoinSet<()>,
     _watch: JoinSet<()>,
+}
+
+/// When the leases are looked at next.
+struct Pace {
+    /// Whether there is something new.
+    waiting: bool,
+    next: Instant,
+}
+
+impl Pace {
+    /// After something that took so long: with many thousand leases, changes that never end still
+    /// leave nine tenths of a CPU to others.
+    fn after(cost: Duration) -> Self {
+        Self { waiting: false, next: Instant::now() + cost * 9 }
+    }
 }
 
 impl Node {
@@ -278,6 +295,7 @@ impl Node {
             gateway,
             reconciler,
             leases,
+            pace: Pace::after(Duration::ZERO),
             calls,
             _control: served.ok(),
             written: false,
@@ -322,7 +340,11 @@ impl Node {
         loop {
             let done = tokio::select! {
                 Some(failure) = self.gateway.failed() => Err(failure.into()),
-                Ok(()) = self.leases.changed() => self.follow(),
+                Ok(()) = self.leases.changed(), if !self.pace.waiting => {
+                    self.pace.waiting = true;
+                    Ok(())
+                }
+                () = sleep_until(self.pace.next), if self.pace.waiting => self.follow(),
                 Some(call) = self.calls.recv() => {
                     // The client may have gone away.
                     let _ = call.answer.send(self.answer(call.request));
@@ -343,14 +365,15 @@ impl Node {
     }
 
     fn follow(&mut self) -> Result<(), FlanneldError> {
+        let began = Instant::now();
         let leases = self.leases.borrow_and_update().clone();
         self.tell_readiness(leases.own);
         self.gateway.observer().set_etcd(etcd_status(&leases));
         let change = self.reconciler.apply(PeerSet::clone(&leases.peers))?;
-        if change.is_empty() {
-            return Ok(());
+        if !change.is_empty() {
+            self.gateway.publish(self.reconciler.view());
         }
-        self.gateway.publish(self.reconciler.view());
+        self.pace = Pace::after(began.elapsed());
         for (what, subnets) in [("added", &change.upserted), ("removed", &change.removed)] {
             match subnets.len() {
                 ..=NAMED_CHANGES => {

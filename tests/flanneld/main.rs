@@ -11,5 +11,6 @@ mod leases;
 mod outages;
 mod probes;
 mod rules;
+mod scale;
 mod security;
 mod traffic;
