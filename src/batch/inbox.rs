@@ -49,6 +49,9 @@ pub enum Flaw {
 /// The arrivals of one turn, in the order in which they came per direction.
 #[derive(Debug)]
 pub struct Inbox {
+    /// When the engine began to read what is here, nanoseconds of `CLOCK_MONOTONIC`: what took
+    /// longer, waited for us.
+    pub began_ns: u64,
     /// From the TUN device.
     pub frames: Vec<TunFrame>,
     /// From the UDP socket.
@@ -59,7 +62,11 @@ impl Inbox {
     /// Room for `capacity` arrivals per direction; an engine stops there.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { frames: Vec::with_capacity(capacity), trains: Vec::with_capacity(capacity) }
+        Self {
+            began_ns: 0,
+            frames: Vec::with_capacity(capacity),
+            trains: Vec::with_capacity(capacity),
+        }
     }
 
     /// Forgets all arrivals.

@@ -5,6 +5,7 @@ use super::{Engine, EngineError, EngineKind, EngineStats};
 use crate::batch::{
     Chain, Datagrams, Failure, Frames, Inbox, Outcome, Piece, Pieces, Slot, Source, Train, TunFrame,
 };
+use crate::sys::clock;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
@@ -95,6 +96,7 @@ impl Engine for Loopback {
 
     fn receive(&mut self, inbox: &mut Inbox, _: Option<Duration>) -> Result<(), EngineError> {
         assert!(inbox.is_empty() && self.slots.is_empty(), "the last turn was not released");
+        inbox.began_ns = clock::monotonic_ns();
         let mut wires = self.wires.borrow_mut();
         for _ in 0..self.batch.min(wires.from_tun.len()) {
             let frame = wires.from_tun.pop_front().expect("as many as were counted");

@@ -124,8 +124,8 @@ pub trait Engine {
     fn kind(&self) -> EngineKind;
 
     /// Waits until something arrives, the wake descriptor fires or the timeout ends, then fills the
-    /// inbox with all that is there, up to the batch size per direction. `None` waits for ever. The
-    /// inbox is empty when called.
+    /// inbox with all that is there, up to the batch size per direction, and says when it began to
+    /// read. `None` waits for ever. The inbox is empty when called.
     ///
     /// # Errors
     /// Only what the engine cannot recover from; everything else is counted in [`EngineStats`].

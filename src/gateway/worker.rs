@@ -24,7 +24,6 @@ use crate::engine::{Engine, EngineError};
 use crate::offload::vnet_hdr;
 use crate::route::View;
 use crate::socket::{self, Originator};
-use crate::sys::clock;
 use crate::telemetry::counter::TurnBooks;
 use crate::telemetry::instruments::{Meter, WorkerInstruments};
 use arc_swap::{ArcSwap, Cache};
@@ -139,10 +138,10 @@ impl Worker {
 
     fn turn(&mut self) -> Result<(), EngineError> {
         self.engine.receive(&mut self.inbox, None)?;
-        let world = World { view: self.views.load(), now_ns: clock::monotonic_ns() };
+        let world = World { view: self.views.load(), now_ns: self.inbox.began_ns };
         let engine = &mut *self.engine;
         let half = &mut self.half;
-        half.meter.begin(&self.inbox, world.now_ns);
+        half.meter.begin(&self.inbox);
 
         for frame in &self.inbox.frames {
             half.egress(&world, engine, *frame);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tracing::warn;
+use tracing::{info, warn};
 
 /// How often the books are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -25,7 +25,13 @@ pub async fn watch(observer: Arc<Observer>) {
         let now = ticks.tick().await;
         for news in told.compare(&causes(&observer.books(), observer.device_drops()), now) {
             let Cause { direction, reason, .. } = news.cause;
-            warn!(direction, reason, packets = news.packets, "{}: {}", news.what, news.cure);
+            let (packets, what, cure) = (news.packets, news.what.trim_end_matches('.'), news.cure);
+            // Kernels greet every new device with IPv6; an overlay without it is nobody's mistake.
+            if reason == DropReason::Family.label() {
+                info!(direction, reason, packets, "{what}: {cure}");
+            } else {
+                warn!(direction, reason, packets, "{what}: {cure}");
+            }
         }
     }
 }

@@ -239,8 +239,8 @@ impl Meter {
 
     /// A turn has received its arrivals.
     #[inline]
-    pub fn begin(&mut self, inbox: &Inbox, began_ns: u64) {
-        self.began_ns = began_ns;
+    pub fn begin(&mut self, inbox: &Inbox) {
+        self.began_ns = inbox.began_ns;
         if !self.on {
             return;
         }
@@ -345,7 +345,7 @@ mod tests {
         let mut meter = Meter::new(Arc::clone(&instruments), true, 4, 4);
         let runs = runs(&[5, 3]);
 
-        meter.begin(&Inbox::new(4), clock::monotonic_ns());
+        meter.begin(&Inbox { began_ns: clock::monotonic_ns(), ..Inbox::new(4) });
         meter.refused(1, 1, 100);
         meter.refused(1, 1, 100);
         meter.sent(&runs);
@@ -365,7 +365,7 @@ mod tests {
         let frames = Frames::new(4, Pieces::new(4, 0));
         let waited_ns = 5_000_000_000;
 
-        meter.begin(&Inbox::new(4), 77);
+        meter.begin(&Inbox { began_ns: 77, ..Inbox::new(4) });
         meter.train(&train(clock::realtime_ns() - waited_ns), &report(40, 2));
         meter.train(&train(0), &report(1, 0));
         meter.written(&frames);
@@ -395,7 +395,7 @@ mod tests {
         let instruments = instruments();
         let mut meter = Meter::new(Arc::clone(&instruments), false, 4, 4);
 
-        meter.begin(&Inbox::new(4), 1);
+        meter.begin(&Inbox::new(4));
         meter.refused(0, 1, 1);
         meter.sent(&runs(&[5]));
         meter.train(&train(1), &report(1, 0));

@@ -27,10 +27,8 @@ const WIDE: u16 = 110;
 
 pub(super) fn draw(frame: &mut Frame<'_>, model: &mut Model) {
     // A tall terminal has room for more workers and reasons.
-    let middle_rows = match frame.area().height {
-        ..32 => MIDDLE_ROWS,
-        height => (MIDDLE_ROWS + (height - 32) / 3).min(18),
-    };
+    let wanted = model.workers.len().max(model.drops.len()) as u16 + 2;
+    let middle_rows = wanted.clamp(MIDDLE_ROWS, (frame.area().height / 4).max(MIDDLE_ROWS));
     let [title_row, directions, middle, peers_rows, keys] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(DIRECTION_ROWS),
@@ -172,11 +170,15 @@ fn peers(frame: &mut Frame<'_>, area: Rect, model: &mut Model) {
     let wide = area.width >= WIDE;
     let header = ["peer", "out bit/s", "in bit/s", "drops/s", "silent", "rtt 50 %", "99 %"];
     let more = ["out packets/s", "in packets/s", "endpoint"];
-    let header: Vec<_> = header.iter().chain(more.iter().filter(|_| wide)).copied().collect();
+    let header = header.iter().chain(more.iter().filter(|_| wide)).enumerate();
+    let header = header.map(|(column, name)| match column {
+        0 => Line::from(*name),
+        _ => Line::from(*name).right_aligned(),
+    });
     let mut widths = vec![Constraint::Fill(1)];
-    widths.extend([13, 13, 7, 7, 8, 8].map(Constraint::Length));
+    widths.extend([12, 12, 8, 7, 8, 8].map(Constraint::Length));
     if wide {
-        widths.extend([13, 12, 22].map(Constraint::Length));
+        widths.extend([13, 12, 24].map(Constraint::Length));
     }
     let rows = sorted[first..last].iter().map(|peer| peer_row(peer, wide));
     let table = Table::new(rows, widths)
@@ -189,8 +191,7 @@ fn peer_row(peer: &PeerRates, wide: bool) -> Row<'static> {
     let status = &peer.status;
     let rtt = status.probe.map(|probe| probe.rtt).filter(|rtt| rtt.count > 0);
     let dash = || "-".to_owned();
-    let mut cells = vec![
-        status.name.clone(),
+    let mut numbers = vec![
         bits_per_second(peer.egress.bits),
         bits_per_second(peer.ingress.bits),
         count(peer.egress.drops + peer.ingress.drops),
@@ -199,11 +200,13 @@ fn peer_row(peer: &PeerRates, wide: bool) -> Row<'static> {
         rtt.map_or_else(dash, |rtt| time_ns(rtt.p99)),
     ];
     if wide {
-        cells.push(count(peer.egress.packets));
-        cells.push(count(peer.ingress.packets));
-        cells.push(status.endpoint.to_string());
+        numbers.push(count(peer.egress.packets));
+        numbers.push(count(peer.ingress.packets));
+        numbers.push(status.endpoint.to_string());
     }
-    let row = Row::new(cells);
+    let right = |number: String| Cell::from(Line::from(number).right_aligned());
+    let name = Cell::from(status.name.clone());
+    let row = Row::new([name].into_iter().chain(numbers.into_iter().map(right)));
     if peer.egress.drops + peer.ingress.drops > 0.0 { row.fg(Color::Red) } else { row }
 }
 

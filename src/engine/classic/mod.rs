@@ -11,6 +11,7 @@ use super::memory::{Memory, Slots};
 use super::transmit::{KernelSend, Transmitter};
 use super::{Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
 use crate::batch::{Datagrams, Flaw, Frames, Inbox, Outcome, Slot, Train, TunFrame};
+use crate::sys::clock;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, ReturnFlags, recvmsg};
@@ -108,6 +109,7 @@ impl Engine for Classic {
             Err(Errno::INTR) => return Ok(()),
             Err(errno) => return Err(EngineError::Call { call: "poll", source: errno.into() }),
         }
+        inbox.began_ns = clock::monotonic_ns();
         let [tun, udp, wake] = fds.map(|fd| fd.revents());
         // flannel's loop ignores this and spins.
         if tun.contains(PollFlags::ERR) {

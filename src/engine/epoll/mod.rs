@@ -17,6 +17,7 @@ use super::memory::{Memory, Slots};
 use super::transmit::{KernelSend, Transmitter};
 use super::{Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
 use crate::batch::{Datagrams, Frames, Inbox, Outcome, Slot};
+use crate::sys::clock;
 use receive::{FrameArena, TrainSlots};
 use rustix::event::epoll;
 use std::io;
@@ -109,6 +110,7 @@ impl Engine for Epoll {
         if !self.hot {
             self.wait(timeout)?;
         }
+        inbox.began_ns = clock::monotonic_ns();
         self.frames.read(self.ports.tun.as_fd(), &mut inbox.frames, &mut self.stats)?;
         self.trains.receive(self.ports.udp.as_fd(), &mut inbox.trains, &mut self.stats)?;
         self.hot = !inbox.is_empty();

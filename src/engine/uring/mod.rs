@@ -21,7 +21,7 @@ use super::transmit::{KernelSend, Transmitter};
 use super::{Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
 use crate::batch::{Datagrams, Flaw, Frames, Inbox, Outcome, Slot, Train, TunFrame};
 use crate::offload::vnet_hdr;
-use crate::sys::{address, cmsg};
+use crate::sys::{address, clock, cmsg};
 use buffers::BufferRing;
 use io_uring::types::{CancelBuilder, Fixed, RecvMsgOut, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
@@ -67,6 +67,8 @@ pub struct Uring {
     /// What to arm before the next wait, by index.
     disarmed: [bool; 3],
     overflows: u32,
+    /// When the kernel last did its part of receiving.
+    entered_ns: u64,
 }
 
 impl Uring {
@@ -106,6 +108,7 @@ impl Uring {
             stats: EngineStats::default(),
             disarmed: [true; 3],
             overflows: 0,
+            entered_ns: 0,
         };
         engine.transmitter.report(&mut engine.stats);
         Ok(engine)
@@ -290,7 +293,12 @@ impl Engine for Uring {
 
     fn receive(&mut self, inbox: &mut Inbox, timeout: Option<Duration>) -> Result<(), EngineError> {
         self.arm()?;
+        // What the last turn left in the ring was read when that turn entered the kernel.
+        let left_over = !self.ring.completion().is_empty();
         self.enter(timeout)?;
+        let entered_ns = clock::monotonic_ns();
+        inbox.began_ns = if left_over { self.entered_ns } else { entered_ns };
+        self.entered_ns = entered_ns;
         self.reap(inbox)
     }
 
