@@ -26,7 +26,7 @@ tun:
   unsafe_routes: [{route: $peer_subnet, via: 10.99.0.$peer}]
 logging: {level: info, format: text}
 firewall:
-  outbound: [{port: any, proto: any, host: any}]
+  outbound: [{port: any, proto: any, host: any, local_cidr: 0.0.0.0/0}]
   inbound: [{port: any, proto: any, host: any, local_cidr: 0.0.0.0/0}]
 EOF
 exec nebula -config "nebula$host.yml"

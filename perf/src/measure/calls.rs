@@ -22,7 +22,7 @@ impl Calls {
         }
         let pids: Vec<_> = pids.iter().map(u32::to_string).collect();
         let perf = Command::new("perf")
-            .args(["stat", "-x,", "-e", EVENT, "-e", "duration_time", "-p", &pids.join(",")])
+            .args(["stat", "-x,", "-I", "100", "-e", EVENT, "-p", &pids.join(",")])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -40,12 +40,21 @@ impl Calls {
     }
 }
 
+/// Lines of `seconds since the start,calls since the line before,…`: perf's own event for the time
+/// would be added up over threads, as the calls are.
 fn per_second(said: &str) -> Option<f64> {
-    let value = |event: &str| -> Option<f64> {
-        let line = said.lines().find(|line| line.contains(event))?;
-        line.split(',').next()?.parse().ok()
-    };
-    Some(value(EVENT)? / (value("duration_time")? * 1e-9))
+    let lines = said.lines().filter(|line| line.contains(EVENT)).filter_map(|line| {
+        let mut fields = line.split(',');
+        let seconds: f64 = fields.next()?.trim().parse().ok()?;
+        let calls: f64 = match fields.next()? {
+            // No thread ran meanwhile.
+            "<not counted>" => 0.0,
+            calls => calls.parse().ok()?,
+        };
+        Some((seconds, calls))
+    });
+    let (end, calls) = lines.fold((0.0, 0.0), |(_, sum), (at, calls)| (at, sum + calls));
+    (end > 0.0).then_some(calls / end)
 }
 
 #[cfg(test)]
@@ -53,11 +62,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_is_calls_by_time() {
-        let said =
-            "3000,,raw_syscalls:sys_enter,1,100.00,,\n1500000000,ns,duration_time,1,100.00,,\n";
+    fn the_rate_is_all_calls_by_the_time_of_the_last_line() {
+        let said = "     0.100,300,,raw_syscalls:sys_enter,1,100.00,,\n\
+                    \x20    0.125,150,,raw_syscalls:sys_enter,1,100.00,,\n\
+                    \x20    0.150,<not counted>,,raw_syscalls:sys_enter,0,100.00,,\n";
 
-        assert_eq!(per_second(said), Some(2000.0));
+        assert_eq!(per_second(said), Some(3000.0));
         assert_eq!(per_second("perf: not permitted"), None);
+        assert_eq!(per_second("0.1,<not supported>,,raw_syscalls:sys_enter"), None);
     }
 }

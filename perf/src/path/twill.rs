@@ -89,6 +89,11 @@ fn configuration(spec: &TwillSpec, setting: &Setting, host: &Host, hosts: &[Host
     if let Some(engine) = &spec.engine {
         line("engine", format!("{engine:?}"));
     }
+    if spec.engine.as_deref() == Some("classic") {
+        // flannel's: the kernel's default buffer, which setting it doubles, and device queue.
+        line("socket_buffer", "106496".to_owned());
+        line("device_queue", "500".to_owned());
+    }
     if let Some(queues) = spec.queues {
         line("queues", queues.to_string());
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use twill_perf::path::{Path, PathSpec, Setting};
 use twill_perf::sample::Sample;
 use twill_perf::testbed::{Underlay, Wire};
-use twill_perf::workload::Window;
+use twill_perf::workload::{Window, Workload};
 
 /// Builds a path, runs one workload over it, and returns its numbers.
 fn measure(spec: &PathSpec, underlay: Underlay, workload: &str, seconds: f64) -> Sample {
@@ -15,7 +15,25 @@ fn measure(spec: &PathSpec, underlay: Underlay, workload: &str, seconds: f64) ->
     let path = Path::build(spec, &setting).expect("the path stands");
     let mut meter = path.meter();
     let window = Window::of(Duration::from_secs_f64(seconds));
-    let workload: twill_perf::workload::Workload = workload.parse().expect("a workload");
+    let workload: Workload = workload.parse().expect("a workload");
+    let mut sample = workload.run(path.course(), &window, &mut meter).expect("traffic crosses");
+    meter.describe(&mut sample);
+    sample
+}
+
+/// As [`measure`], with the gateways' system calls counted.
+fn count_calls(spec: &PathSpec, workload: &str) -> Sample {
+    let setting = Setting {
+        underlay: Underlay::default(),
+        hosts: 2,
+        twill: PathBuf::from("none"),
+        gateway_cpus: None,
+    };
+    let path = Path::build(spec, &setting).expect("the path stands");
+    let mut meter = path.meter();
+    meter.count_calls(true);
+    let workload: Workload = workload.parse().expect("a workload");
+    let window = Window::of(Duration::from_secs(2));
     let mut sample = workload.run(path.course(), &window, &mut meter).expect("traffic crosses");
     meter.describe(&mut sample);
     sample
@@ -154,6 +172,17 @@ fn a_slow_gateway_is_not_blamed_on_the_generator() {
 }
 
 #[test]
+fn system_calls_of_all_threads_count_once() {
+    let Some(_turn) = turn("system calls") else { return };
+
+    let sample = count_calls(&faulty(Faults::default()), "udp-512@2000");
+
+    // Read and send on one side, receive and write on the other; a futex to wake the sender.
+    let calls = number(&sample, "calls_per_packet");
+    assert!((3.9..8.0).contains(&calls), "{calls}");
+}
+
+#[test]
 fn every_workload_brings_its_headline_over_a_real_path() {
     let Some(_turn) = turn("all workloads") else { return };
 
@@ -169,7 +198,7 @@ fn every_workload_brings_its_headline_over_a_real_path() {
         "ndr-512",
     ] {
         let sample = measure(&PathSpec::Vxlan, Underlay::default(), name, 0.5);
-        let workload: twill_perf::workload::Workload = name.parse().unwrap();
+        let workload: Workload = name.parse().unwrap();
         assert!(number(&sample, workload.headline()) > 0.0, "{name}: {:?}", sample.values);
     }
 }
