@@ -25,7 +25,7 @@ pub(super) struct RunArgs {
 /// The data plane and what is seen of it.
 #[derive(Clone, Debug, Args)]
 pub(super) struct DataArgs {
-    /// Engine: auto, uring, epoll or classic.
+    /// Engine: auto, uring, tokio-uring, epoll or classic.
     #[arg(long, env = "TWILL_ENGINE")]
     engine: Option<EngineChoice>,
     /// Workers: a number, or auto for one per CPU.

@@ -11,6 +11,20 @@ use std::os::fd::BorrowedFd;
 /// `UIO_MAXIOV`: pieces of one frame at most.
 const IOVECS: usize = 1024;
 
+/// The call that writing needs: the kernel's, or a runtime's.
+pub(super) trait WriteCalls {
+    /// writev(2): one packet from scattered bytes, which lie still until it returns.
+    fn write(&mut self, pieces: &[libc::iovec]) -> io::Result<usize>;
+}
+
+/// The kernel's call on one TUN queue.
+impl WriteCalls for BorrowedFd<'_> {
+    fn write(&mut self, pieces: &[libc::iovec]) -> io::Result<usize> {
+        // SAFETY: each iovec covers a slice that `Writer::write` borrows, which outlives this call.
+        unsafe { mmsg::write(*self, pieces) }
+    }
+}
+
 /// The writing side of an engine.
 pub(super) struct Writer {
     iovecs: Vec<libc::iovec>,
@@ -24,7 +38,7 @@ impl Writer {
     /// Writes all frames in order; one that the kernel refuses does not stop the others.
     pub(super) fn write<S: Slots>(
         &mut self,
-        device: BorrowedFd<'_>,
+        calls: &mut impl WriteCalls,
         frames: &Frames,
         memory: &Memory<'_, S>,
         outcome: &mut Outcome,
@@ -34,7 +48,7 @@ impl Writer {
             self.iovecs.clear();
             let pieces = frames.pieces.iter(&frame.chain).take(IOVECS);
             self.iovecs.extend(pieces.map(|piece| memory.iovec(piece)));
-            if let Err(error) = self.write_one(device, stats) {
+            if let Err(error) = self.write_one(calls, stats) {
                 outcome.fail(Failure {
                     item: item as u32,
                     first: 0,
@@ -45,13 +59,10 @@ impl Writer {
         }
     }
 
-    fn write_one(&self, device: BorrowedFd<'_>, stats: &mut EngineStats) -> io::Result<()> {
+    fn write_one(&self, calls: &mut impl WriteCalls, stats: &mut EngineStats) -> io::Result<()> {
         loop {
             stats.syscalls += 1;
-            // SAFETY: each iovec covers a slice that `memory` borrows for as long as the caller
-            // does, which is beyond this call.
-            let written = unsafe { mmsg::write(device, &self.iovecs) };
-            match written {
+            match calls.write(&self.iovecs) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

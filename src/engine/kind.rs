@@ -8,6 +8,8 @@ use std::str::FromStr;
 pub enum EngineKind {
     /// Raw io_uring with multishot receives and buffer rings.
     Uring,
+    /// The tokio-uring runtime with one-shot operations.
+    TokioUring,
     /// epoll with recvmmsg and sendmmsg.
     Epoll,
     /// flannel's own loop, the baseline.
@@ -16,13 +18,14 @@ pub enum EngineKind {
 
 impl EngineKind {
     /// All engines.
-    pub const ALL: [Self; 3] = [Self::Uring, Self::Epoll, Self::Classic];
+    pub const ALL: [Self; 4] = [Self::Uring, Self::TokioUring, Self::Epoll, Self::Classic];
 
     /// The name on the command line, in files and in metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Uring => "uring",
+            Self::TokioUring => "tokio-uring",
             Self::Epoll => "epoll",
             Self::Classic => "classic",
         }
@@ -47,7 +50,7 @@ pub enum EngineChoice {
 
 /// A name that is no engine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown engine {0:?}: known are auto, uring, epoll, classic")]
+#[error("unknown engine {0:?}: known are auto, uring, tokio-uring, epoll, classic")]
 pub struct UnknownEngine(pub String);
 
 impl FromStr for EngineChoice {

@@ -19,6 +19,7 @@ mod memory;
 mod messages;
 mod policy;
 mod probe;
+mod tokio_uring;
 mod transmit;
 mod uring;
 
@@ -26,6 +27,7 @@ pub use classic::Classic;
 pub use epoll::Epoll;
 pub use kind::{EngineChoice, EngineKind};
 pub use probe::{choose, open, probe};
+pub use tokio_uring::TokioUring;
 pub use uring::Uring;
 
 use crate::batch::{Datagrams, Frames, Inbox, Outcome, Slot};

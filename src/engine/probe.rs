@@ -1,6 +1,8 @@
 //! Which engines this kernel and container allow, found out by doing what they do.
 
-use super::{Classic, Engine, EngineChoice, EngineError, EngineKind, Epoll, Ports, Tuning, Uring};
+use super::{
+    Classic, Engine, EngineChoice, EngineError, EngineKind, Epoll, Ports, TokioUring, Tuning, Uring,
+};
 use crate::batch::Inbox;
 use crate::socket;
 use crate::tun;
@@ -25,6 +27,7 @@ pub fn open(
 ) -> Result<Box<dyn Engine>, EngineError> {
     Ok(match kind {
         EngineKind::Uring => Box::new(Uring::new(ports, tuning)?),
+        EngineKind::TokioUring => Box::new(TokioUring::new(ports, tuning)?),
         EngineKind::Epoll => Box::new(Epoll::new(ports, tuning)?),
         EngineKind::Classic => Box::new(Classic::new(ports, tuning)),
     })

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use twill_perf::testbed::{Background, Host, Pod, Testbed, Underlay, Wire};
 
 /// The engines that carry traffic in production.
-pub(crate) const ENGINES: [&str; 2] = ["uring", "epoll"];
+pub(crate) const ENGINES: [&str; 3] = ["uring", "tokio-uring", "epoll"];
 /// How long anything may take that should happen at once; only a hang exceeds it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// The gateways' device.

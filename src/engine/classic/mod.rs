@@ -153,7 +153,7 @@ impl Engine for Classic {
 
     fn write(&mut self, frames: &Frames, outcome: &mut Outcome) {
         let memory = Memory::new(&self.buffers, frames.pieces.headers());
-        self.writer.write(self.ports.tun.as_fd(), frames, &memory, outcome, &mut self.stats);
+        self.writer.write(&mut self.ports.tun.as_fd(), frames, &memory, outcome, &mut self.stats);
     }
 
     fn release(&mut self, inbox: &mut Inbox) {

@@ -145,7 +145,7 @@ impl Engine for Epoll {
     fn write(&mut self, frames: &Frames, outcome: &mut Outcome) {
         let slots = Buffers { frames: &self.frames, trains: &self.trains };
         let memory = Memory::new(&slots, frames.pieces.headers());
-        self.writer.write(self.ports.tun.as_fd(), frames, &memory, outcome, &mut self.stats);
+        self.writer.write(&mut self.ports.tun.as_fd(), frames, &memory, outcome, &mut self.stats);
     }
 
     fn release(&mut self, inbox: &mut Inbox) {
