@@ -7,6 +7,7 @@
 //! ```
 //! Messages are flanneld's where it has one, for those who look for them.
 
+use super::start::await_port;
 use super::watch::watch;
 use super::{Gateway, StartError, WorkerFailure};
 use crate::config::flanneld::{Etcd, Flanneld};
@@ -135,6 +136,8 @@ async fn serve(options: Flanneld) -> Result<Revoked, FlanneldError> {
     let external = external(&options, &network).await?;
     let holder = Holder { public_ip: external.public_ip };
     let held = Box::pin(acquire(&manager, &config, holder, previous.subnet)).await?;
+    // What a killed node left is not a collision; it is gone with its port.
+    await_port((external.address, config.backend.port).into()).map_err(StartError::from)?;
     let survey = network.survey().await?;
     for collision in external_interface::collisions(&survey, config.network, held.subnet) {
         warn!("{collision}: packets to it will go astray");

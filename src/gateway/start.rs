@@ -90,6 +90,9 @@ impl Gateway {
         let queues = settings.queues.count();
         let (engine, engine_reason) = engine::choose(settings.engine);
         let vnet_hdr = engine != EngineKind::Classic;
+        // Before the device: after a kill, the kernel gives back port and device together, and a
+        // numbered device (`flannel%d`) would not wait for the number that is about to be free.
+        await_port(settings.listen)?;
         let joined = tun::joined()?;
         let spec =
             DeviceSpec { name: &settings.device, queues, vnet_hdr, offloads: settings.offloads };
@@ -104,7 +107,6 @@ impl Gateway {
             settings.mtu.bytes(),
             first_v4(settings),
         )?;
-        patiently(SocketError::is_in_use, || socket::check_free(settings.listen))?;
         let instruments: Vec<Arc<WorkerInstruments>> =
             (0..queues).map(|_| Arc::default()).collect();
         let view = Arc::new(view);
@@ -254,6 +256,11 @@ struct WorkerSpec {
     kind: EngineKind,
     cpu: Option<usize>,
     tuning: Tuning,
+}
+
+/// Waits a little for a port that a killed gateway may still have.
+pub(super) fn await_port(listen: SocketAddr) -> Result<(), SocketError> {
+    patiently(SocketError::is_in_use, || socket::check_free(listen))
 }
 
 /// Starts a worker's thread and waits until its engine is open.

@@ -50,13 +50,6 @@ impl Renewal {
         Some(Duration::from_nanos(times.attempt_ns.saturating_sub(now_ns)))
     }
 
-    /// How long the lease still lasts; `None` for ever.
-    #[must_use]
-    pub fn remaining(&self, now_ns: u64) -> Option<Duration> {
-        let times = self.times?;
-        Some(Duration::from_nanos(times.expires_ns.saturating_sub(now_ns)))
-    }
-
     /// Whether the lease has run out, as far as the clock here can tell. The store counts from a
     /// later moment, so it never sees the end before.
     #[must_use]
@@ -122,7 +115,6 @@ mod tests {
         let woken = after(25 * HOUR);
 
         assert_eq!(renewal.due_in(woken), Some(Duration::ZERO));
-        assert_eq!(renewal.remaining(woken), Some(Duration::ZERO));
         assert!(renewal.is_expired(woken));
     }
 

@@ -71,6 +71,39 @@ fn a_restart_leaves_lease_and_file_and_takes_them_up_again() {
 }
 
 #[test]
+fn a_killed_node_takes_up_its_lease_and_device_again() {
+    let Some(cluster) = Cluster::new("kill", 1) else { return };
+    cluster.etcd.configure(NETWORK);
+    let mut node = cluster.running(0, &[]);
+    let subnet = node.subnet();
+
+    node.process().signal(rustix::process::Signal::KILL).unwrap();
+    assert!(!node.end().success());
+    node.start(&cluster.on_underlay(&[]));
+    node.wait_for("Running backend.");
+
+    assert_eq!(node.subnet(), subnet);
+    let links = node.namespace.run("ip", &["-o", "link"]).unwrap();
+    assert!(links.contains("flannel0") && !links.contains("flannel1"), "{links}");
+}
+
+#[test]
+fn a_second_node_on_one_host_ends_and_harms_nobody() {
+    let Some(cluster) = Cluster::new("second node", 1) else { return };
+    cluster.etcd.configure(NETWORK);
+    let mut first = cluster.running(0, &[]);
+    let mut second = cluster.node(0);
+
+    second.start(&cluster.on_underlay(&["-subnet-file", "/proc/nowhere"]));
+
+    assert_eq!(second.end().code(), Some(1));
+    assert!(second.log().contains("another process has this port"), "{}", second.log());
+    assert!(first.process().ended().is_none());
+    let links = first.namespace.run("ip", &["-o", "link"]).unwrap();
+    assert!(links.contains("flannel0") && !links.contains("flannel1"), "{links}");
+}
+
+#[test]
 fn the_previous_subnet_is_taken_again_when_the_lease_is_gone() {
     let Some(cluster) = Cluster::new("previous subnet", 1) else { return };
     cluster.etcd.configure(NETWORK);
