@@ -1,6 +1,7 @@
 //! The command line: words as typed, and what they mean.
 
 mod check;
+mod doctor;
 #[cfg(feature = "etcd")]
 mod flanneld;
 mod hist;
@@ -45,6 +46,8 @@ enum Command {
     Top(top::TopArgs),
     /// Show or record a running gateway's histograms.
     Hist(hist::HistArgs),
+    /// Say what this kernel and container allow, and what twill will therefore do.
+    Doctor(doctor::DoctorArgs),
 }
 
 /// Which gateway is meant.
@@ -81,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::status(&args),
         Command::Top(args) => top::top(&args),
         Command::Hist(args) => hist::hist(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -11,4 +11,5 @@ mod start;
 mod watch;
 mod worker;
 
+pub use offloads::expected as expected_offloads;
 pub use start::{Gateway, StartError, WorkerFailure};

@@ -2,7 +2,7 @@
 
 use crate::engine::EngineKind;
 use crate::offload::feature::{Feature, FeatureSet};
-use crate::socket::GsoPolicy;
+use crate::socket::{self, GsoPolicy};
 use crate::telemetry::snapshot::Offload;
 use crate::tun::Joined;
 
@@ -35,6 +35,13 @@ pub(super) fn decide(
             Offload { name: feature.name().to_owned(), on, reason }
         })
         .collect()
+}
+
+/// The offloads that a gateway with default settings would use on this kernel.
+#[must_use]
+pub fn expected(engine: EngineKind, granted: FeatureSet, joined: &Joined) -> Vec<Offload> {
+    let gso = socket::gso_policy(&socket::kernel_release(), false);
+    decide(FeatureSet::ALL, granted, engine, joined, &gso)
 }
 
 /// What the throw-away device showed of an offload.
