@@ -1,0 +1,258 @@
+//! Devices and sockets: what is granted, what is refused, and what the refusal says.
+
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+use twill::engine::{self, EngineChoice, EngineKind};
+use twill::offload::feature::{Feature, FeatureSet};
+use twill::socket::{self, SocketSpec};
+use twill::tun::{self, Device, DeviceSpec};
+use twill_perf::testbed::{Namespace, Testbed};
+
+const SPEC: DeviceSpec<'_> =
+    DeviceSpec { name: "tun0", queues: 1, vnet_hdr: true, offloads: FeatureSet::ALL };
+
+#[test]
+fn a_second_instance_on_the_same_device_fails_at_once_and_harms_nothing() {
+    in_namespace("a_second_instance_on_the_same_device_fails_at_once", |_| {
+        for queues in [1, 4] {
+            let first = Device::create(&DeviceSpec { queues, ..SPEC }).unwrap();
+
+            let error = Device::create(&DeviceSpec { queues, ..SPEC }).unwrap_err();
+
+            assert!(error.is_busy(), "{error}");
+            let message = error.to_string();
+            assert!(
+                message.contains("\"tun0\"") && message.contains("other instance"),
+                "{message}"
+            );
+            assert!(interface_exists("tun0"));
+            drop(first);
+            until(|| !interface_exists("tun0"));
+        }
+    });
+}
+
+#[test]
+fn a_pattern_takes_the_first_free_number() {
+    in_namespace("a_pattern_takes_the_first_free_number", |_| {
+        let spec = DeviceSpec { name: "flannel%d", ..SPEC };
+
+        let devices = [Device::create(&spec).unwrap(), Device::create(&spec).unwrap()];
+
+        assert_eq!(devices.each_ref().map(|device| &*device.name), ["flannel0", "flannel1"]);
+        assert!(devices.iter().all(|device| device.index > 0));
+    });
+}
+
+#[test]
+fn names_that_no_device_can_have_are_refused_with_the_reason() {
+    in_namespace("names_that_no_device_can_have_are_refused", |_| {
+        for name in ["sixteen-bytes-xx", "with/slash", "lo"] {
+            let error = Device::create(&DeviceSpec { name, ..SPEC }).unwrap_err().to_string();
+
+            assert!(error.contains(&format!("{name:?}")), "{error}");
+        }
+    });
+}
+
+#[test]
+fn without_the_capability_the_error_names_it() {
+    in_namespace("without_the_capability_the_error_names_it", |_| {
+        let mut sets = capabilities(None).unwrap();
+        sets.effective.remove(CapabilitySet::NET_ADMIN);
+        sets.permitted.remove(CapabilitySet::NET_ADMIN);
+        set_capabilities(None, sets).unwrap();
+
+        let error = Device::create(&SPEC).unwrap_err().to_string();
+
+        assert!(error.contains("CAP_NET_ADMIN") && error.contains("\"tun0\""), "{error}");
+    });
+}
+
+#[test]
+fn flows_are_spread_over_the_queues_and_each_stays_on_its_own() {
+    in_namespace("flows_are_spread_over_the_queues", |namespace| {
+        let device = Device::create(&DeviceSpec { queues: 4, ..SPEC }).unwrap();
+        let inner = Ipv4Addr::new(10, 77, 0, 1);
+        let netmask = Ipv4Addr::new(255, 255, 255, 0);
+        tun::configure(device.queues[0].as_fd(), "tun0", 1400, Some((inner, netmask))).unwrap();
+        namespace.ip("link set tun0 up").unwrap();
+        let flows: Vec<_> = (0..64).map(|_| UdpSocket::bind((inner, 0)).unwrap()).collect();
+
+        for _ in 0..5 {
+            for flow in &flows {
+                flow.send_to(&[1; 30], "10.77.0.2:9").unwrap();
+            }
+        }
+
+        let mut queues_of = std::collections::BTreeMap::<u16, Vec<usize>>::new();
+        for (number, queue) in device.queues.iter().enumerate() {
+            let mut bytes = [0; 2000];
+            while let Ok(len) = rustix::io::read(queue, &mut bytes) {
+                assert_eq!(len, 10 + 28 + 30);
+                let port = u16::from_be_bytes([bytes[30], bytes[31]]);
+                queues_of.entry(port).or_default().push(number);
+            }
+        }
+        assert_eq!(queues_of.len(), flows.len());
+        assert!(queues_of.values().all(|queues| *queues == vec![queues[0]; 5]), "{queues_of:?}");
+        let used: std::collections::BTreeSet<_> = queues_of.values().flatten().collect();
+        assert!(used.len() > 1, "{used:?}");
+    });
+}
+
+#[test]
+fn the_device_has_the_offloads_that_were_asked_for_and_no_others() {
+    in_namespace("the_device_has_the_offloads_that_were_asked_for", |namespace| {
+        for offloads in [
+            FeatureSet::ALL,
+            FeatureSet::NONE,
+            FeatureSet::ALL.with(Feature::Uso, false),
+            FeatureSet::ALL.with(Feature::Tso, false),
+        ] {
+            let device = Device::create(&DeviceSpec { offloads, queues: 2, ..SPEC }).unwrap();
+
+            let features = namespace.run("ethtool", &["-k", "tun0"]).unwrap();
+
+            let is_on = |name: &str| features.contains(&format!("{name}: on"));
+            assert_eq!(device.granted, offloads);
+            assert_eq!(is_on("tx-tcp-segmentation"), offloads.has(Feature::Tso), "{features}");
+            assert_eq!(is_on("tx-tcp6-segmentation"), offloads.has(Feature::Tso), "{features}");
+            assert_eq!(is_on("tx-udp-segmentation"), offloads.has(Feature::Uso), "{features}");
+            drop(device);
+            until(|| !interface_exists("tun0"));
+        }
+    });
+}
+
+#[test]
+fn configuring_sets_mtu_and_address_and_leaves_the_device_down_and_open() {
+    in_namespace("configuring_sets_mtu_and_address", |namespace| {
+        // Also where the host would give every device a link-local address.
+        namespace.sysctl("net.ipv6.conf.default.addr_gen_mode", "0").unwrap();
+        let device = Device::create(&SPEC).unwrap();
+        let (address, netmask) = (Ipv4Addr::new(10, 5, 52, 1), Ipv4Addr::new(255, 255, 255, 0));
+
+        tun::configure(device.queues[0].as_fd(), "tun0", 1472, Some((address, netmask))).unwrap();
+
+        let shown = namespace.run("ip", &["address", "show", "tun0"]).unwrap();
+        assert!(shown.contains("mtu 1472") && shown.contains("inet 10.5.52.1/24"), "{shown}");
+        assert!(shown.contains("state DOWN"), "{shown}");
+        namespace.ip("link set tun0 up").unwrap();
+        let shown = namespace.run("ip", &["address", "show", "tun0"]).unwrap();
+        assert!(shown.contains("LOWER_UP") && !shown.contains("inet6"), "{shown}");
+    });
+}
+
+#[test]
+fn a_port_that_anybody_has_is_refused_with_a_cure_shared_or_not() {
+    in_namespace("a_port_that_anybody_has_is_refused", |_| {
+        let listen = "127.0.0.1:8285".parse().unwrap();
+        for shared in [false, true] {
+            let spec = SocketSpec { listen, shared, gro: true, buffer: 1 << 16 };
+            let _first = socket::open(&spec).unwrap();
+
+            let refused = [
+                socket::check_free(listen).unwrap_err(),
+                socket::open(&SocketSpec { shared: false, ..spec }).unwrap_err(),
+            ];
+
+            for error in refused {
+                assert!(error.is_in_use());
+                let message = error.to_string();
+                assert!(message.contains("127.0.0.1:8285"), "{message}");
+                assert!(message.contains("another process"), "{message}");
+            }
+        }
+        socket::check_free(listen).unwrap();
+    });
+}
+
+#[test]
+fn the_sockets_of_one_gateway_share_a_port() {
+    in_namespace("the_sockets_of_one_gateway_share_a_port", |_| {
+        let listen: SocketAddr = "127.0.0.1:8285".parse().unwrap();
+        let spec = SocketSpec { listen, shared: true, gro: false, buffer: 1 << 16 };
+        let group: Vec<UdpSocket> = (0..4).map(|_| socket::open(&spec).unwrap().into()).collect();
+        for _ in 0..100 {
+            let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+            sender.send_to(b"x", listen).unwrap();
+        }
+
+        let received = group.iter().map(|socket| {
+            std::iter::repeat_with(|| socket.recv(&mut [0; 9])).take_while(Result::is_ok).count()
+        });
+
+        let received: Vec<_> = received.collect();
+        assert_eq!(received.iter().sum::<usize>(), 100);
+        assert!(received.iter().filter(|count| **count > 0).count() > 1, "{received:?}");
+    });
+}
+
+#[test]
+fn an_address_that_the_host_does_not_have_is_refused_with_a_cure() {
+    in_namespace("an_address_that_the_host_does_not_have_is_refused", |_| {
+        let listen = "192.0.2.77:8285".parse().unwrap();
+
+        let spec = SocketSpec { listen, shared: false, gro: false, buffer: 1 << 16 };
+        let error = socket::open(&spec).unwrap_err();
+
+        assert!(!error.is_in_use());
+        assert!(error.to_string().contains("no interface of this host"), "{error}");
+    });
+}
+
+#[test]
+fn socket_buffers_are_as_asked_for_whatever_the_system_allows_by_default() {
+    in_namespace("socket_buffers_are_as_asked_for", |_| {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let buffer = 16 << 20;
+
+        let socket =
+            socket::open(&SocketSpec { listen, shared: false, gro: true, buffer }).unwrap();
+
+        for option in [libc::SO_RCVBUF, libc::SO_SNDBUF] {
+            let size = twill::sys::sockopt::int(socket.as_fd(), libc::SOL_SOCKET, option).unwrap();
+            assert_eq!(size, 2 * buffer as i32);
+        }
+    });
+}
+
+#[test]
+fn probing_reads_a_real_device_and_leaves_nothing_behind() {
+    in_namespace("probing_reads_a_real_device_and_leaves_nothing_behind", |_| {
+        for kind in [EngineKind::Epoll, EngineKind::Classic] {
+            engine::probe(kind).unwrap();
+        }
+        let (kind, reason) = engine::choose(EngineChoice::Auto);
+        let joined = tun::joined().unwrap();
+
+        assert!(kind != EngineKind::Classic && !reason.is_empty());
+        joined.tcp.unwrap();
+        joined.udp.unwrap();
+        until(|| !interface_exists("twillprobe0"));
+    });
+}
+
+fn in_namespace(test: &str, body: impl FnOnce(&Namespace) + Send) {
+    let Some(testbed) = Testbed::for_test(test) else { return };
+    let namespace = testbed.namespace("host").unwrap();
+    namespace.enter(|| body(&namespace));
+}
+
+fn interface_exists(name: &str) -> bool {
+    // /sys shows the namespace that mounted it, /proc that of the thread that looks.
+    let devices = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    devices.lines().any(|line| line.trim_start().starts_with(&format!("{name}:")))
+}
+
+fn until(happened: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !happened() {
+        assert!(Instant::now() < deadline, "it never happened");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

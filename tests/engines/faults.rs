@@ -1,0 +1,211 @@
+//! What the kernel refuses, and what must come of it: nothing is lost that could leave, nothing
+//! leaves twice, and every loss is reported.
+
+use crate::rig::{Plan, Rig, assert_nothing_more, datagrams_of, every_engine, failed, numbered};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::time::Duration;
+use twill::offload::feature::Feature;
+use twill::socket;
+use twill::sys::sockopt;
+
+#[test]
+fn a_run_that_the_socket_refuses_leaves_one_by_one_exactly_once() {
+    every_engine("a_run_that_the_socket_refuses_leaves_one_by_one", Plan::default(), |rig| {
+        let (peer, other) = (rig.peer(2), rig.peer(3));
+        let to = [&peer, &other].map(|socket| socket.local_addr().unwrap());
+        // Linux refuses UDP_SEGMENT with EINVAL on a socket that sends without checksums.
+        sockopt::set_int(rig.udp.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
+        let packets: Vec<_> =
+            (0..40).map(|number| (to[usize::from(number) % 2], numbered(number, 700))).collect();
+
+        let outcome = rig.send(&packets);
+
+        assert!(outcome.failures().is_empty(), "{:?}", outcome.failures());
+        for (parity, socket) in [&peer, &other].into_iter().enumerate() {
+            let expected: Vec<_> =
+                packets.iter().skip(parity).step_by(2).map(|(_, packet)| packet.clone()).collect();
+            assert_eq!(datagrams_of(socket, 20), expected);
+        }
+        let runs = if rig.has(Feature::Gso) { 2 } else { 0 };
+        assert_eq!((u64::from(outcome.replayed), rig.stats().gso_replays), (runs, runs));
+        assert_eq!(rig.stats().gso_demoted_peers, runs);
+    });
+}
+
+#[test]
+fn datagrams_beyond_the_path_are_reported_and_can_leave_in_fragments() {
+    every_engine("datagrams_beyond_the_path_are_reported", Plan::default(), |rig| {
+        rig.near.ip("route add 192.0.2.3/32 dev under mtu 1000").unwrap();
+        let (wide, narrow) = (rig.peer(2), rig.peer(3));
+        let to = [&wide, &narrow].map(|socket| socket.local_addr().unwrap());
+        let packets: Vec<_> =
+            (0..20).map(|number| (to[usize::from(number) % 2], numbered(number, 1200))).collect();
+
+        let outcome = rig.send(&packets);
+
+        assert_eq!(datagrams_of(&wide, 10).len(), 10);
+        assert_nothing_more(&narrow);
+        assert_eq!(failed(&outcome), 10);
+        assert!(outcome.failures().iter().all(|failure| failure.errno == libc::EMSGSIZE));
+        assert_eq!(socket::path_mtu(to[1]).unwrap(), 1000);
+        assert_eq!(socket::path_mtu(to[0]).unwrap(), 1500);
+        assert_eq!(rig.stats().gso_demoted_peers, u64::from(rig.has(Feature::Gso)));
+
+        let datagrams = crate::rig::gather(&packets);
+        let item = outcome.failures()[0].item;
+        rig.engine.send_in_fragments(&datagrams, item, 0).unwrap();
+        assert_eq!(datagrams_of(&narrow, 1), [numbered(1, 1200)]);
+
+        // Fragmenting is for that one datagram: the next one is refused as before.
+        assert_eq!(failed(&rig.send(&packets[..2])), 1);
+    });
+}
+
+#[test]
+fn datagrams_beyond_the_path_are_reported_over_ipv6_too() {
+    every_engine("datagrams_beyond_the_path_are_reported_over_ipv6_too", Plan::ipv6(), |rig| {
+        rig.near.ip("route add fd00::2/128 dev under mtu 1300").unwrap();
+        let peer = rig.peer(2);
+        let to = peer.local_addr().unwrap();
+        let packets: Vec<_> = (0..10).map(|number| (to, numbered(number, 1300))).collect();
+
+        let outcome = rig.send(&packets);
+
+        assert_eq!(failed(&outcome), 10);
+        assert_eq!(socket::path_mtu(to).unwrap(), 1300);
+        rig.engine.send_in_fragments(&crate::rig::gather(&packets), 0, 7).unwrap();
+        assert_eq!(datagrams_of(&peer, 1), [numbered(7, 1300)]);
+    });
+}
+
+#[test]
+fn a_run_that_fits_the_path_leaves_again_after_one_that_did_not() {
+    every_engine("a_run_that_fits_leaves_again_after_one_that_did_not", Plan::default(), |rig| {
+        rig.near.ip("route add 192.0.2.3/32 dev under mtu 1000").unwrap();
+        let peer = rig.peer(3);
+        let to = peer.local_addr().unwrap();
+        let long: Vec<_> = (0..10).map(|number| (to, numbered(number, 1200))).collect();
+        let short: Vec<_> = (0..10).map(|number| (to, numbered(number, 900))).collect();
+
+        assert_eq!(failed(&rig.send(&long)), 10);
+        assert_eq!(failed(&rig.send(&short)), 0);
+
+        let expected: Vec<_> = short.into_iter().map(|(_, packet)| packet).collect();
+        assert_eq!(datagrams_of(&peer, 10), expected);
+    });
+}
+
+#[test]
+fn a_destination_that_is_refused_leaves_the_others_alone() {
+    every_engine("a_destination_that_is_refused_leaves_the_others_alone", Plan::default(), |rig| {
+        rig.near
+            .ip("route add unreachable 198.51.100.1
+                 route add prohibit 198.51.100.2
+                 route add blackhole 198.51.100.3")
+            .unwrap();
+        rig.near.run("iptables", &["-A", "OUTPUT", "-d", "192.0.2.4", "-j", "DROP"]).unwrap();
+        let bad: [(SocketAddr, i32); 5] = [
+            ("198.51.100.1:1".parse().unwrap(), libc::EHOSTUNREACH),
+            ("198.51.100.2:1".parse().unwrap(), libc::EACCES),
+            ("198.51.100.3:1".parse().unwrap(), libc::EINVAL),
+            ("203.0.113.1:1".parse().unwrap(), libc::ENETUNREACH),
+            ("192.0.2.4:1".parse().unwrap(), libc::EPERM),
+        ];
+        let peer = rig.peer(2);
+        let to = peer.local_addr().unwrap();
+        for (bad, errno) in bad {
+            let packets: Vec<_> = (0..30)
+                .map(|number| (if number % 3 == 1 { bad } else { to }, numbered(number, 300)))
+                .collect();
+
+            let outcome = rig.send(&packets);
+
+            let good = packets.iter().filter(|(address, _)| *address == to);
+            let expected: Vec<_> = good.map(|(_, packet)| packet.clone()).collect();
+            assert_eq!(datagrams_of(&peer, 20), expected, "{bad}");
+            assert_eq!(failed(&outcome), 10, "{bad}");
+            assert!(
+                outcome.failures().iter().all(|failure| failure.errno == errno),
+                "{bad}: {:?}",
+                outcome.failures()
+            );
+        }
+        assert!(rig.send(&[(to, numbered(0, 50)), (to, numbered(1, 50))]).failures().is_empty());
+    });
+}
+
+#[test]
+fn unreachable_ports_never_end_the_loop() {
+    every_engine("unreachable_ports_never_end_the_loop", Plan::default(), |rig| {
+        let peer = rig.peer(2);
+        let nobody = SocketAddr::new(peer.local_addr().unwrap().ip(), 1);
+        rig.far.sysctl("net.ipv4.icmp_ratelimit", "0").unwrap();
+
+        for number in 0..200 {
+            assert!(rig.send(&[(nobody, numbered(number, 40))]).failures().is_empty());
+            rig.engine.receive(&mut rig.inbox, Some(Duration::ZERO)).unwrap();
+            rig.engine.release(&mut rig.inbox);
+        }
+
+        peer.send_to(&[1; 40], rig.plan.listen).unwrap();
+        assert_eq!(rig.trains(40).len(), 1);
+    });
+}
+
+#[test]
+fn a_wire_slower_than_the_worker_loses_what_it_reports_and_nothing_else() {
+    let plan = Plan { socket_buffer: 20_000, ..Plan::default() };
+    every_engine("a_wire_slower_than_the_worker_loses_what_it_reports", plan, |rig| {
+        let shaped = ["qdisc", "add", "dev", "under", "root", "tbf", "rate", "800kbit"];
+        let limits = ["burst", "3000", "limit", "1000000"];
+        rig.near.run("tc", &[&shaped[..], &limits[..]].concat()).unwrap();
+        let peer = rig.peer(2);
+        let to = peer.local_addr().unwrap();
+        let packets: Vec<_> = (0..200).map(|number| (to, numbered(number, 1000))).collect();
+
+        let outcome = rig.send(&packets);
+
+        assert!(failed(&outcome) > 0, "the wire was too fast for this test");
+        assert!(outcome.failures().iter().all(|failure| failure.errno == libc::EAGAIN));
+        let arrived = datagrams_of(&peer, packets.len() - failed(&outcome));
+        assert!(arrived.is_sorted(), "in order");
+    });
+}
+
+#[test]
+fn what_the_kernel_drops_for_want_of_room_is_counted() {
+    let plan = Plan { socket_buffer: 4096, ..Plan::default() };
+    every_engine("what_the_kernel_drops_for_want_of_room_is_counted", plan, |rig| {
+        const COUNT: usize = 500;
+        let peer = rig.peer(2);
+        for number in 0..COUNT as u16 {
+            peer.send_to(&numbered(number, 100), rig.plan.listen).unwrap();
+        }
+
+        let arrived = drain(rig);
+        // The counter travels with the next datagram that finds room.
+        peer.send_to(&numbered(0, 100), rig.plan.listen).unwrap();
+        let arrived = arrived + rig.trains(100).len();
+
+        assert!(arrived < COUNT, "the socket took everything");
+        // The baseline does not ask for the counter.
+        if rig.has(Feature::Gro) {
+            assert_eq!(arrived as u64 + rig.stats().socket_overflows, COUNT as u64 + 1);
+        }
+    });
+}
+
+/// Takes what has arrived so far; how many datagrams.
+fn drain(rig: &mut Rig) -> usize {
+    let mut arrived = 0;
+    loop {
+        rig.engine.receive(&mut rig.inbox, Some(Duration::from_millis(20))).unwrap();
+        let trains = rig.inbox.trains.len();
+        rig.engine.release(&mut rig.inbox);
+        if trains == 0 {
+            return arrived;
+        }
+        arrived += trains;
+    }
+}

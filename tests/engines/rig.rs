@@ -1,0 +1,355 @@
+//! One engine between a TUN device and the underlay, everything in namespaces of its own.
+//!
+//! ```text
+//! application ── tun0 10.77.0.1/24 ── engine ── 192.0.2.1 ═══ wire ═══ 192.0.2.2 .3 .4 ── peers
+//!                                               fd00::1                fd00::2
+//! ```
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+use twill::batch::{
+    Chain, Datagrams, Destination, Frame, FrameKind, Frames, Inbox, Outcome, Piece, Pieces,
+    RunLimits, Source, Train, TunFrame,
+};
+use twill::engine::{self, Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
+use twill::offload::feature::{Feature, FeatureSet};
+use twill::offload::vnet_hdr;
+use twill::route::PeerIndex;
+use twill::socket::{self, SocketSpec};
+use twill::tun::{self, Device, DeviceSpec};
+use twill_perf::testbed::{Namespace, Testbed};
+
+/// The device's address; its network holds the addresses of applications beyond the tunnel.
+pub(crate) const INNER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// An address beyond the tunnel.
+pub(crate) const BEYOND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+/// MTU of the TUN device.
+pub(crate) const MTU: u16 = 1452;
+/// Arrivals per direction and turn.
+pub(crate) const BATCH: usize = 64;
+/// How long anything may take that must happen at last.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What to build.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) listen: SocketAddr,
+    pub(crate) offloads: FeatureSet,
+    pub(crate) socket_buffer: u32,
+    /// Send from a socket of its own.
+    pub(crate) spread: bool,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            listen: "192.0.2.1:8285".parse().unwrap(),
+            offloads: FeatureSet::ALL,
+            socket_buffer: 1 << 20,
+            spread: false,
+        }
+    }
+}
+
+impl Plan {
+    pub(crate) fn ipv6() -> Self {
+        Self { listen: "[fd00::1]:8285".parse().unwrap(), ..Self::default() }
+    }
+
+    pub(crate) fn without_offloads() -> Self {
+        Self { offloads: FeatureSet::NONE, ..Self::default() }
+    }
+}
+
+/// Runs a test's body once for each engine, in namespaces of its own and on a thread of its own.
+pub(crate) fn every_engine(test: &str, plan: Plan, body: impl Fn(&mut Rig) + Sync) {
+    let Some(testbed) = Testbed::for_test(test) else { return };
+    let mut tested = 0;
+    for kind in EngineKind::ALL {
+        let near = testbed.namespace(&format!("{kind}-near")).unwrap();
+        let far = testbed.namespace(&format!("{kind}-far")).unwrap();
+        lay_wire(&near, &far);
+        let body = &body;
+        tested += near.clone().enter(|| match Rig::new(kind, plan, near, far) {
+            Ok(mut rig) => {
+                println!("engine {kind}");
+                body(&mut rig);
+                1
+            }
+            Err(EngineError::Unsupported { what, source }) => {
+                assert_eq!(kind, EngineKind::Uring, "only io_uring may be missing");
+                println!("SKIPPED engine {kind}: {what}: {source}");
+                0
+            }
+            Err(error) => panic!("engine {kind}: {error}"),
+        });
+    }
+    assert!(tested >= EngineKind::ALL.len() - 1);
+}
+
+fn lay_wire(near: &Namespace, far: &Namespace) {
+    near.link("under", far, "under", 1500).unwrap();
+    near.ip("addr add 192.0.2.1/24 dev under\naddr add fd00::1/64 dev under nodad").unwrap();
+    far.ip("addr add 192.0.2.2/24 dev under\naddr add 192.0.2.3/24 dev under
+         addr add 192.0.2.4/24 dev under\naddr add fd00::2/64 dev under nodad")
+        .unwrap();
+}
+
+pub(crate) struct Rig {
+    pub(crate) kind: EngineKind,
+    pub(crate) near: Namespace,
+    pub(crate) far: Namespace,
+    pub(crate) plan: Plan,
+    pub(crate) engine: Box<dyn Engine>,
+    pub(crate) inbox: Inbox,
+    /// A copy of the engine's wake descriptor.
+    pub(crate) wake: OwnedFd,
+    /// A copy of the engine's socket, to change its options.
+    pub(crate) udp: OwnedFd,
+    vnet_hdr: bool,
+}
+
+impl Rig {
+    fn new(
+        kind: EngineKind,
+        plan: Plan,
+        near: Namespace,
+        far: Namespace,
+    ) -> Result<Self, EngineError> {
+        let vnet_hdr = kind != EngineKind::Classic;
+        let offloads = if vnet_hdr { plan.offloads } else { FeatureSet::NONE };
+        let spec = DeviceSpec { name: "tun0", queues: 1, vnet_hdr, offloads };
+        let device = Device::create(&spec).unwrap();
+        let tun = device.queues.into_iter().next().unwrap();
+        let netmask = Ipv4Addr::new(255, 255, 255, 0);
+        tun::configure(tun.as_fd(), "tun0", MTU, Some((INNER, netmask))).unwrap();
+        near.ip("link set tun0 up").unwrap();
+        let features = device.granted.and(offloads);
+        let gro = features.has(Feature::Gro);
+        let spec =
+            SocketSpec { listen: plan.listen, shared: false, gro, buffer: plan.socket_buffer };
+        let udp = socket::open(&spec).unwrap();
+        let udp_send = plan.spread.then(|| {
+            let listen = SocketAddr::new(plan.listen.ip(), 0);
+            socket::open(&SocketSpec { listen, gro: false, ..spec }).unwrap()
+        });
+        let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
+        let tuning = Tuning {
+            batch: BATCH,
+            gro,
+            gso: features.has(Feature::Gso),
+            super_packets: features.has(Feature::Tso) || features.has(Feature::Uso),
+            mtu: MTU,
+        };
+        let copies = (wake.try_clone().unwrap(), udp.try_clone().unwrap());
+        let engine = engine::open(kind, Ports { tun, udp, udp_send, wake }, tuning)?;
+        Ok(Self {
+            kind,
+            near,
+            far,
+            plan,
+            engine,
+            inbox: Inbox::new(BATCH),
+            wake: copies.0,
+            udp: copies.1,
+            vnet_hdr,
+        })
+    }
+
+    /// Whether the engine has the offload in this rig.
+    pub(crate) fn has(&self, feature: Feature) -> bool {
+        self.vnet_hdr && self.plan.offloads.has(feature)
+    }
+
+    /// A socket of an application on this side of the tunnel.
+    pub(crate) fn application(&self) -> UdpSocket {
+        patient(UdpSocket::bind((INNER, 0)).unwrap())
+    }
+
+    /// A peer's socket; `host` is the last byte of its address.
+    pub(crate) fn peer(&self, host: u16) -> UdpSocket {
+        let address = match self.plan.listen {
+            SocketAddr::V4(_) => SocketAddr::from(([192, 0, 2, host as u8], 0)),
+            SocketAddr::V6(_) => SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, host], 0)),
+        };
+        patient(self.far.enter(|| UdpSocket::bind(address).unwrap()))
+    }
+
+    pub(crate) fn stats(&self) -> EngineStats {
+        self.engine.stats()
+    }
+
+    /// Takes turns until `done` says so; `turn` sees each non-empty inbox before it is released.
+    pub(crate) fn turns(&mut self, mut turn: impl FnMut(&mut dyn Engine, &Inbox) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.engine.receive(&mut self.inbox, Some(Duration::from_millis(50))).unwrap();
+            let done = turn(&mut *self.engine, &self.inbox);
+            self.engine.release(&mut self.inbox);
+            if done {
+                return;
+            }
+            assert!(Instant::now() < deadline, "engine {}: nothing more arrives", self.kind);
+        }
+    }
+
+    /// Packets from the device, without their virtio headers, until there are `count`.
+    pub(crate) fn frames(&mut self, count: usize) -> Vec<Vec<u8>> {
+        let header = self.header_len();
+        let mut frames = Vec::new();
+        self.turns(|engine, inbox| {
+            let packets = inbox.frames.iter().map(|frame| frame_bytes(engine, frame));
+            frames.extend(packets.map(|bytes| bytes[header..].to_vec()));
+            frames.len() >= count
+        });
+        frames
+    }
+
+    /// Trains from the socket with their bytes, until they hold `bytes` bytes.
+    pub(crate) fn trains(&mut self, bytes: usize) -> Vec<(Train, Vec<u8>)> {
+        let mut trains: Vec<(Train, Vec<u8>)> = Vec::new();
+        self.turns(|engine, inbox| {
+            let arrived = inbox.trains.iter().map(|train| (*train, train_bytes(engine, train)));
+            trains.extend(arrived);
+            trains.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() >= bytes
+        });
+        trains
+    }
+
+    /// Sends datagrams, gathered into runs where the rig has them.
+    pub(crate) fn send(&mut self, packets: &[(SocketAddr, Vec<u8>)]) -> Outcome {
+        let datagrams = gather(packets);
+        let mut outcome = Outcome::new(1024);
+        self.engine.send(&datagrams, &mut outcome);
+        outcome
+    }
+
+    /// Writes packets to the device, each with an empty virtio header where it has one.
+    pub(crate) fn write(&mut self, packets: &[Vec<u8>]) -> Outcome {
+        let header = self.header_len();
+        let bytes = packets.iter().map(|packet| packet.len() + header).sum();
+        let mut frames = Frames::new(packets.len(), Pieces::new(packets.len(), bytes));
+        for packet in packets {
+            let (piece, room) = frames.pieces.header(header + packet.len()).unwrap();
+            room[..header].fill(0);
+            room[header..].copy_from_slice(packet);
+            push_frame(&mut frames, &[piece], packet.len());
+        }
+        let mut outcome = Outcome::new(1024);
+        self.engine.write(&frames, &mut outcome);
+        outcome
+    }
+
+    pub(crate) fn header_len(&self) -> usize {
+        if self.vnet_hdr { vnet_hdr::LEN } else { 0 }
+    }
+}
+
+/// Runs of these datagrams, whose bytes lie in headers.
+pub(crate) fn gather(packets: &[(SocketAddr, Vec<u8>)]) -> Datagrams {
+    let limits = RunLimits { datagrams: 63, bytes: 65_507 };
+    let bytes = packets.iter().map(|(_, packet)| packet.len()).sum();
+    let pieces = Pieces::new(packets.len(), bytes);
+    let mut datagrams = Datagrams::new(limits, packets.len(), pieces);
+    for (to, packet) in packets {
+        let (piece, room) = datagrams.pieces.header(packet.len()).unwrap();
+        room.copy_from_slice(packet);
+        let port = u32::from(to.port());
+        let destination = Destination { peer: PeerIndex(port), to: *to };
+        datagrams.push(destination, &[piece], u16::MAX).unwrap();
+    }
+    datagrams
+}
+
+pub(crate) fn push_frame(frames: &mut Frames, pieces: &[Piece], packet_len: usize) {
+    let mut chain = Chain::EMPTY;
+    for piece in pieces {
+        frames.pieces.append(&mut chain, *piece).unwrap();
+    }
+    let len = pieces.iter().map(|piece| piece.len).sum();
+    let packet_bytes = packet_len as u32;
+    frames.push(Frame { chain, len, packets: 1, packet_bytes, kind: FrameKind::Single }).unwrap();
+}
+
+pub(crate) fn frame_bytes(engine: &mut dyn Engine, frame: &TunFrame) -> Vec<u8> {
+    engine.slot_mut(frame.slot)[frame.start as usize..][..frame.len as usize].to_vec()
+}
+
+pub(crate) fn train_bytes(engine: &mut dyn Engine, train: &Train) -> Vec<u8> {
+    engine.slot_mut(train.slot)[train.start as usize..][..train.len as usize].to_vec()
+}
+
+/// The piece that a frame's packet is, without its virtio header.
+pub(crate) fn packet_of(frame: &TunFrame, header: usize) -> Piece {
+    let header = header as u32;
+    Piece {
+        source: Source::Slot(frame.slot),
+        offset: frame.start + header,
+        len: frame.len - header,
+    }
+}
+
+/// A datagram of this number and length.
+pub(crate) fn numbered(number: u16, len: usize) -> Vec<u8> {
+    let mut bytes = vec![number as u8; len];
+    let digits = number.to_be_bytes();
+    let room = len.min(digits.len());
+    bytes[..room].copy_from_slice(&digits[..room]);
+    bytes
+}
+
+/// An IPv4 packet with a UDP datagram from beyond the tunnel to an application, checksums left to
+/// the rule that zero means none.
+pub(crate) fn packet_to(application: &UdpSocket, payload: &[u8]) -> Vec<u8> {
+    let SocketAddr::V4(to) = application.local_addr().unwrap() else { unreachable!() };
+    let builder =
+        etherparse::PacketBuilder::ipv4(BEYOND.octets(), to.ip().octets(), 64).udp(7777, to.port());
+    let mut packet = Vec::with_capacity(builder.size(payload.len()));
+    builder.write(&mut packet, payload).unwrap();
+    packet
+}
+
+/// The UDP payload of an IPv4 packet without options.
+pub(crate) fn payload_of(packet: &[u8]) -> &[u8] {
+    &packet[28..]
+}
+
+/// All datagrams that a socket has, as many as there must be, and no more.
+pub(crate) fn datagrams_of(socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
+    let mut bytes = vec![0; 1 << 16];
+    let mut datagrams = Vec::new();
+    for _ in 0..count {
+        match socket.recv(&mut bytes) {
+            Ok(len) => datagrams.push(bytes[..len].to_vec()),
+            Err(error) => panic!("{} of {count} datagrams: {error}", datagrams.len()),
+        }
+    }
+    assert_nothing_more(socket);
+    datagrams
+}
+
+pub(crate) fn assert_nothing_more(socket: &UdpSocket) {
+    socket.set_nonblocking(true).unwrap();
+    let error = socket.recv(&mut [0; 1]).map(|len| format!("{len} bytes")).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    socket.set_nonblocking(false).unwrap();
+}
+
+/// How many datagrams the failures of an outcome stand for, run by run.
+pub(crate) fn failed(outcome: &Outcome) -> usize {
+    outcome.failures().iter().map(|failure| usize::from(failure.count)).sum()
+}
+
+/// All lengths from one to the other, in steps that hit every alignment.
+pub(crate) fn lengths(range: RangeInclusive<usize>) -> impl Iterator<Item = usize> {
+    let end = *range.end();
+    range.step_by(13).chain([end - 1, end])
+}
+
+fn patient(socket: UdpSocket) -> UdpSocket {
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
