@@ -6,7 +6,7 @@
 //! ```
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -257,8 +257,11 @@ pub(crate) fn gather(packets: &[(SocketAddr, Vec<u8>)]) -> Datagrams {
     for (to, packet) in packets {
         let (piece, room) = datagrams.pieces.header(packet.len()).unwrap();
         room.copy_from_slice(packet);
-        let port = u32::from(to.port());
-        let destination = Destination { peer: PeerIndex(port), to: *to };
+        let host = match to.ip() {
+            IpAddr::V4(address) => address.octets()[3],
+            IpAddr::V6(address) => address.octets()[15],
+        };
+        let destination = Destination { peer: PeerIndex(host.into()), to: *to };
         datagrams.push(destination, &[piece], u16::MAX).unwrap();
     }
     datagrams
