@@ -1,1 +1,253 @@
-//! Fuzz targets.
+//! What twill does with bytes that nobody vouches for. Each function takes any input, and panics
+//! when a promise is broken: no panic, no overrun, and the laws of the offloads.
+
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use twill::batch::{Frame, FrameKind, Frames, Full, Piece, Pieces, Slot, Source, Train};
+use twill::config::{IngressCheck, file};
+use twill::datapath::{Ingress, IngressRules, Progress, World};
+use twill::offload::coalesce::Coalescer;
+use twill::offload::split::{self, Plan, complete_checksum};
+use twill::offload::vnet_hdr::{self, GsoType, VnetHdr};
+use twill::route::{Overlay, Peer, PeerIndex, View};
+use twill::wire::{ipv4, ipv6};
+
+/// A target's name, which is its corpus's too, and its body.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 5] = [
+    ("split", split),
+    ("coalesce", coalesce),
+    ("vnet_hdr", vnet_hdr),
+    ("decapsulate", decapsulate),
+    ("config", config),
+];
+
+/// A frame as the TUN device hands it out: virtio header, packet. Its segments have all of the
+/// payload, in order, each under whole headers and none above the segment size.
+pub fn split(data: &[u8]) {
+    let Some((header, packet)) = VnetHdr::parse(data) else { return };
+    let _ = complete_checksum(header, &mut packet.to_vec());
+    let Ok(plan) = Plan::parse(header, packet) else { return };
+    assert!(plan.header_len() <= split::MAX_HEADER_LEN);
+    assert!(plan.packet_len() <= packet.len());
+    let mut room = [0; split::MAX_HEADER_LEN];
+    let mut next = plan.header_len();
+    for index in 0..plan.segments() {
+        let payload = plan.write_header(index, &mut room);
+        assert_eq!(payload, plan.payload(index));
+        assert_eq!(payload.start, next);
+        assert!(payload.len() <= usize::from(header.gso_size));
+        next = payload.end;
+    }
+    assert_eq!(next, plan.packet_len());
+}
+
+/// Packets, each behind its length (two bytes, little-endian): what the joined frames are cut into
+/// is what went in, flow by flow.
+pub fn coalesce(data: &[u8]) {
+    let packets = packets(data);
+    let mut frames = Frames::new(64, Pieces::new(1024, 1 << 14));
+    let mut coalescer = Coalescer::new(true, true, true, 64);
+    let mut back = Vec::new();
+    for (slot, packet) in packets.iter().enumerate() {
+        let source = Source::Slot(Slot(slot as u16));
+        let piece = Piece { source, offset: 0, len: packet.len() as u32 };
+        if coalescer.push(packet, piece, &mut frames) == Err(Full) {
+            coalescer.flush(&mut frames);
+            take_apart(&mut frames, &packets, &mut back);
+            assert_eq!(coalescer.push(packet, piece, &mut frames), Ok(()));
+        }
+    }
+    coalescer.flush(&mut frames);
+    take_apart(&mut frames, &packets, &mut back);
+    assert_eq!(by_flow(&packets), by_flow(&back));
+}
+
+/// The virtio header: what is read and written again means the same.
+pub fn vnet_hdr(data: &[u8]) {
+    let Some((header, packet)) = VnetHdr::parse(data) else {
+        assert!(data.len() < vnet_hdr::LEN);
+        return;
+    };
+    assert_eq!(packet, &data[vnet_hdr::LEN..]);
+    let bytes = header.to_bytes();
+    assert_eq!(bytes[1..], data[1..vnet_hdr::LEN]);
+    assert_eq!(VnetHdr::parse(&bytes), Some((header, [].as_slice())));
+}
+
+/// Datagrams from the network. The first two bytes choose the check, the source and the segment
+/// size; the rest is what was received. Every packet is booked, and none leaves twice.
+pub fn decapsulate(data: &[u8]) {
+    let [choice, segment, received @ ..] = data else { return };
+    if received.is_empty() || received.len() > usize::from(u16::MAX) {
+        return;
+    }
+    let check = [IngressCheck::Strict, IngressCheck::Peer, IngressCheck::Off];
+    let rules = IngressRules {
+        check: check[usize::from(choice % 3)],
+        peer_sources: Vec::new(),
+        mtu: 1472,
+        vnet_hdr: choice & 0x40 == 0,
+        coalesce_tcp: true,
+        coalesce_udp: true,
+    };
+    let sender = 1 + (choice >> 3) % 3;
+    let train = Train {
+        slot: Slot(0),
+        start: 0,
+        len: received.len() as u32,
+        from: SocketAddr::from(([192, 0, 2, sender], 8285)),
+        segment: u16::from(*segment),
+        tos: choice >> 6,
+        received_ns: 0,
+        flaw: None,
+    };
+    let view = view();
+    let world = World { view: &view, now_ns: 0 };
+    let mut ingress = Ingress::new(rules, 32);
+    let mut frames = Frames::new(32, Pieces::new(256, 1 << 13));
+    let mut bytes = received.to_vec();
+    let (mut forwarded, mut written) = (0, 0);
+    let mut next = 0;
+    loop {
+        let report = ingress.train(&world, &train, &mut bytes, next, &mut frames);
+        ingress.flush(&mut frames);
+        forwarded += report.packets;
+        for frame in frames.frames() {
+            written += u64::from(frame.packets);
+            gather(&frames, frame, std::slice::from_ref(&bytes));
+        }
+        frames.clear();
+        match report.progress {
+            Progress::Done => break,
+            Progress::Full { next: at } => {
+                assert!(at > next, "an empty batch takes a packet");
+                next = at;
+            }
+        }
+    }
+    assert_eq!(forwarded, written);
+    assert_eq!(ingress.tally.imbalance(), 0);
+}
+
+/// The text of a configuration file; a refusal names a place inside it.
+pub fn config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match file::parse("twill.toml", text) {
+        Ok(file) => assert!(!file.interface.address.is_empty()),
+        Err(error) => {
+            assert!(!error.message.is_empty());
+            let line = text.split('\n').nth(error.line - 1).expect("a line of the text");
+            assert!(error.column <= line.chars().count() + 1, "{error}");
+        }
+    }
+}
+
+/// Packets whose IP lengths are checked, as ingress hands them to the coalescer; at most 1000.
+fn packets(mut data: &[u8]) -> Vec<Vec<u8>> {
+    let mut packets = Vec::new();
+    while let [low, high, rest @ ..] = data {
+        let len = usize::from(u16::from_le_bytes([*low, *high])).min(rest.len());
+        let (packet, rest) = rest.split_at(len);
+        data = rest;
+        let total_len = match packet.first().map(|byte| byte >> 4) {
+            Some(4) => ipv4::Packet::parse(packet).map(|ip| ip.total_len()).ok(),
+            Some(6) => ipv6::Packet::parse(packet).map(|ip| ip.total_len()).ok(),
+            _ => None,
+        };
+        if let Some(total_len) = total_len {
+            packets.push(packet[..total_len].to_vec());
+        }
+        if packets.len() == 1000 {
+            break;
+        }
+    }
+    packets
+}
+
+fn take_apart(frames: &mut Frames, packets: &[Vec<u8>], back: &mut Vec<Vec<u8>>) {
+    for frame in frames.frames() {
+        let bytes = gather(frames, frame, packets);
+        let (header, packet) = VnetHdr::parse(&bytes).expect("a virtio header");
+        if header.gso_type == GsoType::None {
+            assert_eq!((header, frame.kind), (VnetHdr::PLAIN, FrameKind::Single));
+            back.push(packet.to_vec());
+            continue;
+        }
+        let plan = Plan::parse(header, packet).expect("a valid super-packet");
+        assert_eq!(plan.segments(), usize::from(frame.packets));
+        for index in 0..plan.segments() {
+            let mut segment = vec![0; plan.header_len()];
+            let payload = plan.write_header(index, &mut segment);
+            segment.extend_from_slice(&packet[payload]);
+            back.push(segment);
+        }
+    }
+    frames.clear();
+}
+
+fn gather(frames: &Frames, frame: &Frame, slots: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = vec![0; frame.len as usize];
+    let copied = frames.pieces.copy(&frame.chain, 0, &mut bytes, |piece, out| {
+        let Source::Slot(Slot(slot)) = piece.source else { unreachable!("a slot piece") };
+        let at = piece.offset as usize;
+        out.copy_from_slice(&slots[usize::from(slot)][at..at + out.len()]);
+    });
+    assert_eq!(copied, bytes.len());
+    bytes
+}
+
+/// Packets by what tells flows apart without looking at ports, so a superset of any flow; within
+/// it by content, as flows may pass each other.
+fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
+    let mut flows = BTreeMap::<_, Vec<_>>::new();
+    for packet in packets {
+        flows.entry(flow(packet)).or_default().push(without_meaningless_id(packet.clone()));
+    }
+    flows
+}
+
+/// Addresses, protocol and the first four bytes behind the header: the ports.
+fn flow(packet: &[u8]) -> Vec<u8> {
+    let (key, header_len) = if packet[0] >> 4 == 4 {
+        ([&packet[9..10], &packet[12..20]].concat(), usize::from(packet[0] & 0x0f) * 4)
+    } else {
+        (packet[6..40].to_vec(), ipv6::HEADER_LEN)
+    };
+    let ports = packet.get(header_len..).unwrap_or_default();
+    [key.as_slice(), &ports[..ports.len().min(4)]].concat()
+}
+
+/// The identification of a packet with DF set means nothing (RFC 6864).
+fn without_meaningless_id(mut packet: Vec<u8>) -> Vec<u8> {
+    if packet[0] >> 4 == 4 {
+        let mut ip = ipv4::Packet::trusted(&mut packet);
+        if ip.dont_fragment() && ip.checksum_is_valid() {
+            ip.set_id(0);
+            ip.fill_checksum();
+        }
+    }
+    packet
+}
+
+/// 10.10.0.0/24 and fd00::/64 are here; 192.0.2.1 and .2 are peers.
+fn view() -> View {
+    let peer = |index: u8, v6: &str| Peer {
+        index: PeerIndex(u32::from(index)),
+        name: "peer".into(),
+        endpoint: SocketAddr::from(([192, 0, 2, index], 8285)),
+        subnets: vec![ipv4_network(index), v6.parse().expect("a network")],
+    };
+    View::new(Overlay {
+        peers: vec![peer(1, "fd00:0:0:1::/64"), peer(2, "fd00:0:0:2::/64")],
+        local: vec![ipv4_network(0), "fd00::/64".parse().expect("a network")],
+        addresses: vec![IpAddr::V4(Ipv4Addr::new(10, 10, 0, 0))],
+    })
+}
+
+fn ipv4_network(third: u8) -> IpNet {
+    IpNet::new_assert(IpAddr::from([10, 10, third, 0]), 24)
+}
