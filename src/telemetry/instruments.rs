@@ -2,7 +2,7 @@
 //! instruments that a worker carries.
 //!
 //! Nothing is sampled: a worker records per send and per receive, not per packet, with the number of
-//! packets as the weight, so every packet counts in every histogram. docs/TELEMETRY.md has the cost.
+//! packets as the weight, so every packet counts in every histogram.
 
 use super::counter::{TurnBooks, WorkerBooks};
 use super::histogram::{Layout, Recorder};

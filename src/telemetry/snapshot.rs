@@ -1,7 +1,7 @@
 //! What a gateway says of itself at one moment: the form of `twill status --json`, of the control
 //! socket's answer, and the source of everything else that shows numbers.
 //!
-//! docs/status.schema.json is its schema, docs/TELEMETRY.md explains every field.
+//! Every field says here what it means and in which unit.
 
 use super::counter::{Counters, Direction};
 use super::histogram::{Distribution, Summary};

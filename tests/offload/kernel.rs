@@ -237,8 +237,11 @@ fn gather(frames: &Frames, frame: &Frame, packets: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-/// Packets by family, protocol and source port, in order.
-fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<(u8, u8, [u8; 2]), Vec<&[u8]>> {
+/// Version, protocol, source port.
+type Flow = (u8, u8, [u8; 2]);
+
+/// Packets by flow, in order.
+fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<Flow, Vec<&[u8]>> {
     let mut flows = BTreeMap::<_, Vec<_>>::new();
     for packet in packets {
         let (protocol, ports) = if packet[0] >> 4 == 4 { (packet[9], 20) } else { (packet[6], 40) };
