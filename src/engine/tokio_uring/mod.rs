@@ -22,7 +22,7 @@ use super::transmit::{SendCalls, Transmitter};
 use super::{Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
 use crate::batch::{Datagrams, Flaw, Frames, Inbox, Outcome, Slot, Train, TunFrame};
 use crate::offload::vnet_hdr;
-use crate::sys::{address, cmsg};
+use crate::sys::{address, clock, cmsg};
 use bytes::BytesMut;
 use operations::Message;
 use std::cell::{Cell, RefCell};
@@ -62,6 +62,8 @@ pub struct TokioUring {
 struct Shared {
     frames: RefCell<VecDeque<(usize, BytesMut)>>,
     trains: RefCell<VecDeque<(usize, Box<Message>)>>,
+    /// When the first of the frames that wait was read, `CLOCK_MONOTONIC`; 0 if none has been.
+    oldest_ns: Cell<u64>,
     free_frames: RefCell<Vec<BytesMut>>,
     free_trains: RefCell<Vec<Box<Message>>>,
     arrived: Notify,
@@ -121,6 +123,10 @@ impl TokioUring {
     }
 
     fn take(&mut self, inbox: &mut Inbox) {
+        inbox.began_ns = match self.shared.oldest_ns.take() {
+            0 => clock::monotonic_ns(),
+            oldest_ns => oldest_ns,
+        };
         for (len, buffer) in self.shared.frames.borrow_mut().drain(..) {
             let slot = Slot(self.taken.frames.len() as u16);
             inbox.frames.push(TunFrame { slot, start: 0, len: len as u32 });
@@ -161,7 +167,13 @@ async fn read_frames(tun: RawFd, shared: Rc<Shared>) {
         let buffer = free(&shared.free_frames, &shared.frame_returned).await;
         let (result, buffer) = operations::read(tun, buffer).await;
         match result {
-            Ok(len) => shared.frames.borrow_mut().push_back((len, buffer)),
+            Ok(len) => {
+                let mut frames = shared.frames.borrow_mut();
+                if frames.is_empty() {
+                    shared.oldest_ns.set(clock::monotonic_ns());
+                }
+                frames.push_back((len, buffer));
+            }
             Err(error) => {
                 shared.free_frames.borrow_mut().push(buffer);
                 match error.raw_os_error() {
@@ -355,7 +367,8 @@ impl SendCalls for Ring<'_> {
     }
 
     fn wait_for_room(&mut self, at_most: Duration) {
-        self.wait(tokio::time::sleep(at_most));
+        // A timer can only be made inside of the runtime.
+        self.wait(async { tokio::time::sleep(at_most).await });
     }
 }
 
