@@ -38,6 +38,8 @@ fn a_second_instance_fails_at_once_and_harms_nothing() {
         let renamed = pair.bed.folder().join("renamed.toml");
         let text = std::fs::read_to_string(&config).unwrap();
         std::fs::write(&renamed, text.replace(DEVICE, "tw1")).unwrap();
+        let elsewhere = pair.bed.folder().join("elsewhere.toml");
+        std::fs::write(&elsewhere, text.replace(":8285\"", ":9285\"")).unwrap();
         let run = |config: &str, socket: &str| {
             let twill = env!("CARGO_BIN_EXE_twill");
             let args = ["run", "--engine", engine, "--config", config, "--socket", socket];
@@ -45,7 +47,7 @@ fn a_second_instance_fails_at_once_and_harms_nothing() {
         };
 
         let same_socket = run(&config, pair.gateways[0].socket.to_str().unwrap());
-        let same_device = run(&config, other.to_str().unwrap());
+        let same_device = run(elsewhere.to_str().unwrap(), other.to_str().unwrap());
         let same_port = run(renamed.to_str().unwrap(), other.to_str().unwrap());
 
         assert!(same_socket.contains("another gateway answers there"), "{same_socket}");
