@@ -127,7 +127,7 @@ fn told_to_end() -> io::Result<Arc<AtomicBool>> {
         });
         raised.store(true, Ordering::Relaxed);
         // A terminal that has gone away holds the wait for keys for ever, and needs no putting back.
-        std::thread::sleep(4 * RESPONSE);
+        std::thread::sleep(40 * RESPONSE);
         std::process::exit(0);
     });
     Ok(flag)
