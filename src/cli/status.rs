@@ -127,7 +127,7 @@ fn describe_peer(peer: &PeerStatus, out: &mut String) -> fmt::Result {
     writeln!(out, "{lost} of {sent} probes lost")
 }
 
-/// One line for the gateway and one a peer, fields by tabs; `-` for what is not known.
+/// Field by field as docs/TELEMETRY.md lists them; `-` for what is not known.
 fn dump(snapshot: &Snapshot, out: &mut String) -> fmt::Result {
     let about = &snapshot.about;
     writeln!(

@@ -434,6 +434,35 @@ mod tests {
         assert!(page.contains(r#"{peer="a\"} 1\nx\\{}",direction="egress"} 1"#), "{page}");
     }
 
+    #[test]
+    fn the_dashboard_asks_only_for_metrics_that_exist() {
+        let dashboard = include_str!("../../dist/grafana-dashboard.json");
+        let page = render(busy(), histograms());
+
+        let names = regex::Regex::new("twill_[a-z_]+").unwrap();
+        let mut asked = 0;
+        for name in names.find_iter(dashboard).map(|found| found.as_str()) {
+            let sample = page.lines().any(|line| {
+                let rest = line.strip_prefix(name);
+                rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+            });
+            assert!(sample, "{name} is no metric");
+            asked += 1;
+        }
+        assert!(asked > 20, "the dashboard asks for {asked} metrics");
+    }
+
+    #[test]
+    fn the_documentation_lists_every_metric() {
+        let documentation = include_str!("../../docs/TELEMETRY.md");
+        let page = render(busy(), histograms());
+
+        let families = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        for name in families.filter_map(|line| line.split(' ').next()) {
+            assert!(documentation.contains(&format!("`{name}`")), "{name} is not documented");
+        }
+    }
+
     fn snapshot(peers: usize) -> Snapshot {
         let mut snapshot = busy();
         let known = snapshot.peers.remove(0);
@@ -447,7 +476,11 @@ mod tests {
         latency.record(5_000, 2);
         latency.record(3_000_000_000, 1);
         latency.record(30_000_000_000, 1);
-        let workers = [("egress".to_owned(), latency)].into_iter().collect();
-        Histograms { workers, rtt: BTreeMap::new() }
+        let empty =
+            instruments::WORKER.map(|it| (it.short.to_owned(), Distribution::new(it.layout)));
+        let mut workers = BTreeMap::from(empty);
+        workers.insert("egress".to_owned(), latency);
+        let rtt = BTreeMap::from([("h2".to_owned(), Distribution::new(PEER_RTT.layout))]);
+        Histograms { workers, rtt }
     }
 }

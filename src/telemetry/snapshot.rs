@@ -1,7 +1,8 @@
 //! What a gateway says of itself at one moment: the form of `twill status --json`, of the control
 //! socket's answer, and the source of everything else that shows numbers.
 //!
-//! Every field says here what it means and in which unit.
+//! Every field says here what it means and in which unit; docs/status.schema.json is the schema for
+//! programs.
 
 use super::counter::{Counters, Direction};
 use super::histogram::{Distribution, Summary};
@@ -165,6 +166,7 @@ pub struct Histograms {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use serde_json::Value;
 
     /// A gateway that has seen everything.
     pub(crate) fn busy() -> Snapshot {
@@ -241,5 +243,53 @@ pub(crate) mod tests {
         let text = serde_json::to_string(&busy()).unwrap();
 
         assert_eq!(serde_json::from_str::<Snapshot>(&text).unwrap(), busy());
+    }
+    #[test]
+    fn a_snapshot_has_the_fields_of_its_schema_and_no_others() {
+        let schema: Value =
+            serde_json::from_str(include_str!("../../docs/status.schema.json")).unwrap();
+        let snapshot = serde_json::to_value(busy()).unwrap();
+
+        check(&schema, &schema, &snapshot, "");
+    }
+
+    /// The part of JSON Schema that ours uses.
+    fn check(root: &Value, schema: &Value, value: &Value, at: &str) {
+        if let Some(name) = schema["$ref"].as_str() {
+            let schema = root.pointer(name.trim_start_matches('#')).expect(name);
+            return check(root, schema, value, at);
+        }
+        if let Some(either) = schema["anyOf"].as_array() {
+            if !value.is_null() {
+                check(root, &either[0], value, at);
+            }
+            return;
+        }
+        if let Some(words) = schema["enum"].as_array() {
+            assert!(words.contains(value), "{at}: {value}");
+            return;
+        }
+        match (schema["type"].as_str(), value) {
+            (Some("object"), Value::Object(fields)) => {
+                for required in schema["required"].as_array().into_iter().flatten() {
+                    let name = required.as_str().unwrap();
+                    assert!(fields.contains_key(name), "{at}/{name} is missing");
+                }
+                for (name, field) in fields {
+                    let known = schema["properties"].get(name);
+                    let schema = known.unwrap_or(&schema["additionalProperties"]);
+                    assert!(schema.is_object(), "{at}/{name} is not in the schema");
+                    check(root, schema, field, &format!("{at}/{name}"));
+                }
+            }
+            (Some("array"), Value::Array(items)) => {
+                items.iter().for_each(|item| check(root, &schema["items"], item, at));
+            }
+            (Some("integer"), value) => assert!(value.is_i64() || value.is_u64(), "{at}: {value}"),
+            (Some("number"), value) => assert!(value.is_number(), "{at}: {value}"),
+            (Some("string"), value) => assert!(value.is_string(), "{at}: {value}"),
+            (Some("boolean"), value) => assert!(value.is_boolean(), "{at}: {value}"),
+            (kind, value) => panic!("{at}: {value} is no {kind:?}"),
+        }
     }
 }

@@ -36,6 +36,30 @@ fn time_that_datagrams_wait_for_a_stalled_gateway_is_ingress_latency() {
 }
 
 #[test]
+fn every_engine_says_how_long_packets_stayed() {
+    for engine in ["uring", "tokio-uring", "epoll", "classic"] {
+        let begin = Instant::now();
+        let settings = format!("engine = {engine:?}");
+        let wish = Wish { settings: &settings, ..Wish::default() };
+        let Some(pair) = Pair::start("engines", &wish) else { return };
+
+        pair.send(20, 100);
+        let far = pair.status_when(1, "traffic", |it| it["ingress"]["packets_out"] == 20);
+        let near = pair.status(0);
+
+        // flannel's own loop, which classic is, asks for no receive timestamps.
+        let directions = if engine == "classic" { 1 } else { 2 };
+        for (status, direction) in [(near, "egress"), (far, "ingress")].iter().take(directions) {
+            let latency = &status["histograms"][direction];
+            assert_eq!(latency["count"], 20, "{engine}: {latency}");
+            assert!(latency["min"].as_u64() > Some(0), "{engine}: {latency}");
+            let max = latency["max"].as_f64().unwrap();
+            assert!(max <= begin.elapsed().as_nanos() as f64, "{engine}: {latency}");
+        }
+    }
+}
+
+#[test]
 fn time_that_a_full_socket_takes_is_egress_latency() {
     const DATAGRAMS: usize = 50;
     const MBIT: usize = 4;

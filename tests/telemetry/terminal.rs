@@ -56,6 +56,21 @@ fn every_way_to_end_top_restores_the_terminal() {
 }
 
 #[test]
+fn a_terminal_that_is_closed_takes_top_with_it() {
+    let Some(pair) = Pair::start("top without terminal", &Wish::default()) else { return };
+    let terminal = Terminal::open(&pair, 80, 24);
+    eventually("top", || terminal.screen().contains("q quit"));
+    let stat = format!("/proc/{}/stat", terminal.top().as_raw_nonzero());
+
+    drop(terminal);
+
+    // It may stay as a zombie until its new parent looks.
+    eventually("the end of top", || {
+        fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "))
+    });
+}
+
+#[test]
 fn top_says_when_its_gateway_is_gone_and_goes_on() {
     let Some(mut pair) = Pair::start("top without gateway", &Wish::default()) else { return };
     let terminal = Terminal::open(&pair, 100, 30);
