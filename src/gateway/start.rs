@@ -9,6 +9,7 @@ use crate::engine::{self, EngineError, EngineKind, Ports, Tuning};
 use crate::offload::feature::{Feature, FeatureSet};
 use crate::route::View;
 use crate::socket::{self, Originator, SocketError, SocketSpec};
+use crate::sys::ioctl::interface_index;
 use crate::sys::{affinity, clock};
 use crate::telemetry::instruments::WorkerInstruments;
 use crate::telemetry::observer::Observer;
@@ -22,12 +23,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc as events;
 use tracing::warn;
 
 /// Bytes of one run: the largest UDP payload over IPv4.
 const MAX_RUN_BYTES: u32 = 65_507;
+
+/// How long an ending gateway waits for the kernel to take its device away.
+const TEARDOWN: Duration = Duration::from_secs(2);
 
 /// Why a gateway did not start. Nothing is left behind.
 #[derive(Debug, thiserror::Error)]
@@ -208,7 +212,8 @@ impl Gateway {
     }
 }
 
-/// Stops the workers and waits for them; device and sockets vanish with their descriptors.
+/// Stops the workers and waits for them; device and sockets vanish with their descriptors. The
+/// kernel may close those in the background: who sees the gateway end must not see its device.
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -217,6 +222,10 @@ impl Drop for Gateway {
         }
         for worker in self.workers.drain(..) {
             let _ = worker.thread.join();
+        }
+        let until = Instant::now() + TEARDOWN;
+        while interface_index(&self.device) == Some(self.device_index) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::cluster::{Cluster, Node};
 use super::etcd::{PREFIX, lease_value, until, within};
+use super::outages::{lost, ping};
 use etcd_client::{Client, Txn, TxnOp};
 use std::fs;
 use std::net::Ipv4Addr;
@@ -22,8 +23,7 @@ fn sixty_five_thousand_leases_come_and_go_while_packets_flow() {
     let target = second.subnet().replace("/24", "");
     until("an answer", || first.namespace.run("ping", &["-c1", "-W1", &target]).is_ok());
     let before = memory_mib(&mut first);
-    let mut ping = first.namespace.command("ping");
-    let ping = first.namespace.spawn("ping", ping.args(["-i", "0.01", "-q", &target])).unwrap();
+    let mut stream = ping(&first.namespace, &target);
 
     first.namespace.enter(|| write_all(&cluster.etcd.endpoint()));
     within(Duration::from_secs(120), "all of them", || subnets(&first, "added") > LEASES as usize);
@@ -37,9 +37,7 @@ fn sixty_five_thousand_leases_come_and_go_while_packets_flow() {
     cluster.etcd.ctl(&["del", "--prefix", &format!("{PREFIX}/subnets/10.0")]);
     within(Duration::from_secs(60), "their end", || subnets(&first, "removed") > 10_000);
 
-    ping.signal(rustix::process::Signal::INT).unwrap();
-    until("ping's summary", || ping.log().contains("received"));
-    assert!(ping.log().contains(" 0% packet loss"), "{}", ping.log());
+    assert_eq!(lost(&mut stream), 0, "{}", stream.log());
 }
 
 /// How many subnets the log says were added or removed.

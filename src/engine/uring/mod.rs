@@ -49,6 +49,10 @@ const NAME_SPACE: usize = address::LEN.next_multiple_of(8);
 /// What stands before the payload of a train.
 const TRAIN_START: usize = MESSAGE_HEADER + NAME_SPACE + cmsg::RECEIVE_SPACE;
 
+/// How often, and how long each time, an engine that ends waits for the last completions.
+const LAST_ROUNDS: u32 = 100;
+const LAST_ROUND: Duration = Duration::from_millis(1);
+
 /// Indexes of registered descriptors, and at the same time what a completion is about.
 const TUN: u32 = 0;
 const UDP: u32 = 1;
@@ -351,13 +355,22 @@ impl Engine for Uring {
 }
 
 /// The kernel tears a ring down in the background, and descriptors that the ring holds stay open
-/// until then: the port would be taken for a while after the gateway has ended.
+/// until then: port and device would be taken for a while after the gateway has ended. So all that
+/// is under way ends here first.
 impl Drop for Uring {
     fn drop(&mut self) {
-        let submitter = self.ring.submitter();
-        // When either fails, the kernel still does it, only later.
-        let _ = submitter.register_sync_cancel(None, CancelBuilder::any());
-        let _ = submitter.unregister_files();
+        // When any of this fails, the kernel still does it, only later.
+        let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::any());
+        for _ in 0..LAST_ROUNDS {
+            for completion in self.ring.completion() {
+                let ended = !cqueue::more(completion.flags());
+                self.disarmed[completion.user_data() as usize] |= ended;
+            }
+            if self.disarmed == [true; 3] || self.enter(Some(LAST_ROUND)).is_err() {
+                break;
+            }
+        }
+        let _ = self.ring.submitter().unregister_files();
     }
 }
 
