@@ -1,1 +1,3 @@
 //! Micro-benchmarks of the pure half.
+
+pub mod packets;
