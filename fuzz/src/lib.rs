@@ -5,7 +5,8 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use twill::batch::{Frame, FrameKind, Frames, Full, Piece, Pieces, Slot, Source, Train};
-use twill::config::{IngressCheck, file};
+use twill::config::IngressCheck;
+use twill::config::file::{self, FileErrors, Located};
 use twill::datapath::{Ingress, IngressRules, Progress, World};
 use twill::offload::coalesce::Coalescer;
 use twill::offload::split::{self, Plan, complete_checksum};
@@ -133,16 +134,15 @@ pub fn decapsulate(data: &[u8]) {
     assert_eq!(ingress.tally.imbalance(), 0);
 }
 
-/// The text of a configuration file; a refusal names a place inside it.
+/// The text of a configuration file; every mistake says something and has a place inside it.
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    match file::parse("twill.toml", text) {
-        Ok(file) => assert!(!file.interface.address.is_empty()),
-        Err(error) => {
-            assert!(!error.message.is_empty());
-            let line = text.split('\n').nth(error.line - 1).expect("a line of the text");
-            assert!(error.column <= line.chars().count() + 1, "{error}");
-        }
+    let (Ok((_, mistakes)) | Err(mistakes)) = file::parse(text);
+    for Located { line, column, message } in FileErrors::new("twill.toml", text, &mistakes).mistakes
+    {
+        assert!(!message.is_empty());
+        let line = text.split('\n').nth(line - 1).expect("a line of the text");
+        assert!(column <= line.chars().count() + 1, "{message}");
     }
 }
 

@@ -30,5 +30,8 @@ pub(super) fn check(args: &CheckArgs) -> Outcome {
     for peer in loaded.peers.iter() {
         println!("  peer          {} at {} with {}", peer.name, peer.endpoint, list(&peer.subnets));
     }
+    for warning in &loaded.warnings {
+        println!("  warning       {warning}");
+    }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! time, so that a program can drive it.
 
 use super::{GatewayArgs, Outcome};
-use crate::config::file::{Endpoint, network, parse};
+use crate::config::file::{Endpoint, FileErrors, Mistake, network, parse};
 use crate::config::load::address;
 use crate::control::{Request, call};
 use crate::subnet::Peer;
@@ -54,27 +54,32 @@ pub(super) fn peer(args: PeerArgs) -> Outcome {
     let socket = args.gateway.socket();
     match args.command {
         PeerCommand::Add { subnets, endpoint, name } => {
-            let name = name.unwrap_or_else(|| subnets[0].to_string());
+            let name = name.unwrap_or_else(|| subnets[0].trunc().to_string());
             let peer = Peer { name, endpoint: with_open_port(&endpoint)?, subnets };
-            call(&socket, &Request::PeerAdd { peer })?;
+            call(&socket, Request::PeerAdd { peer })?;
         }
         PeerCommand::Del { which } => {
-            call(&socket, &Request::PeerDel { which })?;
+            call(&socket, Request::PeerDel { which })?;
         }
         PeerCommand::Sync { file } => {
             let text = std::fs::read_to_string(&file)
                 .map_err(|error| format!("reading {}: {error}", file.display()))?;
-            let words = parse(&file.display().to_string(), &text)?;
+            let name = file.display().to_string();
+            let wrong = |mistakes: Vec<Mistake>| FileErrors::new(&name, &text, &mistakes);
+            let (words, mistakes) = parse(&text).map_err(wrong)?;
+            if !mistakes.is_empty() {
+                return Err(wrong(mistakes).into());
+            }
             let peers = words.peers.iter().map(|peer| {
                 let endpoint = with_open_port(peer.endpoint.get_ref())?;
-                let subnets = peer.subnets.iter().map(IpNet::trunc).collect();
-                Ok(Peer { name: peer.name(), endpoint, subnets })
+                let subnets = peer.subnets.iter().map(|subnet| *subnet.get_ref()).collect();
+                Ok(Peer { name: peer.name.clone(), endpoint, subnets })
             });
             let peers = peers.collect::<Result<_, String>>()?;
-            call(&socket, &Request::PeerSync { peers })?;
+            call(&socket, Request::PeerSync { peers })?;
         }
         PeerCommand::List { json } => {
-            let peers = call(&socket, &Request::PeerList)?;
+            let peers = call(&socket, Request::PeerList)?;
             if json {
                 println!("{peers:#}");
             } else {
@@ -85,11 +90,11 @@ pub(super) fn peer(args: PeerArgs) -> Outcome {
     Ok(())
 }
 
-/// The endpoint's address; port 0 stands for the gateway's own, which only it knows.
+/// The endpoint's address, of IPv4 if a name has both; port 0 stands for the gateway's own, which
+/// only it knows.
 fn with_open_port(endpoint: &Endpoint) -> Result<SocketAddr, String> {
-    let v6 = endpoint.host.contains(':');
-    let any: SocketAddr = if v6 { ([0u16; 8], 0).into() } else { ([0u8; 4], 0).into() };
-    address(endpoint, any)
+    let v6 = address(endpoint, ([0u16; 8], 0).into());
+    address(endpoint, ([0u8; 4], 0).into()).or(v6)
 }
 
 fn print_peers(peers: &[Peer]) {

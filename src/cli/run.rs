@@ -115,7 +115,8 @@ fn set<T>(value: &mut T, typed: Option<T>) {
 }
 
 pub(super) fn run(args: RunArgs) -> Outcome {
-    log::init(args.data.log_format);
-    standalone::run(args.config.clone(), |interface| args.data.change(interface))?;
+    let RunArgs { config, data } = args;
+    log::init(data.log_format);
+    standalone::run(config, move |interface| data.change(interface))?;
     Ok(())
 }

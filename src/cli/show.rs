@@ -7,12 +7,12 @@ use std::io::{self, Write};
 
 /// Asks a gateway for its numbers.
 pub(super) fn snapshot(gateway: &GatewayArgs) -> Result<Snapshot, Box<dyn std::error::Error>> {
-    Ok(serde_json::from_value(call(&gateway.socket(), &Request::Status)?)?)
+    Ok(serde_json::from_value(call(&gateway.socket(), Request::Status)?)?)
 }
 
 /// Asks a gateway for its histograms.
 pub(super) fn histograms(gateway: &GatewayArgs) -> Result<Histograms, Box<dyn std::error::Error>> {
-    Ok(serde_json::from_value(call(&gateway.socket(), &Request::Histograms)?)?)
+    Ok(serde_json::from_value(call(&gateway.socket(), Request::Histograms)?)?)
 }
 
 /// Prints; a reader that has seen enough is no error.

@@ -1,15 +1,22 @@
 //! From a file's words to settings: the part that asks the host.
 
-use super::file::{self, Endpoint, File, FileError, Queues};
+use super::file::{self, Endpoint, File, FileErrors, Mistake, Queues};
 use super::{Mtu, OVERHEAD_V4, OVERHEAD_V6, QueueCount, Settings, SourcePorts};
-use crate::socket::path_mtu;
-use crate::subnet::{Peer, PeerSet};
+use crate::socket::path_to;
+use crate::subnet::{InvalidPeers, Peer, PeerSet, Site};
 use crate::sys::affinity;
 use ipnet::IpNet;
+use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// The smallest MTU of a device with IPv6 (RFC 8200, section 5).
+const MIN_MTU_V6: u16 = 1280;
+/// The MTU of Ethernet, for hosts that do not know a way to anywhere yet.
+const ETHERNET: u16 = 1500;
 
 /// Everything that `twill run` needs to know.
 #[derive(Clone, Debug)]
@@ -24,6 +31,10 @@ pub struct Standalone {
     pub metrics: Option<SocketAddr>,
     /// Time between two probes of a peer.
     pub probe: Option<Duration>,
+    /// The words that all this comes from.
+    pub interface: file::Interface,
+    /// What works, but probably not as it is meant.
+    pub warnings: Vec<String>,
 }
 
 /// Why a file gives no settings.
@@ -39,60 +50,110 @@ pub enum LoadError {
     },
     /// It is wrong.
     #[error(transparent)]
-    File(#[from] FileError),
+    File(#[from] FileErrors),
     /// The host cannot say how many CPUs there are.
     #[error("counting CPUs: {0}")]
     Cpus(io::Error),
 }
 
-/// Reads and resolves a file.
+/// Reads and resolves a file; `change` applies what was typed to the file's words.
 ///
 /// # Errors
-/// [`LoadError`].
+/// [`LoadError`], with all mistakes of the file.
 pub fn load(path: &Path, change: impl Fn(&mut file::Interface)) -> Result<Standalone, LoadError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
     let name = path.display().to_string();
-    let mut file = file::parse(&name, &text)?;
+    let wrong = |mistakes: Vec<Mistake>| FileErrors::new(&name, &text, &mistakes);
+    let (mut file, mut mistakes) = file::parse(&text).map_err(wrong)?;
     change(&mut file.interface);
-    resolve(&file).map_err(|error| match error {
-        Unresolved::At(span, message) => file::error_at(&name, &text, span, message).into(),
-        Unresolved::Cpus(error) => LoadError::Cpus(error),
+    let peers = peers(&file, &mut mistakes);
+    let (mtu, warnings) = device_mtu(&file, &peers);
+    check_interface(&file, mtu, &mut mistakes);
+    if !mistakes.is_empty() {
+        return Err(wrong(mistakes).into());
+    }
+
+    let interface = file.interface;
+    let place = Place {
+        addresses: interface.address.clone(),
+        mtu,
+        listen: interface.listen,
+        local: interface.local(),
+    };
+    Ok(Standalone {
+        settings: settings(&interface, place).map_err(LoadError::Cpus)?,
+        peers,
+        socket: interface.socket.clone().unwrap_or_else(|| default_socket(&interface.name)),
+        metrics: interface.metrics,
+        probe: interface.probe(),
+        interface,
+        warnings,
     })
 }
 
-enum Unresolved {
-    At(std::ops::Range<usize>, String),
-    Cpus(io::Error),
+/// What `[interface]` lacks, or says in contradiction to the host.
+fn check_interface(file: &File, mtu: Mtu, mistakes: &mut Vec<Mistake>) {
+    let interface = &file.interface;
+    if interface.address.is_empty() && !file.places.has("address") {
+        let message = "[interface] needs an address, such as address = \"10.10.1.0/32\"";
+        mistakes.push(Mistake::at(file.places.of("address"), message));
+    }
+    let overhead = overhead(interface.listen);
+    let smallest = overhead + Mtu::MIN;
+    if interface.underlay_mtu.is_some_and(|underlay| underlay < smallest) {
+        let message = format!("the tunnel adds {overhead} bytes: {smallest} at least");
+        mistakes.push(Mistake::at(file.places.of("underlay_mtu"), message));
+    } else if interface.address.iter().any(|net| net.addr().is_ipv6()) && mtu.bytes() < MIN_MTU_V6 {
+        let key = if interface.mtu.is_some() { "mtu" } else { "underlay_mtu" };
+        let message =
+            format!("an MTU of {mtu} is too small for the IPv6 address: {MIN_MTU_V6} at least");
+        mistakes.push(Mistake::at(file.places.of(key), message));
+    }
 }
 
-fn resolve(file: &File) -> Result<Standalone, Unresolved> {
-    let interface = &file.interface;
-    let local = match interface.local.as_slice() {
-        [] => interface.address.iter().map(IpNet::trunc).collect(),
-        local => local.to_vec(),
-    };
+/// The peers with their addresses, and what is wrong with them.
+fn peers(file: &File, mistakes: &mut Vec<Mistake>) -> PeerSet {
+    let listen = file.interface.listen;
+    let mut places = HashMap::with_capacity(file.peers.len());
     let mut peers = PeerSet::default();
     for peer in &file.peers {
-        let span = peer.endpoint.span();
-        let endpoint = address(peer.endpoint.get_ref(), interface.listen)
-            .map_err(|message| Unresolved::At(span.clone(), message))?;
-        let subnets = peer.subnets.iter().map(IpNet::trunc).collect();
-        peers.insert(Peer { name: peer.name(), endpoint, subnets });
-        // One at a time, so that the place of the peer that does not fit is known.
-        peers
-            .check(interface.listen, &local)
-            .map_err(|error| Unresolved::At(span, error.to_string()))?;
+        let name = peer.name.clone();
+        match address(peer.endpoint.get_ref(), listen) {
+            Ok(endpoint) => {
+                let subnets = peer.subnets.iter().map(|subnet| subnet.get_ref().trunc()).collect();
+                places.insert(name.clone(), peer);
+                peers.insert(Peer { name, endpoint, subnets });
+            }
+            Err(message) => mistakes.push(Mistake::at(peer.endpoint.span(), message)),
+        }
     }
-    let place = Place {
-        addresses: interface.address.clone(),
-        mtu: device_mtu(file, &peers),
-        listen: interface.listen,
-        local,
-    };
-    let settings = settings(interface, place).map_err(Unresolved::Cpus)?;
-    let socket = interface.socket.clone().unwrap_or_else(|| default_socket(&interface.name));
-    Ok(Standalone { settings, peers, socket, metrics: interface.metrics, probe: interface.probe() })
+    let local = file.interface.local();
+    let conflicts = peers.conflicts(Site { listen, local: &local });
+    let ourselves = peers.iter().filter(|peer| is_ourselves(peer.endpoint, listen));
+    let ourselves = ourselves.map(|peer| InvalidPeers::Ourselves(peer.name.clone()));
+    for conflict in conflicts.into_iter().chain(ourselves) {
+        let (name, subnet) = conflict.place();
+        if let Some(peer) = places.get(name) {
+            mistakes.push(Mistake::at(place(peer, subnet), conflict));
+        }
+    }
+    peers
+}
+
+/// Where a peer's network, or its endpoint, stands in the file; of two places the later.
+fn place(peer: &file::FilePeer, subnet: Option<IpNet>) -> Range<usize> {
+    let mut places = peer.subnets.iter().rev();
+    let found = places.find(|other| Some(other.get_ref().trunc()) == subnet);
+    found.map_or_else(|| peer.endpoint.span(), toml::Spanned::span)
+}
+
+/// Whether datagrams to an endpoint come back to a gateway that listens on all addresses.
+#[must_use]
+pub fn is_ourselves(endpoint: SocketAddr, listen: SocketAddr) -> bool {
+    listen.ip().is_unspecified()
+        && endpoint.port() == listen.port()
+        && path_to(endpoint).is_ok_and(|path| path.source == endpoint.ip())
 }
 
 /// Where a gateway stands in the network.
@@ -148,18 +209,50 @@ pub fn default_socket(device: &str) -> PathBuf {
     PathBuf::from(format!("/run/twill/{device}.sock"))
 }
 
+/// Bytes that the tunnel adds to a packet.
+fn overhead(listen: SocketAddr) -> u16 {
+    if listen.is_ipv6() { OVERHEAD_V6 } else { OVERHEAD_V4 }
+}
+
 /// What the file says, or the smallest MTU on the way to the peers as far as the host knows it now,
-/// less what the tunnel adds. Ethernet's 1500 when there is no peer to ask about.
-fn device_mtu(file: &File, peers: &PeerSet) -> Mtu {
+/// less what the tunnel adds; without peers, the MTU on the default route. Warns of an MTU that
+/// does not fit.
+fn device_mtu(file: &File, peers: &PeerSet) -> (Mtu, Vec<String>) {
     let interface = &file.interface;
-    if let Some(mtu) = interface.mtu {
-        return mtu;
+    let overhead = overhead(interface.listen);
+    let narrowest = peers
+        .iter()
+        .filter_map(|peer| Some((path_to(peer.endpoint).ok()?.mtu, peer)))
+        .min_by_key(|(mtu, _)| *mtu);
+    let said = interface.mtu.or_else(|| {
+        let underlay = interface.underlay_mtu?;
+        Some(Mtu::at_most(underlay.saturating_sub(overhead)))
+    });
+    let Some(mtu) = said else {
+        let anywhere = || path_to(documentation(interface.listen)).ok().map(|path| path.mtu);
+        let underlay = narrowest.map(|(mtu, _)| mtu).or_else(anywhere).unwrap_or(ETHERNET);
+        return (Mtu::at_most(underlay.saturating_sub(overhead)), Vec::new());
+    };
+    let too_large = narrowest.filter(|(underlay, _)| mtu.bytes() + overhead > *underlay);
+    let warnings = too_large.map(|(underlay, peer)| {
+        let fits = underlay.saturating_sub(overhead);
+        format!(
+            "an MTU of {mtu} and {overhead} bytes of the tunnel do not fit the {underlay} of the \
+             way to peer {:?}: full packets will be refused; leave mtu out, or say {fits}",
+            peer.name
+        )
+    });
+    (mtu, warnings.into_iter().collect())
+}
+
+/// An address that only the default route leads to (RFC 5737, RFC 3849).
+fn documentation(listen: SocketAddr) -> SocketAddr {
+    match listen {
+        SocketAddr::V4(_) => (Ipv4Addr::new(192, 0, 2, 1), file::DEFAULT_PORT).into(),
+        SocketAddr::V6(_) => {
+            (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), file::DEFAULT_PORT).into()
+        }
     }
-    let v6 = interface.listen.is_ipv6();
-    let overhead = if v6 { OVERHEAD_V6 } else { OVERHEAD_V4 };
-    let known = || peers.iter().filter_map(|peer| path_mtu(peer.endpoint).ok()).min();
-    let underlay = interface.underlay_mtu.or_else(known).unwrap_or(1500);
-    Mtu::at_most(underlay.saturating_sub(overhead))
 }
 
 /// The address of an endpoint, of the family that the socket has.

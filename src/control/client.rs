@@ -1,7 +1,7 @@
 //! Asking a running gateway.
 
-use super::{Request, Response};
-use std::io::{BufRead, BufReader, Write};
+use super::{Message, Request, Response};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,13 +12,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens.
-    #[error("{path}: {source}: is the gateway running? name its socket with --socket")]
+    /// Nobody listens, or not to us.
+    #[error("{path}: {source}: {cure}", cure = cure(source))]
     Connect {
         /// The socket.
         path: PathBuf,
         /// What came back.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The conversation broke off.
     #[error("{path}: {source}")]
@@ -26,29 +26,40 @@ pub enum ClientError {
         /// The socket.
         path: PathBuf,
         /// What came back.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The gateway refused.
     #[error("{0}")]
     Refused(String),
 }
 
+fn cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "only root and the members of socket_group may ask",
+        _ => "is the gateway running? name its socket with --socket",
+    }
+}
+
 /// Sends one request and returns its result.
 ///
 /// # Errors
 /// [`ClientError`].
-pub fn call(path: &Path, request: &Request) -> Result<serde_json::Value, ClientError> {
+pub fn call(path: &Path, request: Request) -> Result<serde_json::Value, ClientError> {
     let talk = |source| ClientError::Talk { path: path.to_owned(), source };
     let mut stream = UnixStream::connect(path)
         .map_err(|source| ClientError::Connect { path: path.to_owned(), source })?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(talk)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(talk)?;
-    let mut line = serde_json::to_vec(request).map_err(|error| talk(error.into()))?;
+    let mut line =
+        serde_json::to_vec(&Message::new(request)).map_err(|error| talk(error.into()))?;
     line.push(b'\n');
     stream.write_all(&line).map_err(talk)?;
-    let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).map_err(talk)?;
-    match serde_json::from_str(&answer).map_err(|error| talk(error.into()))? {
+    let mut answer = Vec::new();
+    BufReader::new(stream).read_until(b'\n', &mut answer).map_err(talk)?;
+    if answer.is_empty() {
+        return Err(talk(io::Error::other("the gateway hung up")));
+    }
+    match serde_json::from_slice(&answer).map_err(|error| talk(error.into()))? {
         Response::Ok(value) => Ok(value),
         Response::Error(message) => Err(ClientError::Refused(message)),
     }

@@ -1,20 +1,27 @@
 //! Answering clients.
 
-use super::{Request, Response};
+use super::socket::{Name, bind};
+use super::{Message, Request, Response, ServerError};
+use std::collections::VecDeque;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
+/// Bytes of a request that every client may send at any time, and those who may only look at most.
+const SMALL_REQUEST: u64 = 64 << 10;
 /// Bytes of a request at most: a list of all the peers that a gateway can know fits.
 const MAX_REQUEST: u64 = 32 << 20;
 /// How long a client may take to say something, or to take the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Clients served at the same time.
+/// Clients served at the same time; one more ends the conversation with the most silent of them.
 const MAX_CLIENTS: usize = 32;
 
 /// A request on its way to the control plane.
@@ -26,71 +33,49 @@ pub struct Call {
     pub answer: oneshot::Sender<Response>,
 }
 
-/// Why there is no control socket.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    /// Another gateway answers on it.
-    #[error("control socket {0}: another gateway answers there: stop it, or set `socket`")]
-    Taken(PathBuf),
-    /// It cannot be made.
-    #[error("control socket {path}: {source}")]
-    Bind {
-        /// The socket.
-        path: PathBuf,
-        /// What came back.
-        source: io::Error,
-    },
-}
-
-/// Removes the socket's name at the end.
+/// A control socket; its name and its conversations end with it.
 #[derive(Debug)]
 pub struct Served {
-    path: PathBuf,
-    task: tokio::task::JoinHandle<()>,
+    _name: Name,
+    _clients: JoinSet<()>,
 }
 
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.task.abort();
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-/// Listens, readable and writable by the owner alone, until the result is dropped. A name that a
-/// dead gateway left behind is taken over, one that answers is not.
+/// Listens until the result is dropped. Whoever runs the gateway may ask for anything, and so may
+/// root; members of `group`, a name or a number, may only look. A name that a dead gateway left
+/// behind is taken over, one that answers is not.
 ///
 /// # Errors
 /// [`ServerError`].
-pub fn serve(path: &Path, calls: mpsc::Sender<Call>) -> Result<Served, ServerError> {
-    let cannot = |source| ServerError::Bind { path: path.to_owned(), source };
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(ServerError::Taken(path.to_owned()));
-    }
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(cannot)?;
-    }
-    let stale = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    if stale {
-        std::fs::remove_file(path).map_err(cannot)?;
-    }
-    let listener = UnixListener::bind(path).map_err(cannot)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(cannot)?;
-    let task = tokio::spawn(accept(listener, calls));
-    Ok(Served { path: path.to_owned(), task })
+pub fn serve(
+    path: &Path,
+    group: Option<&str>,
+    calls: mpsc::Sender<Call>,
+) -> Result<Served, ServerError> {
+    let (listener, name) = bind(path, group)?;
+    let listener = UnixListener::from_std(listener)
+        .map_err(|source| ServerError::Bind { path: path.to_owned(), source })?;
+    let mut clients = JoinSet::new();
+    clients.spawn(accept(listener, calls));
+    Ok(Served { _name: name, _clients: clients })
 }
 
 async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>) {
-    let places = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_CLIENTS));
+    let large = Arc::new(Semaphore::new(1));
+    // Conversations end with this task.
+    let mut clients = JoinSet::new();
+    let mut places = VecDeque::with_capacity(MAX_CLIENTS);
     loop {
-        let Ok(place) = std::sync::Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let calls = calls.clone();
-                tokio::spawn(async move {
+                make_room(&mut clients, &mut places).await;
+                let (calls, large) = (calls.clone(), Arc::clone(&large));
+                let silent = Arc::new(AtomicBool::new(true));
+                let said = Arc::clone(&silent);
+                let handle = clients.spawn(async move {
                     // A client that goes away mid-sentence is its own affair.
-                    let _ = converse(stream, calls).await;
-                    drop(place);
+                    let _ = converse(stream, calls, &large, &said).await;
                 });
+                places.push_back(Place { handle, silent });
             }
             // Out of descriptors, most likely: others may close theirs.
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -98,23 +83,96 @@ async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>) {
     }
 }
 
-async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> {
+/// A conversation, the oldest first.
+struct Place {
+    handle: AbortHandle,
+    /// Whether the client has not said all of what it wants yet.
+    silent: Arc<AtomicBool>,
+}
+
+/// Ends the conversation with the client that has been silent the longest when there are too many;
+/// when all wait for answers, waits until one has it.
+async fn make_room(clients: &mut JoinSet<()>, places: &mut VecDeque<Place>) {
+    loop {
+        while clients.try_join_next().is_some() {}
+        places.retain(|place| !place.handle.is_finished());
+        if places.len() < MAX_CLIENTS {
+            return;
+        }
+        match places.iter().position(|place| place.silent.load(Ordering::Relaxed)) {
+            Some(oldest) => places.remove(oldest).iter().for_each(|place| place.handle.abort()),
+            None => drop(clients.join_next().await),
+        }
+    }
+}
+
+async fn converse(
+    stream: UnixStream,
+    calls: mpsc::Sender<Call>,
+    large: &Semaphore,
+    silent: &AtomicBool,
+) -> io::Result<()> {
+    let uid = stream.peer_cred()?.uid();
+    let may_change = uid == 0 || uid == rustix::process::geteuid().as_raw();
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
+    let (large, most) = if may_change { (Some(large), MAX_REQUEST) } else { (None, SMALL_REQUEST) };
     loop {
-        let mut line = String::new();
-        let read =
-            timeout(PATIENCE, (&mut reader).take(MAX_REQUEST).read_line(&mut line)).await??;
-        if read == 0 {
-            return Ok(());
-        }
-        let response = match serde_json::from_str(&line) {
-            Ok(request) => ask(request, &calls).await,
-            Err(error) => Response::Error(format!("no request: {error}")),
+        silent.store(true, Ordering::Relaxed);
+        let line = match timeout(PATIENCE, read_line(&mut reader, large)).await?? {
+            Line::End => return Ok(()),
+            Line::Whole(line) => Some(line),
+            Line::TooLong => None,
+        };
+        silent.store(false, Ordering::Relaxed);
+        let response = match line.as_deref().map(Message::parse) {
+            Some(Ok(Message { request, .. })) if may_change || request.only_looks() => {
+                ask(request, &calls).await
+            }
+            Some(Ok(_)) => Response::Error(format!("user {uid} may only look: ask as root")),
+            Some(Err(error)) => Response::Error(error),
+            None => Response::Error(format!("a request has {most} bytes at most")),
         };
         let mut answer = serde_json::to_vec(&response)?;
         answer.push(b'\n');
         timeout(PATIENCE, writer.write_all(&answer)).await??;
+        if line.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+enum Line {
+    /// Nothing more comes.
+    End,
+    /// A line with its end.
+    Whole(Vec<u8>),
+    /// More than a request may have.
+    TooLong,
+}
+
+/// Reads a line, a large one only by leave of `large`: one client at a time may be in the middle of
+/// one, so that all clients together hold little more memory than one request needs.
+async fn read_line(
+    reader: &mut BufReader<OwnedReadHalf>,
+    large: Option<&Semaphore>,
+) -> io::Result<Line> {
+    let mut line = Vec::new();
+    let read = reader.take(SMALL_REQUEST).read_until(b'\n', &mut line).await?;
+    if line.ends_with(b"\n") {
+        return Ok(Line::Whole(line));
+    }
+    // Gone, perhaps in the middle of it.
+    if (read as u64) < SMALL_REQUEST {
+        return Ok(Line::End);
+    }
+    let Some(large) = large else { return Ok(Line::TooLong) };
+    let _one_at_a_time = large.acquire().await.map_err(io::Error::other)?;
+    reader.take(MAX_REQUEST - SMALL_REQUEST).read_until(b'\n', &mut line).await?;
+    match line.ends_with(b"\n") {
+        true => Ok(Line::Whole(line)),
+        false if line.len() as u64 == MAX_REQUEST => Ok(Line::TooLong),
+        false => Ok(Line::End),
     }
 }
 

@@ -280,15 +280,20 @@ impl Node {
         network.set_queue_length(index, settings.device_queue).await?;
         network.add_address(index, address.into()).await?;
         network.set_up(index).await?;
-        network.add_route(index, config.network.into()).await?;
+        match network.add_routes(index, &[config.network.into()]).await {
+            // flanneld does not mind either.
+            Err(taken @ HostError::Routed { .. }) => warn!("{taken}"),
+            done => done?,
+        }
         announce(&gateway, &settings);
 
         let tasks = beside(&setting, &network).await;
         let watch = watch(&gateway, &settings, options.interface.probe());
         let (ask, calls) = mpsc::channel(PENDING_CALLS);
+        let group = setting.options.interface.socket_group.as_deref();
         let socket = setting.options.interface.socket.clone();
         let socket = socket.unwrap_or_else(|| default_socket(gateway.device()));
-        let served = control::serve(&socket, ask).inspect_err(|reason| {
+        let served = control::serve(&socket, group, ask).inspect_err(|reason| {
             warn!("{reason}: `twill status` will not see this node");
         });
         let mut node = Self {
@@ -377,7 +382,7 @@ impl Node {
             self.gateway.publish(self.reconciler.view());
         }
         self.pace = Pace::after(began.elapsed());
-        for (what, subnets) in [("added", &change.upserted), ("removed", &change.removed)] {
+        for (what, subnets) in [("added", &change.changed), ("removed", &change.removed)] {
             match subnets.len() {
                 ..=NAMED_CHANGES => {
                     subnets.iter().for_each(|subnet| info!("Subnet {what}: {subnet}"));
@@ -389,8 +394,9 @@ impl Node {
     }
 
     async fn route_again(&self) {
-        let network = self.setting.config.network.into();
-        if let Err(reason) = self.network.add_route(self.gateway.device_index(), network).await {
+        let network = [self.setting.config.network.into()];
+        let index = self.gateway.device_index();
+        if let Err(reason) = self.network.add_routes(index, &network).await {
             error!("after the device came up: {reason}");
         }
     }

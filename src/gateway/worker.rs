@@ -326,7 +326,7 @@ fn copy_slot(engine: &mut dyn Engine, piece: Piece, out: &mut [u8]) {
 fn inner_mtu(to: SocketAddr) -> u16 {
     let overhead = if to.is_ipv6() { OVERHEAD_V6 } else { OVERHEAD_V4 };
     // Without a route nothing fits; 68 bytes is what every IPv4 link takes (RFC 791).
-    socket::path_mtu(to).map_or(68, |mtu| mtu.saturating_sub(overhead).max(68))
+    socket::path_to(to).map_or(68, |path| path.mtu.saturating_sub(overhead).max(68))
 }
 
 #[cfg(test)]

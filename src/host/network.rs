@@ -1,15 +1,17 @@
 //! Links, addresses and routes, by netlink.
 
-use futures_util::StreamExt;
+use super::survey;
 use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::LinkFlags;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What the kernel refused: what was tried and what came back.
 #[derive(Debug, thiserror::Error)]
@@ -18,13 +20,42 @@ pub enum HostError {
     #[error("opening a netlink socket: {0}")]
     Connect(io::Error),
     /// A request failed.
-    #[error("{what}: {source}: run as root, or grant CAP_NET_ADMIN")]
+    #[error("{what}: {source}{cure}", cure = cure(source))]
     Request {
         /// What was tried.
         what: String,
         /// What came back.
         source: rtnetlink::Error,
     },
+    /// The host sends a network's packets elsewhere already.
+    #[error(
+        "{network} has a route already, {by}: take that route away (ip route del {network}), or \
+         leave the subnet out"
+    )]
+    Routed {
+        /// The network.
+        network: IpNet,
+        /// By which device it goes.
+        by: String,
+    },
+}
+
+fn cure(error: &rtnetlink::Error) -> &'static str {
+    match errno(error) {
+        Some(libc::EPERM) => ": run as root, or grant CAP_NET_ADMIN",
+        Some(libc::ENODEV) => ": the device is gone",
+        Some(libc::EACCES | libc::EINVAL | libc::EOPNOTSUPP) => {
+            ": is IPv6 switched off (sysctl net.ipv6.conf.all.disable_ipv6)?"
+        }
+        _ => "",
+    }
+}
+
+fn errno(error: &rtnetlink::Error) -> Option<i32> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => Some(-message.raw_code()),
+        _ => None,
+    }
 }
 
 /// A link that changed.
@@ -100,13 +131,75 @@ impl Network {
         done.map_err(|source| failed(format!("adding address {address}"), source))
     }
 
-    /// Routes a network to a device, in place of another route to it.
+    /// Routes networks to a device; routes that are there already are fine, and so is a device that
+    /// is down: the kernel keeps no routes to it, they are to be added when it comes up.
     ///
     /// # Errors
-    /// [`HostError::Request`].
-    pub async fn add_route(&self, index: u32, network: IpNet) -> Result<(), HostError> {
-        let request = self.handle.route().add(route(index, network)).replace().execute().await;
-        request.map_err(|source| failed(format!("routing {network}"), source))
+    /// [`HostError::Routed`], [`HostError::Request`]; some of the routes may be there then.
+    pub async fn add_routes(&self, index: u32, networks: &[IpNet]) -> Result<(), HostError> {
+        let mut there = Vec::new();
+        for network in networks {
+            let request = self.handle.route().add(route(index, *network));
+            let Err(source) = request.execute().await else { continue };
+            match errno(&source) {
+                Some(libc::EEXIST) => there.push(*network),
+                Some(libc::ENETDOWN) => return Ok(()),
+                _ => return Err(failed(format!("routing {network}"), source)),
+            }
+        }
+        if there.is_empty() {
+            return Ok(());
+        }
+        let owners = self.route_owners(&there).await?;
+        for network in there {
+            let by = match owners.get(&network) {
+                Some(Some(owner)) if *owner == index => continue,
+                Some(Some(owner)) => format!("through {}", self.link_name(*owner).await),
+                Some(None) => "through no device".to_owned(),
+                // Gone since; the next event of the link, or the next change, finds out.
+                None => continue,
+            };
+            return Err(HostError::Routed { network, by });
+        }
+        Ok(())
+    }
+
+    /// Through which link each of these networks is routed, if through any.
+    async fn route_owners(
+        &self,
+        networks: &[IpNet],
+    ) -> Result<HashMap<IpNet, Option<u32>>, HostError> {
+        let wanted: HashSet<_> = networks.iter().map(IpNet::trunc).collect();
+        let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+        let mut owners = HashMap::new();
+        for all in [v4, v6] {
+            let mut routes = self.handle.route().get(all).execute();
+            while let Some(route) = routes
+                .try_next()
+                .await
+                .map_err(|source| failed("listing routes".to_owned(), source))?
+            {
+                let Some(to) = survey::destination(&route) else { continue };
+                if survey::is_main(&route) && wanted.contains(&to) {
+                    // Of several the kernel lists the one that counts first.
+                    owners.entry(to).or_insert(survey::outgoing(&route));
+                }
+            }
+        }
+        Ok(owners)
+    }
+
+    async fn link_name(&self, index: u32) -> String {
+        let mut links = self.handle.link().get().match_index(index).execute();
+        let link = links.try_next().await.ok().flatten();
+        let name = link.and_then(|link| {
+            link.attributes.into_iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            })
+        });
+        name.unwrap_or_else(|| format!("link {index}"))
     }
 
     /// Takes the route of a network to a device away; one that is gone already is fine.
@@ -115,9 +208,7 @@ impl Network {
     /// [`HostError::Request`].
     pub async fn remove_route(&self, index: u32, network: IpNet) -> Result<(), HostError> {
         match self.handle.route().del(route(index, network)).execute().await {
-            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ESRCH => {
-                Ok(())
-            }
+            Err(source) if errno(&source) == Some(libc::ESRCH) => Ok(()),
             done => done.map_err(|source| failed(format!("removing route {network}"), source)),
         }
     }
@@ -129,13 +220,13 @@ fn route(index: u32, network: IpNet) -> RouteMessage {
     let scope = RouteScope::Universe;
     let protocol = RouteProtocol::Boot;
     match address {
-        IpAddr::V4(address) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+        IpAddr::V4(address) => RouteMessageBuilder::<Ipv4Addr>::new()
             .destination_prefix(address, len)
             .output_interface(index)
             .scope(scope)
             .protocol(protocol)
             .build(),
-        IpAddr::V6(address) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+        IpAddr::V6(address) => RouteMessageBuilder::<Ipv6Addr>::new()
             .destination_prefix(address, len)
             .output_interface(index)
             .scope(scope)

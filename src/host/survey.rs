@@ -2,14 +2,15 @@
 
 use super::network::{HostError, Network, failed};
 use futures_util::TryStreamExt;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The host's IPv4 configuration at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,6 +66,30 @@ pub struct Path {
     pub source: Ipv4Addr,
 }
 
+impl Survey {
+    /// What of the host is inside an inner network of somebody else: its packets and the tunnel's
+    /// would go astray. What is inside `ours` belongs there. One sentence for each.
+    #[must_use]
+    pub fn inside(&self, network: Ipv4Net, ours: &[Ipv4Net]) -> Vec<String> {
+        let mut found = Vec::new();
+        let at_home = |net: &Ipv4Net| ours.iter().any(|ours| ours.contains(net));
+        for interface in &self.interfaces {
+            for address in interface.addresses.iter().map(|address| address.network.addr()) {
+                if network.contains(&address) && !at_home(&address.into()) {
+                    let name = &interface.name;
+                    found.push(format!("address {address} of {name} is inside {network}"));
+                }
+            }
+        }
+        for to in self.routes.iter().map(|route| route.destination) {
+            if network.contains(&to) && to != network && !at_home(&to) {
+                found.push(format!("the host's route to {to} is inside {network}"));
+            }
+        }
+        found
+    }
+}
+
 impl Network {
     /// Looks at interfaces, addresses and routes.
     ///
@@ -105,8 +130,7 @@ impl Network {
             .try_collect()
             .await
             .map_err(|source| failed("listing routes".to_owned(), source))?;
-        let main = |route: &&RouteMessage| table(route) == u32::from(RouteHeader::RT_TABLE_MAIN);
-        let routes = routes.iter().filter(main).filter_map(route).collect();
+        let routes = routes.iter().filter(|route| is_main(route)).filter_map(route).collect();
         Ok(Survey { interfaces, routes })
     }
 
@@ -194,16 +218,29 @@ fn address(message: &AddressMessage) -> Option<Address> {
 }
 
 fn route(message: &RouteMessage) -> Option<Route> {
-    let destination = message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
-        _ => None,
-    });
-    let address = destination.unwrap_or(Ipv4Addr::UNSPECIFIED);
-    let destination = Ipv4Net::new(address, message.header.destination_prefix_length).ok()?;
-    Some(Route { destination, interface: outgoing(message) })
+    match destination(message)? {
+        IpNet::V4(destination) => Some(Route { destination, interface: outgoing(message) }),
+        IpNet::V6(_) => None,
+    }
 }
 
-fn outgoing(message: &RouteMessage) -> Option<u32> {
+/// Where a route leads.
+pub(super) fn destination(message: &RouteMessage) -> Option<IpNet> {
+    let written = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+        _ => None,
+    });
+    let everywhere = || match message.header.address_family {
+        AddressFamily::Inet => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        AddressFamily::Inet6 => Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        _ => None,
+    };
+    IpNet::new(written.or_else(everywhere)?, message.header.destination_prefix_length).ok()
+}
+
+/// Through which link it leads, the first if there are several.
+pub(super) fn outgoing(message: &RouteMessage) -> Option<u32> {
     message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => Some(*index),
         RouteAttribute::MultiPath(hops) => hops.first().map(|hop| hop.interface_index),
@@ -211,11 +248,13 @@ fn outgoing(message: &RouteMessage) -> Option<u32> {
     })
 }
 
-fn table(message: &RouteMessage) -> u32 {
+/// Whether it is in the main table.
+pub(super) fn is_main(message: &RouteMessage) -> bool {
     let attributes = message.attributes.iter();
     let mut wide = attributes.filter_map(|attribute| match attribute {
         RouteAttribute::Table(table) => Some(*table),
         _ => None,
     });
-    wide.next_back().unwrap_or(message.header.table.into())
+    let table = wide.next_back().unwrap_or(message.header.table.into());
+    table == u32::from(RouteHeader::RT_TABLE_MAIN)
 }

@@ -2,10 +2,10 @@
 
 mod open;
 mod originate;
-mod path_mtu;
+mod path;
 mod segmentation;
 
 pub use open::{Fragmentation, SocketError, SocketSpec, check_free, open, set_fragmentation};
 pub use originate::Originator;
-pub use path_mtu::path_mtu;
+pub use path::{Path, path_to};
 pub use segmentation::{GsoPolicy, gso_policy, kernel_release, max_run};

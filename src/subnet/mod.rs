@@ -24,7 +24,7 @@ pub use manager::{
     Entry, Event, Granted, Manager, ManagerError, Position, Snapshot, Term, Watch, WatchError,
 };
 pub use network::{Backend, BackendError, NetworkConfig, NetworkError};
-pub use peers::{InvalidPeers, Peer, PeerSet};
+pub use peers::{InvalidPeers, Peer, PeerSet, Site};
 pub use reconcile::{Change, Reconciler, TooManyPeers};
 pub use renewal::Renewal;
 pub use table::{Applied, Finding, LeaseCounts, LeaseTable, Own, OwnKey, Store};

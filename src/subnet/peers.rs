@@ -1,7 +1,7 @@
 //! Peers as somebody wants them: from a file, from etcd, from the control socket.
 
 use ipnet::IpNet;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 /// A gateway and what is behind it.
@@ -23,20 +23,31 @@ pub struct PeerSet(BTreeMap<String, Peer>);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPeers {
     /// Two peers have one name.
-    #[error("two peers are called {0:?}: give each its own name")]
+    #[error("two peers are called {0:?}: give each a name of its own")]
     SameName(String),
     /// Two peers hold one network.
-    #[error("subnet {subnet} is behind {first:?} and behind {second:?}: keep it at one of them")]
+    #[error("subnet {subnet} is behind {first:?} and behind {name:?}: keep it at one of them")]
     SameSubnet {
         /// The network.
         subnet: IpNet,
         /// Who had it.
         first: String,
         /// Who wants it.
-        second: String,
+        name: String,
     },
-    /// A peer's network is our own.
-    #[error("subnet {subnet} of peer {name:?} overlaps {local}, which is behind this gateway")]
+    /// A peer holds a network twice.
+    #[error("subnet {subnet} stands twice at {name:?}: once is enough")]
+    Twice {
+        /// The network.
+        subnet: IpNet,
+        /// The peer.
+        name: String,
+    },
+    /// A peer's network is in one of ours.
+    #[error(
+        "subnet {subnet} of peer {name:?} is in {local}, which is behind this gateway: \
+         say with local what is behind it"
+    )]
     Local {
         /// The peer.
         name: String,
@@ -56,9 +67,77 @@ pub enum InvalidPeers {
         /// What it has.
         endpoint: SocketAddr,
     },
+    /// A peer that the socket cannot reach.
+    #[error(
+        "endpoint {endpoint} of peer {name:?} cannot be reached from {listen}: listen on {any}"
+    )]
+    Family {
+        /// The peer.
+        name: String,
+        /// What it has.
+        endpoint: SocketAddr,
+        /// Where the gateway listens.
+        listen: SocketAddr,
+        /// An address that would do.
+        any: &'static str,
+    },
+    /// A peer that is reached through the tunnel only.
+    #[error(
+        "endpoint {endpoint} of peer {name:?} is inside the overlay, in {network}: datagrams to it \
+         would go through the tunnel again, without end; give the address on the network between \
+         the hosts"
+    )]
+    Inside {
+        /// The peer.
+        name: String,
+        /// What it has.
+        endpoint: SocketAddr,
+        /// The inner network that contains it.
+        network: IpNet,
+    },
+}
+
+impl InvalidPeers {
+    /// The peer that should change, and which of its networks, unless it is its endpoint.
+    #[must_use]
+    pub fn place(&self) -> (&str, Option<IpNet>) {
+        match self {
+            Self::SameSubnet { name, subnet, .. }
+            | Self::Twice { name, subnet }
+            | Self::Local { name, subnet, .. } => (name, Some(*subnet)),
+            Self::SameName(name)
+            | Self::Ourselves(name)
+            | Self::NoHost { name, .. }
+            | Self::Family { name, .. }
+            | Self::Inside { name, .. } => (name, None),
+        }
+    }
+}
+
+/// Where a gateway stands among its peers.
+#[derive(Clone, Copy, Debug)]
+pub struct Site<'a> {
+    /// Where it receives.
+    pub listen: SocketAddr,
+    /// The inner networks behind it.
+    pub local: &'a [IpNet],
 }
 
 impl PeerSet {
+    /// Peers whose names must differ.
+    ///
+    /// # Errors
+    /// [`InvalidPeers::SameName`].
+    pub fn of(peers: impl IntoIterator<Item = Peer>) -> Result<Self, InvalidPeers> {
+        let mut set = Self::default();
+        for peer in peers {
+            if let Some(other) = set.0.insert(peer.name.clone(), peer) {
+                return Err(InvalidPeers::SameName(other.name));
+            }
+        }
+        Ok(set)
+    }
+
     /// Puts a peer in, or in place of the one of its name; says whether that changed anything.
     pub fn insert(&mut self, peer: Peer) -> bool {
         self.0.insert(peer.name.clone(), peer.clone()) != Some(peer)
@@ -92,32 +171,82 @@ impl PeerSet {
         self.0.is_empty()
     }
 
-    /// Checks that the peers can live together, and beside a gateway that listens on `listen` and
-    /// holds `local`. A network inside another peer's is fine: the longer prefix wins.
+    /// Checks that the peers can live together, and beside a gateway at `site`.
     ///
     /// # Errors
-    /// The first conflict, [`InvalidPeers`].
-    pub fn check(&self, listen: SocketAddr, local: &[IpNet]) -> Result<(), InvalidPeers> {
-        let mut owners = BTreeMap::new();
+    /// The first of [`conflicts`](Self::conflicts).
+    pub fn check(&self, site: Site<'_>) -> Result<(), InvalidPeers> {
+        match self.conflicts(site).into_iter().next() {
+            Some(conflict) => Err(conflict),
+            None => Ok(()),
+        }
+    }
+
+    /// All reasons why the peers cannot live together, or not beside a gateway at `site`. A network
+    /// inside another peer's is fine, and so is ours inside a peer's: the longer prefix wins.
+    #[must_use]
+    pub fn conflicts(&self, site: Site<'_>) -> Vec<InvalidPeers> {
+        let mut conflicts = Vec::new();
+        let mut owners: HashMap<IpNet, &str> = HashMap::with_capacity(self.len());
         for peer in self.iter() {
-            if !is_host(peer.endpoint.ip()) {
-                let (name, endpoint) = (peer.name.clone(), peer.endpoint);
-                return Err(InvalidPeers::NoHost { name, endpoint });
-            }
-            if peer.endpoint == listen {
-                return Err(InvalidPeers::Ourselves(peer.name.clone()));
-            }
             for subnet in &peer.subnets {
-                let name = peer.name.clone();
-                if let Some(ours) = local.iter().find(|ours| overlap(ours, subnet)) {
-                    return Err(InvalidPeers::Local { name, subnet: *subnet, local: *ours });
+                let (name, subnet) = (peer.name.clone(), *subnet);
+                if let Some(local) = site.local.iter().find(|local| local.contains(&subnet)) {
+                    conflicts.push(InvalidPeers::Local { name, subnet, local: *local });
+                    continue;
                 }
-                if let Some(first) = owners.insert(*subnet, name.clone()) {
-                    return Err(InvalidPeers::SameSubnet { subnet: *subnet, first, second: name });
+                match owners.insert(subnet, &peer.name) {
+                    Some(first) if first == name => {
+                        conflicts.push(InvalidPeers::Twice { subnet, name });
+                    }
+                    Some(first) => {
+                        let first = first.to_owned();
+                        conflicts.push(InvalidPeers::SameSubnet { subnet, first, name });
+                    }
+                    None => {}
                 }
             }
         }
-        Ok(())
+        let overlay = Networks::of(owners.into_keys().chain(site.local.iter().copied()));
+        conflicts.extend(self.iter().filter_map(|peer| misplaced(peer, site.listen, &overlay)));
+        conflicts
+    }
+}
+
+/// What is wrong with where a peer is.
+fn misplaced(peer: &Peer, listen: SocketAddr, overlay: &Networks) -> Option<InvalidPeers> {
+    let (name, endpoint) = (peer.name.clone(), peer.endpoint);
+    if !is_host(endpoint.ip()) {
+        return Some(InvalidPeers::NoHost { name, endpoint });
+    }
+    if endpoint == listen {
+        return Some(InvalidPeers::Ourselves(name));
+    }
+    if endpoint.is_ipv4() != listen.is_ipv4() {
+        let any = if endpoint.is_ipv4() { "0.0.0.0" } else { "[::]" };
+        return Some(InvalidPeers::Family { name, endpoint, listen, any });
+    }
+    let network = overlay.containing(endpoint.ip())?;
+    Some(InvalidPeers::Inside { name, endpoint, network })
+}
+
+/// Networks to look addresses up in.
+struct Networks {
+    all: HashSet<IpNet>,
+    /// Their prefix lengths.
+    lens: BTreeSet<u8>,
+}
+
+impl Networks {
+    fn of(networks: impl Iterator<Item = IpNet>) -> Self {
+        let all: HashSet<_> = networks.map(|network| network.trunc()).collect();
+        let lens = all.iter().map(IpNet::prefix_len).collect();
+        Self { all, lens }
+    }
+
+    fn containing(&self, address: IpAddr) -> Option<IpNet> {
+        let networks = self.lens.iter().filter_map(|len| IpNet::new(address, *len).ok());
+        networks.map(|network| network.trunc()).find(|network| self.all.contains(network))
     }
 }
 
@@ -132,6 +261,72 @@ fn is_host(address: IpAddr) -> bool {
     !address.is_unspecified() && !address.is_multicast() && !broadcast
 }
 
-fn overlap(a: &IpNet, b: &IpNet) -> bool {
-    a.contains(b) || b.contains(a)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conflicts_are_all_told_and_name_their_cure() {
+        let peers: PeerSet = [
+            peer("a", "192.0.2.2:8285", &["10.10.2.0/24"]),
+            peer("b", "192.0.2.3:8285", &["10.10.2.0/24", "10.10.1.128/25"]),
+            peer("c", "10.10.2.9:8285", &["10.10.3.0/24", "10.10.3.0/24"]),
+            peer("d", "192.0.2.1:8285", &["10.10.4.0/24"]),
+            peer("e", "224.0.0.1:8285", &["10.10.5.0/24"]),
+            peer("f", "[2001:db8::2]:8285", &["10.10.6.0/24"]),
+            peer("g", "10.10.1.9:8285", &["10.10.7.0/24"]),
+        ]
+        .into_iter()
+        .collect();
+
+        let told: Vec<_> =
+            peers.conflicts(site(&local())).iter().map(ToString::to_string).collect();
+
+        let expected = [
+            "subnet 10.10.2.0/24 is behind \"a\" and behind \"b\": keep it at one of them",
+            "subnet 10.10.1.128/25 of peer \"b\" is in 10.10.1.0/24, which is behind this gateway: \
+             say with local what is behind it",
+            "subnet 10.10.3.0/24 stands twice at \"c\": once is enough",
+            "endpoint 10.10.2.9:8285 of peer \"c\" is inside the overlay, in 10.10.2.0/24: datagrams \
+             to it would go through the tunnel again, without end; give the address on the network \
+             between the hosts",
+            "peer \"d\" has this gateway's own address: leave it out of its own file",
+            "endpoint 224.0.0.1:8285 of peer \"e\" is no address of a host",
+            "endpoint [2001:db8::2]:8285 of peer \"f\" cannot be reached from 192.0.2.1:8285: \
+             listen on [::]",
+            "endpoint 10.10.1.9:8285 of peer \"g\" is inside the overlay, in 10.10.1.0/24: datagrams \
+             to it would go through the tunnel again, without end; give the address on the network \
+             between the hosts",
+        ];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn networks_inside_each_other_live_together() {
+        let peers: PeerSet = [
+            peer("hub", "192.0.2.2:8285", &["10.10.0.0/16"]),
+            peer("spoke", "192.0.2.3:8285", &["10.10.3.0/24"]),
+            peer("same-host", "192.0.2.1:9000", &["10.10.4.0/24"]),
+        ]
+        .into_iter()
+        .collect();
+
+        assert_eq!(peers.check(site(&local())), Ok(()));
+    }
+
+    fn peer(name: &str, endpoint: &str, subnets: &[&str]) -> Peer {
+        Peer {
+            name: name.to_owned(),
+            endpoint: endpoint.parse().unwrap(),
+            subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),
+        }
+    }
+
+    fn local() -> [IpNet; 1] {
+        ["10.10.1.0/24".parse().unwrap()]
+    }
+
+    fn site(local: &[IpNet]) -> Site<'_> {
+        Site { listen: ([192, 0, 2, 1], 8285).into(), local }
+    }
 }

@@ -15,15 +15,17 @@ const MAX_PEERS: usize = 131_072;
 pub struct TooManyPeers(usize);
 
 /// What a new set of peers changes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Change {
     /// Peers that were not there, or whose endpoint or networks are new.
-    pub upserted: Vec<String>,
+    pub changed: Vec<String>,
     /// Peers that are gone.
     pub removed: Vec<String>,
     /// Networks that need a route now.
+    #[serde(skip)]
     pub routes_added: Vec<IpNet>,
     /// Networks that need none any more.
+    #[serde(skip)]
     pub routes_removed: Vec<IpNet>,
 }
 
@@ -31,7 +33,7 @@ impl Change {
     /// Whether nothing changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.upserted.is_empty() && self.removed.is_empty()
+        self.changed.is_empty() && self.removed.is_empty()
     }
 }
 
@@ -83,7 +85,7 @@ impl Reconciler {
         }
         for peer in wanted.iter() {
             if self.current.find(&peer.name) != Some(peer) {
-                change.upserted.push(peer.name.clone());
+                change.changed.push(peer.name.clone());
             }
             self.number(&peer.name);
         }
@@ -149,7 +151,7 @@ mod tests {
         let first = reconciler.apply(peers.clone()).unwrap();
         let second = reconciler.apply(peers).unwrap();
 
-        assert_eq!(first.upserted, ["p1", "p2"]);
+        assert_eq!(first.changed, ["p1", "p2"]);
         assert_eq!(first.routes_added.len(), 2);
         assert!(second.is_empty() && second.routes_added.is_empty());
     }
@@ -161,7 +163,7 @@ mod tests {
 
         let change = reconciler.apply([peer(1, 9)].into_iter().collect()).unwrap();
 
-        assert_eq!(change.upserted, ["p1"]);
+        assert_eq!(change.changed, ["p1"]);
         assert!(change.routes_added.is_empty() && change.routes_removed.is_empty());
     }
 

@@ -48,8 +48,8 @@ fn datagrams_beyond_the_path_are_reported_and_can_leave_in_fragments() {
         assert_nothing_more(&narrow);
         assert_eq!(failed(&outcome), 10);
         assert!(outcome.failures().iter().all(|failure| failure.errno == libc::EMSGSIZE));
-        assert_eq!(socket::path_mtu(to[1]).unwrap(), 1000);
-        assert_eq!(socket::path_mtu(to[0]).unwrap(), 1500);
+        assert_eq!(socket::path_to(to[1]).unwrap().mtu, 1000);
+        assert_eq!(socket::path_to(to[0]).unwrap().mtu, 1500);
         assert_eq!(rig.stats().gso_demoted_peers, u64::from(rig.has(Feature::Gso)));
 
         let datagrams = crate::rig::gather(&packets);
@@ -73,7 +73,7 @@ fn datagrams_beyond_the_path_are_reported_over_ipv6_too() {
         let outcome = rig.send(&packets);
 
         assert_eq!(failed(&outcome), 10);
-        assert_eq!(socket::path_mtu(to).unwrap(), 1300);
+        assert_eq!(socket::path_to(to).unwrap().mtu, 1300);
         rig.engine.send_in_fragments(&crate::rig::gather(&packets), 0, 7).unwrap();
         assert_eq!(datagrams_of(&peer, 1), [numbered(7, 1300)]);
     });

@@ -1,0 +1,193 @@
+//! `[interface]` and `[[peer]]`: every key once, with what becomes of its value.
+
+use super::read::{
+    self, Key, Read, Value, flag, mismatch, networks, number, parsed, text, unknown,
+};
+use super::{Endpoint, FeatureName, File, FilePeer, Interface, Mistake, Queues};
+use crate::config::Mtu;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, HashSet};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+const INTERFACE: &[Key<Interface>] = &[
+    ("name", |it, value| device_name(value).map(|name| it.name = name)),
+    ("address", |it, value| networks(value).map(|all| it.address = plain(all))),
+    ("local", |it, value| networks(value).map(|all| it.local = plain(all))),
+    ("mtu", |it, value| mtu(value).map(|mtu| it.mtu = Some(mtu))),
+    ("underlay_mtu", |it, value| mtu(value).map(|mtu| it.underlay_mtu = Some(mtu.bytes()))),
+    ("listen", |it, value| parsed_address(value).map(|listen| it.listen = listen)),
+    ("queues", |it, value| queues(value).map(|queues| it.queues = queues)),
+    ("engine", |it, value| parsed(value).map(|engine| it.engine = engine)),
+    ("offload", |it, value| offloads(value).map(|offloads| it.offloads = offloads)),
+    ("ingress_check", |it, value| parsed(value).map(|check| it.ingress_check = check)),
+    ("peer_sources", |it, value| networks(value).map(|all| it.peer_sources = plain(all))),
+    ("source_ports", |it, value| parsed(value).map(|ports| it.source_ports = Some(ports))),
+    ("pinning", |it, value| parsed(value).map(|pinning| it.pinning = pinning)),
+    ("socket_buffer", |it, value| number(value).map(|bytes| it.socket_buffer = bytes)),
+    ("device_queue", |it, value| number(value).map(|packets| it.device_queue = packets)),
+    ("socket", |it, value| text(value).map(|path| it.socket = Some(path.into()))),
+    ("socket_group", |it, value| group(value).map(|group| it.socket_group = Some(group))),
+    ("metrics", |it, value| parsed_address(value).map(|listen| it.metrics = Some(listen))),
+    ("telemetry", |it, value| flag(value).map(|on| it.telemetry = on)),
+    ("probe_seconds", |it, value| number(value).map(|seconds| it.probe_seconds = seconds)),
+];
+
+/// A peer's words so far.
+#[derive(Default)]
+struct PeerWords {
+    name: Option<String>,
+    endpoint: Option<Spanned<Endpoint>>,
+    subnets: Vec<Spanned<IpNet>>,
+}
+
+const PEER: &[Key<PeerWords>] = &[
+    ("name", |it, value| peer_name(value).map(|name| it.name = Some(name))),
+    ("endpoint", |it, value| {
+        parsed(value).map(|endpoint| it.endpoint = Some(Spanned::new(value.span(), endpoint)))
+    }),
+    ("subnets", |it, value| {
+        it.subnets = networks(value)?;
+        match it.subnets.as_slice() {
+            [] => Err(Mistake::at(value.span(), "a peer without subnets gets no packets")),
+            _ => Ok(()),
+        }
+    }),
+];
+
+/// Reads a file's text: what of it is right, and what is wrong.
+///
+/// # Errors
+/// All mistakes of a text that is no TOML; what its words mean would be guesswork.
+pub fn parse(text: &str) -> Result<(File, Vec<Mistake>), Vec<Mistake>> {
+    let (root, broken) = DeTable::parse_recoverable(text);
+    if !broken.is_empty() {
+        return Err(broken
+            .iter()
+            .map(|error| Mistake::at(error.span().unwrap_or_default(), error.message()))
+            .collect());
+    }
+    let mut file = File::default();
+    let mut mistakes = Vec::new();
+    for (key, value) in root.get_ref() {
+        match (key.get_ref().as_ref(), value.get_ref()) {
+            ("interface", DeValue::Table(table)) => {
+                file.places.table = key.span();
+                interface(table, &mut file, &mut mistakes);
+            }
+            ("peer", DeValue::Array(tables)) => peers(tables, &mut file.peers, &mut mistakes),
+            ("interface", other) => mistakes.push(mismatch(value, "a table, [interface]", other)),
+            ("peer", other) => mistakes.push(mismatch(value, "tables, [[peer]] each", other)),
+            (other, _) => {
+                let known = ["interface", "peer"].into_iter();
+                mistakes.push(unknown("the file", other, key.span(), known));
+            }
+        }
+    }
+    Ok((file, mistakes))
+}
+
+fn interface(table: &DeTable<'_>, file: &mut File, mistakes: &mut Vec<Mistake>) {
+    let there = read::table("[interface]", INTERFACE, table, &mut file.interface, mistakes);
+    file.places.keys = there.into_iter().collect();
+    if file.interface.mtu.is_some() && file.interface.underlay_mtu.is_some() {
+        let span = file.places.of("underlay_mtu");
+        mistakes.push(Mistake::at(span, "mtu says the same as underlay_mtu: keep one of them"));
+    }
+}
+
+fn peers(tables: &[Value<'_>], peers: &mut Vec<FilePeer>, mistakes: &mut Vec<Mistake>) {
+    let mut names = HashSet::new();
+    for table in tables {
+        let DeValue::Table(keys) = table.get_ref() else {
+            mistakes.push(mismatch(table, "a table, [[peer]]", table.get_ref()));
+            continue;
+        };
+        let mut words = PeerWords::default();
+        let there = read::table("[[peer]]", PEER, keys, &mut words, mistakes);
+        for (key, example) in [("endpoint", "\"192.0.2.2\""), ("subnets", "\"10.10.2.0/24\"")] {
+            if !there.iter().any(|(name, _)| *name == key) {
+                let message = format!("this peer needs {key}, such as {key} = {example}");
+                mistakes.push(Mistake::at(table.span(), message));
+            }
+        }
+        let PeerWords { name, endpoint: Some(endpoint), subnets } = words else { continue };
+        let name = name.unwrap_or_else(|| endpoint.get_ref().to_string());
+        if !names.insert(name.clone()) {
+            let place = there.iter().find(|(key, _)| *key == "name");
+            let span = place.map_or_else(|| endpoint.span(), |(_, span)| span.clone());
+            let message = format!("a second peer is called {name:?}: give each a name of its own");
+            mistakes.push(Mistake::at(span, message));
+        }
+        peers.push(FilePeer { name, endpoint, subnets });
+    }
+}
+
+fn plain(networks: Vec<Spanned<IpNet>>) -> Vec<IpNet> {
+    networks.into_iter().map(Spanned::into_inner).collect()
+}
+
+/// A name that the kernel accepts for a device (`dev_valid_name`).
+fn device_name(value: &Value<'_>) -> Read<String> {
+    let name = text(value)?;
+    let bad = |c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control();
+    let fits = (1..=15).contains(&name.len()) && name != "." && name != "..";
+    if fits && !name.contains(bad) {
+        return Ok(name);
+    }
+    let message = "a device's name has 1 to 15 characters, and neither blanks nor any of / : %";
+    Err(Mistake::at(value.span(), message))
+}
+
+/// A name that is one word on a command line and in a log.
+fn peer_name(value: &Value<'_>) -> Read<String> {
+    let name = text(value)?;
+    match name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        true => Err(Mistake::at(value.span(), "a peer's name is one word")),
+        false => Ok(name),
+    }
+}
+
+fn mtu(value: &Value<'_>) -> Read<Mtu> {
+    number(value)?.try_into().map_err(|error| Mistake::at(value.span(), error))
+}
+
+fn parsed_address(value: &Value<'_>) -> Read<std::net::SocketAddr> {
+    let word = text(value)?;
+    let wrong = || {
+        let message = format!("{word:?} is no address with a port: write it like 0.0.0.0:8285");
+        Mistake::at(value.span(), message)
+    };
+    let address: std::net::SocketAddr = word.parse().map_err(|_| wrong())?;
+    if address.port() == 0 { Err(wrong()) } else { Ok(address) }
+}
+
+fn queues(value: &Value<'_>) -> Read<Queues> {
+    match value.get_ref() {
+        DeValue::Integer(_) => {
+            let count = number(value)?.try_into();
+            count.map(Queues::Count).map_err(|error| Mistake::at(value.span(), error))
+        }
+        DeValue::String(_) => parsed(value),
+        other => Err(mismatch(value, "a number from 1 to 256, or \"auto\"", other)),
+    }
+}
+
+fn group(value: &Value<'_>) -> Read<String> {
+    match value.get_ref() {
+        DeValue::Integer(_) => number(value).map(|gid| gid.to_string()),
+        _ => text(value),
+    }
+}
+
+fn offloads(value: &Value<'_>) -> Read<BTreeMap<FeatureName, bool>> {
+    let DeValue::Table(table) = value.get_ref() else {
+        return Err(mismatch(value, "a table such as { gso = false }", value.get_ref()));
+    };
+    let one = |(key, value): (&Spanned<std::borrow::Cow<'_, str>>, &Value<'_>)| {
+        let feature = key.get_ref().parse();
+        let feature = feature.map_err(|error| Mistake::at(key.span(), error))?;
+        Ok((FeatureName(feature), flag(value)?))
+    };
+    table.iter().map(one).collect()
+}

@@ -1,0 +1,283 @@
+//! What a file may say, and what it is told when it says something else.
+
+use super::*;
+use crate::config::Pinning;
+
+/// What a text is told, a line each.
+fn told(text: &str) -> Vec<String> {
+    let (Ok((_, mistakes)) | Err(mistakes)) = parse(text);
+    let errors = FileErrors::new("f", text, &mistakes);
+    let one = |at: &Located| format!("{}:{}: {}", at.line, at.column, at.message);
+    errors.mistakes.iter().map(one).collect()
+}
+
+#[test]
+fn every_key_is_read() {
+    let (file, mistakes) = parse(
+        r#"
+        [interface]
+        name = "tw7"
+        address = ["10.10.1.0/32", "2001:db8::1/128"]
+        local = "10.10.1.0/24"
+        underlay_mtu = 9000
+        listen = "0.0.0.0:9285"
+        queues = 4
+        engine = "epoll"
+        offload = { gso = false, coalesce-udp = true }
+        ingress_check = "peer"
+        peer_sources = ["192.0.2.0/24"]
+        source_ports = "spread"
+        pinning = "cpus"
+        socket_buffer = 65536
+        device_queue = 500
+        socket = "/run/x.sock"
+        socket_group = 44
+        metrics = "127.0.0.1:9100"
+        telemetry = false
+        probe_seconds = 0
+
+        [[peer]]
+        endpoint = "node-b:1"
+        subnets = ["10.10.2.0/24", "10.10.3.7"]
+        "#,
+    )
+    .unwrap();
+
+    assert_eq!(mistakes, []);
+    let default = Interface::default();
+    let said = file.interface.differences(&default);
+    let all = file.interface.differences(&Interface { mtu: Some(Mtu::at_most(1280)), ..default });
+    assert_eq!(said.len() + 1, all.len(), "{said:?}: all keys but mtu differ from the defaults");
+    assert_eq!(file.interface.pinning, Pinning::Cpus);
+    assert_eq!(file.interface.probe(), None);
+    assert!(file.interface.forces(Feature::CoalesceUdp) && !file.interface.forces(Feature::Gso));
+    assert!(!file.interface.features().has(Feature::Gso));
+    assert_eq!(file.peers[0].name, "node-b:1");
+    let subnets = file.peers[0].subnets.iter().map(|subnet| subnet.get_ref().to_string());
+    assert_eq!(subnets.collect::<Vec<_>>(), ["10.10.2.0/24", "10.10.3.7/32"]);
+}
+
+#[test]
+fn what_is_wrong_is_told_with_its_place_and_a_cure() {
+    let table: &[(&str, &[&str])] = &[
+        ("[interface", &["1:11: unclosed table, expected `]`"]),
+        (
+            r#"[interface]
+adress = "10.0.0.1/32""#,
+            &["2:1: [interface] has no key \"adress\": did you mean address?"],
+        ),
+        (
+            "[interface]\ncolour = 1",
+            &[
+                "2:1: [interface] has no key \"colour\": there are name, address, local, mtu, underlay_mtu, listen, queues, engine, offload, ingress_check, peer_sources, source_ports, pinning, socket_buffer, device_queue, socket, socket_group, metrics, telemetry, probe_seconds",
+            ],
+        ),
+        ("[interfaces]\n", &["1:2: the file has no key \"interfaces\": did you mean interface?"]),
+        ("[[peers]]\n", &["1:3: the file has no key \"peers\": did you mean peer?"]),
+        ("interface = 3", &["1:13: this must be a table, [interface], not a whole number"]),
+        ("peer = 3", &["1:8: this must be tables, [[peer]] each, not a whole number"]),
+        ("peer = [3]", &["1:9: this must be a table, [[peer]], not a whole number"]),
+        (
+            "[interface]\naddress = 3",
+            &[
+                "2:11: this must be a network such as \"10.10.1.0/24\", or a list of them, not a whole number",
+            ],
+        ),
+        (
+            r#"[interface]
+address = "10.0.0.0/33""#,
+            &["2:11: \"10.0.0.0/33\" is no network: write it like 10.10.1.0/24"],
+        ),
+        (
+            r#"[interface]
+address = ["10.0.0.1", 4]"#,
+            &["2:24: this must be a text in quotes, not a whole number"],
+        ),
+        (
+            r#"[interface]
+name = "a/b""#,
+            &["2:8: a device's name has 1 to 15 characters, and neither blanks nor any of / : %"],
+        ),
+        (
+            r#"[interface]
+name = "sixteen-letters-""#,
+            &["2:8: a device's name has 1 to 15 characters, and neither blanks nor any of / : %"],
+        ),
+        ("[interface]\nmtu = 60", &["2:7: mtu \"60\": 68 to 65507 bytes"]),
+        ("[interface]\nmtu = 70000", &["2:7: mtu \"70000\": 68 to 65507 bytes"]),
+        ("[interface]\nmtu = -1", &["2:7: -1 is out of range: 0 to 4294967295 fit"]),
+        (
+            r#"[interface]
+mtu = "1500""#,
+            &["2:7: this must be a whole number, not a text"],
+        ),
+        (
+            "[interface]\nmtu = 1400\nunderlay_mtu = 1500",
+            &["3:16: mtu says the same as underlay_mtu: keep one of them"],
+        ),
+        (
+            r#"[interface]
+listen = "8285""#,
+            &["2:10: \"8285\" is no address with a port: write it like 0.0.0.0:8285"],
+        ),
+        (
+            r#"[interface]
+listen = "0.0.0.0:0""#,
+            &["2:10: \"0.0.0.0:0\" is no address with a port: write it like 0.0.0.0:8285"],
+        ),
+        ("[interface]\nqueues = 0", &["2:10: queues \"0\": 1 to 256, or auto"]),
+        ("[interface]\nqueues = 257", &["2:10: queues \"257\": 1 to 256, or auto"]),
+        (
+            r#"[interface]
+queues = "many""#,
+            &["2:10: queues \"many\": 1 to 256, or auto"],
+        ),
+        (
+            "[interface]\nqueues = true",
+            &["2:10: this must be a number from 1 to 256, or \"auto\", not true or false"],
+        ),
+        (
+            r#"[interface]
+engine = "dpdk""#,
+            &["2:10: unknown engine \"dpdk\": known are auto, uring, tokio-uring, epoll, classic"],
+        ),
+        (
+            "[interface]\noffload = { lro = true }",
+            &[
+                "2:13: unknown offload \"lro\": known are tso, uso, gso, gro, coalesce-tcp, coalesce-udp",
+            ],
+        ),
+        (
+            r#"[interface]
+offload = { gso = "off" }"#,
+            &["2:19: this must be true or false, not a text"],
+        ),
+        (
+            r#"[interface]
+offload = "none""#,
+            &["2:11: this must be a table such as { gso = false }, not a text"],
+        ),
+        (
+            r#"[interface]
+ingress_check = "loose""#,
+            &["2:17: ingress check \"loose\": strict, peer or off"],
+        ),
+        (
+            "[interface]\nsource_ports = 1",
+            &["2:16: this must be a text in quotes, not a whole number"],
+        ),
+        (
+            r#"[interface]
+pinning = "all""#,
+            &["2:11: pinning \"all\": none or cpus"],
+        ),
+        (
+            "[interface]\nsocket_buffer = 1.5",
+            &["2:17: this must be a whole number, not a fraction"],
+        ),
+        (
+            r#"[interface]
+telemetry = "yes""#,
+            &["2:13: this must be true or false, not a text"],
+        ),
+        (
+            r#"[interface]
+metrics = "localhost:9100""#,
+            &["2:11: \"localhost:9100\" is no address with a port: write it like 0.0.0.0:8285"],
+        ),
+        (
+            r#"[interface]
+name = "a"
+name = "b""#,
+            &["3:1: duplicate key"],
+        ),
+        (
+            r#"[[peer]]
+subnets = "10.0.0.0/24""#,
+            &["1:1: this peer needs endpoint, such as endpoint = \"192.0.2.2\""],
+        ),
+        (
+            r#"[[peer]]
+endpoint = "b""#,
+            &["1:1: this peer needs subnets, such as subnets = \"10.10.2.0/24\""],
+        ),
+        (
+            r#"[[peer]]
+endpoint = "b:0"
+subnets = "10.0.0.0/24""#,
+            &[
+                "2:12: \"b:0\" is no endpoint: write an address or a name, with a port or without: 192.0.2.2:8285",
+            ],
+        ),
+        (
+            r#"[[peer]]
+endpoint = "192.0.2.300"
+subnets = "10.0.0.0/24""#,
+            &[
+                "2:12: \"192.0.2.300\" is no endpoint: write an address or a name, with a port or without: 192.0.2.2:8285",
+            ],
+        ),
+        (
+            r#"[[peer]]
+endpoint = "b"
+subnets = []"#,
+            &["3:11: a peer without subnets gets no packets"],
+        ),
+        (
+            r#"[[peer]]
+endpoint = "b"
+subnets = "10.0.0/24""#,
+            &["3:11: \"10.0.0/24\" is no network: write it like 10.10.1.0/24"],
+        ),
+        (
+            r#"[[peer]]
+name = "two words"
+endpoint = "b"
+subnets = "10.0.0.0/24""#,
+            &["2:8: a peer's name is one word"],
+        ),
+        (
+            r#"[[peer]]
+endpoint = "b"
+subnets = "10.0.0.0/24"
+[[peer]]
+endpoint = "b"
+subnets = "10.0.1.0/24""#,
+            &["5:12: a second peer is called \"b\": give each a name of its own"],
+        ),
+    ];
+    for (text, expected) in table {
+        assert_eq!(told(text), *expected, "{text}");
+    }
+}
+
+#[test]
+fn every_mistake_is_told_at_once_in_the_order_of_the_lines() {
+    let text =
+        "[interface]\nqueues = 0\nengin = \"epoll\"\n[[peer]]\nendpoint = \":\"\nsubnets = 1";
+
+    let places: Vec<_> = told(text).iter().map(|line| line[..3].to_owned()).collect();
+
+    assert_eq!(places, ["2:1", "3:1", "5:1", "6:1"]);
+}
+
+#[test]
+fn columns_count_characters_not_bytes() {
+    assert_eq!(
+        told("[[peer]]\nname = \"\u{e9}\u{e9} x\"\nendpoint = 1\nsubnets = 1")[0][..3],
+        *"2:8"
+    );
+}
+
+#[test]
+fn several_mistakes_stand_below_a_line_that_counts_them() {
+    let text = "[interface]\nqueues = 0\nmtu = 1";
+    let (_, mistakes) = parse(text).unwrap();
+
+    let errors = FileErrors::new("/etc/twill.toml", text, &mistakes).to_string();
+
+    assert!(
+        errors.starts_with("/etc/twill.toml has 2 mistakes:\n/etc/twill.toml:2:10: "),
+        "{errors}"
+    );
+}
