@@ -2,7 +2,7 @@
 
 use super::Outcome;
 use crate::config::file::{FeatureName, Interface, Queues, network};
-use crate::config::{IngressCheck, Pinning, SourcePorts};
+use crate::config::{IngressCheck, Pinning, SourcePorts, Steering};
 use crate::engine::EngineChoice;
 use crate::gateway::standalone;
 use crate::offload::feature::Feature;
@@ -44,9 +44,15 @@ pub(super) struct DataArgs {
     /// Whether flows are spread over source ports: fixed or spread.
     #[arg(long, env = "TWILL_SOURCE_PORTS")]
     source_ports: Option<SourcePorts>,
+    /// What spreads the datagrams of a peer with one source port: peers (nothing) or flows.
+    #[arg(long, env = "TWILL_STEERING")]
+    steering: Option<Steering>,
     /// Whether workers are bound to CPUs: none or cpus.
     #[arg(long, env = "TWILL_PINNING")]
     pinning: Option<Pinning>,
+    /// Microseconds for which a worker looks for packets before it sleeps.
+    #[arg(long, value_name = "MICROSECONDS", env = "TWILL_BUSY_POLL_US")]
+    busy_poll_us: Option<u32>,
     /// The control socket.
     #[arg(long, value_name = "PATH", env = "TWILL_SOCKET")]
     socket: Option<PathBuf>,
@@ -94,6 +100,8 @@ impl DataArgs {
         set(&mut interface.queues, self.queues);
         set(&mut interface.ingress_check, self.ingress_check);
         set(&mut interface.pinning, self.pinning);
+        set(&mut interface.steering, self.steering);
+        set(&mut interface.busy_poll_us, self.busy_poll_us);
         set(&mut interface.source_ports, self.source_ports.map(Some));
         set(&mut interface.socket, self.socket.clone().map(Some));
         set(&mut interface.metrics, self.metrics.map(Some));

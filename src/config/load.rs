@@ -196,6 +196,8 @@ pub fn settings(interface: &file::Interface, place: Place) -> io::Result<Setting
         ingress_check: interface.ingress_check,
         peer_sources: interface.peer_sources.clone(),
         source_ports: interface.source_ports.unwrap_or(spread),
+        steering: interface.steering,
+        busy_poll: Duration::from_micros(interface.busy_poll_us.into()),
         pinning: interface.pinning,
         socket_buffer: interface.socket_buffer,
         device_queue: interface.device_queue,

@@ -7,12 +7,13 @@ pub mod flanneld;
 pub mod load;
 mod values;
 
-pub use values::{IngressCheck, InvalidValue, Mtu, Pinning, QueueCount, SourcePorts};
+pub use values::{IngressCheck, InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering};
 
 use crate::engine::EngineChoice;
 use crate::offload::feature::FeatureSet;
 use ipnet::IpNet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// Bytes that the tunnel adds to a packet over IPv4: IP header and UDP header.
 pub const OVERHEAD_V4: u16 = 28;
@@ -46,6 +47,10 @@ pub struct Settings {
     pub peer_sources: Vec<IpNet>,
     /// Whether flows are spread over source ports.
     pub source_ports: SourcePorts,
+    /// How arrivals are spread over workers.
+    pub steering: Steering,
+    /// How long a worker looks for arrivals before it sleeps; zero: not at all.
+    pub busy_poll: Duration,
     /// Whether workers are bound to CPUs.
     pub pinning: Pinning,
     /// Receive buffer of each socket, bytes; the kernel doubles it for its own books.

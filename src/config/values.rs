@@ -147,6 +147,16 @@ words! {
 }
 
 words! {
+    /// What spreads the datagrams of a peer that sends all from the listening port, as flannel does.
+    /// Those of a peer with several source ports go by port.
+    Steering, "steering", "peers or flows",
+    /// Nothing: one worker receives all that a peer sends. Order is kept, and GRO joins datagrams.
+    Peers => "peers",
+    /// The inner flow. GRO is off then: it would join packets of different flows.
+    Flows => "flows",
+}
+
+words! {
     /// Whether workers are bound to CPUs.
     Pinning, "pinning", "none or cpus",
     /// The scheduler places them.

@@ -7,7 +7,7 @@ use crate::telemetry::snapshot::Offload;
 use crate::tun::Joined;
 
 /// Decides: what the user wants, what the device granted, what the engine can, what the kernel can
-/// be trusted with.
+/// be trusted with, and whether workers share what one peer sends.
 #[must_use]
 pub(super) fn decide(
     wanted: FeatureSet,
@@ -15,6 +15,7 @@ pub(super) fn decide(
     engine: EngineKind,
     joined: &Joined,
     gso: &GsoPolicy,
+    by_flow: bool,
 ) -> Vec<Offload> {
     Feature::ALL
         .into_iter()
@@ -25,6 +26,8 @@ pub(super) fn decide(
                 (false, "switched off".to_owned())
             } else if !granted.has(feature) {
                 (false, "the TUN driver refuses it: UDP super-packets need Linux 6.2".to_owned())
+            } else if feature == Feature::Gro && by_flow {
+                (false, "steering by flow: a train would take other flows along".to_owned())
             } else if feature == Feature::Gso {
                 (gso.on, gso.reason.clone())
             } else if let Some(Err(error)) = probed(joined, feature) {
@@ -41,7 +44,7 @@ pub(super) fn decide(
 #[must_use]
 pub fn expected(engine: EngineKind, granted: FeatureSet, joined: &Joined) -> Vec<Offload> {
     let gso = socket::gso_policy(&socket::kernel_release(), false);
-    decide(FeatureSet::ALL, granted, engine, joined, &gso)
+    decide(FeatureSet::ALL, granted, engine, joined, &gso, false)
 }
 
 /// What the throw-away device showed of an offload.

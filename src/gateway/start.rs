@@ -3,7 +3,7 @@
 use super::offloads;
 use super::worker::{BATCH, Common, Worker};
 use crate::batch::RunLimits;
-use crate::config::{Pinning, Settings, SourcePorts};
+use crate::config::{Pinning, Settings, SourcePorts, Steering};
 use crate::datapath::{EgressRules, IngressRules};
 use crate::engine::{self, EngineError, EngineKind, Ports, Tuning};
 use crate::offload::feature::{Feature, FeatureSet};
@@ -103,7 +103,9 @@ impl Gateway {
         let device = patiently(TunError::is_busy, || Device::create(&spec))?;
         let release = socket::kernel_release();
         let gso = socket::gso_policy(&release, settings.gso_forced);
-        let offloads = offloads::decide(settings.offloads, device.granted, engine, &joined, &gso);
+        let by_flow = queues > 1 && settings.steering == Steering::Flows;
+        let offloads =
+            offloads::decide(settings.offloads, device.granted, engine, &joined, &gso, by_flow);
         let features = offloads::in_use(&offloads);
         tun::configure(
             device.queues[0].as_fd(),
@@ -130,6 +132,7 @@ impl Gateway {
                 coalesce_udp: features.has(Feature::CoalesceUdp),
             },
             originator: originator(),
+            busy_poll: settings.busy_poll,
             telemetry: settings.telemetry,
         };
         let tuning = Tuning {
@@ -154,7 +157,7 @@ impl Gateway {
         };
         let cpus = placement(settings.pinning)?;
         for (worker, (tun, instruments)) in device.queues.into_iter().zip(instruments).enumerate() {
-            let ports = ports(settings, tun, features)?;
+            let ports = ports(settings, worker, tun, features)?;
             let cpu = cpus.as_ref().map(|cpus| cpus[worker % cpus.len()]);
             let spec = WorkerSpec { worker, kind: engine, cpu, tuning };
             // What has started so far stops when `gateway` is dropped.
@@ -307,16 +310,35 @@ fn spawn(
     }
 }
 
-fn ports(settings: &Settings, tun: OwnedFd, features: FeatureSet) -> Result<Ports, StartError> {
-    let shared = settings.queues.count() > 1;
-    let buffer = settings.socket_buffer;
+/// What a worker works on. Its socket is the one of its number in the reuseport group, as workers
+/// are opened in order.
+fn ports(
+    settings: &Settings,
+    worker: usize,
+    tun: OwnedFd,
+    features: FeatureSet,
+) -> Result<Ports, StartError> {
+    let queues = settings.queues.count();
+    let by_flow = settings.steering == Steering::Flows;
     let gro = features.has(Feature::Gro);
-    let udp = socket::open(&SocketSpec { listen: settings.listen, shared, gro, buffer })?;
+    let spec = SocketSpec {
+        listen: settings.listen,
+        shared: queues > 1,
+        gro,
+        buffer: settings.socket_buffer,
+    };
+    let udp = socket::open(&spec)?;
+    if queues > 1
+        && worker == 0
+        && let Err(error) = socket::steer(udp.as_fd(), settings.listen, queues, by_flow)
+    {
+        warn!("the kernel spreads datagrams as it likes, and flows may lose their order: {error}");
+    }
     let udp_send = match settings.source_ports {
         SourcePorts::Fixed => None,
         SourcePorts::Spread => {
             let listen = SocketAddr::new(settings.listen.ip(), 0);
-            Some(socket::open(&SocketSpec { listen, shared: false, gro: false, buffer })?)
+            Some(socket::open_spread(&SocketSpec { listen, gro: false, ..spec }, worker)?)
         }
     };
     let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;

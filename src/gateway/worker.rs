@@ -30,6 +30,7 @@ use arc_swap::{ArcSwap, Cache};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Arrivals per direction in one turn: enough to share a send among small packets, few enough that
 /// the first one does not wait long for the last.
@@ -64,6 +65,8 @@ pub(super) struct Common {
     /// How ICMP errors leave; without it they are written to the device, where the kernel takes
     /// them only if `accept_local` is set.
     pub(super) originator: Option<Arc<Originator>>,
+    /// How long to look for arrivals before sleeping.
+    pub(super) busy_poll: Duration,
     /// Keep histograms and numbers by peer.
     pub(super) telemetry: bool,
 }
@@ -72,6 +75,7 @@ pub(super) struct Worker {
     engine: Box<dyn Engine>,
     views: Cache<Arc<ArcSwap<View>>, Arc<View>>,
     stop: Arc<AtomicBool>,
+    busy_poll: Duration,
     inbox: Inbox,
     half: Halves,
 }
@@ -104,6 +108,7 @@ impl Worker {
             engine,
             views: Cache::new(common.views),
             stop: common.stop,
+            busy_poll: common.busy_poll,
             inbox: Inbox::new(BATCH),
             half: Halves {
                 egress: Egress::new(common.egress),
@@ -136,8 +141,25 @@ impl Worker {
         Ok(())
     }
 
+    /// Waits for arrivals, awake for a while if that is wanted.
+    fn receive(&mut self) -> Result<(), EngineError> {
+        let inbox = &mut self.inbox;
+        if !self.busy_poll.is_zero() {
+            let until = Instant::now() + self.busy_poll;
+            while Instant::now() < until && !self.stop.load(Ordering::Relaxed) {
+                self.engine.receive(inbox, Some(Duration::ZERO))?;
+                if !inbox.is_empty() {
+                    return Ok(());
+                }
+                // Whoever is to send us something may need this CPU.
+                std::thread::yield_now();
+            }
+        }
+        self.engine.receive(inbox, None)
+    }
+
     fn turn(&mut self) -> Result<(), EngineError> {
-        self.engine.receive(&mut self.inbox, None)?;
+        self.receive()?;
         let world = World { view: self.views.load(), now_ns: self.inbox.began_ns };
         let engine = &mut *self.engine;
         let half = &mut self.half;

@@ -4,8 +4,10 @@ mod open;
 mod originate;
 mod path;
 mod segmentation;
+mod steering;
 
 pub use open::{Fragmentation, SocketError, SocketSpec, check_free, open, set_fragmentation};
 pub use originate::Originator;
 pub use path::{Path, path_to};
 pub use segmentation::{GsoPolicy, gso_policy, kernel_release, max_run};
+pub use steering::{open_spread, steer};

@@ -1,4 +1,4 @@
-//! Socket options whose value is an `int`.
+//! Socket options whose value is an `int`, and filters.
 #![allow(unsafe_code, reason = "socket options that socket2 does not have")]
 
 use std::io;
@@ -43,4 +43,30 @@ pub fn int(
         libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut len)
     };
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+/// One instruction of a classic BPF program.
+pub use libc::sock_filter as Instruction;
+
+/// Lets a program choose the socket of a reuseport group for each datagram
+/// (`SO_ATTACH_REUSEPORT_CBPF`).
+///
+/// # Errors
+/// The kernel's, which checks the program.
+pub fn attach_to_group(socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(io::Error::other)?,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the kernel copies `len` instructions, which the slice has, and writes none.
+    let rc = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -25,8 +25,10 @@ const FRAGMENT: usize = 6;
 const TTL: usize = 8;
 const PROTOCOL: usize = 9;
 const CHECKSUM: usize = 10;
-const SOURCE: usize = 12;
-const DESTINATION: usize = 16;
+/// Offset of the source address.
+pub const SOURCE: usize = 12;
+/// Offset of the destination address.
+pub const DESTINATION: usize = 16;
 
 const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;

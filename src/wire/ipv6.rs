@@ -17,8 +17,10 @@ pub const HEADER_LEN: usize = 40;
 const PAYLOAD_LEN: usize = 4;
 const NEXT_HEADER: usize = 6;
 const HOP_LIMIT: usize = 7;
-const SOURCE: usize = 8;
-const DESTINATION: usize = 24;
+/// Offset of the source address.
+pub const SOURCE: usize = 8;
+/// Offset of the destination address.
+pub const DESTINATION: usize = 24;
 
 /// An IPv6 packet whose payload length lies within its bytes.
 #[derive(Clone, Copy, Debug)]

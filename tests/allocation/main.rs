@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
-use twill::config::{IngressCheck, Mtu, Pinning, QueueCount, Settings, SourcePorts};
+use twill::config::{IngressCheck, Mtu, Pinning, QueueCount, Settings, SourcePorts, Steering};
 use twill::engine::{EngineChoice, EngineError, EngineKind};
 use twill::gateway::{Gateway, StartError};
 use twill::offload::feature::FeatureSet;
@@ -118,6 +118,8 @@ impl Side {
             ingress_check: IngressCheck::Strict,
             peer_sources: Vec::new(),
             source_ports: SourcePorts::Fixed,
+            steering: Steering::Peers,
+            busy_poll: Duration::ZERO,
             pinning: Pinning::None,
             socket_buffer: 4 << 20,
             device_queue: 1000,

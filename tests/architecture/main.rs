@@ -17,7 +17,11 @@ const RULES: &[(&str, &[&str], &str)] = &[
     ),
     ("sys", &[], "one system call each"),
     ("tun", &["sys", "offload", "wire"], "a device knows system calls; its probe writes packets"),
-    ("socket", &["sys", "offload"], "a socket knows system calls and offload names"),
+    (
+        "socket",
+        &["sys", "offload", "wire"],
+        "a socket knows system calls, offload names, and where its filter finds an inner flow",
+    ),
     (
         "engine",
         &["sys", "tun", "socket", "batch", "offload"],

@@ -71,7 +71,7 @@ fn garbage_from_a_stranger_leaves_good_traffic_alone() {
 }
 
 /// A UDP packet with a payload of ten bytes.
-fn udp(source: Ipv4Addr, destination: Ipv4Addr, ttl: u8) -> Vec<u8> {
+pub(crate) fn udp(source: Ipv4Addr, destination: Ipv4Addr, ttl: u8) -> Vec<u8> {
     let mut packet = Vec::new();
     PacketBuilder::ipv4(source.octets(), destination.octets(), ttl)
         .udp(7001, 7002)

@@ -6,4 +6,5 @@ mod ingress;
 mod lifecycle;
 mod pair;
 mod peers;
+mod queues;
 mod traffic;

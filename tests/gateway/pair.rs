@@ -86,6 +86,18 @@ impl Pair {
         self.gateways[index].process = process;
     }
 
+    /// Starts both gateways again with one more line below `[interface]`.
+    pub(crate) fn restart_with(&mut self, line: &str) {
+        for index in 0..2 {
+            let config = &self.gateways[index].config;
+            let text = std::fs::read_to_string(config).unwrap();
+            let text = text.replace("[interface]", &format!("[interface]\n{line}"));
+            std::fs::write(config, text).unwrap();
+            self.gateways[index].process.stop(PATIENCE).unwrap();
+            self.restart(index);
+        }
+    }
+
     /// Runs `twill` with a gateway's control socket; what it prints.
     pub(crate) fn twill(&self, index: usize, args: &[&str]) -> Result<String, String> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_twill"));

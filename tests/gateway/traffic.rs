@@ -35,13 +35,7 @@ fn fifty_parallel_streams_keep_their_bytes() {
 fn several_queues_carry_what_one_does() {
     for engine in ENGINES {
         let Some(mut pair) = Pair::start("several_queues", engine) else { return };
-        for index in 0..2 {
-            let config = &pair.gateways[index].config;
-            let text = std::fs::read_to_string(config).unwrap();
-            std::fs::write(config, text.replace("[interface]", "[interface]\nqueues = 4")).unwrap();
-            pair.gateways[index].process.stop(crate::pair::PATIENCE).unwrap();
-            pair.restart(index);
-        }
+        pair.restart_with("queues = 4");
 
         assert_eq!(pair.status(0)["queues"], 4);
         pair.assert_connected();
@@ -57,14 +51,7 @@ fn every_offload_can_be_switched_off_alone() {
     for engine in ENGINES {
         for name in ["tso", "uso", "gso", "gro", "coalesce-tcp", "coalesce-udp"] {
             let Some(mut pair) = Pair::start("every_offload", engine) else { return };
-            for index in 0..2 {
-                let config = &pair.gateways[index].config;
-                let text = std::fs::read_to_string(config).unwrap();
-                let off = format!("[interface]\noffload = {{ {name} = false }}");
-                std::fs::write(config, text.replace("[interface]", &off)).unwrap();
-                pair.gateways[index].process.stop(crate::pair::PATIENCE).unwrap();
-                pair.restart(index);
-            }
+            pair.restart_with(&format!("offload = {{ {name} = false }}"));
 
             let offloads = pair.status(0)["offloads"].clone();
             for offload in offloads.as_array().unwrap() {

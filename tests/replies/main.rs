@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
-use twill::config::{IngressCheck, Mtu, Pinning, QueueCount, Settings, SourcePorts};
+use twill::config::{IngressCheck, Mtu, Pinning, QueueCount, Settings, SourcePorts, Steering};
 use twill::engine::EngineChoice;
 use twill::gateway::Gateway;
 use twill::offload::feature::FeatureSet;
@@ -112,6 +112,9 @@ fn start(host: &Host, peer: &Host) -> Gateway {
         ingress_check: IngressCheck::Strict,
         peer_sources: Vec::new(),
         source_ports: SourcePorts::Fixed,
+
+        steering: Steering::Peers,
+        busy_poll: Duration::ZERO,
         pinning: Pinning::None,
         socket_buffer: 1 << 20,
         device_queue: 1000,

@@ -7,7 +7,7 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
-use twill::config::{IngressCheck, Mtu, Pinning, QueueCount, Settings, SourcePorts};
+use twill::config::{IngressCheck, Mtu, Pinning, QueueCount, Settings, SourcePorts, Steering};
 use twill::engine::{EngineChoice, EngineError, EngineKind};
 use twill::gateway::{Gateway, StartError};
 use twill::offload::feature::FeatureSet;
@@ -215,6 +215,8 @@ fn start(namespace: &Namespace, kind: EngineKind) -> Option<Gateway> {
         ingress_check: IngressCheck::Off,
         peer_sources: Vec::new(),
         source_ports: SourcePorts::Fixed,
+        steering: Steering::Peers,
+        busy_poll: Duration::ZERO,
         pinning: Pinning::None,
         socket_buffer: 1 << 20,
         device_queue: 1000,

@@ -15,7 +15,7 @@ pub use mistake::{FileErrors, Located, Mistake};
 pub use read::network;
 pub use tables::parse;
 
-use super::{IngressCheck, InvalidValue, Mtu, Pinning, QueueCount, SourcePorts};
+use super::{IngressCheck, InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering};
 use crate::engine::EngineChoice;
 use crate::offload::feature::{Feature, FeatureSet};
 use ipnet::IpNet;
@@ -89,8 +89,12 @@ pub struct Interface {
     pub peer_sources: Vec<IpNet>,
     /// Whether flows are spread over source ports; with more than one queue they are.
     pub source_ports: Option<SourcePorts>,
+    /// How arrivals are spread over workers.
+    pub steering: Steering,
     /// Whether workers are bound to CPUs.
     pub pinning: Pinning,
+    /// Microseconds for which a worker looks for arrivals before it sleeps.
+    pub busy_poll_us: u32,
     /// Receive and send buffer of each socket, bytes.
     pub socket_buffer: u32,
     /// Queue length of the TUN device, packets.
@@ -122,7 +126,9 @@ impl Default for Interface {
             ingress_check: IngressCheck::Strict,
             peer_sources: Vec::new(),
             source_ports: None,
+            steering: Steering::Peers,
             pinning: Pinning::None,
+            busy_poll_us: 0,
             socket_buffer: 4 << 20,
             device_queue: 1000,
             socket: None,
@@ -169,7 +175,9 @@ impl Interface {
             ("ingress_check", self.ingress_check == other.ingress_check),
             ("peer_sources", self.peer_sources == other.peer_sources),
             ("source_ports", self.source_ports == other.source_ports),
+            ("steering", self.steering == other.steering),
             ("pinning", self.pinning == other.pinning),
+            ("busy_poll_us", self.busy_poll_us == other.busy_poll_us),
             ("socket_buffer", self.socket_buffer == other.socket_buffer),
             ("device_queue", self.device_queue == other.device_queue),
             ("socket", self.socket == other.socket),

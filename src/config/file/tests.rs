@@ -27,7 +27,9 @@ fn every_key_is_read() {
         ingress_check = "peer"
         peer_sources = ["192.0.2.0/24"]
         source_ports = "spread"
+        steering = "flows"
         pinning = "cpus"
+        busy_poll_us = 50
         socket_buffer = 65536
         device_queue = 500
         socket = "/run/x.sock"
@@ -69,7 +71,7 @@ adress = "10.0.0.1/32""#,
         (
             "[interface]\ncolour = 1",
             &[
-                "2:1: [interface] has no key \"colour\": there are name, address, local, mtu, underlay_mtu, listen, queues, engine, offload, ingress_check, peer_sources, source_ports, pinning, socket_buffer, device_queue, socket, socket_group, metrics, telemetry, probe_seconds",
+                "2:1: [interface] has no key \"colour\": there are name, address, local, mtu, underlay_mtu, listen, queues, engine, offload, ingress_check, peer_sources, source_ports, steering, pinning, busy_poll_us, socket_buffer, device_queue, socket, socket_group, metrics, telemetry, probe_seconds",
             ],
         ),
         ("[interfaces]\n", &["1:2: the file has no key \"interfaces\": did you mean interface?"]),

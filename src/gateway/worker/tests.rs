@@ -261,6 +261,7 @@ impl Side {
                 coalesce_udp: true,
             },
             originator: None,
+            busy_poll: Duration::ZERO,
             telemetry: true,
         };
         let engine = Loopback::new(Rc::clone(&wires), BATCH);
