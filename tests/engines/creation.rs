@@ -238,7 +238,7 @@ fn probing_reads_a_real_device_and_leaves_nothing_behind() {
     });
 }
 
-fn in_namespace(test: &str, body: impl FnOnce(&Namespace) + Send) {
+pub(crate) fn in_namespace(test: &str, body: impl FnOnce(&Namespace) + Send) {
     let Some(testbed) = Testbed::for_test(test) else { return };
     let namespace = testbed.namespace("host").unwrap();
     namespace.enter(|| body(&namespace));

@@ -6,4 +6,5 @@ mod creation;
 mod device;
 mod faults;
 mod rig;
+mod steering;
 mod traffic;
