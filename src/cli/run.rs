@@ -47,7 +47,7 @@ pub(super) struct DataArgs {
     /// What spreads the datagrams of a peer with one source port: peers (nothing) or flows.
     #[arg(long, env = "TWILL_STEERING")]
     steering: Option<Steering>,
-    /// Whether workers are bound to CPUs: none or cpus.
+    /// Whether workers are bound to CPUs: none, cpus or nic.
     #[arg(long, env = "TWILL_PINNING")]
     pinning: Option<Pinning>,
     /// Microseconds for which a worker looks for packets before it sleeps.

@@ -2,13 +2,13 @@
 
 use super::file::{self, Endpoint, File, FileErrors, Mistake, Queues};
 use super::{Mtu, OVERHEAD_V4, OVERHEAD_V6, QueueCount, Settings, SourcePorts};
-use crate::socket::path_to;
+use crate::socket::{anywhere, path_to};
 use crate::subnet::{InvalidPeers, Peer, PeerSet, Site};
 use crate::sys::affinity;
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -231,8 +231,8 @@ fn device_mtu(file: &File, peers: &PeerSet) -> (Mtu, Vec<String>) {
         Some(Mtu::at_most(underlay.saturating_sub(overhead)))
     });
     let Some(mtu) = said else {
-        let anywhere = || path_to(documentation(interface.listen)).ok().map(|path| path.mtu);
-        let underlay = narrowest.map(|(mtu, _)| mtu).or_else(anywhere).unwrap_or(ETHERNET);
+        let default = || path_to(anywhere(interface.listen)).ok().map(|path| path.mtu);
+        let underlay = narrowest.map(|(mtu, _)| mtu).or_else(default).unwrap_or(ETHERNET);
         return (Mtu::at_most(underlay.saturating_sub(overhead)), Vec::new());
     };
     let too_large = narrowest.filter(|(underlay, _)| mtu.bytes() + overhead > *underlay);
@@ -245,16 +245,6 @@ fn device_mtu(file: &File, peers: &PeerSet) -> (Mtu, Vec<String>) {
         )
     });
     (mtu, warnings.into_iter().collect())
-}
-
-/// An address that only the default route leads to (RFC 5737, RFC 3849).
-fn documentation(listen: SocketAddr) -> SocketAddr {
-    match listen {
-        SocketAddr::V4(_) => (Ipv4Addr::new(192, 0, 2, 1), file::DEFAULT_PORT).into(),
-        SocketAddr::V6(_) => {
-            (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), file::DEFAULT_PORT).into()
-        }
-    }
 }
 
 /// The address of an endpoint, of the family that the socket has.

@@ -158,9 +158,11 @@ words! {
 
 words! {
     /// Whether workers are bound to CPUs.
-    Pinning, "pinning", "none or cpus",
+    Pinning, "pinning", "none, cpus or nic",
     /// The scheduler places them.
     None => "none",
     /// Worker i runs on the i-th CPU that the process may use.
     Cpus => "cpus",
+    /// As `cpus`, but those first on which packets of the network card arrive, queue by queue.
+    Nic => "nic",
 }

@@ -6,6 +6,7 @@ use crate::batch::RunLimits;
 use crate::config::{Pinning, Settings, SourcePorts, Steering};
 use crate::datapath::{EgressRules, IngressRules};
 use crate::engine::{self, EngineError, EngineKind, Ports, Tuning};
+use crate::host::nic::{Nic, device_of};
 use crate::offload::feature::{Feature, FeatureSet};
 use crate::route::View;
 use crate::socket::{self, Originator, SocketError, SocketSpec};
@@ -19,6 +20,7 @@ use arc_swap::ArcSwap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -115,6 +117,7 @@ impl Gateway {
         )?;
         let instruments: Vec<Arc<WorkerInstruments>> =
             (0..queues).map(|_| Arc::default()).collect();
+        let cpus = placement(settings.pinning, settings.listen, &view)?;
         let view = Arc::new(view);
         let about = about(settings, &device.name, engine, &engine_reason);
         let observer = Observer::new(about, offloads.clone(), instruments.clone(), &view);
@@ -155,7 +158,6 @@ impl Gateway {
             workers: Vec::with_capacity(queues),
             failures,
         };
-        let cpus = placement(settings.pinning)?;
         for (worker, (tun, instruments)) in device.queues.into_iter().zip(instruments).enumerate() {
             let ports = ports(settings, worker, tun, features)?;
             let cpu = cpus.as_ref().map(|cpus| cpus[worker % cpus.len()]);
@@ -369,9 +371,19 @@ fn originator() -> Option<Arc<Originator>> {
 }
 
 /// The CPUs to bind workers to, in turn.
-fn placement(pinning: Pinning) -> io::Result<Option<Vec<usize>>> {
-    match pinning {
-        Pinning::None => Ok(None),
-        Pinning::Cpus => affinity::allowed_cpus().map(Some),
-    }
+fn placement(pinning: Pinning, listen: SocketAddr, view: &View) -> io::Result<Option<Vec<usize>>> {
+    let allowed = match pinning {
+        Pinning::None => return Ok(None),
+        Pinning::Cpus | Pinning::Nic => affinity::allowed_cpus()?,
+    };
+    let nic = (pinning == Pinning::Nic).then(|| underlay(listen, view)).flatten();
+    Ok(Some(nic.map_or_else(|| allowed.clone(), |nic| nic.order(&allowed))))
+}
+
+/// The network card on the way to the first peer, or to anywhere.
+fn underlay(listen: SocketAddr, view: &View) -> Option<Nic> {
+    let to = view.peers().next().map(|peer| peer.endpoint);
+    let to = to.unwrap_or_else(|| socket::anywhere(listen));
+    let name = device_of(socket::path_to(to).ok()?.source)?;
+    Nic::read(Path::new("/sys"), Path::new("/proc"), &name).ok()
 }

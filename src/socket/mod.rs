@@ -8,6 +8,6 @@ mod steering;
 
 pub use open::{Fragmentation, SocketError, SocketSpec, check_free, open, set_fragmentation};
 pub use originate::Originator;
-pub use path::{Path, path_to};
+pub use path::{Path, anywhere, path_to};
 pub use segmentation::{GsoPolicy, gso_policy, kernel_release, max_run};
 pub use steering::{open_spread, steer};

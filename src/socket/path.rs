@@ -31,3 +31,12 @@ pub fn path_to(to: SocketAddr) -> io::Result<Path> {
     let source = socket.local_addr()?.ip();
     Ok(Path { mtu: u16::try_from(mtu).unwrap_or(u16::MAX), source })
 }
+
+/// An address of a family to which only the default route leads (RFC 5737, RFC 3849).
+#[must_use]
+pub fn anywhere(family: SocketAddr) -> SocketAddr {
+    match family {
+        SocketAddr::V4(_) => (Ipv4Addr::new(198, 51, 100, 1), 9).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into(),
+    }
+}

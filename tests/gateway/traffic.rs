@@ -35,7 +35,7 @@ fn fifty_parallel_streams_keep_their_bytes() {
 fn several_queues_carry_what_one_does() {
     for engine in ENGINES {
         let Some(mut pair) = Pair::start("several_queues", engine) else { return };
-        pair.restart_with("queues = 4");
+        pair.restart_with("queues = 4\npinning = \"nic\"\nbusy_poll_us = 50");
 
         assert_eq!(pair.status(0)["queues"], 4);
         pair.assert_connected();

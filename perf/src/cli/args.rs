@@ -59,8 +59,8 @@ pub(super) struct HowArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct RunArgs {
-    /// Paths: veth, host-gw, vxlan, twill, twill:ENGINE,-OFFLOAD,queues=N, classic, or a name that
-    /// --external gives; repeat for several [default: host-gw vxlan twill classic]
+    /// Paths: veth, host-gw, vxlan, twill, twill:ENGINE,-OFFLOAD,queues=N (and more words), classic,
+    /// or a name that --external gives; repeat for several [default: host-gw vxlan twill classic]
     #[arg(long, short, num_args = 1..)]
     pub(super) path: Vec<String>,
     /// Workloads: tcp-N, udp-SIZE[xFLOWS][@RATE], udp-mix, ndr-SIZE, rr, latency, latency@50,

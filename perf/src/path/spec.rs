@@ -36,6 +36,8 @@ pub struct TwillSpec {
     pub without: Vec<String>,
     /// Queues; twill's own choice without.
     pub queues: Option<u16>,
+    /// Microseconds for which workers look for packets before they sleep.
+    pub busy_poll_us: Option<u32>,
     /// Whether histograms and numbers by peer are switched off.
     pub telemetry_off: bool,
 }
@@ -76,6 +78,7 @@ impl fmt::Display for TwillSpec {
         }
         words.extend(self.without.iter().map(|offload| format!("-{offload}")));
         words.extend(self.queues.map(|queues| format!("queues={queues}")));
+        words.extend(self.busy_poll_us.map(|us| format!("busy-poll={us}")));
         words.extend(self.telemetry_off.then(|| "-telemetry".to_owned()));
         f.write_str(base)?;
         if words.is_empty() { Ok(()) } else { write!(f, ":{}", words.join(",")) }
@@ -112,6 +115,8 @@ impl TwillSpec {
             } else if let Some(queues) = word.strip_prefix("queues=") {
                 spec.queues =
                     Some(queues.parse().ok().filter(|queues| (1..=256).contains(queues))?);
+            } else if let Some(us) = word.strip_prefix("busy-poll=") {
+                spec.busy_poll_us = Some(us.parse().ok()?);
             } else {
                 let known = ENGINES.contains(&word) && spec.engine.is_none();
                 known.then(|| spec.engine = Some(word.to_owned()))?;
@@ -126,7 +131,8 @@ impl TwillSpec {
 #[error(
     "unknown path {0:?}: known are veth, host-gw, vxlan, twill, classic, what --external names; \
      twill:WORDS takes an engine (auto, uring, tokio-uring, epoll), -OFFLOAD (tso, uso, gso, gro, \
-     coalesce-tcp, coalesce-udp), queues=N and -telemetry, separated by commas"
+     coalesce-tcp, coalesce-udp), queues=N, busy-poll=MICROSECONDS and -telemetry, separated by \
+     commas"
 )]
 pub struct UnknownPath(pub String);
 
@@ -146,6 +152,7 @@ mod tests {
             "twill:tokio-uring",
             "twill:epoll,-gso,-coalesce-udp,queues=2",
             "twill:queues=4",
+            "twill:uring,busy-poll=50",
             "twill:uring,-telemetry",
         ] {
             let path: PathSpec = name.parse().unwrap();

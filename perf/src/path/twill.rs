@@ -97,6 +97,9 @@ fn configuration(spec: &TwillSpec, setting: &Setting, host: &Host, hosts: &[Host
     if let Some(queues) = spec.queues {
         line("queues", queues.to_string());
     }
+    if let Some(us) = spec.busy_poll_us {
+        line("busy_poll_us", us.to_string());
+    }
     if spec.telemetry_off {
         line("telemetry", "false".to_owned());
     }

@@ -1,7 +1,10 @@
 //! What lies around a gateway: forwarding, filters, bridges, other gateways.
 
 use super::Finding;
+use crate::host::nic::{Nic, device_of};
+use crate::socket;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
@@ -29,6 +32,16 @@ pub(super) fn examine() -> Vec<Finding> {
     if nft.is_ok_and(|output| output.status.success()) {
         findings.push(Finding::ok(HOST, "nft is there"));
     }
+    let any = socket::anywhere(SocketAddr::from(([0; 4], 0)));
+    let uplink = socket::path_to(any).ok().and_then(|path| device_of(path.source));
+    findings.push(
+        match uplink.map(|name| Nic::read(Path::new("/sys"), Path::new("/proc"), &name)) {
+            Some(Ok(nic)) => Finding::note(HOST, format!("pinning = \"nic\" would go by {nic}")),
+            Some(Err(_)) | None => {
+                Finding::note(HOST, "there is no network card with a default route")
+            }
+        },
+    );
     findings.extend(gateways());
     findings
 }

@@ -171,7 +171,7 @@ ingress_check = "loose""#,
         (
             r#"[interface]
 pinning = "all""#,
-            &["2:11: pinning \"all\": none or cpus"],
+            &["2:11: pinning \"all\": none, cpus or nic"],
         ),
         (
             "[interface]\nsocket_buffer = 1.5",

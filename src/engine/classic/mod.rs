@@ -10,9 +10,9 @@
 //! ```
 //!
 //! One thread, one packet per call, no virtio header, no offload, no batch. What differs: a send is
-//! a `sendmmsg` of one message instead of a `sendto`; both packets of a round are received before
-//! either leaves; and the routing is the datapath's, so that flannel's linear scan of its routes is
-//! not modelled: with many peers this baseline flatters flannel.
+//! a `sendmmsg` of one message instead of a `sendto`, and the routing is the datapath's, so that
+//! flannel's linear scan of its routes is not modelled: with many peers this baseline flatters
+//! flannel.
 
 use super::deliver::Writer;
 use super::fragments;
@@ -40,8 +40,18 @@ pub struct Classic {
     transmitter: Transmitter,
     writer: Writer,
     stats: EngineStats,
-    /// The last round found something: flannel does not poll then.
-    hot: bool,
+    /// Where the round is.
+    next: Step,
+    /// The round so far found something: flannel does not poll after it then.
+    found: bool,
+}
+
+/// The steps of a round; what one finds leaves before the next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Poll,
+    Tun,
+    Socket,
 }
 
 /// One packet per direction.
@@ -61,7 +71,8 @@ impl Classic {
             transmitter: Transmitter::new(false),
             writer: Writer::new(),
             stats: EngineStats::default(),
-            hot: false,
+            next: Step::Poll,
+            found: false,
         }
     }
 
@@ -133,13 +144,22 @@ impl Engine for Classic {
     }
 
     fn receive(&mut self, inbox: &mut Inbox, timeout: Option<Duration>) -> Result<(), EngineError> {
-        if !self.hot {
+        if self.next == Step::Poll {
             self.wait(timeout)?;
+            self.next = Step::Tun;
         }
         inbox.began_ns = clock::monotonic_ns();
-        self.read(inbox)?;
+        if self.next == Step::Tun {
+            self.next = Step::Socket;
+            self.read(inbox)?;
+            self.found = !inbox.is_empty();
+            if self.found {
+                return Ok(());
+            }
+        }
         self.receive_one(inbox);
-        self.hot = !inbox.is_empty();
+        self.found |= !inbox.is_empty();
+        self.next = if self.found { Step::Tun } else { Step::Poll };
         Ok(())
     }
 
