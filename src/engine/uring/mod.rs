@@ -9,7 +9,7 @@
 //! `SINGLE_ISSUER` and `DEFER_TASKRUN`: the kernel does its part of receiving only inside our own
 //! `io_uring_enter`, in one go for all that has arrived, and never interrupts the worker. Sends and
 //! TUN writes are plain system calls: they complete at once, and what completes at once gains
-//! nothing from a ring (docs/PERF.md has the measurement).
+//! nothing from a ring (docs/PERF.md has numbers of `tokio-uring`, which queues them).
 #![allow(unsafe_code, reason = "submissions hold pointers")]
 
 mod buffers;
