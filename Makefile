@@ -2,8 +2,8 @@
 
 CARGO ?= cargo
 # What building and testing need beside Rust, as Debian packages.
-PACKAGES := protobuf-compiler etcd-server etcd-client iperf3 iproute2 iputils-ping iptables nftables \
-            ethtool tcpdump procps prometheus tmux openssl curl linux-perf
+PACKAGES := protobuf-compiler libprotobuf-dev etcd-server etcd-client iperf3 iproute2 iputils-ping \
+            iptables nftables ethtool tcpdump procps prometheus tmux openssl curl linux-perf
 
 .DEFAULT_GOAL := help
 .PHONY: help demo perf test lint bench build setup clean
