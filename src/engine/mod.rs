@@ -6,6 +6,7 @@
 //! loop { receive -> (datapath) -> send, write -> release }
 //! ```
 
+mod arrival;
 mod classic;
 mod deliver;
 mod epoll;

@@ -80,14 +80,15 @@ pub(crate) fn every_engine(test: &str, plan: Plan, body: impl Fn(&mut Rig) + Syn
                 1
             }
             Err(EngineError::Unsupported { what, source }) => {
-                assert_eq!(kind, EngineKind::Uring, "only io_uring may be missing");
+                let by_io_uring = [EngineKind::Uring, EngineKind::TokioUring];
+                assert!(by_io_uring.contains(&kind), "only io_uring may be missing");
                 println!("SKIPPED engine {kind}: {what}: {source}");
                 0
             }
             Err(error) => panic!("engine {kind}: {error}"),
         });
     }
-    assert!(tested >= EngineKind::ALL.len() - 1);
+    assert!(tested >= 2, "epoll and classic run everywhere");
 }
 
 fn lay_wire(near: &Namespace, far: &Namespace) {

@@ -14,6 +14,7 @@
 //! flannel's linear scan of its routes is not modelled: with many peers this baseline flatters
 //! flannel.
 
+use super::arrival;
 use super::deliver::Writer;
 use super::fragments;
 use super::memory::{Memory, Slots};
@@ -101,17 +102,12 @@ impl Classic {
         self.stats.syscalls += 1;
         match rustix::io::read(&self.ports.tun, &mut *self.buffers.frame) {
             Ok(len) => inbox.frames.push(TunFrame { slot: FRAME, start: 0, len: len as u32 }),
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(Errno::IO) => self.stats.tun_down += 1,
-            Err(Errno::BADFD | Errno::NODEV) => return Err(EngineError::DeviceGone),
-            Err(errno) => {
-                return Err(EngineError::Call { call: "read from TUN", source: errno.into() });
-            }
+            Err(errno) => arrival::no_frame(errno.raw_os_error(), &mut self.stats)?,
         }
         Ok(())
     }
 
-    fn receive_one(&mut self, inbox: &mut Inbox) {
+    fn receive_one(&mut self, inbox: &mut Inbox) -> Result<(), EngineError> {
         self.stats.syscalls += 1;
         let mut room = [io::IoSliceMut::new(&mut self.buffers.datagram)];
         let mut control: [MaybeUninit<u8>; 0] = [];
@@ -131,10 +127,9 @@ impl Classic {
                     flaw: truncated.then_some(Flaw::MessageTruncated),
                 }));
             }
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            // What the underlay says by ICMP; the socket lives on.
-            Err(_) => self.stats.socket_errors += 1,
+            Err(errno) => arrival::no_train(errno.raw_os_error(), &mut self.stats)?,
         }
+        Ok(())
     }
 }
 
@@ -157,7 +152,7 @@ impl Engine for Classic {
                 return Ok(());
             }
         }
-        self.receive_one(inbox);
+        self.receive_one(inbox)?;
         self.found |= !inbox.is_empty();
         self.next = if self.found { Step::Tun } else { Step::Poll };
         Ok(())

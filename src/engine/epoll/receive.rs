@@ -1,13 +1,13 @@
 //! The receiving side: what the kernel fills, and how it is told of.
 #![allow(unsafe_code, reason = "recvmmsg takes pointers")]
 
-use super::super::messages::empty_header;
-use crate::batch::{Flaw, Slot, Train, TunFrame};
+use crate::batch::{Slot, Train, TunFrame};
+use crate::engine::arrival::{self, Arrival};
+use crate::engine::messages::empty_header;
 use crate::engine::{EngineError, EngineStats};
 use crate::offload::vnet_hdr;
 use crate::sys::{address, cmsg, mmsg};
 use rustix::io::Errno;
-use std::io;
 use std::os::fd::BorrowedFd;
 
 /// The largest packet that a TUN device hands out, with its virtio header.
@@ -69,15 +69,10 @@ impl FrameArena {
                     // Headers are read as words: keep them on word boundaries.
                     self.used += (len as usize).next_multiple_of(8);
                 }
-                Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => {}
-                Err(Errno::IO) => {
-                    stats.tun_down += 1;
-                    break;
-                }
-                Err(Errno::BADFD | Errno::NODEV) => return Err(EngineError::DeviceGone),
                 Err(errno) => {
-                    return Err(EngineError::Call { call: "read from TUN", source: errno.into() });
+                    arrival::no_frame(errno.raw_os_error(), stats)?;
+                    break;
                 }
             }
         }
@@ -93,7 +88,6 @@ pub(super) struct TrainSlots {
     controls: Vec<[u64; cmsg::RECEIVE_SPACE / 8]>,
     iovecs: Vec<libc::iovec>,
     headers: Vec<libc::mmsghdr>,
-    overflows: u32,
 }
 
 impl TrainSlots {
@@ -110,7 +104,6 @@ impl TrainSlots {
             controls: vec![[0; cmsg::RECEIVE_SPACE / 8]; slots],
             iovecs: Vec::with_capacity(slots),
             headers: Vec::with_capacity(slots),
-            overflows: 0,
         }
     }
 
@@ -136,24 +129,14 @@ impl TrainSlots {
         let received = unsafe { mmsg::receive(socket, &mut self.headers) };
         let count = match received {
             Ok(count) => count,
-            Err(error) => return self.failed(error, stats),
+            Err(error) => {
+                return arrival::no_train(error.raw_os_error().unwrap_or(libc::EIO), stats);
+            }
         };
         for index in 0..count {
             if let Some(train) = self.train(index, stats) {
                 trains.push(train);
             }
-        }
-        Ok(())
-    }
-
-    /// What the underlay says by ICMP arrives as an error of the next receive; the socket lives on.
-    fn failed(&self, error: io::Error, stats: &mut EngineStats) -> Result<(), EngineError> {
-        match error.raw_os_error() {
-            Some(libc::EAGAIN | libc::EINTR) => {}
-            Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT | libc::EINVAL) => {
-                return Err(EngineError::Call { call: "recvmmsg", source: error });
-            }
-            _ => stats.socket_errors += 1,
         }
         Ok(())
     }
@@ -179,37 +162,17 @@ impl TrainSlots {
         }
     }
 
-    fn train(&mut self, index: usize, stats: &mut EngineStats) -> Option<Train> {
+    fn train(&self, index: usize, stats: &mut EngineStats) -> Option<Train> {
         let header = &self.headers[index];
-        let flags = header.msg_hdr.msg_flags;
-        let control = control_bytes(&self.controls[index]);
-        let control = &control[..header.msg_hdr.msg_controllen.min(control.len())];
-        let said = cmsg::parse(control);
-        if let Some(overflows) = said.overflows {
-            // The kernel's counter has 32 bits and wraps.
-            stats.socket_overflows += u64::from(overflows.wrapping_sub(self.overflows));
-            self.overflows = overflows;
-        }
-        let flaw = if flags & libc::MSG_TRUNC != 0 {
-            Some(Flaw::MessageTruncated)
-        } else if flags & libc::MSG_CTRUNC != 0 {
-            Some(Flaw::ControlTruncated)
-        } else {
-            None
-        };
-        Some(Train {
+        let control = zerocopy::IntoBytes::as_bytes(&self.controls[index]);
+        let arrival = Arrival {
             slot: Slot(index as u16 + 1),
             start: 0,
             len: header.msg_len,
-            from: address::parse(&self.names[index])?,
-            segment: said.segment.unwrap_or(0),
-            tos: said.tos,
-            received_ns: said.received_ns,
-            flaw,
-        })
+            name: &self.names[index],
+            control: &control[..header.msg_hdr.msg_controllen.min(control.len())],
+            flags: header.msg_hdr.msg_flags,
+        };
+        arrival.train(stats)
     }
-}
-
-fn control_bytes(words: &[u64; cmsg::RECEIVE_SPACE / 8]) -> &[u8] {
-    zerocopy::IntoBytes::as_bytes(words)
 }

@@ -1,85 +1,141 @@
 //! The async engine: the tokio-uring runtime, with one-shot operations only.
 //!
 //! ```text
-//! task: read frame    ──> arrived frames ──┐
-//! task: receive train ──> arrived trains ──┼──> inbox        sends and writes: awaited in order
-//! task: read eventfd  ─────────────────────┘
+//!             poll TUN ─┐
+//!             poll UDP ─┼─> something is readable
+//!         poll eventfd ─┘        │
+//!                                v           one submission each
+//!   read read read ...       ──> arrived frames ─┐
+//!   recvmsg recvmsg ...      ──> arrived trains ─┴──> inbox
+//!   sendmsg ─> sendmsg ...   <── runs           linked: one that fails stops the rest
+//!   writev writev ...        <── frames
 //! ```
 //!
-//! Its place is a kernel that has io_uring (5.6) but lacks multishot receives and buffer rings, on
-//! which `uring` cannot run. One operation per direction is in flight, which is what keeps packets
-//! in order; so every packet costs a trip through the runtime, and on a newer kernel both `uring`
-//! and `epoll` do the same work for less (docs/PERF.md).
+//! It needs no more of io_uring than Linux 5.10 has, where `uring` cannot run for want of multishot
+//! receives and buffer rings. A submission takes a trip through the runtime, `io_uring_enter` and
+//! `epoll_wait`, so operations are submitted by the batch; those on one descriptor complete in the
+//! order of their submission, as none of them waits (see `operations`).
 
+#![allow(unsafe_code, reason = "operations hold pointers")]
 #![allow(clippy::vec_box, reason = "the kernel points into messages: they must not move")]
 
 mod operations;
 
-use super::deliver::{WriteCalls, Writer};
+use super::arrival::{self, Arrival};
+use super::deliver::{Packets, WriteCalls, Writer};
 use super::fragments;
 use super::memory::{Memory, Slots};
 use super::transmit::{SendCalls, Transmitter};
 use super::{Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
-use crate::batch::{Datagrams, Flaw, Frames, Inbox, Outcome, Slot, Train, TunFrame};
+use crate::batch::{Datagrams, Frames, Inbox, Outcome, Slot, TunFrame};
 use crate::offload::vnet_hdr;
-use crate::sys::{address, clock, cmsg};
+use crate::sys::clock;
 use bytes::BytesMut;
-use operations::Message;
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::future::Future;
+use operations::{InFlight, Message, NoWait};
+use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::rc::Rc;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio_uring::Runtime;
 
 /// Buffers per direction.
 const BUFFERS: usize = 32;
-/// Submissions that may wait: a chunk of sends, and the receives.
+/// Submissions that may wait: a chunk of sends or writes, or a receive into every buffer.
 const ENTRIES: u32 = 256;
+/// Receives that are tried at least: an idle port brings few at a time.
+const LEAST_OFFER: usize = 4;
 /// The largest packet that a TUN device hands out, with its virtio header.
 const MAX_FRAME: usize = 65_535 + vnet_hdr::LEN;
 /// The largest UDP payload that `UDP_GRO` joins.
 const MAX_TRAIN: usize = 65_535;
+/// System calls of one trip through the runtime: `io_uring_enter`, `epoll_wait`.
+const TRIP: u64 = 2;
 
-/// The engine; see the module. The runtime is dropped first: it cancels its operations and waits
-/// for them, so that nothing points into buffers or at descriptors that are gone.
+/// Which port a poll is about.
+const TUN: usize = 0;
+const UDP: usize = 1;
+const WAKE: usize = 2;
+
+/// The engine; see the module.
 pub struct TokioUring {
     runtime: Runtime,
-    shared: Rc<Shared>,
-    taken: Taken,
+    polls: [Option<InFlight<()>>; 3],
+    /// Ports to try before asking whether they are readable.
+    hot: [bool; 2],
+    no_wait: NoWait,
+    buffers: Buffers,
+    /// Sends or writes under way, kept for its memory.
+    in_flight: Vec<InFlight<()>>,
     ports: Ports,
     transmitter: Transmitter,
     writer: Writer,
     stats: EngineStats,
-    overflows: u32,
 }
 
-/// What tasks and engine hand each other.
-#[derive(Default)]
-struct Shared {
-    frames: RefCell<VecDeque<(usize, BytesMut)>>,
-    trains: RefCell<VecDeque<(usize, Box<Message>)>>,
-    /// When the first of the frames that wait was read, `CLOCK_MONOTONIC`; 0 if none has been.
-    oldest_ns: Cell<u64>,
-    free_frames: RefCell<Vec<BytesMut>>,
-    free_trains: RefCell<Vec<Box<Message>>>,
-    arrived: Notify,
-    frame_returned: Notify,
-    train_returned: Notify,
-    woken: Cell<bool>,
-    tun_down: Cell<u64>,
-    socket_errors: Cell<u64>,
-    failure: RefCell<Option<EngineError>>,
+struct Buffers {
+    frames: Intake<BytesMut>,
+    trains: Intake<Box<Message>>,
 }
 
-/// The buffers of this turn's arrivals, by slot: frames first.
-#[derive(Default)]
-struct Taken {
-    frames: Vec<BytesMut>,
-    trains: Vec<Box<Message>>,
+/// One direction's buffers.
+struct Intake<B: Unpin + 'static> {
+    free: Vec<B>,
+    in_flight: Vec<InFlight<B>>,
+    /// This turn's arrivals, by slot.
+    taken: Vec<B>,
+    /// How many to offer next: somewhat more than lately arrived.
+    offer: usize,
+}
+
+impl<B: Unpin> Intake<B> {
+    fn new(count: usize, buffer: impl Fn() -> B) -> Self {
+        Self {
+            free: (0..count).map(|_| buffer()).collect(),
+            in_flight: Vec::with_capacity(count),
+            taken: Vec::with_capacity(count),
+            offer: LEAST_OFFER,
+        }
+    }
+
+    /// Offers up to `most` free buffers to the kernel.
+    fn submit(&mut self, most: usize, operation: impl Fn(B) -> InFlight<B>) {
+        let rest = self.free.len().saturating_sub(most.min(self.offer));
+        self.in_flight.extend(self.free.drain(rest..).map(operation));
+    }
+
+    /// Waits for all that were offered, in order. `keep` hears of each, with the slot that it would
+    /// have, and says whether it holds an arrival; the first failure is told when all have ended.
+    async fn collect(
+        &mut self,
+        mut keep: impl FnMut(usize, Result<usize, i32>, &B) -> Result<bool, EngineError>,
+    ) -> Result<(), EngineError> {
+        let offered = self.in_flight.len();
+        let before = self.taken.len();
+        let mut failure = None;
+        for operation in self.in_flight.drain(..) {
+            let (result, buffer) = operation.await;
+            let result = result.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
+            match keep(self.taken.len(), result, &buffer) {
+                Ok(true) => self.taken.push(buffer),
+                Ok(false) => self.free.push(buffer),
+                Err(error) => {
+                    self.free.push(buffer);
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        if offered > 0 {
+            let arrived = self.taken.len() - before;
+            self.offer = (2 * arrived).max(LEAST_OFFER);
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn release(&mut self) {
+        self.free.append(&mut self.taken);
+    }
 }
 
 impl TokioUring {
@@ -93,158 +149,139 @@ impl TokioUring {
         let mut builder = tokio_uring::builder();
         builder.entries(ENTRIES);
         let runtime = Runtime::new(&builder).map_err(unsupported)?;
+        let no_wait = runtime.block_on(NoWait::of(ports.tun.as_raw_fd())).map_err(|source| {
+            EngineError::Unsupported { what: "reading a TUN device with io_uring", source }
+        })?;
         let frame_len =
             if tuning.super_packets { MAX_FRAME } else { usize::from(tuning.mtu) + vnet_hdr::LEN };
         let train_len = if tuning.gro { MAX_TRAIN } else { usize::from(tuning.mtu) };
-        let buffers = BUFFERS.min(tuning.batch);
-        let shared = Rc::new(Shared::default());
-        shared.free_frames.replace((0..buffers).map(|_| BytesMut::zeroed(frame_len)).collect());
-        let message = |_| Message::new(BytesMut::zeroed(train_len));
-        shared.free_trains.replace((0..buffers).map(message).collect());
-        let (tun, udp) = (ports.tun.as_raw_fd(), ports.udp.as_raw_fd());
-        let wake = ports.wake.as_raw_fd();
-        runtime.block_on(async {
-            tokio_uring::spawn(read_frames(tun, Rc::clone(&shared)));
-            tokio_uring::spawn(receive_trains(udp, Rc::clone(&shared)));
-            tokio_uring::spawn(read_wakes(wake, Rc::clone(&shared)));
-        });
+        let count = BUFFERS.min(tuning.batch);
         let mut engine = Self {
             runtime,
-            shared,
-            taken: Taken::default(),
+            polls: [const { None }; 3],
+            hot: [false; 2],
+            no_wait,
+            buffers: Buffers {
+                frames: Intake::new(count, || BytesMut::zeroed(frame_len)),
+                trains: Intake::new(count, || Message::new(BytesMut::zeroed(train_len))),
+            },
+            in_flight: Vec::with_capacity(ENTRIES as usize),
             ports,
             transmitter: Transmitter::new(tuning.gso),
             writer: Writer::new(),
             stats: EngineStats::default(),
-            overflows: 0,
         };
         engine.transmitter.report(&mut engine.stats);
         Ok(engine)
     }
 
-    fn take(&mut self, inbox: &mut Inbox) {
-        inbox.began_ns = match self.shared.oldest_ns.take() {
-            0 => clock::monotonic_ns(),
-            oldest_ns => oldest_ns,
-        };
-        for (len, buffer) in self.shared.frames.borrow_mut().drain(..) {
-            let slot = Slot(self.taken.frames.len() as u16);
+    /// Waits until something is readable, or for the time; says so in `hot`.
+    fn wait(&mut self, timeout: Option<Duration>) -> Result<(), EngineError> {
+        self.stats.syscalls += TRIP;
+        let fds = [&self.ports.tun, &self.ports.udp, &self.ports.wake].map(|fd| fd.as_raw_fd());
+        let polls = &mut self.polls;
+        let readable = self.runtime.block_on(async {
+            let readable = poll_fn(|context| poll_all(polls, fds, context));
+            match timeout {
+                None => readable.await,
+                // Nothing within the time is an answer too.
+                Some(timeout) => tokio::time::timeout(timeout, readable).await.unwrap_or([None; 3]),
+            }
+        });
+        // `tun_chr_poll` reports an error, and nothing else, once the device is unregistered.
+        if readable[TUN].is_some_and(|events| events & libc::POLLERR as usize != 0) {
+            return Err(EngineError::DeviceGone);
+        }
+        if readable[WAKE].is_some() {
+            let mut count = [0; 8];
+            let _ = rustix::io::read(&self.ports.wake, &mut count);
+        }
+        self.hot = [readable[TUN].is_some(), readable[UDP].is_some()];
+        Ok(())
+    }
+
+    /// Takes what is there from the ports that are hot, as much as was offered.
+    fn drain(&mut self, inbox: &mut Inbox) -> Result<(), EngineError> {
+        self.stats.syscalls += TRIP;
+        inbox.began_ns = clock::monotonic_ns();
+        let (tun, udp) = (self.ports.tun.as_raw_fd(), self.ports.udp.as_raw_fd());
+        let Self { runtime, hot, no_wait, stats, .. } = self;
+        let Buffers { frames, trains } = &mut self.buffers;
+        runtime.block_on(async {
+            let at_once = hot[TUN].then(|| {
+                frames.submit(no_wait.most(), |buffer| operations::read(tun, buffer, *no_wait));
+                (*no_wait == NoWait::ByTimeout).then(operations::at_once)
+            });
+            if hot[UDP] {
+                trains.submit(BUFFERS, |message| operations::receive(udp, message));
+            }
+            let frames = frames.collect(|slot, read, _| keep_frame(slot, read, inbox, stats)).await;
+            if let Some(at_once) = at_once.flatten() {
+                // It says only whether there was something left to end.
+                let _ = at_once.await;
+            }
+            let trains = trains
+                .collect(|slot, received, message| {
+                    keep_train(slot, received, message, inbox, stats)
+                })
+                .await;
+            frames.and(trains)
+        })
+    }
+}
+
+fn keep_frame(
+    slot: usize,
+    read: Result<usize, i32>,
+    inbox: &mut Inbox,
+    stats: &mut EngineStats,
+) -> Result<bool, EngineError> {
+    match read {
+        Ok(len) => {
+            let slot = Slot(slot as u16);
             inbox.frames.push(TunFrame { slot, start: 0, len: len as u32 });
-            self.taken.frames.push(buffer);
+            Ok(true)
         }
-        for (len, message) in self.shared.trains.borrow_mut().drain(..) {
-            let slot = Slot((BUFFERS + self.taken.trains.len()) as u16);
-            let said = cmsg::parse(message.control());
-            if let Some(overflows) = said.overflows {
-                // The kernel's counter has 32 bits and wraps.
-                self.stats.socket_overflows += u64::from(overflows.wrapping_sub(self.overflows));
-                self.overflows = overflows;
-            }
-            let flaw = match message.flags() {
-                flags if flags & libc::MSG_TRUNC != 0 => Some(Flaw::MessageTruncated),
-                flags if flags & libc::MSG_CTRUNC != 0 => Some(Flaw::ControlTruncated),
-                _ => None,
-            };
-            let len = len.min(message.payload.len()) as u32;
-            inbox.trains.extend(address::parse(message.name()).map(|from| Train {
-                slot,
-                start: 0,
-                len,
-                from,
-                segment: said.segment.unwrap_or(0),
-                tos: said.tos,
-                received_ns: said.received_ns,
-                flaw,
-            }));
-            self.taken.trains.push(message);
-        }
+        // Its timeout ended it.
+        Err(libc::ECANCELED) => Ok(false),
+        Err(errno) => arrival::no_frame(errno, stats).map(|()| false),
     }
 }
 
-/// Reads frames one after the other for as long as the device exists.
-async fn read_frames(tun: RawFd, shared: Rc<Shared>) {
-    loop {
-        let buffer = free(&shared.free_frames, &shared.frame_returned).await;
-        let (result, buffer) = operations::read(tun, buffer).await;
-        match result {
-            Ok(len) => {
-                let mut frames = shared.frames.borrow_mut();
-                if frames.is_empty() {
-                    shared.oldest_ns.set(clock::monotonic_ns());
-                }
-                frames.push_back((len, buffer));
-            }
-            Err(error) => {
-                shared.free_frames.borrow_mut().push(buffer);
-                match error.raw_os_error() {
-                    Some(libc::EAGAIN | libc::EINTR) => continue,
-                    Some(libc::EIO | libc::EFAULT) => {
-                        shared.tun_down.set(shared.tun_down.get() + 1);
-                        continue;
-                    }
-                    _ => {
-                        shared.failure.replace(Some(EngineError::DeviceGone));
-                        shared.arrived.notify_one();
-                        return;
-                    }
-                }
-            }
-        }
-        shared.arrived.notify_one();
-    }
+fn keep_train(
+    slot: usize,
+    received: Result<usize, i32>,
+    message: &Message,
+    inbox: &mut Inbox,
+    stats: &mut EngineStats,
+) -> Result<bool, EngineError> {
+    let len = match received {
+        Ok(len) => len.min(message.payload.len()) as u32,
+        Err(errno) => return arrival::no_train(errno, stats).map(|()| false),
+    };
+    let (name, control, flags) = (message.name(), message.control(), message.flags());
+    let slot = Slot((BUFFERS + slot) as u16);
+    let train = Arrival { slot, start: 0, len, name, control, flags }.train(stats);
+    inbox.trains.extend(train);
+    Ok(train.is_some())
 }
 
-/// Receives trains one after the other.
-async fn receive_trains(udp: RawFd, shared: Rc<Shared>) {
-    loop {
-        let message = free(&shared.free_trains, &shared.train_returned).await;
-        let (result, message) = operations::receive(udp, message).await;
-        match result {
-            Ok(len) => shared.trains.borrow_mut().push_back((len, message)),
-            // What the underlay says by ICMP; the socket lives on.
-            Err(_) => {
-                shared.free_trains.borrow_mut().push(message);
-                shared.socket_errors.set(shared.socket_errors.get() + 1);
-                tokio::task::yield_now().await;
-                continue;
-            }
-        }
-        shared.arrived.notify_one();
-    }
-}
-
-/// Notices that the worker is to look up.
-async fn read_wakes(wake: RawFd, shared: Rc<Shared>) {
-    let mut count = BytesMut::zeroed(8);
-    loop {
-        let (result, buffer) = operations::read(wake, count).await;
-        count = buffer;
-        if result.is_err() {
-            return;
-        }
-        shared.woken.set(true);
-        shared.arrived.notify_one();
-    }
-}
-
-/// A free buffer, once there is one.
-async fn free<T>(pool: &RefCell<Vec<T>>, returned: &Notify) -> T {
-    loop {
-        let buffer = pool.borrow_mut().pop();
-        match buffer {
-            Some(buffer) => return buffer,
-            None => returned.notified().await,
+/// Polls all ports, arming what is not armed: the events of those that have some.
+fn poll_all(
+    polls: &mut [Option<InFlight<()>>; 3],
+    fds: [RawFd; 3],
+    context: &mut Context<'_>,
+) -> Poll<[Option<usize>; 3]> {
+    let mut events = [None; 3];
+    for ((poll, fd), events) in polls.iter_mut().zip(fds).zip(&mut events) {
+        let armed = poll.get_or_insert_with(|| operations::readable(fd));
+        if let Poll::Ready((result, ())) = Pin::new(armed).poll(context) {
+            *poll = None;
+            // A poll that failed tells nothing: the next read will.
+            *events = Some(result.unwrap_or(0));
         }
     }
-}
-
-impl Shared {
-    fn has_news(&self) -> bool {
-        !self.frames.borrow().is_empty()
-            || !self.trains.borrow().is_empty()
-            || self.failure.borrow().is_some()
-            || self.woken.take()
-    }
+    if events == [None; 3] { Poll::Pending } else { Poll::Ready(events) }
 }
 
 impl Engine for TokioUring {
@@ -253,39 +290,35 @@ impl Engine for TokioUring {
     }
 
     fn receive(&mut self, inbox: &mut Inbox, timeout: Option<Duration>) -> Result<(), EngineError> {
-        let shared = &self.shared;
-        self.stats.syscalls += 1;
-        self.runtime.block_on(async {
-            let news = async {
-                while !shared.has_news() {
-                    shared.arrived.notified().await;
-                }
-            };
-            match timeout {
-                None => news.await,
-                // Nothing within the time is an answer too.
-                Some(timeout) => drop(tokio::time::timeout(timeout, news).await),
-            }
-        });
-        if let Some(failure) = self.shared.failure.take() {
-            return Err(failure);
+        if timeout == Some(Duration::ZERO) {
+            self.hot = [true; 2];
+        } else if self.hot == [false; 2] {
+            self.wait(timeout)?;
         }
-        self.take(inbox);
-        self.stats.tun_down = self.shared.tun_down.get();
-        self.stats.socket_errors = self.shared.socket_errors.get();
+        if self.hot == [false; 2] {
+            return Ok(());
+        }
+        self.drain(inbox)?;
+        // While one direction is busy the other is tried too, without asking first.
+        self.hot = [!inbox.is_empty(); 2];
         Ok(())
     }
 
     fn slot_mut(&mut self, slot: Slot) -> &mut [u8] {
         match usize::from(slot.0).checked_sub(BUFFERS) {
-            None => &mut self.taken.frames[usize::from(slot.0)],
-            Some(train) => &mut self.taken.trains[train].payload,
+            None => &mut self.buffers.frames.taken[usize::from(slot.0)],
+            Some(train) => &mut self.buffers.trains.taken[train].payload,
         }
     }
 
     fn send(&mut self, datagrams: &Datagrams, outcome: &mut Outcome) {
-        let memory = Memory::new(&self.taken, datagrams.pieces.headers());
-        let mut calls = Ring { runtime: &self.runtime, fd: self.ports.sender().as_raw_fd() };
+        let memory = Memory::new(&self.buffers, datagrams.pieces.headers());
+        let mut calls = Calls {
+            runtime: &self.runtime,
+            in_flight: &mut self.in_flight,
+            fd: self.ports.sender().as_raw_fd(),
+            no_wait: self.no_wait,
+        };
         self.transmitter.send(&mut calls, datagrams, &memory, outcome, &mut self.stats);
     }
 
@@ -295,22 +328,25 @@ impl Engine for TokioUring {
         item: u32,
         index: u16,
     ) -> io::Result<()> {
-        let memory = Memory::new(&self.taken, datagrams.pieces.headers());
+        let memory = Memory::new(&self.buffers, datagrams.pieces.headers());
         fragments::send(self.ports.sender(), datagrams, &memory, item, index)
     }
 
     fn write(&mut self, frames: &Frames, outcome: &mut Outcome) {
-        let memory = Memory::new(&self.taken, frames.pieces.headers());
-        let mut calls = Ring { runtime: &self.runtime, fd: self.ports.tun.as_raw_fd() };
+        let memory = Memory::new(&self.buffers, frames.pieces.headers());
+        let mut calls = Calls {
+            runtime: &self.runtime,
+            in_flight: &mut self.in_flight,
+            fd: self.ports.tun.as_raw_fd(),
+            no_wait: self.no_wait,
+        };
         self.writer.write(&mut calls, frames, &memory, outcome, &mut self.stats);
     }
 
     fn release(&mut self, inbox: &mut Inbox) {
         inbox.clear();
-        self.shared.free_frames.borrow_mut().append(&mut self.taken.frames);
-        self.shared.free_trains.borrow_mut().append(&mut self.taken.trains);
-        self.shared.frame_returned.notify_one();
-        self.shared.train_returned.notify_one();
+        self.buffers.frames.release();
+        self.buffers.trains.release();
     }
 
     fn stats(&self) -> EngineStats {
@@ -318,41 +354,38 @@ impl Engine for TokioUring {
     }
 }
 
-impl Slots for Taken {
+impl Slots for Buffers {
     fn slot(&self, slot: Slot) -> &[u8] {
         match usize::from(slot.0).checked_sub(BUFFERS) {
-            None => &self.frames[usize::from(slot.0)],
-            Some(train) => &self.trains[train].payload,
+            None => &self.frames.taken[usize::from(slot.0)],
+            Some(train) => &self.trains.taken[train].payload,
         }
     }
 }
 
-/// Sends and writes through the runtime, each awaited before the call returns.
-struct Ring<'a> {
+/// Sends and writes through the runtime: a chunk in one submission, and all of it awaited.
+struct Calls<'a> {
     runtime: &'a Runtime,
+    in_flight: &'a mut Vec<InFlight<()>>,
     fd: RawFd,
+    no_wait: NoWait,
 }
 
-impl Ring<'_> {
-    fn wait<T>(&self, future: impl Future<Output = T>) -> T {
-        self.runtime.block_on(future)
-    }
-}
-
-impl SendCalls for Ring<'_> {
+impl SendCalls for Calls<'_> {
     /// The messages are linked: after one that is refused the kernel cancels the rest, which is
     /// what sendmmsg does.
     fn send(&mut self, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
+        let Self { runtime, in_flight, fd, .. } = self;
         let last = headers.len().saturating_sub(1);
-        self.wait(async {
-            let submitted = headers.iter().enumerate();
-            let in_flight: Vec<_> = submitted
-                .map(|(at, header)| operations::send(self.fd, &header.msg_hdr, at < last))
-                .collect();
+        runtime.block_on(async {
+            in_flight.extend(headers.iter().enumerate().map(|(at, header)| {
+                // SAFETY: `Messages::fill` pointed the headers at its own parts and at slices that
+                // the memory borrows; all outlive this call, which awaits every operation.
+                unsafe { operations::send(*fd, &header.msg_hdr, at < last) }
+            }));
             let mut taken = 0;
             let mut refused = None;
-            // All are awaited, refused or not: the kernel must be done with the headers.
-            for operation in in_flight {
+            for operation in in_flight.drain(..) {
                 match operation.await {
                     (Ok(_), ()) if refused.is_none() => taken += 1,
                     (Err(error), ()) if refused.is_none() => refused = Some(error),
@@ -368,12 +401,25 @@ impl SendCalls for Ring<'_> {
 
     fn wait_for_room(&mut self, at_most: Duration) {
         // A timer can only be made inside of the runtime.
-        self.wait(async { tokio::time::sleep(at_most).await });
+        self.runtime.block_on(async { tokio::time::sleep(at_most).await });
     }
 }
 
-impl WriteCalls for Ring<'_> {
-    fn write(&mut self, pieces: &[libc::iovec]) -> io::Result<usize> {
-        self.wait(async { operations::write(self.fd, pieces).await.0 })
+impl WriteCalls for Calls<'_> {
+    fn write(&mut self, packets: &Packets, mut refused: impl FnMut(usize, i32)) -> u64 {
+        let Self { runtime, in_flight, fd, no_wait } = self;
+        runtime.block_on(async {
+            in_flight.extend(packets.iter().map(|packet| {
+                // SAFETY: each iovec covers a slice that `Writer::write` borrows, which outlives
+                // this call, and all operations are awaited in it.
+                unsafe { operations::write(*fd, packet, *no_wait) }
+            }));
+            for (index, operation) in in_flight.drain(..).enumerate() {
+                if let (Err(error), ()) = operation.await {
+                    refused(index, error.raw_os_error().unwrap_or(libc::EIO));
+                }
+            }
+        });
+        TRIP
     }
 }

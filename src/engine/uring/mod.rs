@@ -14,12 +14,13 @@
 
 mod buffers;
 
+use super::arrival::{self, Arrival};
 use super::deliver::Writer;
 use super::fragments;
 use super::memory::{Memory, Slots};
 use super::transmit::{KernelSend, Transmitter};
 use super::{Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
-use crate::batch::{Datagrams, Flaw, Frames, Inbox, Outcome, Slot, Train, TunFrame};
+use crate::batch::{Datagrams, Frames, Inbox, Outcome, Slot, Train, TunFrame};
 use crate::offload::vnet_hdr;
 use crate::sys::{address, clock, cmsg};
 use buffers::BufferRing;
@@ -241,29 +242,15 @@ fn train(
     stats: &mut EngineStats,
 ) -> Option<Train> {
     let received = RecvMsgOut::parse(buffers.slot(bid), message).ok()?;
-    let said = cmsg::parse(received.control_data());
-    if let Some(overflows) = said.overflows {
-        // The kernel's counter has 32 bits and counts since the socket was opened.
-        let before = stats.socket_overflows as u32;
-        stats.socket_overflows += u64::from(overflows.wrapping_sub(before));
-    }
-    let flaw = if received.is_payload_truncated() {
-        Some(Flaw::MessageTruncated)
-    } else if received.is_control_data_truncated() {
-        Some(Flaw::ControlTruncated)
-    } else {
-        None
-    };
-    Some(Train {
+    let arrival = Arrival {
         slot: Slot(FRAME_BUFFERS + bid),
         start: TRAIN_START as u32,
         len: received.payload_data().len() as u32,
-        from: address::parse(received.name_data())?,
-        segment: said.segment.unwrap_or(0),
-        tos: said.tos,
-        received_ns: said.received_ns,
-        flaw,
-    })
+        name: received.name_data(),
+        control: received.control_data(),
+        flags: received.flags() as i32,
+    };
+    arrival.train(stats)
 }
 
 /// A receive that ended without bytes; it is armed again before the next wait.
@@ -271,20 +258,14 @@ fn failed(index: u32, errno: i32, stats: &mut EngineStats) -> Result<(), EngineE
     match (index, errno) {
         // All buffers are in the inbox; they are back before the next wait.
         (_, libc::ENOBUFS) => stats.no_buffers += 1,
-        (TUN, libc::EBADFD | libc::ENODEV) => return Err(EngineError::DeviceGone),
-        (TUN, libc::EIO | libc::EFAULT) => stats.tun_down += 1,
         (TUN, libc::EINVAL | libc::EOPNOTSUPP) => {
             return Err(EngineError::Unsupported {
                 what: "multishot read of a TUN device (Linux 6.7)",
                 source: io::Error::from_raw_os_error(errno),
             });
         }
-        (UDP, libc::EBADF | libc::ENOTSOCK | libc::EINVAL) => {
-            let source = io::Error::from_raw_os_error(errno);
-            return Err(EngineError::Call { call: "multishot recvmsg", source });
-        }
-        // What the underlay says by ICMP; the socket lives on.
-        (UDP, _) => stats.socket_errors += 1,
+        (TUN, _) => arrival::no_frame(errno, stats)?,
+        (UDP, _) => arrival::no_train(errno, stats)?,
         _ => {}
     }
     Ok(())
