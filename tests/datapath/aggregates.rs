@@ -192,7 +192,7 @@ fn t7_a_super_packet_shorter_than_its_headers_is_dropped() {
 #[test]
 fn t8_a_partial_checksum_is_completed() {
     let whole = udp(HERE, AT_A, 64, b"checksum me");
-    let mut partial = with_partial_checksum(&whole);
+    let partial = with_partial_checksum(&whole);
     let header = VnetHdr { needs_csum: true, csum_start: 20, csum_offset: 6, ..VnetHdr::PLAIN };
     let mut host = with_offloads();
 
@@ -208,7 +208,7 @@ fn t8_a_udp_checksum_of_zero_is_stored_as_ffff() {
     let mut whole = udp(HERE, AT_A, 64, &[0, 0]);
     let checksum = [whole[26], whole[27]];
     whole[28..30].copy_from_slice(&checksum);
-    let mut partial = with_partial_checksum(&whole);
+    let partial = with_partial_checksum(&whole);
     let header = VnetHdr { needs_csum: true, csum_start: 20, csum_offset: 6, ..VnetHdr::PLAIN };
 
     let sent = with_offloads().transmit(&with_vnet_hdr(header, &partial));
@@ -287,17 +287,6 @@ fn d19_what_may_not_be_joined_is_passed_on_byte_for_byte() {
 
 #[test]
 fn d19_segments_with_different_timestamps_stay_apart() {
-    let stamped = |stamp: u8, sequence| {
-        let mut packet = Vec::new();
-        PacketBuilder::ipv4(AT_A, HERE, 64)
-            .tcp(4000, 80, sequence, 1000)
-            .ack(9)
-            .options_raw(&[1, 1, 8, 10, 0, 0, 0, stamp, 0, 0, 0, 1])
-            .unwrap()
-            .write(&mut packet, &payload(100))
-            .unwrap();
-        packet
-    };
     let train = [stamped(1, 0), stamped(1, 100), stamped(2, 200), stamped(2, 300)];
     let mut host = with_offloads();
 

@@ -159,6 +159,19 @@ pub(crate) fn tcp(
     packet
 }
 
+/// A TCP packet from A to here with this timestamp.
+pub(crate) fn stamped(stamp: u8, sequence: u32) -> Vec<u8> {
+    let mut packet = Vec::new();
+    PacketBuilder::ipv4(AT_A, HERE, 64)
+        .tcp(4000, 80, sequence, 1000)
+        .ack(9)
+        .options_raw(&[1, 1, 8, 10, 0, 0, 0, stamp, 0, 0, 0, 1])
+        .unwrap()
+        .write(&mut packet, &payload(100))
+        .unwrap();
+    packet
+}
+
 /// The packet as the kernel hands it out for segmentation. Its checksum is complete where the
 /// kernel's would be partial; segmentation computes it anew either way.
 pub(crate) fn tso(gso_size: usize, packet: &[u8]) -> Vec<u8> {
@@ -213,9 +226,12 @@ pub(crate) fn with_id(packet: Vec<u8>, id: u16) -> Vec<u8> {
     with_header(packet, |header| header[4..6].copy_from_slice(&id.to_be_bytes()))
 }
 
-/// The packet without its identification where that means nothing, because DF is set (RFC 6864).
+/// The packet without its identification where that means nothing, because DF is set (RFC 6864). One
+/// with a wrong header checksum stays as it is.
 pub(crate) fn without_meaningless_id(packet: Vec<u8>) -> Vec<u8> {
-    if packet[6] & 0x40 == 0 { packet } else { with_id(packet, 0) }
+    let header_len = usize::from(packet[0] & 0x0f) * 4;
+    let valid = internet_checksum(&packet[..header_len]) == 0;
+    if packet[6] & 0x40 != 0 && valid { with_id(packet, 0) } else { packet }
 }
 
 /// The pseudo-header of an IPv4 packet's transport checksum.
