@@ -352,4 +352,6 @@ fn inner_mtu(to: SocketAddr) -> u16 {
 }
 
 #[cfg(test)]
+mod cases;
+#[cfg(test)]
 mod tests;

@@ -101,19 +101,7 @@ fn t2_a_destination_without_lease_is_answered_net_unreachable() {
 
 #[test]
 fn t3_a_destination_without_lease_is_not_answered_where_the_rules_forbid() {
-    let nowhere = [10, 10, 99, 1];
-    let fragment = with_header(udp(HERE, nowhere, 64, b""), |header| header[7] = 1);
-    let icmp_error = with_header(ping(HERE, nowhere, 64), |packet| packet[20] = 3);
-    for silent in [
-        fragment,
-        icmp_error,
-        ping(HERE, nowhere, 64),
-        udp([224, 0, 0, 1], nowhere, 64, b""),
-        udp([0, 0, 0, 0], nowhere, 64, b""),
-        udp([127, 0, 0, 1], nowhere, 64, b""),
-        udp([255, 255, 255, 255], nowhere, 64, b""),
-        udp(HERE, [224, 0, 0, 22], 64, b""),
-    ] {
+    for silent in unanswerable() {
         let mut host = Setup::default().host();
 
         assert_eq!(host.transmit(&silent), Sent::default());

@@ -83,7 +83,7 @@ fn arb_flows() -> impl Strategy<Value = Vec<Vec<u8>>> {
 /// The packets of one sender, without the identification, which means nothing as DF is set.
 fn of_flow(packets: &[Vec<u8>], flow: u8) -> Vec<Vec<u8>> {
     let of_flow = packets.iter().filter(|packet| packet[15] == flow);
-    of_flow.map(|packet| with_header(packet.clone(), |header| header[4..6].fill(0))).collect()
+    of_flow.cloned().map(without_meaningless_id).collect()
 }
 
 proptest! {
