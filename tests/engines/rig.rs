@@ -5,6 +5,7 @@
 //!                                               fd00::1                fd00::2
 //! ```
 
+use crate::missing;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
@@ -79,10 +80,8 @@ pub(crate) fn every_engine(test: &str, plan: Plan, body: impl Fn(&mut Rig) + Syn
                 body(&mut rig);
                 1
             }
-            Err(EngineError::Unsupported { what, source }) => {
-                let by_io_uring = [EngineKind::Uring, EngineKind::TokioUring];
-                assert!(by_io_uring.contains(&kind), "only io_uring may be missing");
-                println!("SKIPPED engine {kind}: {what}: {source}");
+            Err(error @ EngineError::Unsupported { .. }) => {
+                missing::skip(kind, &error);
                 0
             }
             Err(error) => panic!("engine {kind}: {error}"),

@@ -3,15 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
+#[path = "../common/settings.rs"]
+mod settings;
+
 use ipnet::IpNet;
+use settings::settings;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
-use twill::config::{IngressCheck, Mtu, Pinning, QueueCount, Settings, SourcePorts, Steering};
-use twill::engine::EngineChoice;
 use twill::gateway::Gateway;
-use twill::offload::feature::FeatureSet;
 use twill::route::{Overlay, Peer, PeerIndex, View};
 use twill_perf::testbed::{Host, Namespace, Testbed, Underlay};
 
@@ -99,27 +100,7 @@ fn two_hosts(test: &str, underlay_mtu: u16) -> Option<(Vec<Host>, Vec<Gateway>, 
 }
 
 fn start(host: &Host, peer: &Host) -> Gateway {
-    let settings = Settings {
-        device: "tun0".to_owned(),
-        addresses: vec![IpNet::from(IpAddr::V4(tun_address(host)))],
-        mtu: Mtu::try_from(1472).unwrap(),
-        listen: endpoint(host),
-        local: vec![pods(host)],
-        queues: QueueCount::ONE,
-        engine: EngineChoice::Auto,
-        offloads: FeatureSet::ALL,
-        gso_forced: false,
-        ingress_check: IngressCheck::Strict,
-        peer_sources: Vec::new(),
-        source_ports: SourcePorts::Fixed,
-
-        steering: Steering::Peers,
-        busy_poll: Duration::ZERO,
-        pinning: Pinning::None,
-        socket_buffer: 1 << 20,
-        device_queue: 1000,
-        telemetry: true,
-    };
+    let settings = settings(endpoint(host), IpAddr::V4(tun_address(host)).into(), pods(host));
     let view = View::new(Overlay {
         peers: vec![Peer {
             index: PeerIndex(0),
