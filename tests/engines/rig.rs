@@ -221,9 +221,17 @@ impl Rig {
 
     /// Sends datagrams, gathered into runs where the rig has them.
     pub(crate) fn send(&mut self, packets: &[(SocketAddr, Vec<u8>)]) -> Outcome {
-        let datagrams = gather(packets);
+        self.send_runs(&gather(packets, false))
+    }
+
+    /// Sends packets whose senders allow fragments.
+    pub(crate) fn send_fragmentable(&mut self, packets: &[(SocketAddr, Vec<u8>)]) -> Outcome {
+        self.send_runs(&gather(packets, true))
+    }
+
+    fn send_runs(&mut self, datagrams: &Datagrams) -> Outcome {
         let mut outcome = Outcome::new(1024);
-        self.engine.send(&datagrams, &mut outcome);
+        self.engine.send(datagrams, &mut outcome);
         outcome
     }
 
@@ -249,7 +257,7 @@ impl Rig {
 }
 
 /// Runs of these datagrams, whose bytes lie in headers.
-pub(crate) fn gather(packets: &[(SocketAddr, Vec<u8>)]) -> Datagrams {
+fn gather(packets: &[(SocketAddr, Vec<u8>)], may_fragment: bool) -> Datagrams {
     let limits = RunLimits { datagrams: 63, bytes: 65_507 };
     let bytes = packets.iter().map(|(_, packet)| packet.len()).sum();
     let pieces = Pieces::new(packets.len(), bytes);
@@ -261,7 +269,7 @@ pub(crate) fn gather(packets: &[(SocketAddr, Vec<u8>)]) -> Datagrams {
             IpAddr::V4(address) => address.octets()[3],
             IpAddr::V6(address) => address.octets()[15],
         };
-        let destination = Destination { peer: PeerIndex(host.into()), to: *to };
+        let destination = Destination { peer: PeerIndex(host.into()), to: *to, may_fragment };
         datagrams.push(destination, &[piece], u16::MAX).unwrap();
     }
     datagrams

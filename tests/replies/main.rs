@@ -87,6 +87,37 @@ fn a_container_hears_the_mtu_of_a_path_that_is_narrower_than_the_device() {
     assert_eq!(message.mtu, 1400 - 28, "what is left inside the tunnel");
 }
 
+#[test]
+fn what_may_be_fragmented_crosses_a_narrow_path_in_order() {
+    let Some((hosts, _gateways, _testbed)) = two_hosts("fragments", 1400) else { return };
+    let pod = hosts[0].add_pod(1472).unwrap();
+    let there = hosts[1].add_pod(1472).unwrap();
+    // Sockets that open from now on leave DF clear.
+    pod.sysctl("net.ipv4.ip_no_pmtu_disc", "1").unwrap();
+    let receiver = there.enter(|| UdpSocket::bind((there.address(), 7000)).unwrap());
+    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    let sender = pod.enter(|| UdpSocket::bind((pod.address(), 0)).unwrap());
+
+    let size = |number: u16| if number % 3 == 0 { 1440 } else { 200 };
+    let mut numbers = Vec::new();
+    for burst in 0..10 {
+        for number in burst * 30..(burst + 1) * 30 {
+            let mut datagram = vec![0; size(number)];
+            datagram[..2].copy_from_slice(&number.to_be_bytes());
+            sender.send_to(&datagram, (there.address(), 7000)).unwrap();
+        }
+        for _ in 0..30 {
+            let mut datagram = [0; 1500];
+            let len = receiver.recv(&mut datagram).expect("a datagram in time");
+            let number = u16::from_be_bytes([datagram[0], datagram[1]]);
+            assert_eq!(len, size(number));
+            numbers.push(number);
+        }
+    }
+
+    assert_eq!(numbers, (0..300).collect::<Vec<_>>());
+}
+
 /// Two hosts with a gateway each, the underlay's devices having this MTU, the TUN devices 1472.
 fn two_hosts(test: &str, underlay_mtu: u16) -> Option<(Vec<Host>, Vec<Gateway>, Testbed)> {
     let testbed = Testbed::for_test(test)?;
