@@ -107,7 +107,7 @@ pub struct EngineStats {
     pub cq_overflows: u64,
     /// Reads that failed because the TUN device was down.
     pub tun_down: u64,
-    /// Errors reported on the UDP socket (ICMP from the underlay).
+    /// Receives from the UDP socket that failed; ICMP from the underlay is not told to it.
     pub socket_errors: u64,
     /// Runs replayed as plain datagrams after the kernel refused `UDP_SEGMENT`.
     pub gso_replays: u64,

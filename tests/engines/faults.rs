@@ -6,7 +6,7 @@ use crate::rig::{
 };
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use twill::offload::feature::Feature;
 use twill::socket;
 use twill::sys::sockopt;
@@ -107,6 +107,38 @@ fn a_run_that_fits_the_path_leaves_again_after_one_that_did_not() {
         let expected: Vec<_> = short.into_iter().map(|(_, packet)| packet).collect();
         assert_eq!(datagrams_of(&peer, 10), expected);
     });
+}
+
+#[test]
+fn a_storm_of_icmp_errors_reaches_neither_sends_nor_receives() {
+    every_engine("a_storm_of_icmp_errors", Plan::default(), |rig| {
+        rig.far.sysctl("net.ipv4.icmp_ratelimit", "0").unwrap();
+        let nobody = SocketAddr::from(([192, 0, 2, 3], 9));
+        let packets: Vec<_> = (0..20).map(|number| (nobody, numbered(number, 100))).collect();
+        let peer = rig.peer(2);
+
+        let deadline = Instant::now() + PATIENCE;
+        while unreachables_heard() < 100 {
+            assert!(Instant::now() < deadline, "no ICMP error arrives");
+            assert_eq!(failed(&rig.send(&packets)), 0);
+            peer.send_to(b"in between", rig.plan.listen).unwrap();
+            let trains = rig.trains(10);
+            assert!(trains.iter().all(|(_, bytes)| bytes == b"in between"));
+        }
+
+        assert_eq!(rig.stats().socket_errors, 0);
+        assert_eq!(rig.stats().gso_demoted_peers, 0);
+    });
+}
+
+/// "Destination unreachable" messages that this thread's namespace has received.
+fn unreachables_heard() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Icmp: "));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let mut columns = names.split(' ').zip(values.split(' '));
+    let (_, value) = columns.find(|(name, _)| *name == "InDestUnreachs").unwrap();
+    value.parse().unwrap()
 }
 
 #[test]
