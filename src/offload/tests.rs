@@ -234,9 +234,11 @@ fn without_meaningless_id(mut packet: Vec<u8>) -> Vec<u8> {
     packet
 }
 
-/// Packets by flow, each with the number of those before it that may be of any flow: fragments, and
-/// what has its ports behind other headers.
-fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<(u8, u8, u8), Vec<(usize, Vec<u8>)>> {
+/// A packet, and the number of those before it that may be of any flow: fragments, and what has its
+/// ports behind other headers.
+type Placed = (usize, Vec<u8>);
+
+fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<(u8, u8, u8), Vec<Placed>> {
     let mut flows = BTreeMap::<_, Vec<_>>::new();
     let mut hidden = [0; 2];
     for packet in packets {

@@ -98,7 +98,7 @@ fn what_may_be_fragmented_crosses_a_narrow_path_in_order() {
     receiver.set_read_timeout(Some(PATIENCE)).unwrap();
     let sender = pod.enter(|| UdpSocket::bind((pod.address(), 0)).unwrap());
 
-    let size = |number: u16| if number % 3 == 0 { 1440 } else { 200 };
+    let size = |number: u16| if number.is_multiple_of(3) { 1440 } else { 200 };
     let mut numbers = Vec::new();
     for burst in 0..10 {
         for number in burst * 30..(burst + 1) * 30 {
