@@ -448,7 +448,9 @@ mod tests {
             let to = ([192, 0, 2, number as u8], 8285).into();
             for _ in 0..*size {
                 let piece = Piece { source: Source::Slot(Slot(0)), offset: 0, len: 100 };
-                datagrams.push(Destination { peer: PEER, to }, &[piece], *size).unwrap();
+                datagrams
+                    .push(Destination { peer: PEER, to, may_fragment: false }, &[piece], *size)
+                    .unwrap();
             }
         }
         datagrams

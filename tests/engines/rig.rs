@@ -5,6 +5,7 @@
 //!                                               fd00::1                fd00::2
 //! ```
 
+use crate::missing;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
@@ -79,10 +80,8 @@ pub(crate) fn every_engine(test: &str, plan: Plan, body: impl Fn(&mut Rig) + Syn
                 body(&mut rig);
                 1
             }
-            Err(EngineError::Unsupported { what, source }) => {
-                let by_io_uring = [EngineKind::Uring, EngineKind::TokioUring];
-                assert!(by_io_uring.contains(&kind), "only io_uring may be missing");
-                println!("SKIPPED engine {kind}: {what}: {source}");
+            Err(error @ EngineError::Unsupported { .. }) => {
+                missing::skip(kind, &error);
                 0
             }
             Err(error) => panic!("engine {kind}: {error}"),
@@ -222,9 +221,17 @@ impl Rig {
 
     /// Sends datagrams, gathered into runs where the rig has them.
     pub(crate) fn send(&mut self, packets: &[(SocketAddr, Vec<u8>)]) -> Outcome {
-        let datagrams = gather(packets);
+        self.send_runs(&gather(packets, false))
+    }
+
+    /// Sends packets whose senders allow fragments.
+    pub(crate) fn send_fragmentable(&mut self, packets: &[(SocketAddr, Vec<u8>)]) -> Outcome {
+        self.send_runs(&gather(packets, true))
+    }
+
+    fn send_runs(&mut self, datagrams: &Datagrams) -> Outcome {
         let mut outcome = Outcome::new(1024);
-        self.engine.send(&datagrams, &mut outcome);
+        self.engine.send(datagrams, &mut outcome);
         outcome
     }
 
@@ -250,7 +257,7 @@ impl Rig {
 }
 
 /// Runs of these datagrams, whose bytes lie in headers.
-pub(crate) fn gather(packets: &[(SocketAddr, Vec<u8>)]) -> Datagrams {
+fn gather(packets: &[(SocketAddr, Vec<u8>)], may_fragment: bool) -> Datagrams {
     let limits = RunLimits { datagrams: 63, bytes: 65_507 };
     let bytes = packets.iter().map(|(_, packet)| packet.len()).sum();
     let pieces = Pieces::new(packets.len(), bytes);
@@ -262,7 +269,7 @@ pub(crate) fn gather(packets: &[(SocketAddr, Vec<u8>)]) -> Datagrams {
             IpAddr::V4(address) => address.octets()[3],
             IpAddr::V6(address) => address.octets()[15],
         };
-        let destination = Destination { peer: PeerIndex(host.into()), to: *to };
+        let destination = Destination { peer: PeerIndex(host.into()), to: *to, may_fragment };
         datagrams.push(destination, &[piece], u16::MAX).unwrap();
     }
     datagrams

@@ -26,7 +26,7 @@ fn packets_of_every_size_leave_the_device_for_the_wire_unchanged() {
             |rig| {
                 let (application, peer) = (rig.application(), rig.peer(2));
                 let to = peer.local_addr().unwrap();
-                let destination = Destination { peer: PeerIndex(0), to };
+                let destination = Destination { peer: PeerIndex(0), to, may_fragment: false };
                 let header = rig.header_len();
                 let payloads: Vec<_> = lengths(0..=usize::from(MTU) - HEADERS)
                     .enumerate()
