@@ -111,6 +111,8 @@ pub(crate) struct Rig {
     /// A copy of the engine's socket, to change its options.
     pub(crate) udp: OwnedFd,
     vnet_hdr: bool,
+    /// What both the plan and the device have.
+    offloads: FeatureSet,
 }
 
 impl Rig {
@@ -157,12 +159,13 @@ impl Rig {
             wake: copies.0,
             udp: copies.1,
             vnet_hdr,
+            offloads: features,
         })
     }
 
     /// Whether the engine has the offload in this rig.
     pub(crate) fn has(&self, feature: Feature) -> bool {
-        self.vnet_hdr && self.plan.offloads.has(feature)
+        self.offloads.has(feature)
     }
 
     /// A socket of an application on this side of the tunnel.
