@@ -168,6 +168,14 @@ impl Rig {
         self.offloads.has(feature)
     }
 
+    /// Whether what one send made arrives in one piece. Before Linux 5.11 a veth takes the run apart
+    /// (`NETIF_F_GSO_SOFTWARE` lacks UDP there), and nothing joins it again.
+    pub(crate) fn wire_keeps_trains(&self) -> bool {
+        let features = self.far.run("ethtool", &["-k", "under"]).unwrap();
+        assert!(features.contains("tx-udp-segmentation:"), "{features}");
+        features.contains("tx-udp-segmentation: on")
+    }
+
     /// A socket of an application on this side of the tunnel.
     pub(crate) fn application(&self) -> UdpSocket {
         patient(UdpSocket::bind((INNER, 0)).unwrap())
