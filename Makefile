@@ -23,9 +23,9 @@ perf: build ## network paths side by side: throughput, latency, cost; a report i
 test: setup ## every test, on this machine's kernel (needs root)
 	$(CARGO) test --workspace --no-fail-fast
 
-kernels: setup ## the engine and gateway tests on Debian's other kernels, emulated (needs root; up to an hour)
+kernels: setup ## engine and gateway tests on Debian's kernels, in a virtual machine (slow)
 	@$(MAKE) --no-print-directory setup PACKAGES="$(EMULATOR)"
-	CARGO="$(CARGO)" tests/kernels/all $(KERNELS)
+	CARGO="$(CARGO)" TWILL_KERNELS_LIMIT=$${TWILL_KERNELS_LIMIT:-5400} tests/kernels/all $(KERNELS)
 
 lint: setup ## formatting, clippy and the documentation, warnings as errors
 	$(CARGO) fmt --all --check
