@@ -110,6 +110,8 @@ pub(crate) struct Rig {
     /// A copy of the engine's socket, to change its options.
     pub(crate) udp: OwnedFd,
     vnet_hdr: bool,
+    /// What both the plan and the device have.
+    offloads: FeatureSet,
 }
 
 impl Rig {
@@ -156,12 +158,21 @@ impl Rig {
             wake: copies.0,
             udp: copies.1,
             vnet_hdr,
+            offloads: features,
         })
     }
 
     /// Whether the engine has the offload in this rig.
     pub(crate) fn has(&self, feature: Feature) -> bool {
-        self.vnet_hdr && self.plan.offloads.has(feature)
+        self.offloads.has(feature)
+    }
+
+    /// Whether what one send made arrives in one piece. Before Linux 5.11 a veth takes the run apart
+    /// (`NETIF_F_GSO_SOFTWARE` lacks UDP there), and nothing joins it again.
+    pub(crate) fn wire_keeps_trains(&self) -> bool {
+        let features = self.far.run("ethtool", &["-k", "under"]).unwrap();
+        assert!(features.contains("tx-udp-segmentation:"), "{features}");
+        features.contains("tx-udp-segmentation: on")
     }
 
     /// A socket of an application on this side of the tunnel.

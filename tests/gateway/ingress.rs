@@ -1,12 +1,12 @@
 //! What arrives from outside that should not get in.
 
-use crate::pair::{ENGINES, Pair};
+use crate::pair::{Pair, engines};
 use etherparse::PacketBuilder;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 #[test]
 fn strangers_and_forgers_are_kept_out() {
-    for engine in ENGINES {
+    for engine in engines() {
         let Some(pair) = Pair::start("strangers", engine) else { return };
         pair.assert_connected();
         let gateway = SocketAddr::from((pair.hosts[0].address(), 8285));
@@ -40,7 +40,7 @@ fn strangers_and_forgers_are_kept_out() {
 #[test]
 fn garbage_from_a_stranger_leaves_good_traffic_alone() {
     // tokio-uring receives one datagram at a time: a flood simply is its capacity.
-    for engine in ENGINES.into_iter().filter(|engine| *engine != "tokio-uring") {
+    for engine in engines().into_iter().filter(|engine| *engine != "tokio-uring") {
         let Some(pair) = Pair::start("garbage", engine) else { return };
         pair.assert_connected();
         let gateway = SocketAddr::from((pair.hosts[0].address(), 8285));

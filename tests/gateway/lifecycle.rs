@@ -1,12 +1,12 @@
 //! Starting, stopping, dying, and the device being pulled away.
 
-use crate::pair::{DEVICE, ENGINES, PATIENCE, Pair, output};
+use crate::pair::{DEVICE, PATIENCE, Pair, engines, output};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
 #[test]
 fn a_stopped_gateway_leaves_nothing_behind() {
-    for engine in ENGINES {
+    for engine in engines() {
         let Some(mut pair) = Pair::start("stop", engine) else { return };
         pair.assert_connected();
 
@@ -31,7 +31,7 @@ fn a_stopped_gateway_leaves_nothing_behind() {
 
 #[test]
 fn a_second_instance_fails_at_once_and_harms_nothing() {
-    for engine in ENGINES {
+    for engine in engines() {
         let Some(pair) = Pair::start("second_instance", engine) else { return };
         let config = pair.gateways[0].config.to_str().unwrap().to_owned();
         let other = pair.bed.folder().join("second.sock");
@@ -60,7 +60,7 @@ fn a_second_instance_fails_at_once_and_harms_nothing() {
 
 #[test]
 fn a_killed_gateway_comes_back_under_load() {
-    for engine in ENGINES {
+    for engine in engines() {
         let Some(mut pair) = Pair::start("kill", engine) else { return };
         pair.assert_connected();
         for _ in 0..3 {
@@ -77,7 +77,7 @@ fn a_killed_gateway_comes_back_under_load() {
 
 #[test]
 fn a_device_that_goes_down_costs_no_cpu_and_comes_back_with_its_routes() {
-    for engine in ENGINES {
+    for engine in engines() {
         let Some(pair) = Pair::start("link_down", engine) else { return };
         pair.assert_connected();
 
@@ -101,7 +101,7 @@ fn a_device_that_goes_down_costs_no_cpu_and_comes_back_with_its_routes() {
 
 #[test]
 fn a_gateway_whose_device_is_deleted_ends_with_an_error() {
-    for engine in ENGINES.iter().chain(&["classic"]) {
+    for engine in engines().into_iter().chain(["classic"]) {
         let Some(mut pair) = Pair::start("link_deleted", engine) else { return };
         pair.assert_connected();
 
@@ -120,7 +120,7 @@ fn a_gateway_whose_device_is_deleted_ends_with_an_error() {
 
 #[test]
 fn without_the_means_the_error_names_them_and_nothing_is_left() {
-    let Some(pair) = Pair::start("limits", ENGINES[0]) else { return };
+    let Some(pair) = Pair::start("limits", engines()[0]) else { return };
     let host = &pair.hosts[0];
     let twill = env!("CARGO_BIN_EXE_twill");
     let config = pair.bed.folder().join("limited.toml");

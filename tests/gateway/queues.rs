@@ -1,7 +1,7 @@
 //! Many queues: every flow in order, and where flows go.
 
 use crate::ingress::udp;
-use crate::pair::{ENGINES, PATIENCE, Pair};
+use crate::pair::{PATIENCE, Pair, engines};
 use rustix::thread::{CpuSet, Pid, sched_setaffinity};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -14,7 +14,7 @@ const ECHO: u16 = 7100;
 
 #[test]
 fn flows_keep_their_order_while_cpus_are_taken_away() {
-    for engine in ENGINES {
+    for engine in engines() {
         for queues in [1, 2, 4, 8] {
             let Some(mut pair) = Pair::start("order", engine) else { return };
             pair.restart_with(&format!("queues = {queues}"));
