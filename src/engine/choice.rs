@@ -25,10 +25,7 @@ impl Choice {
         Self::by(choice, probe)
     }
 
-    fn by(
-        choice: EngineChoice,
-        probe: impl FnMut(EngineKind) -> Result<(), EngineError>,
-    ) -> Self {
+    fn by(choice: EngineChoice, probe: impl FnMut(EngineKind) -> Result<(), EngineError>) -> Self {
         let refused = Vec::new();
         match choice {
             EngineChoice::Only(kind) => Self { kind, refused, others: &[], is_auto: false },

@@ -424,3 +424,88 @@ fn underlay(listen: SocketAddr, view: &View) -> Option<Nic> {
     let name = device_of(socket::path_to(to).ok()?.source)?;
     Nic::read(Path::new("/sys"), Path::new("/proc"), &name).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{IngressCheck, Mtu, QueueCount};
+    use crate::engine::{EngineChoice, PREFERENCE};
+    use crate::route::Overlay;
+    use std::thread;
+    use twill_perf::testbed::Testbed;
+
+    #[test]
+    fn an_engine_that_fails_after_its_probe_makes_way_for_the_next_one_of_auto() {
+        let Some(testbed) = Testbed::for_test("an engine that fails after its probe") else {
+            return;
+        };
+        testbed.namespace("host").unwrap().enter(|| {
+            let gateway = Gateway::start_by(second_worker_fails, &settings(), view()).unwrap();
+
+            let about = gateway.observer().about();
+            assert_eq!(gateway.engine().0, EngineKind::Epoll);
+            assert_eq!((about.engine.as_str(), about.engine_fallback), ("epoll", true));
+            let expected = format!("{} does not work here: ", PREFERENCE[0]);
+            assert!(about.engine_reason.starts_with(&expected), "{}", about.engine_reason);
+            assert_eq!(gateway.workers.len(), 2);
+            assert_eq!(interface_index("tun7"), Some(gateway.device_index()));
+        });
+    }
+
+    #[test]
+    fn an_engine_that_is_asked_for_by_name_fails_with_its_own_error_and_leaves_nothing() {
+        let Some(testbed) = Testbed::for_test("an engine that is asked for by name") else {
+            return;
+        };
+        testbed.namespace("host").unwrap().enter(|| {
+            let named = EngineChoice::Only(PREFERENCE[0]);
+            let settings = Settings { engine: named, ..settings() };
+
+            let error = Gateway::start_by(second_worker_fails, &settings, view()).err().unwrap();
+
+            let StartError::Engine { kind, .. } = &error else { panic!("{error}") };
+            assert_eq!(*kind, PREFERENCE[0]);
+            assert_eq!(interface_index("tun7"), None);
+        });
+    }
+
+    /// Engines but for one that passes its probe and that the second worker does not get.
+    fn second_worker_fails(
+        kind: EngineKind,
+        ports: Ports,
+        tuning: Tuning,
+    ) -> Result<Box<dyn Engine>, EngineError> {
+        if kind == PREFERENCE[0] && thread::current().name() == Some("twill-1") {
+            let source = io::Error::from_raw_os_error(libc::ENOMEM);
+            return Err(EngineError::Unsupported { what: "a second ring", source });
+        }
+        engine::open(kind, ports, tuning)
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            device: "tun7".to_owned(),
+            addresses: vec!["10.10.0.1/24".parse().unwrap()],
+            mtu: Mtu::try_from(1472).unwrap(),
+            listen: "127.0.0.1:8285".parse().unwrap(),
+            local: vec!["10.10.0.0/24".parse().unwrap()],
+            queues: QueueCount::try_from(2).unwrap(),
+            engine: EngineChoice::Auto,
+            offloads: FeatureSet::ALL,
+            gso_forced: false,
+            ingress_check: IngressCheck::Strict,
+            peer_sources: Vec::new(),
+            source_ports: SourcePorts::Fixed,
+            steering: Steering::Peers,
+            pinning: Pinning::None,
+            busy_poll: Duration::ZERO,
+            device_queue: 500,
+            socket_buffer: 1 << 20,
+            telemetry: true,
+        }
+    }
+
+    fn view() -> View {
+        View::new(Overlay { peers: Vec::new(), local: Vec::new(), addresses: Vec::new() })
+    }
+}

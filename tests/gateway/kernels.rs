@@ -176,6 +176,7 @@ fn old_kernels_get_the_engine_that_they_can_carry() {
         let uring = about(&doctor, "engines", "uring does not work here: ");
         assert_eq!(uring["cure"], "Linux 6.7 or later");
         about(&doctor, "engines", "tokio-uring works: ");
+        about(&doctor, "engines", "tokio-uring takes one frame at a time: ");
     }
 }
 
@@ -281,7 +282,8 @@ fn doctor(pair: &Pair) -> Vec<Value> {
 
 /// The one finding that begins so.
 fn about<'a>(doctor: &'a [Value], area: &str, begin: &str) -> &'a Value {
-    let begins = |it: &&Value| it["area"] == area && it["what"].as_str().unwrap().starts_with(begin);
+    let begins =
+        |it: &&Value| it["area"] == area && it["what"].as_str().unwrap().starts_with(begin);
     let found: Vec<_> = doctor.iter().filter(begins).collect();
     assert_eq!(found.len(), 1, "{begin:?} in {area}: {doctor:#?}");
     found[0]

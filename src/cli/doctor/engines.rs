@@ -26,19 +26,9 @@ pub(super) fn examine(nowait: &io::Result<()>) -> Vec<Finding> {
         release: kernel::release(),
         disabled: disabled.map(|value| value.trim().to_owned()),
     };
-    let mut findings: Vec<_> = EngineKind::ALL
-        .into_iter()
-        .map(|kind| engine(kind, engine::probe(kind), &place))
-        .collect();
-    if let Err(error) = nowait
-        && place.kernel.has(Ability::Ring).is_ok()
-    {
-        findings.push(Finding::less(
-            ENGINES,
-            format!("tokio-uring takes one frame at a time: a read that is not to wait: {error}"),
-            format!("Linux {}", Ability::NowaitTun.since()),
-        ));
-    }
+    let mut findings: Vec<_> =
+        EngineKind::ALL.into_iter().map(|kind| engine(kind, engine::probe(kind), &place)).collect();
+    findings.extend(waits(nowait, &place));
     findings.extend(io_uring(&place));
     findings
 }
@@ -53,6 +43,22 @@ fn engine(kind: EngineKind, probed: Result<(), engine::EngineError>, place: &Pla
         missing => cure(&missing, place),
     };
     Finding::less(ENGINES, format!("{kind} does not work here: {error}"), cure)
+}
+
+/// What `tokio-uring` makes of a TUN driver that lets reads wait.
+fn waits(nowait: &io::Result<()>, place: &Place<'_>) -> Option<Finding> {
+    place.kernel.has(Ability::Ring).ok()?;
+    let error = match (nowait, place.kernel.has(Ability::NowaitTun)) {
+        (Ok(()), Ok(())) => return None,
+        (Err(error), _) => error.to_string(),
+        (_, Err(_)) => "missing".to_owned(),
+    };
+    let name = Ability::NowaitTun.name();
+    Some(Finding::less(
+        ENGINES,
+        format!("tokio-uring takes one frame at a time: {name}: {error}"),
+        format!("Linux {} or later", Ability::NowaitTun.since()),
+    ))
 }
 
 fn missing(kind: EngineKind, place: &Place<'_>) -> Vec<(Ability, Lack)> {
@@ -199,6 +205,8 @@ mod tests {
         let part = parts.iter().find(|part| part.what == missing).expect(missing);
         assert_eq!(part.cure.as_deref(), Some("Linux 5.19 or later; epoll works without"));
         assert!(parts.iter().any(|part| part.what == "io_uring may be used"));
+        let slow = waits(&Ok(()), &place).unwrap();
+        assert_eq!(slow.cure.as_deref(), Some("Linux 6.4 or later"));
     }
 
     fn place(release: &str, disabled: Option<&str>) -> Place<'static> {
