@@ -7,11 +7,13 @@
 //! ```
 
 mod arrival;
+mod choice;
 mod classic;
 mod deliver;
 mod epoll;
 #[cfg(test)]
 mod fault;
+mod kernel;
 mod kind;
 #[cfg(test)]
 pub(crate) mod loopback;
@@ -23,10 +25,12 @@ mod tokio_uring;
 mod transmit;
 mod uring;
 
+pub use choice::{Choice, PREFERENCE};
 pub use classic::Classic;
 pub use epoll::Epoll;
+pub use kernel::{Ability, Kernel, Lack, needs};
 pub use kind::{EngineChoice, EngineKind};
-pub use probe::{choose, open, probe};
+pub use probe::{open, open_on, probe};
 pub use tokio_uring::TokioUring;
 pub use uring::Uring;
 

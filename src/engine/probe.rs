@@ -1,7 +1,8 @@
-//! Which engines this kernel and container allow, found out by doing what they do.
+//! Opening an engine, and whether it works here: found out by doing what it does.
 
 use super::{
-    Classic, Engine, EngineChoice, EngineError, EngineKind, Epoll, Ports, TokioUring, Tuning, Uring,
+    Ability, Classic, Engine, EngineError, EngineKind, Epoll, Kernel, Ports, TokioUring, Tuning,
+    Uring,
 };
 use crate::batch::Inbox;
 use crate::socket;
@@ -11,8 +12,6 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// The engines that `auto` tries, best first: by what docs/PERF.md measured.
-const PREFERENCE: [EngineKind; 2] = [EngineKind::Uring, EngineKind::Epoll];
 /// How long a packet may take through the throw-away device.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -25,31 +24,27 @@ pub fn open(
     ports: Ports,
     tuning: Tuning,
 ) -> Result<Box<dyn Engine>, EngineError> {
+    open_on(Kernel::here(), kind, ports, tuning)
+}
+
+/// As [`open`], using nothing but what `kernel` has.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_on(
+    kernel: &Kernel,
+    kind: EngineKind,
+    ports: Ports,
+    tuning: Tuning,
+) -> Result<Box<dyn Engine>, EngineError> {
+    kernel.require(kind)?;
+    let nowait = kernel.has(Ability::NowaitTun).is_ok();
     Ok(match kind {
         EngineKind::Uring => Box::new(Uring::new(ports, tuning)?),
-        EngineKind::TokioUring => Box::new(TokioUring::new(ports, tuning)?),
+        EngineKind::TokioUring => Box::new(TokioUring::new(ports, tuning, nowait)?),
         EngineKind::Epoll => Box::new(Epoll::new(ports, tuning)?),
         EngineKind::Classic => Box::new(Classic::new(ports, tuning)),
     })
-}
-
-/// The engine that a choice means here, with the reason for people. An engine that the user names
-/// is not probed: if it does not work, its own error says why.
-#[must_use]
-pub fn choose(choice: EngineChoice) -> (EngineKind, String) {
-    if let EngineChoice::Only(kind) = choice {
-        return (kind, "as configured".to_owned());
-    }
-    let mut refused = String::new();
-    for kind in PREFERENCE {
-        match probe(kind) {
-            Ok(()) if refused.is_empty() => return (kind, "it reads a TUN here".to_owned()),
-            Ok(()) => return (kind, refused),
-            Err(error) => refused = format!("{kind} does not work here: {error}"),
-        }
-    }
-    // Without a TUN device nothing works; the start will say so in its own words.
-    (EngineKind::Epoll, refused)
 }
 
 /// Opens an engine over a throw-away TUN device and lets it read one packet.

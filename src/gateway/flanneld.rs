@@ -430,14 +430,13 @@ fn etcd_status(leases: &Leases) -> EtcdStatus {
 }
 
 fn announce(gateway: &Gateway, settings: &Settings) {
-    let (engine, reason) = gateway.engine();
+    let (engine, _) = gateway.engine();
     info!(
         device = gateway.device(),
         listen = %settings.listen,
         mtu = %settings.mtu,
         queues = settings.queues.count(),
         %engine,
-        reason,
         offloads = %gateway.features(),
         "tunnel is up"
     );

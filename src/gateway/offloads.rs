@@ -3,57 +3,85 @@
 use crate::engine::EngineKind;
 use crate::offload::feature::{Feature, FeatureSet};
 use crate::socket::{self, GsoPolicy};
+use crate::sys::kernel;
 use crate::telemetry::snapshot::Offload;
 use crate::tun::Joined;
+use std::io;
+use tracing::info;
 
-/// Decides: what the user wants, what the device granted, what the engine can, what the kernel can
-/// be trusted with, and whether workers share what one peer sends.
+/// What the decision rests on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grounds<'a> {
+    /// What the user wants.
+    pub(super) wanted: FeatureSet,
+    /// What the device granted.
+    pub(super) granted: FeatureSet,
+    pub(super) engine: EngineKind,
+    /// What the throw-away device showed.
+    pub(super) joined: &'a Joined,
+    /// What the kernel can be trusted with.
+    pub(super) gso: &'a GsoPolicy,
+    /// What a socket said to `UDP_GRO`.
+    pub(super) gro: &'a io::Result<()>,
+    /// Workers share what one peer sends.
+    pub(super) by_flow: bool,
+}
+
+/// Decides about every offload, in their order.
 #[must_use]
-pub(super) fn decide(
-    wanted: FeatureSet,
-    granted: FeatureSet,
-    engine: EngineKind,
-    joined: &Joined,
-    gso: &GsoPolicy,
-    by_flow: bool,
-) -> Vec<Offload> {
-    Feature::ALL
-        .into_iter()
-        .map(|feature| {
-            let (on, reason) = if engine == EngineKind::Classic {
-                (false, "the classic engine has no offload".to_owned())
-            } else if !wanted.has(feature) {
-                (false, "switched off".to_owned())
-            } else if !granted.has(feature) {
-                (false, "the TUN driver refuses it: UDP super-packets need Linux 6.2".to_owned())
-            } else if feature == Feature::Gro && by_flow {
-                (false, "steering by flow: a train would take other flows along".to_owned())
-            } else if feature == Feature::Gso {
-                (gso.on, gso.reason.clone())
-            } else if let Some(Err(error)) = probed(joined, feature) {
-                (false, format!("the kernel grants it and refuses its packets: {error}"))
-            } else {
-                (true, "the kernel has it".to_owned())
-            };
-            Offload { name: feature.name().to_owned(), on, reason }
-        })
-        .collect()
+pub(super) fn decide(grounds: &Grounds<'_>) -> Vec<Offload> {
+    let offload = |feature: Feature| {
+        let (on, reason) = match refusal(grounds, feature) {
+            Some(reason) => (false, reason),
+            None if feature == Feature::Gso => (true, grounds.gso.reason.clone()),
+            None => (true, "the kernel has it".to_owned()),
+        };
+        Offload { name: feature.name().to_owned(), on, reason }
+    };
+    Feature::ALL.into_iter().map(offload).collect()
+}
+
+/// Why an offload is off.
+fn refusal(grounds: &Grounds<'_>, feature: Feature) -> Option<String> {
+    let Grounds { wanted, granted, engine, joined, gso, gro, by_flow } = *grounds;
+    if engine == EngineKind::Classic {
+        return Some("the classic engine has no offload".to_owned());
+    }
+    if !wanted.has(feature) {
+        return Some("switched off".to_owned());
+    }
+    if !granted.has(feature) {
+        return Some("the TUN driver refuses it: UDP super-packets need Linux 6.2".to_owned());
+    }
+    let probed = |taken: &io::Result<()>| {
+        let error = taken.as_ref().err()?;
+        Some(format!("the kernel grants it and refuses its packets: {error}"))
+    };
+    match feature {
+        Feature::Gro if by_flow => {
+            Some("steering by flow: a train would take other flows along".to_owned())
+        }
+        Feature::Gro => gro.as_ref().err().map(|error| format!("the kernel refuses it: {error}")),
+        Feature::Gso => (!gso.on).then(|| gso.reason.clone()),
+        Feature::CoalesceTcp => probed(&joined.tcp),
+        Feature::CoalesceUdp => probed(&joined.udp),
+        Feature::Tso | Feature::Uso => None,
+    }
 }
 
 /// The offloads that a gateway with default settings would use on this kernel.
 #[must_use]
 pub fn expected(engine: EngineKind, granted: FeatureSet, joined: &Joined) -> Vec<Offload> {
-    let gso = socket::gso_policy(&socket::kernel_release(), false);
-    decide(FeatureSet::ALL, granted, engine, joined, &gso, false)
-}
-
-/// What the throw-away device showed of an offload.
-fn probed(joined: &Joined, feature: Feature) -> Option<&std::io::Result<()>> {
-    match feature {
-        Feature::CoalesceTcp => Some(&joined.tcp),
-        Feature::CoalesceUdp => Some(&joined.udp),
-        _ => None,
-    }
+    let gso = socket::gso_policy(&kernel::release(), false);
+    decide(&Grounds {
+        wanted: FeatureSet::ALL,
+        granted,
+        engine,
+        joined,
+        gso: &gso,
+        gro: &socket::joins(),
+        by_flow: false,
+    })
 }
 
 /// The offloads that are on.
@@ -63,4 +91,132 @@ pub(super) fn in_use(states: &[Offload]) -> FeatureSet {
         .into_iter()
         .zip(states)
         .fold(FeatureSet::NONE, |set, (feature, state)| set.with(feature, state.on))
+}
+
+/// Logs every offload that is off and why.
+pub(super) fn announce(states: &[Offload]) {
+    for offload in states.iter().filter(|offload| !offload.on) {
+        info!(offload = offload.name, reason = offload.reason, "offload is off");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_defects_gives_all() {
+        let offloads = decided(|_| {});
+
+        assert!(offloads.iter().all(|offload| offload.on), "{offloads:?}");
+        assert_eq!(in_use(&offloads), FeatureSet::ALL);
+    }
+
+    #[test]
+    fn a_kernel_that_mangles_runs_gets_none_unless_forced() {
+        let mangling = socket::gso_policy("7.0.3-2-pve", false);
+        let forced = socket::gso_policy("7.0.3-2-pve", true);
+
+        let off = decided(|grounds| grounds.gso = &mangling);
+        let on = decided(|grounds| grounds.gso = &forced);
+
+        assert_eq!(off_alone(&off), Some(Feature::Gso));
+        assert!(reason(&off, Feature::Gso).contains("kernel 7.0.3 mangles runs"));
+        assert_eq!(in_use(&on), FeatureSet::ALL);
+        assert!(reason(&on, Feature::Gso).starts_with("forced, although kernel 7.0.3"));
+    }
+
+    #[test]
+    fn workers_that_share_a_peer_receive_datagrams_one_by_one() {
+        let offloads = decided(|grounds| grounds.by_flow = true);
+
+        assert_eq!(off_alone(&offloads), Some(Feature::Gro));
+        assert!(reason(&offloads, Feature::Gro).starts_with("steering by flow"));
+    }
+
+    #[test]
+    fn a_socket_that_refuses_trains_switches_them_off() {
+        let refused = refused();
+
+        let offloads = decided(|grounds| grounds.gro = &refused);
+
+        assert_eq!(off_alone(&offloads), Some(Feature::Gro));
+        let expected = "the kernel refuses it: Protocol not available (os error 92)";
+        assert_eq!(reason(&offloads, Feature::Gro), expected);
+    }
+
+    #[test]
+    fn what_the_user_switches_off_stays_off_whatever_the_kernel_has() {
+        for feature in Feature::ALL {
+            let offloads = decided(|it| it.wanted = FeatureSet::ALL.with(feature, false));
+
+            assert_eq!(off_alone(&offloads), Some(feature));
+            assert_eq!(reason(&offloads, feature), "switched off");
+        }
+    }
+
+    #[test]
+    fn a_driver_without_udp_super_packets_neither_reads_nor_writes_them() {
+        let granted = FeatureSet::ALL.with(Feature::Uso, false).with(Feature::CoalesceUdp, false);
+
+        let offloads = decided(|grounds| grounds.granted = granted);
+
+        assert_eq!(in_use(&offloads), granted);
+        assert!(reason(&offloads, Feature::Uso).contains("Linux 6.2"));
+    }
+
+    #[test]
+    fn a_device_that_refuses_joined_packets_gets_single_ones() {
+        for (joined, feature) in [
+            (Joined { tcp: refused(), udp: Ok(()) }, Feature::CoalesceTcp),
+            (Joined { tcp: Ok(()), udp: refused() }, Feature::CoalesceUdp),
+        ] {
+            let offloads = decided(|grounds| {
+                grounds.wanted = FeatureSet::ALL;
+                *grounds = Grounds { joined: &joined, ..*grounds };
+            });
+
+            assert_eq!(off_alone(&offloads), Some(feature));
+            assert!(reason(&offloads, feature).contains("refuses its packets"));
+        }
+    }
+
+    #[test]
+    fn the_classic_engine_has_none() {
+        let offloads = decided(|grounds| grounds.engine = EngineKind::Classic);
+
+        assert_eq!(in_use(&offloads), FeatureSet::NONE);
+        assert_eq!(reason(&offloads, Feature::Tso), "the classic engine has no offload");
+    }
+
+    /// Decides on a kernel that has everything, after a change to it.
+    fn decided<'a>(change: impl FnOnce(&mut Grounds<'a>)) -> Vec<Offload> {
+        let gso = Box::leak(Box::new(socket::gso_policy("6.18.44", false)));
+        let mut grounds = Grounds {
+            wanted: FeatureSet::ALL,
+            granted: FeatureSet::ALL,
+            engine: EngineKind::Epoll,
+            joined: &Joined { tcp: Ok(()), udp: Ok(()) },
+            gso,
+            gro: &Ok(()),
+            by_flow: false,
+        };
+        change(&mut grounds);
+        decide(&grounds)
+    }
+
+    /// The one offload that is off.
+    fn off_alone(offloads: &[Offload]) -> Option<Feature> {
+        let mut off = offloads.iter().zip(Feature::ALL).filter(|(offload, _)| !offload.on);
+        let (_, feature) = off.next()?;
+        off.next().is_none().then_some(feature)
+    }
+
+    fn reason(offloads: &[Offload], feature: Feature) -> &str {
+        &offloads[feature as usize].reason
+    }
+
+    fn refused() -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::ENOPROTOOPT))
+    }
 }

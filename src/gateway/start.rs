@@ -1,17 +1,17 @@
 //! Bringing a gateway up: device, sockets, engines, workers; all of it or nothing.
 
-use super::offloads;
+use super::offloads::{self, Grounds};
 use super::worker::{BATCH, Common, Worker};
 use crate::batch::RunLimits;
 use crate::config::{Pinning, Settings, SourcePorts, Steering};
 use crate::datapath::{EgressRules, IngressRules};
-use crate::engine::{self, EngineError, EngineKind, Ports, Tuning};
+use crate::engine::{self, Choice, Engine, EngineError, EngineKind, Ports, Tuning};
 use crate::host::nic::{Nic, device_of};
 use crate::offload::feature::{Feature, FeatureSet};
 use crate::route::View;
 use crate::socket::{self, Originator, SocketError, SocketSpec};
 use crate::sys::ioctl::interface_index;
-use crate::sys::{affinity, clock};
+use crate::sys::{affinity, clock, kernel};
 use crate::telemetry::instruments::WorkerInstruments;
 use crate::telemetry::observer::Observer;
 use crate::telemetry::snapshot::{About, Offload};
@@ -72,7 +72,6 @@ pub struct Gateway {
     device: String,
     device_index: u32,
     engine: EngineKind,
-    engine_reason: String,
     offloads: Vec<Offload>,
     observer: Arc<Observer>,
     views: Arc<ArcSwap<View>>,
@@ -88,13 +87,42 @@ struct RunningWorker {
 
 impl Gateway {
     /// Creates the device, which is down and without addresses yet, opens sockets and engines, and
-    /// starts the workers.
+    /// starts the workers. An engine that `auto` chose and that fails although it had passed its
+    /// probe makes way for the next one.
     ///
     /// # Errors
     /// [`StartError`].
     pub fn start(settings: &Settings, view: View) -> Result<Self, StartError> {
+        Self::start_by(engine::open, settings, view)
+    }
+
+    fn start_by(open: Open, settings: &Settings, view: View) -> Result<Self, StartError> {
+        let view = Arc::new(view);
+        let mut choice = Choice::new(settings.engine);
+        loop {
+            match Self::assemble(open, settings, &view, &choice) {
+                Ok(gateway) => {
+                    choice.announce();
+                    offloads::announce(&gateway.offloads);
+                    return Ok(gateway);
+                }
+                // All workers have one engine: what had started has ended again by now.
+                Err(StartError::Engine { kind, source }) => choice
+                    .fall_back(source)
+                    .map_err(|source| StartError::Engine { kind, source })?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn assemble(
+        open: Open,
+        settings: &Settings,
+        view: &Arc<View>,
+        choice: &Choice,
+    ) -> Result<Self, StartError> {
         let queues = settings.queues.count();
-        let (engine, engine_reason) = engine::choose(settings.engine);
+        let engine = choice.kind();
         let vnet_hdr = engine != EngineKind::Classic;
         // Before the device: after a kill, the kernel gives back port and device together, and a
         // numbered device (`flannel%d`) would not wait for the number that is about to be free.
@@ -103,11 +131,17 @@ impl Gateway {
         let spec =
             DeviceSpec { name: &settings.device, queues, vnet_hdr, offloads: settings.offloads };
         let device = patiently(TunError::is_busy, || Device::create(&spec))?;
-        let release = socket::kernel_release();
+        let release = kernel::release();
         let gso = socket::gso_policy(&release, settings.gso_forced);
-        let by_flow = queues > 1 && settings.steering == Steering::Flows;
-        let offloads =
-            offloads::decide(settings.offloads, device.granted, engine, &joined, &gso, by_flow);
+        let offloads = offloads::decide(&Grounds {
+            wanted: settings.offloads,
+            granted: device.granted,
+            engine,
+            joined: &joined,
+            gso: &gso,
+            gro: &socket::joins(),
+            by_flow: queues > 1 && settings.steering == Steering::Flows,
+        });
         let features = offloads::in_use(&offloads);
         tun::configure(
             device.queues[0].as_fd(),
@@ -117,12 +151,11 @@ impl Gateway {
         )?;
         let instruments: Vec<Arc<WorkerInstruments>> =
             (0..queues).map(|_| Arc::default()).collect();
-        let cpus = placement(settings.pinning, settings.listen, &view)?;
-        let view = Arc::new(view);
-        let about = about(settings, &device.name, engine, &engine_reason);
-        let observer = Observer::new(about, offloads.clone(), instruments.clone(), &view);
+        let cpus = placement(settings.pinning, settings.listen, view)?;
+        let about = about(settings, &device.name, choice);
+        let observer = Observer::new(about, offloads.clone(), instruments.clone(), view);
         let common = Common {
-            views: Arc::new(ArcSwap::new(view)),
+            views: Arc::new(ArcSwap::new(Arc::clone(view))),
             stop: Arc::new(AtomicBool::new(false)),
             limits: RunLimits { datagrams: socket::max_run(&release), bytes: MAX_RUN_BYTES },
             egress: EgressRules { vnet_hdr },
@@ -150,7 +183,6 @@ impl Gateway {
             device: device.name,
             device_index: device.index,
             engine,
-            engine_reason,
             offloads,
             observer: Arc::new(observer),
             views: Arc::clone(&common.views),
@@ -161,7 +193,7 @@ impl Gateway {
         for (worker, (tun, instruments)) in device.queues.into_iter().zip(instruments).enumerate() {
             let ports = ports(settings, worker, tun, features)?;
             let cpu = cpus.as_ref().map(|cpus| cpus[worker % cpus.len()]);
-            let spec = WorkerSpec { worker, kind: engine, cpu, tuning };
+            let spec = WorkerSpec { worker, kind: engine, open, cpu, tuning };
             // What has started so far stops when `gateway` is dropped.
             gateway.workers.push(spawn(spec, ports, common.clone(), instruments, failed.clone())?);
         }
@@ -183,7 +215,7 @@ impl Gateway {
     /// The engine in use and why it is.
     #[must_use]
     pub fn engine(&self) -> (EngineKind, &str) {
-        (self.engine, &self.engine_reason)
+        (self.engine, &self.observer.about().engine_reason)
     }
 
     /// The offloads in use at the start.
@@ -235,15 +267,16 @@ impl Drop for Gateway {
     }
 }
 
-fn about(settings: &Settings, device: &str, engine: EngineKind, engine_reason: &str) -> About {
+fn about(settings: &Settings, device: &str, choice: &Choice) -> About {
     About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         device: device.to_owned(),
         mtu: settings.mtu.bytes(),
         listen: settings.listen,
         queues: settings.queues.count(),
-        engine: engine.name().to_owned(),
-        engine_reason: engine_reason.to_owned(),
+        engine: choice.kind().name().to_owned(),
+        engine_reason: choice.reason(),
+        engine_fallback: choice.is_fallback(),
         start_time_seconds: clock::realtime_ns() as f64 / 1e9,
     }
 }
@@ -265,9 +298,13 @@ fn patiently<T, E>(
     call()
 }
 
+/// Opens an engine: the engines' own, or a test's.
+type Open = fn(EngineKind, Ports, Tuning) -> Result<Box<dyn Engine>, EngineError>;
+
 struct WorkerSpec {
     worker: usize,
     kind: EngineKind,
+    open: Open,
     cpu: Option<usize>,
     tuning: Tuning,
 }
@@ -287,10 +324,10 @@ fn spawn(
 ) -> Result<RunningWorker, StartError> {
     let wake = ports.wake.try_clone()?;
     let (ready, opened) = mpsc::channel();
-    let WorkerSpec { worker, kind, cpu, tuning } = spec;
+    let WorkerSpec { worker, kind, open, cpu, tuning } = spec;
     let thread = std::thread::Builder::new().name(format!("twill-{worker}")).spawn(move || {
         let bound = cpu.map_or(Ok(()), affinity::bind_thread);
-        let engine = match engine::open(kind, ports, tuning) {
+        let engine = match open(kind, ports, tuning) {
             Ok(engine) => engine,
             Err(source) => {
                 let _ = ready.send(Err(StartError::Engine { kind, source }));
@@ -386,4 +423,89 @@ fn underlay(listen: SocketAddr, view: &View) -> Option<Nic> {
     let to = to.unwrap_or_else(|| socket::anywhere(listen));
     let name = device_of(socket::path_to(to).ok()?.source)?;
     Nic::read(Path::new("/sys"), Path::new("/proc"), &name).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{IngressCheck, Mtu, QueueCount};
+    use crate::engine::{EngineChoice, PREFERENCE};
+    use crate::route::Overlay;
+    use std::thread;
+    use twill_perf::testbed::Testbed;
+
+    #[test]
+    fn an_engine_that_fails_after_its_probe_makes_way_for_the_next_one_of_auto() {
+        let Some(testbed) = Testbed::for_test("an engine that fails after its probe") else {
+            return;
+        };
+        testbed.namespace("host").unwrap().enter(|| {
+            let gateway = Gateway::start_by(second_worker_fails, &settings(), view()).unwrap();
+
+            let about = gateway.observer().about();
+            assert_eq!(gateway.engine().0, EngineKind::Epoll);
+            assert_eq!((about.engine.as_str(), about.engine_fallback), ("epoll", true));
+            let expected = format!("{} does not work here: ", PREFERENCE[0]);
+            assert!(about.engine_reason.starts_with(&expected), "{}", about.engine_reason);
+            assert_eq!(gateway.workers.len(), 2);
+            assert_eq!(interface_index("tun7"), Some(gateway.device_index()));
+        });
+    }
+
+    #[test]
+    fn an_engine_that_is_asked_for_by_name_fails_with_its_own_error_and_leaves_nothing() {
+        let Some(testbed) = Testbed::for_test("an engine that is asked for by name") else {
+            return;
+        };
+        testbed.namespace("host").unwrap().enter(|| {
+            let named = EngineChoice::Only(PREFERENCE[0]);
+            let settings = Settings { engine: named, ..settings() };
+
+            let error = Gateway::start_by(second_worker_fails, &settings, view()).err().unwrap();
+
+            let StartError::Engine { kind, .. } = &error else { panic!("{error}") };
+            assert_eq!(*kind, PREFERENCE[0]);
+            assert_eq!(interface_index("tun7"), None);
+        });
+    }
+
+    /// Engines but for one that passes its probe and that the second worker does not get.
+    fn second_worker_fails(
+        kind: EngineKind,
+        ports: Ports,
+        tuning: Tuning,
+    ) -> Result<Box<dyn Engine>, EngineError> {
+        if kind == PREFERENCE[0] && thread::current().name() == Some("twill-1") {
+            let source = io::Error::from_raw_os_error(libc::ENOMEM);
+            return Err(EngineError::Unsupported { what: "a second ring", source });
+        }
+        engine::open(kind, ports, tuning)
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            device: "tun7".to_owned(),
+            addresses: vec!["10.10.0.1/24".parse().unwrap()],
+            mtu: Mtu::try_from(1472).unwrap(),
+            listen: "127.0.0.1:8285".parse().unwrap(),
+            local: vec!["10.10.0.0/24".parse().unwrap()],
+            queues: QueueCount::try_from(2).unwrap(),
+            engine: EngineChoice::Auto,
+            offloads: FeatureSet::ALL,
+            gso_forced: false,
+            ingress_check: IngressCheck::Strict,
+            peer_sources: Vec::new(),
+            source_ports: SourcePorts::Fixed,
+            steering: Steering::Peers,
+            pinning: Pinning::None,
+            busy_poll: Duration::ZERO,
+            device_queue: 500,
+            socket_buffer: 1 << 20,
+            telemetry: true,
+        }
+    }
+
+    fn view() -> View {
+        View::new(Overlay { peers: Vec::new(), local: Vec::new(), addresses: Vec::new() })
+    }
 }

@@ -6,8 +6,10 @@ mod path;
 mod segmentation;
 mod steering;
 
-pub use open::{Fragmentation, SocketError, SocketSpec, check_free, open, set_fragmentation};
+pub use open::{
+    Fragmentation, SocketError, SocketSpec, check_free, joins, open, set_fragmentation,
+};
 pub use originate::Originator;
 pub use path::{Path, anywhere, path_to};
-pub use segmentation::{GsoPolicy, gso_policy, kernel_release, max_run};
+pub use segmentation::{GsoPolicy, gso_policy, max_run};
 pub use steering::{open_spread, steer};

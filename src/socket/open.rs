@@ -108,6 +108,15 @@ pub fn open(spec: &SocketSpec) -> Result<OwnedFd, SocketError> {
     Ok(socket.into())
 }
 
+/// Whether sockets here receive several datagrams at once; some containers' kernels do not.
+///
+/// # Errors
+/// What the kernel says to `UDP_GRO`.
+pub fn joins() -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    sockopt::set_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)
+}
+
 /// Changes whether datagrams that are longer than the path's MTU are fragmented or refused.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! What `UDP_SEGMENT` may be used for on this kernel.
 
 use crate::offload::feature::Feature;
-use std::fmt;
+use crate::sys::kernel::Version;
 
 /// Whether runs are sent with `UDP_SEGMENT`, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,60 +12,22 @@ pub struct GsoPolicy {
     pub reason: String,
 }
 
-/// A kernel's version, without the distribution's suffix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct KernelVersion {
-    major: u32,
-    minor: u32,
-    patch: u32,
-}
-
-impl KernelVersion {
-    /// Linux 6.9 raised `UDP_MAX_SEGMENTS` from 64 to 128.
-    const LARGE_RUNS: Self = Self::new(6, 9, 0);
-    /// Commit b10b446 (7.0-rc1) mangles headers when all segments have the same size ...
-    const MANGLES_FROM: Self = Self::new(7, 0, 0);
-    /// ... until commits 78effd8 and 5f17ae0 arrive in 7.1.5.
-    const MANGLES_BEFORE: Self = Self::new(7, 1, 5);
-
-    const fn new(major: u32, minor: u32, patch: u32) -> Self {
-        Self { major, minor, patch }
-    }
-
-    /// Reads `uname -r`: numbers separated by dots, then anything.
-    fn parse(release: &str) -> Option<Self> {
-        let mut numbers = release.splitn(3, '.').map(|part| {
-            let digits = part.bytes().take_while(u8::is_ascii_digit).count();
-            part[..digits].parse().ok()
-        });
-        let major = numbers.next()??;
-        let minor = numbers.next()??;
-        let patch = numbers.next().flatten().unwrap_or(0);
-        Some(Self::new(major, minor, patch))
-    }
-}
-
-impl fmt::Display for KernelVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
-    }
-}
-
-/// The running kernel's release, as `uname -r` prints it.
-#[must_use]
-pub fn kernel_release() -> String {
-    rustix::system::uname().release().to_string_lossy().into_owned()
-}
+/// Linux 6.9 raised `UDP_MAX_SEGMENTS` from 64 to 128.
+const LARGE_RUNS: Version = Version::new(6, 9, 0);
+/// Commit b10b446 (7.0-rc1) mangles headers when all segments have the same size ...
+const MANGLES_FROM: Version = Version::new(7, 0, 0);
+/// ... until commits 78effd8 and 5f17ae0 arrive in 7.1.5.
+const MANGLES_BEFORE: Version = Version::new(7, 1, 5);
 
 /// Whether this kernel can be trusted with `UDP_SEGMENT`. Kernels 7.0.0 to 7.1.4 send mangled
 /// headers for runs of equal size, which is every run of ours, and nothing shows it at run time;
 /// there it is off unless the user says `gso=on`.
 #[must_use]
 pub fn gso_policy(release: &str, forced: bool) -> GsoPolicy {
-    let Some(version) = KernelVersion::parse(release) else {
+    let Some(version) = Version::parse(release) else {
         return GsoPolicy { on: true, reason: format!("kernel {release:?} has no known defect") };
     };
-    let mangles = (KernelVersion::MANGLES_FROM..KernelVersion::MANGLES_BEFORE).contains(&version);
+    let mangles = (MANGLES_FROM..MANGLES_BEFORE).contains(&version);
     match (mangles, forced) {
         (false, _) => {
             GsoPolicy { on: true, reason: format!("kernel {version} has no known defect") }
@@ -78,7 +40,7 @@ pub fn gso_policy(release: &str, forced: bool) -> GsoPolicy {
             on: false,
             reason: format!(
                 "kernel {version} mangles runs of equal size (fixed in {}); {}=on forces it",
-                KernelVersion::MANGLES_BEFORE,
+                MANGLES_BEFORE,
                 Feature::Gso
             ),
         },
@@ -89,8 +51,8 @@ pub fn gso_policy(release: &str, forced: bool) -> GsoPolicy {
 /// UDP header counts against it.
 #[must_use]
 pub fn max_run(release: &str) -> u16 {
-    match KernelVersion::parse(release) {
-        Some(version) if version >= KernelVersion::LARGE_RUNS => 127,
+    match Version::parse(release) {
+        Some(version) if version >= LARGE_RUNS => 127,
         _ => 63,
     }
 }

@@ -5,5 +5,6 @@ pub mod affinity;
 pub mod clock;
 pub mod cmsg;
 pub mod ioctl;
+pub mod kernel;
 pub mod mmsg;
 pub mod sockopt;

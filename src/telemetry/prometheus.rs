@@ -115,6 +115,11 @@ impl Exposition {
             "When the gateway started, in seconds since 1970",
             &[(vec![], about.start_time_seconds)],
         )?;
+        page.gauge(
+            "engine_fallback",
+            "Whether the engine is not the one that auto prefers, which does not work here",
+            &[(vec![], f64::from(about.engine_fallback))],
+        )?;
         page.gauge("workers", "Workers, each with its queue", &[(vec![], about.queues as f64)])?;
         let enabled: Vec<_> = offloads
             .iter()

@@ -60,6 +60,9 @@ pub struct About {
     pub engine: String,
     /// Why it is that one.
     pub engine_reason: String,
+    /// Whether `auto` prefers another one, which does not work here.
+    #[serde(default)]
+    pub engine_fallback: bool,
     /// When it started, seconds since 1970.
     pub start_time_seconds: f64,
 }
@@ -205,6 +208,7 @@ pub(crate) mod tests {
                 queues: 2,
                 engine: "uring".to_owned(),
                 engine_reason: "the kernel has all that it needs".to_owned(),
+                engine_fallback: false,
                 start_time_seconds: 1.7e9,
             },
             uptime_seconds: 3700.0,

@@ -5,7 +5,8 @@ use super::{Device, DeviceSpec, TunError};
 use crate::offload::feature::FeatureSet;
 use crate::offload::vnet_hdr::{self, GsoType, VnetHdr};
 use crate::wire::{ipv4, protocol, tcp, udp};
-use std::io;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use std::io::{self, IoSliceMut};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use tun::AbstractDevice;
@@ -39,6 +40,21 @@ pub fn throw_away() -> Result<Device, TunError> {
         source: io::Error::other(error),
     })?;
     Ok(device)
+}
+
+/// Whether reads return when there is nothing, without the descriptor being nonblocking: what
+/// io_uring goes by (`FMODE_NOWAIT`, Linux 6.4).
+///
+/// # Errors
+/// What the kernel says to a read with `RWF_NOWAIT`, which may take a packet.
+pub fn reads_without_waiting(device: &Device) -> io::Result<()> {
+    let mut byte = [0];
+    let room = &mut [IoSliceMut::new(&mut byte)];
+    // An offset of -1: the descriptor's own, as devices have none.
+    match preadv2(&device.queues[0], room, u64::MAX, ReadWriteFlags::NOWAIT) {
+        Err(Errno::OPNOTSUPP) => Err(Errno::OPNOTSUPP.into()),
+        _ => Ok(()),
+    }
 }
 
 fn bring_up(device: &Device) -> Result<(), tun::Error> {

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::fs;
 use twill::engine::EngineKind;
-use twill::socket::kernel_release;
+use twill::sys::kernel::release;
 
 /// Says that an engine is left out. Panics unless the host cannot have it: a test that silently
 /// leaves out what it is there for tests nothing.
@@ -31,7 +31,7 @@ impl Host {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let seccomp = status.lines().find_map(|line| line.strip_prefix("Seccomp:"));
         Self {
-            release: kernel_release(),
+            release: release(),
             disabled: fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok(),
             seccomp: seccomp.map(str::to_owned),
         }

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
-use twill::engine::{self, EngineChoice, EngineKind};
+use twill::engine::{self, Choice, EngineChoice, EngineKind};
 use twill::offload::feature::{Feature, FeatureSet};
 use twill::socket::{self, SocketSpec};
 use twill::tun::{self, Device, DeviceSpec};
@@ -229,10 +229,10 @@ fn probing_reads_a_real_device_and_leaves_nothing_behind() {
         for kind in [EngineKind::Epoll, EngineKind::Classic] {
             engine::probe(kind).unwrap();
         }
-        let (kind, reason) = engine::choose(EngineChoice::Auto);
+        let choice = Choice::new(EngineChoice::Auto);
         let joined = tun::joined().unwrap();
 
-        assert!(kind != EngineKind::Classic && !reason.is_empty());
+        assert!(choice.kind() != EngineKind::Classic && !choice.reason().is_empty());
         joined.tcp.unwrap();
         let device = Device::create(&SPEC).unwrap();
         assert_eq!(joined.udp.is_ok(), drives_uso(namespace), "{:?}", joined.udp);

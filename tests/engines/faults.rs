@@ -2,11 +2,17 @@
 //! leaves twice, and every loss is reported.
 
 use crate::rig::{
-    PATIENCE, Plan, Rig, assert_nothing_more, datagrams_of, every_engine, failed, numbered,
+    BEYOND, PATIENCE, Plan, Rig, assert_nothing_more, datagrams_of, every_engine, failed,
+    frame_bytes, numbered, payload_of, train_bytes,
+};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, apply_filter,
 };
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
+use twill::engine::EngineKind;
 use twill::offload::feature::Feature;
 use twill::socket;
 use twill::sys::sockopt;
@@ -239,6 +245,96 @@ fn what_the_kernel_drops_for_want_of_room_is_counted() {
             assert_eq!(arrived as u64 + rig.stats().socket_overflows, COUNT as u64 + 1);
         }
     });
+}
+
+#[test]
+fn a_ring_without_buffers_is_armed_again_at_once() {
+    // More than any engine has buffers, and than a turn takes.
+    const COUNT: u16 = 200;
+    every_engine("a_ring_without_buffers_is_armed_again_at_once", Plan::default(), |rig| {
+        let (peer, application) = (rig.peer(2), rig.application());
+        for number in 0..COUNT {
+            peer.send_to(&numbered(number, 100), rig.plan.listen).unwrap();
+            application.send_to(&numbered(number, 60), (BEYOND, 9)).unwrap();
+        }
+
+        let header = rig.header_len();
+        let (mut datagrams, mut payloads) = (Vec::new(), Vec::new());
+        while datagrams.len() < COUNT.into() || payloads.len() < COUNT.into() {
+            // All is there: a turn that waits for longer stands still.
+            rig.engine.receive(&mut rig.inbox, Some(Duration::from_millis(50))).unwrap();
+            let (kind, stats) = (rig.kind, rig.stats());
+            assert!(!rig.inbox.is_empty(), "{kind} found nothing to do: {stats:?}");
+            for train in &rig.inbox.trains {
+                datagrams.push(train_bytes(&mut *rig.engine, train));
+            }
+            for frame in &rig.inbox.frames {
+                let bytes = frame_bytes(&mut *rig.engine, frame);
+                payloads.push(payload_of(&bytes[header..]).to_vec());
+            }
+            rig.engine.release(&mut rig.inbox);
+        }
+
+        let sent = |len| (0..COUNT).map(|number| numbered(number, len)).collect::<Vec<_>>();
+        assert!(datagrams == sent(100), "datagrams are lost or out of order");
+        assert!(payloads == sent(60), "frames are lost or out of order");
+        if rig.kind == EngineKind::Uring {
+            let stats = rig.stats();
+            assert!(stats.no_buffers > 0 && stats.rearmed > 0, "{stats:?}");
+            assert_eq!(stats.cq_overflows, 0, "{stats:?}");
+        }
+    });
+}
+
+#[test]
+fn completions_that_the_kernel_lost_end_neither_the_engine_nor_an_operation() {
+    every_engine("completions_that_the_kernel_lost", Plan::default(), |rig| {
+        if rig.kind != EngineKind::Uring {
+            return;
+        }
+        let (peer, application) = (rig.peer(2), rig.application());
+        peer.send_to(&numbered(1, 50), rig.plan.listen).unwrap();
+        assert_eq!(rig.trains(50).len(), 1);
+        // From now on on this thread, a wait with a timeout ends as if completions were lost.
+        lose_completions();
+
+        rig.engine.receive(&mut rig.inbox, Some(Duration::from_millis(1))).unwrap();
+        rig.engine.release(&mut rig.inbox);
+        let stats = rig.stats();
+
+        assert_eq!(stats.cq_overflows, 1, "{stats:?}");
+        assert_eq!(stats.rearmed, 3, "{stats:?}");
+        for number in 2..102 {
+            peer.send_to(&numbered(number, 50), rig.plan.listen).unwrap();
+            application.send_to(&numbered(number, 60), (BEYOND, 9)).unwrap();
+        }
+        let (mut trains, mut frames) = (0, 0);
+        while trains < 100 || frames < 100 {
+            rig.engine.receive(&mut rig.inbox, None).unwrap();
+            trains += rig.inbox.trains.len();
+            frames += rig.inbox.frames.len();
+            rig.engine.release(&mut rig.inbox);
+        }
+        assert_eq!((trains, frames), (100, 100), "each arrives once");
+        rustix::io::write(&rig.wake, &1u64.to_ne_bytes()).unwrap();
+        rig.engine.receive(&mut rig.inbox, None).unwrap();
+    });
+}
+
+/// Has io_uring_enter fail with EBADR on this thread whenever it has a timeout.
+fn lose_completions() {
+    const EXT_ARG: u64 = 8;
+    let flags = SeccompCmpOp::MaskedEq(EXT_ARG);
+    let timed = SeccompCondition::new(3, SeccompCmpArgLen::Dword, flags, EXT_ARG).unwrap();
+    let calls = [(libc::SYS_io_uring_enter, vec![SeccompRule::new(vec![timed]).unwrap()])];
+    let filter = SeccompFilter::new(
+        calls.into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EBADR as u32),
+        std::env::consts::ARCH.try_into().unwrap(),
+    );
+    let program: BpfProgram = filter.unwrap().try_into().unwrap();
+    apply_filter(&program).unwrap();
 }
 
 /// Takes what has arrived so far; how many datagrams.

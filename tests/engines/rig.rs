@@ -15,7 +15,7 @@ use twill::batch::{
     Chain, Datagrams, Destination, Frame, FrameKind, Frames, Inbox, Outcome, Piece, Pieces,
     RunLimits, Source, Train, TunFrame,
 };
-use twill::engine::{self, Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
+use twill::engine::{self, Engine, EngineError, EngineKind, EngineStats, Kernel, Ports, Tuning};
 use twill::offload::feature::{Feature, FeatureSet};
 use twill::offload::vnet_hdr;
 use twill::route::PeerIndex;
@@ -65,18 +65,26 @@ impl Plan {
     }
 }
 
+/// The engines, as this kernel lets them work, and as an older one would where that differs.
+fn engines() -> Vec<(&'static str, EngineKind, Kernel)> {
+    let here = *Kernel::here();
+    let all = EngineKind::ALL.into_iter().map(|kind| (kind.name(), kind, here));
+    let before_nowait = here.taken_for("6.3.0");
+    all.chain([("tokio-uring-6.3", EngineKind::TokioUring, before_nowait)]).collect()
+}
+
 /// Runs a test's body once for each engine, in namespaces of its own and on a thread of its own.
 pub(crate) fn every_engine(test: &str, plan: Plan, body: impl Fn(&mut Rig) + Sync) {
     let Some(testbed) = Testbed::for_test(test) else { return };
     let mut tested = 0;
-    for kind in EngineKind::ALL {
-        let near = testbed.namespace(&format!("{kind}-near")).unwrap();
-        let far = testbed.namespace(&format!("{kind}-far")).unwrap();
+    for (name, kind, kernel) in engines() {
+        let near = testbed.namespace(&format!("{name}-near")).unwrap();
+        let far = testbed.namespace(&format!("{name}-far")).unwrap();
         lay_wire(&near, &far);
         let body = &body;
-        tested += near.clone().enter(|| match Rig::new(kind, plan, near, far) {
+        tested += near.clone().enter(|| match Rig::new(&kernel, kind, plan, near, far) {
             Ok(mut rig) => {
-                println!("engine {kind}");
+                println!("engine {name}");
                 body(&mut rig);
                 1
             }
@@ -84,7 +92,7 @@ pub(crate) fn every_engine(test: &str, plan: Plan, body: impl Fn(&mut Rig) + Syn
                 missing::skip(kind, &error);
                 0
             }
-            Err(error) => panic!("engine {kind}: {error}"),
+            Err(error) => panic!("engine {name}: {error}"),
         });
     }
     assert!(tested >= 2, "epoll and classic run everywhere");
@@ -116,6 +124,7 @@ pub(crate) struct Rig {
 
 impl Rig {
     fn new(
+        kernel: &Kernel,
         kind: EngineKind,
         plan: Plan,
         near: Namespace,
@@ -147,7 +156,7 @@ impl Rig {
             mtu: MTU,
         };
         let copies = (wake.try_clone().unwrap(), udp.try_clone().unwrap());
-        let engine = engine::open(kind, Ports { tun, udp, udp_send, wake }, tuning)?;
+        let engine = engine::open_on(kernel, kind, Ports { tun, udp, udp_send, wake }, tuning)?;
         Ok(Self {
             kind,
             near,

@@ -3,6 +3,7 @@
 
 mod faults;
 mod ingress;
+mod kernels;
 mod lifecycle;
 mod pair;
 mod peers;

@@ -17,6 +17,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// The gateways' device.
 pub(crate) const DEVICE: &str = "tw0";
 const PORT: u16 = 8285;
+/// Where gateways serve metrics, each on its own host.
+const METRICS: &str = "127.0.0.1:9285";
+
+/// What is done to the command that starts a gateway.
+pub(crate) type Prepare = fn(&mut Command);
 
 /// The engines that carry traffic in production and that this kernel has, best first. Only those
 /// that need io_uring may be missing, and each test prints which it goes without.
@@ -49,6 +54,7 @@ pub(crate) struct Pair {
     pub(crate) pods: Vec<Pod>,
     pub(crate) gateways: Vec<Gateway>,
     pub(crate) bed: Testbed,
+    prepare: Prepare,
 }
 
 pub(crate) struct Gateway {
@@ -66,11 +72,21 @@ impl Pair {
     }
 
     pub(crate) fn start_on(test: &str, engine: &str, underlay: &Underlay) -> Option<Self> {
+        Self::start_prepared(test, engine, underlay, |_| {})
+    }
+
+    /// As [`Pair::start_on`], with gateways whose commands were prepared.
+    pub(crate) fn start_prepared(
+        test: &str,
+        engine: &str,
+        underlay: &Underlay,
+        prepare: Prepare,
+    ) -> Option<Self> {
         let bed = Testbed::for_test(test)?;
         let hosts = bed.hosts(2, underlay).unwrap();
         let mtu = underlay.mtu - 28;
         let pods = hosts.iter().map(|host| host.add_pod(mtu).unwrap()).collect();
-        let mut pair = Self { hosts, pods, gateways: Vec::new(), bed };
+        let mut pair = Self { hosts, pods, gateways: Vec::new(), bed, prepare };
         for index in 0..2 {
             let gateway = pair.gateway(index, engine, mtu);
             pair.gateways.push(gateway);
@@ -102,7 +118,8 @@ impl Pair {
         let host = &self.hosts[index];
         let mut command = host.command(env!("CARGO_BIN_EXE_twill"));
         command.args(["run", "--engine", engine, "--config"]).arg(config);
-        command.arg("--socket").arg(socket);
+        command.arg("--socket").arg(socket).args(["--metrics", METRICS]);
+        (self.prepare)(&mut command);
         host.spawn("twill", &mut command).unwrap()
     }
 
@@ -133,9 +150,29 @@ impl Pair {
         output(&mut command)
     }
 
+    /// Runs `twill` on a host, prepared as the gateways are; what it prints.
+    pub(crate) fn twill_there(&self, index: usize, args: &[&str]) -> Result<String, String> {
+        let mut command = self.hosts[index].command(env!("CARGO_BIN_EXE_twill"));
+        (self.prepare)(command.args(args));
+        output(&mut command)
+    }
+
     pub(crate) fn status(&self, index: usize) -> Value {
         let text = self.twill(index, &["status", "--json"]).unwrap();
         serde_json::from_str(&text).unwrap()
+    }
+
+    /// The value of a metric without labels.
+    pub(crate) fn metric(&self, index: usize, name: &str) -> Option<String> {
+        let page = self.hosts[index].enter(|| {
+            let mut stream = TcpStream::connect(METRICS).unwrap();
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+            let mut page = String::new();
+            stream.read_to_string(&mut page).unwrap();
+            page
+        });
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map(str::to_owned)
     }
 
     /// Drops of one reason.

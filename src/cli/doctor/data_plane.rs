@@ -1,15 +1,14 @@
 //! What a gateway's workers stand on: kernel, privileges, TUN device, engines, sockets.
 
 use super::super::show::bytes;
-use super::Finding;
+use super::{Finding, engines};
 use crate::config::file::Interface;
-use crate::engine::{self, EngineChoice, EngineKind};
+use crate::engine::{Choice, EngineChoice};
 use crate::gateway::expected_offloads;
 use crate::offload::feature::{Feature, FeatureSet};
 use crate::socket::{self, Originator, SocketSpec};
-use crate::sys::{affinity, sockopt};
+use crate::sys::{affinity, kernel, sockopt};
 use crate::tun;
-use io_uring::{IoUring, Probe, opcode};
 use rustix::process::{Resource, getrlimit};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,42 +16,43 @@ use std::os::fd::AsFd;
 
 const KERNEL: &str = "kernel";
 const TUN: &str = "TUN device";
-const ENGINES: &str = "engines";
 const SOCKETS: &str = "UDP sockets";
-const PLAN: &str = "what twill will do";
+pub(super) const PLAN: &str = "what twill will do";
 
 /// Numbers of capabilities (include/uapi/linux/capability.h).
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_NET_RAW: u32 = 13;
 
 pub(super) fn examine() -> Vec<Finding> {
-    let mut findings = kernel();
-    let device = tun::throw_away().map(|device| device.granted).map_err(|error| error.to_string());
+    let mut findings = machine();
+    let device = tun::throw_away();
     findings.push(match &device {
-        Ok(granted) => Finding::ok(TUN, format!("can be created and grants {granted}")),
+        Ok(device) => Finding::ok(TUN, format!("can be created and grants {}", device.granted)),
         Err(error) => Finding::fails(
             TUN,
-            error,
+            error.to_string(),
             "load the module tun, run as root or with CAP_NET_ADMIN, and give a container \
              /dev/net/tun (docker: --cap-add NET_ADMIN --device /dev/net/tun)",
         ),
     });
     // Without a device, engines have nothing to read.
-    if device.is_ok() {
-        findings.extend(engines());
+    if let Ok(device) = &device {
+        findings.extend(engines::examine(&tun::reads_without_waiting(device)));
     }
-    findings.extend(io_uring());
     findings.extend(sockets());
-    if let Ok(granted) = device {
-        findings.extend(plan(granted));
+    if let Ok(device) = device {
+        findings.extend(plan(device.granted));
     }
     findings
 }
 
-fn kernel() -> Vec<Finding> {
-    let release = socket::kernel_release();
+fn machine() -> Vec<Finding> {
+    let release = kernel::release();
     let policy = socket::gso_policy(&release, false);
-    let mut findings = vec![Finding::ok(KERNEL, format!("Linux {release}"))];
+    let mut findings = vec![match kernel::taken_for() {
+        None => Finding::ok(KERNEL, format!("Linux {release}")),
+        Some(_) => Finding::note(KERNEL, format!("taken for Linux {release} ({})", kernel::AS)),
+    }];
     if !policy.on {
         findings.push(Finding::less(KERNEL, policy.reason, "update the kernel"));
     }
@@ -100,65 +100,6 @@ fn privileges(status: &str) -> Vec<Finding> {
     findings
 }
 
-fn engines() -> Vec<Finding> {
-    let all = [EngineKind::Uring, EngineKind::Epoll, EngineKind::Classic];
-    let probe = |kind: EngineKind| match engine::probe(kind) {
-        Ok(()) => Finding::ok(ENGINES, format!("{kind} reads a TUN device")),
-        Err(error) => {
-            let cure = match kind {
-                EngineKind::Uring => {
-                    "Linux 6.7, sysctl kernel.io_uring_disabled=0, and a seccomp profile that \
-                     allows io_uring_setup, io_uring_enter and io_uring_register"
-                }
-                _ => "see the TUN device above",
-            };
-            Finding::less(ENGINES, format!("{kind}: {error}"), cure)
-        }
-    };
-    all.map(probe).into()
-}
-
-/// Every operation that the io_uring engine uses, one by one.
-fn io_uring() -> Vec<Finding> {
-    let mut findings = Vec::new();
-    if let Ok(disabled) = fs::read_to_string("/proc/sys/kernel/io_uring_disabled") {
-        let what = format!("kernel.io_uring_disabled = {}", disabled.trim());
-        findings.push(match disabled.trim() {
-            "0" => Finding::ok(ENGINES, what),
-            _ => Finding::less(ENGINES, what, "sysctl kernel.io_uring_disabled=0"),
-        });
-    }
-    let Ok(ring) = IoUring::new(1) else { return findings };
-    let mut probe = Probe::new();
-    if ring.submitter().register_probe(&mut probe).is_err() {
-        return findings;
-    }
-    for (name, code, since) in [
-        ("multishot read", opcode::ReadMulti::CODE, "6.7"),
-        ("multishot recvmsg", opcode::RecvMsgMulti::CODE, "6.0"),
-        ("poll", opcode::PollAdd::CODE, "5.13"),
-    ] {
-        findings.push(match probe.is_supported(code) {
-            true => Finding::ok(ENGINES, format!("io_uring has {name}")),
-            false => {
-                let cure = format!("Linux {since}; the epoll engine works without");
-                Finding::less(ENGINES, format!("io_uring lacks {name}"), cure)
-            }
-        });
-    }
-    let deferred: std::io::Result<IoUring> =
-        IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(1);
-    findings.push(match deferred {
-        Ok(_) => Finding::ok(ENGINES, "io_uring defers work to the worker"),
-        Err(error) => Finding::less(
-            ENGINES,
-            format!("io_uring does not defer work to the worker: {error}"),
-            "Linux 6.1; the epoll engine works without",
-        ),
-    });
-    findings
-}
-
 fn sockets() -> Vec<Finding> {
     let wanted = Interface::default().socket_buffer;
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -182,7 +123,7 @@ fn sockets() -> Vec<Finding> {
     };
     // Any size will do, as nothing is sent.
     let segment = sockopt::set_int(opened.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 1000);
-    let most = socket::max_run(&socket::kernel_release());
+    let most = socket::max_run(&kernel::release());
     findings.push(match segment {
         Ok(()) => Finding::ok(SOCKETS, format!("UDP_SEGMENT: up to {most} datagrams per send")),
         Err(error) => {
@@ -211,8 +152,8 @@ fn sockets() -> Vec<Finding> {
 }
 
 fn plan(granted: FeatureSet) -> Vec<Finding> {
-    let (engine, reason) = engine::choose(EngineChoice::Auto);
-    let mut findings = vec![Finding::ok(PLAN, format!("engine {engine}: {reason}"))];
+    let choice = Choice::new(EngineChoice::Auto);
+    let mut findings = engines::choice(&choice);
     let joined = match tun::joined() {
         Ok(joined) => joined,
         Err(error) => {
@@ -221,7 +162,7 @@ fn plan(granted: FeatureSet) -> Vec<Finding> {
             return findings;
         }
     };
-    for offload in expected_offloads(engine, granted, &joined) {
+    for offload in expected_offloads(choice.kind(), granted, &joined) {
         findings.push(if offload.on {
             Finding::ok(PLAN, format!("{} on: {}", offload.name, offload.reason))
         } else {

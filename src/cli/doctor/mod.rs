@@ -2,6 +2,7 @@
 //! gateway; what twill will therefore do, and how to get more.
 
 mod data_plane;
+mod engines;
 mod host;
 
 use super::Outcome;
@@ -129,6 +130,18 @@ mod tests {
         {
             assert!(findings.iter().any(|finding| finding.area == area), "nothing about {area}");
         }
+        for engine in crate::engine::EngineKind::ALL {
+            let about = |finding: &&Finding| {
+                let works = format!("{engine} works: ");
+                let fails = format!("{engine} does not work here: ");
+                finding.what.starts_with(&works) || finding.what.starts_with(&fails)
+            };
+            let of_engines = findings.iter().filter(|finding| finding.area == "engines");
+            assert!(of_engines.filter(about).count() == 1, "nothing about {engine}");
+        }
+        let choice = crate::engine::Choice::new(crate::engine::EngineChoice::Auto);
+        let what = format!("engine {}: {}", choice.kind(), choice.reason());
+        assert!(findings.iter().any(|finding| finding.what == what), "{what} is not in it");
         for finding in &findings {
             assert_eq!(
                 finding.cure.is_some(),

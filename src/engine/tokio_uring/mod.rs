@@ -140,19 +140,21 @@ impl<B: Unpin> Intake<B> {
 }
 
 impl TokioUring {
-    /// Takes the ports over. The calling thread must be the one that uses the engine.
+    /// Takes the ports over. The calling thread must be the one that uses the engine. Without
+    /// `nowait` it does not try whether the TUN device can be read without waiting.
     ///
     /// # Errors
     /// [`EngineError::Unsupported`] when the kernel or the container refuses a ring.
-    pub fn new(ports: Ports, tuning: Tuning) -> Result<Self, EngineError> {
+    pub fn new(ports: Ports, tuning: Tuning, nowait: bool) -> Result<Self, EngineError> {
         let unsupported =
             |source| EngineError::Unsupported { what: "a tokio-uring runtime", source };
         let mut builder = tokio_uring::builder();
         builder.entries(ENTRIES);
         let runtime = Runtime::new(&builder).map_err(unsupported)?;
-        let no_wait = runtime.block_on(NoWait::of(ports.tun.as_raw_fd())).map_err(|source| {
+        let found = runtime.block_on(NoWait::of(ports.tun.as_raw_fd())).map_err(|source| {
             EngineError::Unsupported { what: "reading a TUN device with io_uring", source }
         })?;
+        let no_wait = if nowait { found } else { NoWait::ByTimeout };
         let frame_len =
             if tuning.super_packets { MAX_FRAME } else { usize::from(tuning.mtu) + vnet_hdr::LEN };
         let train_len = if tuning.gro { MAX_TRAIN } else { usize::from(tuning.mtu) };

@@ -24,7 +24,7 @@ use crate::offload::vnet_hdr;
 use crate::sys::{address, clock, cmsg};
 use buffers::BufferRing;
 use io_uring::types::{CancelBuilder, Fixed, RecvMsgOut, SubmitArgs, Timespec};
-use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
+use io_uring::{IoUring, cqueue, opcode, squeue};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
@@ -46,6 +46,10 @@ const MAX_TRAIN: usize = 65_535;
 const MESSAGE_HEADER: usize = 16;
 /// Room for the sender's address, so that control data begins on a word.
 const NAME_SPACE: usize = address::LEN.next_multiple_of(8);
+const _: () = assert!(
+    COMPLETIONS >= FRAME_BUFFERS as u32 + TRAIN_BUFFERS as u32 + 3 + SUBMISSIONS,
+    "every buffer, the end of every operation and polls fit: no completion finds no room"
+);
 /// What stands before the payload of a train.
 const TRAIN_START: usize = MESSAGE_HEADER + NAME_SPACE + cmsg::RECEIVE_SPACE;
 
@@ -70,6 +74,9 @@ pub struct Uring {
     stats: EngineStats,
     /// What to arm before the next wait, by index.
     disarmed: [bool; 3],
+    /// How often all was armed anew. Completions carry it, so that the end of an operation from
+    /// before is not taken for the end of its successor.
+    generation: u32,
     overflows: u32,
     /// When the kernel last did its part of receiving.
     entered_ns: u64,
@@ -111,6 +118,7 @@ impl Uring {
             writer: Writer::new(),
             stats: EngineStats::default(),
             disarmed: [true; 3],
+            generation: 0,
             overflows: 0,
             entered_ns: 0,
         };
@@ -119,22 +127,15 @@ impl Uring {
     }
 
     fn ring() -> Result<IoUring, EngineError> {
-        let unsupported = |what| move |source| EngineError::Unsupported { what, source };
-        let ring = IoUring::builder()
+        IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)
-            .map_err(unsupported("io_uring with deferred task work (Linux 6.1)"))?;
-        let mut probe = Probe::new();
-        ring.submitter()
-            .register_probe(&mut probe)
-            .map_err(unsupported("asking io_uring for its operations"))?;
-        if !probe.is_supported(opcode::ReadMulti::CODE) {
-            let source = io::ErrorKind::Unsupported.into();
-            return Err(EngineError::Unsupported { what: "multishot read (Linux 6.7)", source });
-        }
-        Ok(ring)
+            .map_err(|source| EngineError::Unsupported {
+                what: "io_uring with deferred work (Linux 6.1)",
+                source,
+            })
     }
 
     /// Submits what was disarmed.
@@ -155,7 +156,8 @@ impl Uring {
                 }
                 _ => opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build(),
             };
-            self.push(entry.user_data(u64::from(index)))?;
+            let user_data = u64::from(self.generation) << 32 | u64::from(index);
+            self.push(entry.user_data(user_data))?;
         }
         Ok(())
     }
@@ -192,8 +194,24 @@ impl Uring {
             {
                 Ok(())
             }
+            // `io_cqring_wait` says so once after it had neither room nor memory for a completion.
+            Err(error) if error.raw_os_error() == Some(libc::EBADR) => {
+                self.arm_anew();
+                Ok(())
+            }
             Err(source) => Err(EngineError::Call { call: "io_uring_enter", source }),
         }
+    }
+
+    /// Ends all operations and arms them again: nobody knows which of them ended with a completion
+    /// that was lost. Its buffer is lost too; the others go around as before.
+    fn arm_anew(&mut self) {
+        self.stats.cq_overflows += 1;
+        // What cannot be ended now goes on beside its successor: nothing is read twice.
+        let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::any());
+        self.stats.rearmed += self.disarmed.iter().filter(|disarmed| !**disarmed).count() as u64;
+        self.disarmed = [true; 3];
+        self.generation = self.generation.wrapping_add(1);
     }
 
     /// Sorts completions into the inbox, as many as it takes; the rest waits in the ring.
@@ -206,8 +224,8 @@ impl Uring {
             && inbox.trains.len() < inbox.trains.capacity()
         {
             let Some(completion) = completions.next() else { break };
-            let index = completion.user_data() as u32;
-            if !cqueue::more(completion.flags()) {
+            let (index, is_current) = parts(completion.user_data(), self.generation);
+            if is_current && !cqueue::more(completion.flags()) {
                 self.disarmed[index as usize] = true;
                 self.stats.rearmed += 1;
             }
@@ -226,11 +244,26 @@ impl Uring {
                     let mut count = [0; 8];
                     let _ = rustix::io::read(&self.ports.wake, &mut count);
                 }
-                (index, result, _) => failed(index, -result, &mut self.stats)?,
+                (index, result, _) if is_current => failed(index, -result, &mut self.stats)?,
+                // It was ended by us.
+                _ => {}
             }
         }
         Ok(())
     }
+}
+
+/// What a completion is about, and whether its operation is one of those now armed.
+fn parts(user_data: u64, generation: u32) -> (u32, bool) {
+    (user_data as u32, (user_data >> 32) as u32 == generation)
+}
+
+/// Whether this kernel takes receive buffers from rings: hands it one, and ends both.
+pub(super) fn offers_buffer_rings(ring: IoUring) -> io::Result<()> {
+    let buffers = BufferRing::register(&ring, 0, 1, 64);
+    // The kernel lets go of the memory first.
+    drop(ring);
+    buffers.map(drop)
 }
 
 /// One completed receive; nothing when its sender cannot be read.
@@ -332,8 +365,9 @@ impl Drop for Uring {
         let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::any());
         for _ in 0..LAST_ROUNDS {
             for completion in self.ring.completion() {
-                let ended = !cqueue::more(completion.flags());
-                self.disarmed[completion.user_data() as usize] |= ended;
+                let (index, is_current) = parts(completion.user_data(), self.generation);
+                let ended = is_current && !cqueue::more(completion.flags());
+                self.disarmed[index as usize] |= ended;
             }
             if self.disarmed == [true; 3] || self.enter(Some(LAST_ROUND)).is_err() {
                 break;

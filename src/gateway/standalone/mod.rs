@@ -155,21 +155,17 @@ impl Running {
 
     fn announce(&self) {
         let settings = &self.loaded.settings;
-        let (engine, reason) = self.gateway.engine();
+        let (engine, _) = self.gateway.engine();
         info!(
             device = self.gateway.device(),
             listen = %settings.listen,
             mtu = %settings.mtu,
             queues = settings.queues.count(),
             %engine,
-            reason,
             offloads = %self.gateway.features(),
             peers = self.reconciler.current().len(),
             "running"
         );
-        for offload in self.gateway.offloads().iter().filter(|offload| !offload.on) {
-            info!(offload = offload.name, reason = offload.reason, "offload is off");
-        }
         // Only means something under systemd; anywhere else nobody listens.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     }

@@ -23,7 +23,7 @@ use crate::engine::{self, EngineKind, Ports, Tuning};
 use crate::offload::vnet_hdr::VnetHdr;
 use crate::route::{Overlay, Peer, PeerIndex};
 use crate::socket::SocketSpec;
-use crate::sys::sockopt;
+use crate::sys::{kernel, sockopt};
 use crate::telemetry::counter::Direction;
 use packets::{MTU, OWN, apart, with_vnet_hdr, without_meaningless_id};
 use rustix::time::{
@@ -144,7 +144,7 @@ impl Rig {
         let copy = udp.try_clone().unwrap();
         let gateway = UdpSocket::from(udp.try_clone().unwrap()).local_addr().unwrap();
         let ports = Ports { tun: tun.into(), udp, udp_send: None, wake: ticks() };
-        let release = socket::kernel_release();
+        let release = kernel::release();
         let tuning = Tuning {
             batch: BATCH,
             gro,
