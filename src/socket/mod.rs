@@ -6,7 +6,9 @@ mod path;
 mod segmentation;
 mod steering;
 
-pub use open::{Fragmentation, SocketError, SocketSpec, check_free, open, open_first, set_fragmentation};
+pub use open::{
+    Fragmentation, SocketError, SocketSpec, check_free, open, open_first, set_fragmentation,
+};
 pub use originate::Originator;
 pub use path::{Path, anywhere, path_to};
 pub use segmentation::{GsoPolicy, gso_policy, kernel_release, max_run};

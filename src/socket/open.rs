@@ -119,11 +119,8 @@ pub fn open(spec: &SocketSpec) -> Result<OwnedFd, SocketError> {
 pub fn open_first(spec: &SocketSpec) -> Result<OwnedFd, SocketError> {
     let socket = Socket::from(open(&SocketSpec { shared: false, ..*spec })?);
     if spec.shared {
-        let refused = |source| SocketError::Option {
-            option: "SO_REUSEPORT",
-            listen: spec.listen,
-            source,
-        };
+        let refused =
+            |source| SocketError::Option { option: "SO_REUSEPORT", listen: spec.listen, source };
         socket.set_reuse_port(true).map_err(refused)?;
     }
     Ok(socket.into())

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use twill::control::{self, Request};
 use twill_perf::testbed::{Background, Host, Pod, Testbed, Underlay, Wire};
 
 /// The engines that carry traffic in production.
@@ -38,25 +39,35 @@ impl Pair {
     }
 
     pub(crate) fn start_on(test: &str, engine: &str, underlay: &Underlay) -> Option<Self> {
+        Self::start_with(test, engine, underlay, "")
+    }
+
+    /// With more lines below `[interface]`.
+    pub(crate) fn start_with(
+        test: &str,
+        engine: &str,
+        underlay: &Underlay,
+        lines: &str,
+    ) -> Option<Self> {
         let bed = Testbed::for_test(test)?;
         let hosts = bed.hosts(2, underlay).unwrap();
         let mtu = underlay.mtu - 28;
         let pods = hosts.iter().map(|host| host.add_pod(mtu).unwrap()).collect();
         let mut pair = Self { hosts, pods, gateways: Vec::new(), bed };
         for index in 0..2 {
-            let gateway = pair.gateway(index, engine, mtu);
+            let gateway = pair.gateway(index, engine, mtu, lines);
             pair.gateways.push(gateway);
         }
         Some(pair)
     }
 
-    fn gateway(&self, index: usize, engine: &str, mtu: u16) -> Gateway {
+    fn gateway(&self, index: usize, engine: &str, mtu: u16, lines: &str) -> Gateway {
         let (host, peer) = (&self.hosts[index], &self.hosts[1 - index]);
         let config = self.bed.folder().join(format!("h{index}.toml"));
         let socket = self.bed.folder().join(format!("h{index}.sock"));
         let text = format!(
-            "[interface]\nname = {DEVICE:?}\naddress = \"{network}/32\"\nlocal = \"{network}/24\"\n\
-             listen = \"{address}:{PORT}\"\nmtu = {mtu}\n\n[[peer]]\nname = \"other\"\n\
+            "[interface]\n{lines}\nname = {DEVICE:?}\naddress = \"{network}/32\"\n\
+             local = \"{network}/24\"\nlisten = \"{address}:{PORT}\"\nmtu = {mtu}\n\n[[peer]]\nname = \"other\"\n\
              endpoint = \"{endpoint}\"\nsubnets = \"{subnet}/24\"\n",
             network = host.pod_network(),
             address = host.address(),
@@ -106,8 +117,7 @@ impl Pair {
     }
 
     pub(crate) fn status(&self, index: usize) -> Value {
-        let text = self.twill(index, &["status", "--json"]).unwrap();
-        serde_json::from_str(&text).unwrap()
+        control::call(&self.gateways[index].socket, Request::Status).unwrap()
     }
 
     /// Drops of one reason.
@@ -141,7 +151,7 @@ impl Pair {
 
     pub(crate) fn ping(&self) -> Result<String, String> {
         let to = self.pods[1].address().to_string();
-        output(self.pods[0].command("ping").args(["-c1", "-W5", &to]))
+        output(self.pods[0].command("ping").args(["-c1", "-W1", &to]))
     }
 
     /// Waits until a ping crosses.
