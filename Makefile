@@ -4,9 +4,12 @@ CARGO ?= cargo
 # What building and testing need beside Rust, as Debian packages.
 PACKAGES := protobuf-compiler libprotobuf-dev etcd-server etcd-client iperf3 iproute2 iputils-ping \
             iptables nftables ethtool tcpdump procps prometheus tmux openssl curl linux-perf
+# What emulating a machine needs beyond that, and the Debian suites whose kernels it runs.
+EMULATOR := qemu-system-x86 busybox-static cpio kmod xz-utils
+KERNELS ?= bookworm bullseye trixie
 
 .DEFAULT_GOAL := help
-.PHONY: help demo perf test lint bench build setup clean
+.PHONY: help demo perf test kernels lint bench build setup clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +22,10 @@ perf: build ## network paths side by side: throughput, latency, cost; a report i
 
 test: setup ## every test, on this machine's kernel (needs root)
 	$(CARGO) test --workspace --no-fail-fast
+
+kernels: setup ## engine and gateway tests on Debian's kernels, in a virtual machine (slow)
+	@$(MAKE) --no-print-directory setup PACKAGES="$(EMULATOR)"
+	CARGO="$(CARGO)" TWILL_KERNELS_LIMIT=$${TWILL_KERNELS_LIMIT:-5400} tests/kernels/all $(KERNELS)
 
 lint: setup ## formatting, clippy and the documentation, warnings as errors
 	$(CARGO) fmt --all --check

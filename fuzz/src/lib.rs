@@ -12,7 +12,7 @@ use twill::offload::coalesce::Coalescer;
 use twill::offload::split::{self, Plan, complete_checksum};
 use twill::offload::vnet_hdr::{self, GsoType, VnetHdr};
 use twill::route::{Overlay, Peer, PeerIndex, View};
-use twill::wire::{ipv4, ipv6};
+use twill::wire::{ipv4, ipv6, protocol};
 
 /// A target's name, which is its corpus's too, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -200,25 +200,40 @@ fn gather(frames: &Frames, frame: &Frame, slots: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-/// Packets by what tells flows apart without looking at ports, so a superset of any flow; within
-/// it by content, as flows may pass each other.
-fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
+/// Packets by flow, within it by content, as flows may pass each other. None may pass a packet
+/// between the same addresses whose ports are hidden, so each comes with how many of those there
+/// were before it.
+fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<Vec<u8>, Vec<(usize, Vec<u8>)>> {
     let mut flows = BTreeMap::<_, Vec<_>>::new();
+    let mut hidden = BTreeMap::<_, usize>::new();
     for packet in packets {
-        flows.entry(flow(packet)).or_default().push(without_meaningless_id(packet.clone()));
+        let (mut flow, ports) = flow(packet);
+        let before = hidden.entry(flow.clone()).or_default();
+        let position = *before;
+        match ports {
+            Some(ports) => flow.extend(ports),
+            None => *before += 1,
+        }
+        let packet = without_meaningless_id(packet.clone());
+        flows.entry(flow).or_default().push((position, packet));
     }
     flows
 }
 
-/// Addresses, protocol and the first four bytes behind the header: the ports.
-fn flow(packet: &[u8]) -> Vec<u8> {
-    let (key, header_len) = if packet[0] >> 4 == 4 {
-        ([&packet[9..10], &packet[12..20]].concat(), usize::from(packet[0] & 0x0f) * 4)
+/// The addresses; then protocol and ports, unless they are another packet's (fragments) or
+/// behind other headers (IPv6).
+fn flow(packet: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
+    let (addresses, number, header_len, hidden) = if packet[0] >> 4 == 4 {
+        let ip = ipv4::Packet::trusted(packet);
+        (12..20, packet[9], ip.header_len(), ip.is_fragment())
     } else {
-        (packet[6..40].to_vec(), ipv6::HEADER_LEN)
+        let known = [protocol::TCP, protocol::UDP, protocol::ICMPV6].contains(&packet[6]);
+        (8..40, packet[6], ipv6::HEADER_LEN, !known)
     };
-    let ports = packet.get(header_len..).unwrap_or_default();
-    [key.as_slice(), &ports[..ports.len().min(4)]].concat()
+    let pair = packet[addresses].to_vec();
+    let ports = packet.iter().skip(header_len).take(4);
+    let ports = std::iter::once(&number).chain(ports).copied().collect();
+    (pair, (!hidden).then_some(ports))
 }
 
 /// The identification of a packet with DF set means nothing (RFC 6864).

@@ -18,13 +18,15 @@ pub struct RunLimits {
     pub bytes: u32,
 }
 
-/// Where a packet goes.
+/// Where a packet goes, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Destination {
     /// The peer, for its counters.
     pub peer: PeerIndex,
     /// Its UDP address.
     pub to: SocketAddr,
+    /// The packet's sender allows fragments: a datagram that is too long for its path leaves in some.
+    pub may_fragment: bool,
 }
 
 /// Datagrams to one peer in one send call: all of `segment` bytes but the last, which may be
@@ -88,17 +90,6 @@ impl Datagrams {
         self.runs.clear();
         self.open = [NONE; OPEN];
         self.pieces.clear();
-    }
-
-    /// What one send call may carry now.
-    #[must_use]
-    pub fn limits(&self) -> RunLimits {
-        self.limits
-    }
-
-    /// Changes the limits for the runs that follow, when an offload was demoted.
-    pub fn set_limits(&mut self, limits: RunLimits) {
-        self.limits = limits;
     }
 
     /// The runs, in the order in which they must leave.
@@ -202,6 +193,10 @@ mod tests {
     }
 
     fn to(peer: u32) -> Destination {
-        Destination { peer: PeerIndex(peer), to: "192.0.2.1:8285".parse().unwrap() }
+        Destination {
+            peer: PeerIndex(peer),
+            to: "192.0.2.1:8285".parse().unwrap(),
+            may_fragment: false,
+        }
     }
 }

@@ -17,15 +17,6 @@ pub struct EgressRules {
     pub vnet_hdr: bool,
 }
 
-/// What is to be done with a datagram that is longer than its path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Oversize {
-    /// It is dropped and booked; its sender was told, as far as the rules allow.
-    Dropped,
-    /// Its sender allows fragments: send it again in fragments. It stays booked as sent.
-    Fragment,
-}
-
 /// The egress side of one worker.
 #[derive(Debug)]
 pub struct Egress {
@@ -224,18 +215,17 @@ impl Egress {
         Progress::Done
     }
 
-    /// Books datagrams of a run that the kernel refused for good as dropped. For EMSGSIZE, ask
-    /// [`Egress::too_long`] about each datagram instead.
+    /// Books datagrams of a run that the kernel refused for good as dropped. What is too long for
+    /// its path goes to [`Egress::too_long`] instead.
     pub fn refused(&mut self, run: &Run, failure: &Failure) {
         let reason = errno::of_send(failure.errno);
         let bytes = run.bytes_of(failure.first, failure.count);
         self.tally.refuse(reason, u64::from(failure.count), u64::from(bytes));
     }
 
-    /// Decides about a datagram of `len` bytes that the kernel refused because the path to its
-    /// peer takes only packets of `mtu` inner bytes. `head` is the datagram's beginning,
-    /// [`Egress::HEAD`] bytes or all of it. A sender that forbids fragments is told the MTU
-    /// (RFC 1191, RFC 8201).
+    /// Books a datagram of `len` bytes that the kernel refused because the path to its peer takes
+    /// only packets of `mtu` inner bytes, and that may not be fragmented; its sender is told the MTU
+    /// (RFC 1191, RFC 8201). `head` is the datagram's beginning, [`Egress::HEAD`] bytes or all of it.
     pub fn too_long(
         &mut self,
         world: &World<'_>,
@@ -243,13 +233,9 @@ impl Egress {
         len: u32,
         mtu: u16,
         replies: &mut Frames,
-    ) -> Oversize {
-        if may_be_fragmented(head) {
-            return Oversize::Fragment;
-        }
+    ) {
         self.replier.answer(world, Notice::TooBig { mtu }, head, replies);
         self.tally.refuse(DropReason::SendTooBig, 1, u64::from(len));
-        Oversize::Dropped
     }
 }
 
@@ -276,12 +262,6 @@ fn route(inner: &Inner<'_>, view: &View) -> Result<Destination, DropReason> {
     if view.nests() && inner.udp_destination().is_some_and(|to| view.is_endpoint(to)) {
         return Err(DropReason::LocalLoop);
     }
-    Ok(Destination { peer: peer.index, to: peer.endpoint })
-}
-
-/// Whether the sender left DF clear; IPv6 packets are never fragmented on their way.
-fn may_be_fragmented(head: &[u8]) -> bool {
-    const DONT_FRAGMENT: u8 = 0x40;
-    head.first().is_some_and(|octet| octet >> 4 == 4)
-        && head.get(6).is_some_and(|octet| octet & DONT_FRAGMENT == 0)
+    let may_fragment = inner.may_be_fragmented();
+    Ok(Destination { peer: peer.index, to: peer.endpoint, may_fragment })
 }

@@ -64,6 +64,15 @@ impl<'a> Inner<'a> {
         }
     }
 
+    /// Whether the sender left DF clear; IPv6 packets are never fragmented on their way.
+    #[inline]
+    pub(super) fn may_be_fragmented(&self) -> bool {
+        match self {
+            Self::V4(packet) => !packet.dont_fragment(),
+            Self::V6(_) => false,
+        }
+    }
+
     /// Hops left.
     #[inline]
     pub(super) fn hops(&self) -> u8 {

@@ -17,7 +17,7 @@ mod inner;
 mod unjoin;
 mod verdict;
 
-pub use egress::{Egress, EgressRules, Oversize};
+pub use egress::{Egress, EgressRules};
 pub use icmp_reply::ReplyTally;
 pub use ingress::{Ingress, IngressRules, TrainReport, Unwritten};
 pub use unjoin::unjoin;

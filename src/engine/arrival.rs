@@ -61,8 +61,10 @@ pub(super) fn no_frame(errno: i32, stats: &mut EngineStats) -> Result<(), Engine
     }
 }
 
-/// A receive from the socket that brought nothing. What the underlay says by ICMP arrives as an
-/// error of the next receive; the socket lives on.
+/// A receive from the socket that brought nothing. ICMP errors are not among the reasons: Linux tells
+/// them to sockets that are connected or ask for them (`IP_RECVERR`, `__udp4_lib_err`), and this one
+/// is neither, as one peer's errors would come back from sends to another. Paths' MTUs are learned
+/// all the same, by the kernel's routes. What else fails is counted, and the socket lives on.
 pub(super) fn no_train(errno: i32, stats: &mut EngineStats) -> Result<(), EngineError> {
     match errno {
         libc::EAGAIN | libc::EINTR => Ok(()),

@@ -1,10 +1,12 @@
 //! A kernel for tests: it refuses what a test tells it to, and remembers what it took.
 #![allow(unsafe_code, reason = "message headers hold pointers")]
 
-use super::transmit::SendCalls;
+use super::transmit::{SendCalls, some};
+use crate::socket::Fragmentation;
 use crate::sys::{address, cmsg};
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::slice;
 use std::time::Duration;
 
@@ -16,6 +18,8 @@ pub(super) struct Sent {
     pub(super) datagrams: Vec<Vec<u8>>,
     /// Whether it came with `UDP_SEGMENT`.
     pub(super) is_run: bool,
+    /// Whether it may be cut into IP fragments.
+    pub(super) in_fragments: bool,
 }
 
 /// The calls of a kernel that asks `refuse` about every message.
@@ -23,6 +27,7 @@ pub(super) struct Faulty<F> {
     refuse: F,
     /// Messages that one call takes at most.
     most: usize,
+    fragmentation: Fragmentation,
     pub(super) taken: Vec<Sent>,
     pub(super) calls: usize,
     pub(super) waits: usize,
@@ -30,7 +35,8 @@ pub(super) struct Faulty<F> {
 
 impl<F: FnMut(&Sent) -> Option<i32>> Faulty<F> {
     pub(super) fn new(refuse: F) -> Self {
-        Self { refuse, most: usize::MAX, taken: Vec::new(), calls: 0, waits: 0 }
+        let fragmentation = Fragmentation::Refused;
+        Self { refuse, most: usize::MAX, fragmentation, taken: Vec::new(), calls: 0, waits: 0 }
     }
 
     pub(super) fn at_most(self, most: usize) -> Self {
@@ -48,18 +54,24 @@ impl<F: FnMut(&Sent) -> Option<i32>> Faulty<F> {
 }
 
 impl<F: FnMut(&Sent) -> Option<i32>> SendCalls for Faulty<F> {
-    fn send(&mut self, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
+    fn send(&mut self, headers: &mut [libc::mmsghdr]) -> io::Result<NonZeroUsize> {
         self.calls += 1;
         for (index, header) in headers.iter().take(self.most).enumerate() {
-            let sent = read(&header.msg_hdr);
+            let in_fragments = self.fragmentation == Fragmentation::Allowed;
+            let sent = Sent { in_fragments, ..read(&header.msg_hdr) };
             match (self.refuse)(&sent) {
                 None => self.taken.push(sent),
                 // As the kernel does: an error is told only when it is the first message's.
                 Some(errno) if index == 0 => return Err(io::Error::from_raw_os_error(errno)),
-                Some(_) => return Ok(index),
+                Some(_) => return some(index),
             }
         }
-        Ok(headers.len().min(self.most))
+        some(headers.len().min(self.most))
+    }
+
+    fn set_fragmentation(&mut self, _: bool, fragmentation: Fragmentation) -> io::Result<()> {
+        self.fragmentation = fragmentation;
+        Ok(())
     }
 
     fn wait_for_room(&mut self, _: Duration) {
@@ -96,5 +108,6 @@ fn read(header: &libc::msghdr) -> Sent {
         to: address::parse(name).expect("an address"),
         datagrams: bytes.chunks(segment.unwrap_or(bytes.len())).map(<[u8]>::to_vec).collect(),
         is_run: segment.is_some(),
+        in_fragments: false,
     }
 }

@@ -8,7 +8,6 @@ use crate::batch::{
 use crate::sys::clock;
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -24,8 +23,8 @@ pub(crate) struct Wires {
     pub(crate) from_udp: VecDeque<(SocketAddr, u16, Vec<u8>)>,
     /// Datagrams sent.
     pub(crate) to_udp: Vec<(SocketAddr, Vec<u8>)>,
-    /// Datagrams sent in fragments.
-    pub(crate) fragmented: Vec<(SocketAddr, Vec<u8>)>,
+    /// Those of them that left in fragments, by index.
+    pub(crate) fragmented: Vec<usize>,
     /// Frames written.
     pub(crate) to_tun: Vec<Vec<u8>>,
     /// Which datagrams are refused.
@@ -132,6 +131,11 @@ impl Engine for Loopback {
                 let (to, bytes) = self.datagram(datagrams, item, index);
                 let mut wires = self.wires.borrow_mut();
                 match (wires.refuse_send)(&bytes) {
+                    Some(libc::EMSGSIZE) if run.destination.may_fragment => {
+                        let index = wires.to_udp.len();
+                        wires.fragmented.push(index);
+                        wires.to_udp.push((to, bytes));
+                    }
                     Some(errno) => {
                         outcome.fail(Failure { item: item as u32, first: index, count: 1, errno });
                     }
@@ -139,17 +143,6 @@ impl Engine for Loopback {
                 }
             }
         }
-    }
-
-    fn send_in_fragments(
-        &mut self,
-        datagrams: &Datagrams,
-        item: u32,
-        index: u16,
-    ) -> io::Result<()> {
-        let datagram = self.datagram(datagrams, item as usize, index);
-        self.wires.borrow_mut().fragmented.push(datagram);
-        Ok(())
     }
 
     fn write(&mut self, frames: &Frames, outcome: &mut Outcome) {

@@ -17,7 +17,8 @@ use socket2::SockAddr;
 
 /// Messages in one chunk.
 const CHUNK: usize = 64;
-/// Pieces in one chunk; the largest run alone has 254.
+/// Pieces in one chunk, of which the largest run has 254. A run with more leaves datagram by
+/// datagram, and a datagram with more not at all.
 const IOVECS: usize = 2048;
 
 /// The next datagram to hand over.
@@ -25,6 +26,18 @@ const IOVECS: usize = 2048;
 pub(super) struct Cursor {
     pub(super) run: usize,
     pub(super) datagram: u16,
+}
+
+impl Cursor {
+    /// The place that so many datagrams of its run further on is.
+    pub(super) fn after(self, datagrams: u16, runs: &[Run]) -> Self {
+        let datagram = self.datagram + datagrams;
+        if datagram >= runs[self.run].datagrams {
+            Self { run: self.run + 1, datagram: 0 }
+        } else {
+            Self { datagram, ..self }
+        }
+    }
 }
 
 /// One message: which datagrams of which run.
@@ -39,12 +52,7 @@ pub(super) struct Message {
 impl Message {
     /// Where the batch goes on once this message is dealt with.
     pub(super) fn after(&self, runs: &[Run]) -> Cursor {
-        let datagram = self.first + self.datagrams;
-        if datagram >= runs[self.run].datagrams {
-            Cursor { run: self.run + 1, datagram: 0 }
-        } else {
-            Cursor { run: self.run, datagram }
-        }
+        Cursor { run: self.run, datagram: self.first }.after(self.datagrams, runs)
     }
 }
 
@@ -68,7 +76,8 @@ impl Messages {
         }
     }
 
-    /// Describes the datagrams from the cursor on, as many as one chunk takes.
+    /// Describes the datagrams from the cursor on, as many as one chunk takes: none only if the
+    /// first alone has too many pieces.
     pub(super) fn fill<S: Slots>(
         &mut self,
         datagrams: &Datagrams,
@@ -80,8 +89,9 @@ impl Messages {
         let runs = datagrams.runs();
         while let Some(run) = runs.get(cursor.run) {
             let pieces = datagrams.pieces.iter(&run.chain);
-            let whole =
-                cursor.datagram == 0 && (run.datagrams == 1 || state.allows(&run.destination.to));
+            let whole = cursor.datagram == 0
+                && run.chain.count() <= IOVECS
+                && (run.datagrams == 1 || state.allows(&run.destination.to));
             let complete = if whole {
                 self.add_whole(cursor.run, run, pieces, memory)
             } else {

@@ -12,7 +12,6 @@ mod deliver;
 mod epoll;
 #[cfg(test)]
 mod fault;
-mod fragments;
 mod kind;
 #[cfg(test)]
 pub(crate) mod loopback;
@@ -32,7 +31,6 @@ pub use tokio_uring::TokioUring;
 pub use uring::Uring;
 
 use crate::batch::{Datagrams, Frames, Inbox, Outcome, Slot};
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -97,7 +95,7 @@ pub enum EngineError {
 }
 
 /// What to do where the kernel's answer does not say it.
-fn cure(refused: &io::Error) -> &'static str {
+fn cure(refused: &std::io::Error) -> &'static str {
     match refused.raw_os_error() {
         // Rings are locked memory for those without CAP_IPC_LOCK (io_uring_setup(2)).
         Some(libc::ENOMEM) => ": raise RLIMIT_MEMLOCK (ulimit -l), or grant CAP_IPC_LOCK",
@@ -118,7 +116,7 @@ pub struct EngineStats {
     pub cq_overflows: u64,
     /// Reads that failed because the TUN device was down.
     pub tun_down: u64,
-    /// Errors reported on the UDP socket (ICMP from the underlay).
+    /// Receives from the UDP socket that failed; ICMP from the underlay is not told to it.
     pub socket_errors: u64,
     /// Runs replayed as plain datagrams after the kernel refused `UDP_SEGMENT`.
     pub gso_replays: u64,
@@ -148,16 +146,9 @@ pub trait Engine {
 
     /// Sends all runs, in order per peer, and returns when the kernel has taken or refused each of
     /// them. A run that the kernel refuses only for being a run is replayed as plain datagrams,
-    /// each exactly once.
+    /// each exactly once; a datagram that is too long for its path leaves in IP fragments if it may
+    /// ([`Destination::may_fragment`](crate::batch::Destination::may_fragment)).
     fn send(&mut self, datagrams: &Datagrams, outcome: &mut Outcome);
-
-    /// Sends one datagram of a run again, allowing the kernel to cut it into IP fragments, after a
-    /// plain send was refused with EMSGSIZE.
-    ///
-    /// # Errors
-    /// The kernel's `errno`.
-    fn send_in_fragments(&mut self, datagrams: &Datagrams, item: u32, index: u16)
-    -> io::Result<()>;
 
     /// Writes all frames in order and returns when the kernel has taken or refused each of them.
     fn write(&mut self, frames: &Frames, outcome: &mut Outcome);

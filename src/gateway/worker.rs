@@ -18,7 +18,7 @@ use crate::batch::{
 };
 use crate::config::{OVERHEAD_V4, OVERHEAD_V6};
 use crate::datapath::{
-    Egress, EgressRules, Ingress, IngressRules, Oversize, Progress, Unwritten, World, unjoin,
+    Egress, EgressRules, Ingress, IngressRules, Progress, Unwritten, World, unjoin,
 };
 use crate::engine::{Engine, EngineError};
 use crate::offload::vnet_hdr;
@@ -43,6 +43,10 @@ const MAX_PIECES: usize = 4096;
 const HEADER_BYTES: usize = MAX_PIECES / 2 * 60;
 /// Frames in one batch: a full inbox of trains that do not merge.
 const MAX_FRAMES: usize = 1024;
+/// Failures of one batch at most. A segment of a super-packet takes two pieces; other packets come
+/// one in a frame.
+const MAX_FAILURES: usize = MAX_PIECES / 2 + BATCH;
+const _: () = assert!(MAX_FAILURES >= MAX_FRAMES);
 /// ICMP replies in one batch; the token bucket allows fewer.
 const MAX_REPLIES: usize = 64;
 /// Bytes of one ICMP reply with what it quotes and its virtio header, at most.
@@ -119,7 +123,7 @@ impl Worker {
                     Pieces::new(MAX_REPLIES * 2, MAX_REPLIES * REPLY_BYTES),
                 ),
                 frames: Frames::new(MAX_FRAMES, pieces()),
-                outcome: Outcome::new(MAX_FRAMES),
+                outcome: Outcome::new(MAX_FAILURES),
                 originator: common.originator,
                 vnet_hdr: common.egress.vnet_hdr,
                 joined: vec![0; JOINED_BYTES].into_boxed_slice(),
@@ -223,7 +227,8 @@ impl Halves {
         engine.send(&self.datagrams, &mut self.outcome);
         for index in 0..self.outcome.failures().len() {
             let failure = self.outcome.failures()[index];
-            if failure.errno == libc::EMSGSIZE {
+            let run = &self.datagrams.runs()[failure.item as usize];
+            if failure.errno == libc::EMSGSIZE && !run.destination.may_fragment {
                 self.too_long(world, engine, failure);
             } else {
                 self.refused(failure);
@@ -233,7 +238,7 @@ impl Halves {
         self.datagrams.clear();
     }
 
-    /// Datagrams beyond their path's MTU: their senders are told, or they leave in fragments.
+    /// Tells the senders of datagrams that are beyond their path's MTU and may not be fragmented.
     fn too_long(&mut self, world: &World<'_>, engine: &mut dyn Engine, failure: Failure) {
         let run = self.datagrams.runs()[failure.item as usize];
         let mtu = inner_mtu(run.destination.to);
@@ -244,18 +249,8 @@ impl Halves {
             let room = &mut head[..Egress::HEAD.min(len as usize)];
             let copy = |piece: Piece, out: &mut [u8]| copy_slot(engine, piece, out);
             let copied = self.datagrams.pieces.copy(&run.chain, from, room, copy);
-            let replies = &mut self.replies;
-            match self.egress.too_long(world, &head[..copied], len, mtu, replies) {
-                Oversize::Dropped => self.meter.refused(failure.item, 1, len),
-                Oversize::Fragment => self.send_in_fragments(engine, failure.item, index),
-            }
-        }
-    }
-
-    fn send_in_fragments(&mut self, engine: &mut dyn Engine, item: u32, index: u16) {
-        if let Err(error) = engine.send_in_fragments(&self.datagrams, item, index) {
-            let errno = error.raw_os_error().unwrap_or(libc::EMSGSIZE);
-            self.refused(Failure { item, first: index, count: 1, errno });
+            self.egress.too_long(world, &head[..copied], len, mtu, &mut self.replies);
+            self.meter.refused(failure.item, 1, len);
         }
     }
 
@@ -351,5 +346,7 @@ fn inner_mtu(to: SocketAddr) -> u16 {
     socket::path_to(to).map_or(68, |path| path.mtu.saturating_sub(overhead).max(68))
 }
 
+#[cfg(test)]
+mod cases;
 #[cfg(test)]
 mod tests;

@@ -31,6 +31,8 @@ enum Spoil {
     IpHeader,
     NoChecksum,
     Fragment,
+    /// IPv4 options, or an IPv6 extension header.
+    Options,
 }
 
 fn recipes() -> impl Strategy<Value = Vec<Recipe>> {
@@ -40,6 +42,7 @@ fn recipes() -> impl Strategy<Value = Vec<Recipe>> {
         1 => Just(Spoil::IpHeader),
         1 => Just(Spoil::NoChecksum),
         1 => Just(Spoil::Fragment),
+        1 => Just(Spoil::Options),
     ];
     let flags = prop_oneof![
         12 => Just(tcp::flags::ACK),
@@ -80,7 +83,12 @@ fn build(recipes: &[Recipe]) -> Vec<Vec<u8>> {
 }
 
 fn packet(recipe: &Recipe, sequence: u32, id: u16) -> Vec<u8> {
-    let ip_len = if recipe.v6 { ipv6::HEADER_LEN } else { ipv4::HEADER_LEN };
+    let ip_len = match (recipe.v6, recipe.spoil) {
+        (true, Spoil::Fragment | Spoil::Options) => ipv6::HEADER_LEN + 8,
+        (true, _) => ipv6::HEADER_LEN,
+        (false, Spoil::Options) => ipv4::HEADER_LEN + 4,
+        (false, _) => ipv4::HEADER_LEN,
+    };
     let header = if recipe.tcp { tcp::HEADER_LEN + 12 } else { udp::HEADER_LEN };
     let transport_len = header + recipe.payload;
     let number = if recipe.tcp { protocol::TCP } else { protocol::UDP };
@@ -109,11 +117,25 @@ fn packet(recipe: &Recipe, sequence: u32, id: u16) -> Vec<u8> {
         ip[7] = 64;
         ip[23] = 1;
         ip[39] = 2;
-        ipv6::Packet::trusted(&mut *ip).set_payload_len(transport_len as u16);
+        let payload_len = ip_len - ipv6::HEADER_LEN + transport_len;
+        ipv6::Packet::trusted(&mut *ip).set_payload_len(payload_len as u16);
+        // The fragment header with "more fragments", or destination options that are padding.
+        match recipe.spoil {
+            Spoil::Fragment => {
+                ip[6] = 44;
+                ip[40..44].copy_from_slice(&[number, 0, 0, 1]);
+            }
+            Spoil::Options => {
+                ip[6] = 60;
+                ip[40..44].copy_from_slice(&[number, 0, 1, 4]);
+            }
+            _ => {}
+        }
         let (source, destination) = (Ipv6Addr::from(1), Ipv6Addr::from(2));
         Sum::default().pseudo_v6(source, destination, number, transport_len as u32)
     } else {
-        ip[0] = 0x45;
+        ip[0] = 0x40 | (ip_len / 4) as u8;
+        ip[20..].fill(1);
         ip[6] = if recipe.dont_fragment { 0x40 } else { 0 };
         ip[8] = 64;
         ip[9] = number;
@@ -212,12 +234,29 @@ fn without_meaningless_id(mut packet: Vec<u8>) -> Vec<u8> {
     packet
 }
 
-fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<(u8, u8, u8), Vec<Vec<u8>>> {
+/// A packet, and the number of those before it that may be of any flow: fragments, and what has its
+/// ports behind other headers.
+type Placed = (usize, Vec<u8>);
+
+fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<(u8, u8, u8), Vec<Placed>> {
     let mut flows = BTreeMap::<_, Vec<_>>::new();
+    let mut hidden = [0; 2];
     for packet in packets {
         let v4 = packet[0] >> 4 == 4;
-        let flow = if v4 { (4, packet[9], packet[20]) } else { (6, packet[6], packet[40]) };
-        flows.entry(flow).or_default().push(packet.clone());
+        let before = &mut hidden[usize::from(v4)];
+        let number = packet[if v4 { 9 } else { 6 }];
+        let is_hidden = if v4 {
+            ipv4::Packet::trusted(packet).is_fragment()
+        } else {
+            number != protocol::TCP && number != protocol::UDP
+        };
+        let header_len = if v4 { usize::from(packet[0] & 0xf) * 4 } else { ipv6::HEADER_LEN };
+        let flow = match is_hidden {
+            true => (packet[0] >> 4, 0, 0),
+            false => (packet[0] >> 4, number, packet[header_len]),
+        };
+        flows.entry(flow).or_default().push((*before, packet.clone()));
+        *before += usize::from(is_hidden);
     }
     flows
 }
@@ -280,6 +319,27 @@ fn interleaved_flows_merge_into_one_frame_each() {
 
     assert_eq!(back.len(), 60);
     assert_eq!(merged, 4);
+}
+
+#[test]
+fn nothing_of_its_flow_overtakes_a_packet_whose_ports_are_hidden() {
+    for (v6, spoil) in [(false, Spoil::Fragment), (true, Spoil::Fragment), (true, Spoil::Options)] {
+        let plain = Recipe {
+            flow: 3,
+            v6,
+            tcp: false,
+            payload: 100,
+            flags: 0,
+            dont_fragment: true,
+            skip: 0,
+            spoil: Spoil::Nothing,
+        };
+        let packets = build(&[plain.clone(), Recipe { spoil, ..plain.clone() }, plain]);
+
+        let (back, _) = there_and_back(&packets, 64);
+
+        assert_eq!(back, packets, "{spoil:?}, IPv6: {v6}");
+    }
 }
 
 #[test]

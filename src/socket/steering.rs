@@ -77,8 +77,7 @@ pub fn open_spread(spec: &SocketSpec, worker: usize) -> Result<OwnedFd, SocketEr
 
 /// The program: the number of the socket that receives a datagram.
 fn program(listen: SocketAddr, workers: u32, by_flow: bool) -> Vec<Instruction> {
-    let source_port = NETWORK + if listen.is_ipv6() { 40 } else { 20 };
-    let mut program = vec![load(HALF, source_port)];
+    let mut program = load_source_port(listen.is_ipv6());
     let by_worker = [and(WORKER), modulo(workers), give_back()];
     program.push(if_equal(u32::from(listen.port()), by_worker.len(), 0));
     program.extend(by_worker);
@@ -87,6 +86,19 @@ fn program(listen: SocketAddr, workers: u32, by_flow: bool) -> Vec<Instruction> 
     }
     program.push(give_back_number(KERNEL_CHOOSES));
     program
+}
+
+/// The outer source port. A load finds the datagram's payload at offset 0 (`run_bpf_filter` pulls the
+/// UDP header), so the port is looked for from the network header on: behind IPv4 options, but not
+/// behind IPv6 extension headers.
+fn load_source_port(ipv6: bool) -> Vec<Instruction> {
+    if ipv6 {
+        let next_header = [load(BYTE, NETWORK + 6), if_equal(protocol::UDP.into(), 1, 0)];
+        let port = [give_back_number(KERNEL_CHOOSES), load(HALF, NETWORK + 40)];
+        [next_header, port].concat()
+    } else {
+        vec![skip_header(NETWORK), load_after_header(HALF, NETWORK)]
+    }
 }
 
 /// By the inner packet's addresses, and ports where it has them; a fragment has none.

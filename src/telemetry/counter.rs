@@ -107,7 +107,7 @@ events! {
     cq_overflows: |turn: &TurnBooks<'_>| turn.engine.cq_overflows,
     /// Reads that failed because the TUN device was down.
     tun_down: |turn: &TurnBooks<'_>| turn.engine.tun_down,
-    /// Errors that the underlay reported by ICMP.
+    /// Receives from the UDP socket that failed.
     socket_errors: |turn: &TurnBooks<'_>| turn.engine.socket_errors,
     /// Datagrams that the kernel dropped because a socket's queue was full.
     socket_overflows: |turn: &TurnBooks<'_>| turn.engine.socket_overflows,

@@ -1,7 +1,7 @@
 //! Tells of dropped packets, by reason and never by packet: the first of a reason at once, with the
-//! setting that has to do with it, then once a minute how many more.
+//! setting that has to do with it and the address that it came from, then once a minute how many more.
 
-use super::counter::{Books, Direction};
+use super::counter::Books;
 use super::observer::Observer;
 use super::snapshot::DeviceDrops;
 use crate::datapath::DropReason;
@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::field::display;
 use tracing::{info, warn};
 
 /// How often the books are looked at.
@@ -24,13 +25,16 @@ pub async fn watch(observer: Arc<Observer>) {
     loop {
         let now = ticks.tick().await;
         for news in told.compare(&causes(&observer.books(), observer.device_drops()), now) {
-            let Cause { direction, reason, .. } = news.cause;
-            let (packets, what, cure) = (news.packets, news.what.trim_end_matches('.'), news.cure);
+            let Cause { direction, reason } = news.cause;
+            let Count { what, cure, blamed, .. } = news.count;
+            let (packets, what) = (news.packets, what.trim_end_matches('.'));
+            // The last of possibly many.
+            let from = blamed.and_then(|reason| observer.culprit(reason)).map(display);
             // Kernels greet every new device with IPv6; an overlay without it is nobody's mistake.
             if reason == DropReason::Family.label() {
-                info!(direction, reason, packets, "{what}: {cure}");
+                info!(direction, reason, packets, from, "{what}: {cure}");
             } else {
-                warn!(direction, reason, packets, "{what}: {cure}");
+                warn!(direction, reason, packets, from, "{what}: {cure}");
             }
         }
     }
@@ -43,32 +47,43 @@ struct Cause {
     reason: &'static str,
 }
 
+/// What is known of a cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Count {
+    /// Packets since the start.
+    packets: u64,
+    what: &'static str,
+    cure: &'static str,
+    /// The reason of drops for which somebody outside may be to blame.
+    blamed: Option<DropReason>,
+}
+
 /// Something to log.
 #[derive(Debug, PartialEq, Eq)]
 struct News {
     cause: Cause,
     /// Packets since it was told last.
     packets: u64,
-    what: &'static str,
-    cure: &'static str,
+    count: Count,
 }
 
 /// What was told when.
 #[derive(Debug, Default)]
 struct Told(BTreeMap<Cause, (u64, Instant)>);
 
-type Counted = BTreeMap<Cause, (u64, &'static str, &'static str)>;
+type Counted = BTreeMap<Cause, Count>;
 
 impl Told {
     fn compare(&mut self, counted: &Counted, now: Instant) -> Vec<News> {
         let mut all = Vec::new();
-        for (cause, (count, what, cure)) in counted {
+        for (cause, count) in counted {
             let told = self.0.get(cause).copied();
-            let due = told.is_none_or(|(before, at)| *count > before && now - at >= REMINDER);
-            if due && *count > 0 {
-                let packets = count - told.map_or(0, |(before, _)| before);
-                self.0.insert(*cause, (*count, now));
-                all.push(News { cause: *cause, packets, what, cure });
+            let due =
+                told.is_none_or(|(before, at)| count.packets > before && now - at >= REMINDER);
+            if due && count.packets > 0 {
+                let packets = count.packets - told.map_or(0, |(before, _)| before);
+                self.0.insert(*cause, (count.packets, now));
+                all.push(News { cause: *cause, packets, count: *count });
             }
         }
         all
@@ -78,12 +93,12 @@ impl Told {
 fn causes(books: &Books, device: Option<DeviceDrops>) -> Counted {
     let mut counted = Counted::new();
     for (direction, books) in [("egress", &books.egress), ("ingress", &books.ingress)] {
-        let drops =
-            |books: &Direction, reason: DropReason| books.drops.get(reason.label()).copied();
         for reason in DropReason::ALL {
-            if let Some(count) = drops(books, *reason) {
+            if let Some(packets) = books.drops.get(reason.label()).copied() {
                 let cause = Cause { direction, reason: reason.label() };
-                counted.insert(cause, (count, reason.description(), cure(*reason)));
+                let (what, cure) = (reason.description(), cure(*reason));
+                let blamed = (direction == "ingress").then_some(*reason);
+                counted.insert(cause, Count { packets, what, cure, blamed });
             }
         }
     }
@@ -101,7 +116,11 @@ fn causes(books: &Books, device: Option<DeviceDrops>) -> Counted {
             "raise device_queue, or queues",
         ),
     ];
-    counted.extend(queues.map(|(cause, count, what, cure)| (cause, (count, what, cure))));
+    counted.extend(
+        queues.map(|(cause, packets, what, cure)| {
+            (cause, Count { packets, what, cure, blamed: None })
+        }),
+    );
     counted
 }
 
@@ -148,8 +167,9 @@ mod tests {
     #[tokio::test]
     async fn the_first_of_a_reason_is_told_at_once_the_rest_once_a_minute() {
         let (mut told, start) = (Told::default(), Instant::now());
-        let mut told_after = |seconds, count| {
-            let counted = [(CAUSE, (count, "", ""))].into_iter().collect();
+        let mut told_after = |seconds, packets| {
+            let count = Count { packets, what: "", cure: "", blamed: None };
+            let counted = [(CAUSE, count)].into_iter().collect();
             let news = told.compare(&counted, start + Duration::from_secs(seconds));
             news.iter().map(|news| news.packets).sum::<u64>()
         };
@@ -171,7 +191,7 @@ mod tests {
 
         let counted = causes(&books, Some(DeviceDrops { egress: 4, ingress: 0 }));
 
-        let counts: Vec<_> = counted.iter().map(|(it, all)| (it.reason, all.0)).collect();
+        let counts: Vec<_> = counted.iter().map(|(it, all)| (it.reason, all.packets)).collect();
         assert_eq!(counts, [("device_queue", 4), ("no_route", 1), ("socket_queue", 3)]);
     }
 }

@@ -5,6 +5,7 @@
 //! packets as the weight, so every packet counts in every histogram.
 
 use super::counter::{TurnBooks, WorkerBooks};
+use super::culprit::Culprits;
 use super::histogram::{Layout, Recorder};
 use super::peers::PeerTable;
 use crate::batch::{Datagrams, Frames, Inbox, Train};
@@ -154,6 +155,8 @@ pub struct WorkerInstruments {
     pub books: WorkerBooks,
     /// Traffic by peer.
     pub peers: PeerTable,
+    /// Whose datagrams were dropped.
+    pub culprits: Culprits,
     egress_latency: Recorder,
     ingress_latency: Recorder,
     egress_batch: Recorder,
@@ -168,6 +171,7 @@ impl Default for WorkerInstruments {
         Self {
             books: WorkerBooks::default(),
             peers: PeerTable::default(),
+            culprits: Culprits::default(),
             egress_latency: recorder(EGRESS_LATENCY),
             ingress_latency: recorder(INGRESS_LATENCY),
             egress_batch: recorder(EGRESS_BATCH),
@@ -225,7 +229,7 @@ struct Waiting {
 
 impl Meter {
     /// Meters a worker that moves at most `runs` runs in one send and `trains` trains in one turn.
-    /// When `on` is false, only [`Meter::publish`] does anything.
+    /// When `on` is false, it keeps only the books and whose datagrams were dropped.
     #[must_use]
     pub fn new(instruments: Arc<WorkerInstruments>, on: bool, runs: usize, trains: usize) -> Self {
         Self {
@@ -294,6 +298,9 @@ impl Meter {
     /// The datapath has decided about a train, or about a part of it.
     #[inline]
     pub fn train(&mut self, train: &Train, report: &TrainReport) {
+        if let Some(reason) = report.last_drop {
+            self.instruments.culprits.note(reason, train.from.ip());
+        }
         if !self.on {
             return;
         }
@@ -441,7 +448,9 @@ mod tests {
             let to = ([192, 0, 2, number as u8], 8285).into();
             for _ in 0..*size {
                 let piece = Piece { source: Source::Slot(Slot(0)), offset: 0, len: 100 };
-                datagrams.push(Destination { peer: PEER, to }, &[piece], *size).unwrap();
+                datagrams
+                    .push(Destination { peer: PEER, to, may_fragment: false }, &[piece], *size)
+                    .unwrap();
             }
         }
         datagrams

@@ -1,6 +1,7 @@
 //! The numbers inside a running gateway, and the ways to read them.
 
 pub mod counter;
+pub mod culprit;
 pub mod drops;
 pub mod histogram;
 pub mod http;

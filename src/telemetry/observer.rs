@@ -8,10 +8,12 @@ use super::probe::Probes;
 use super::snapshot::{
     About, DeviceDrops, EtcdStatus, Histograms, Offload, PeerStatus, Snapshot, WorkerStatus,
 };
+use crate::datapath::DropReason;
 use crate::offload::feature::Feature;
 use crate::route::View;
 use crate::sys::clock;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Nanoseconds of a second.
@@ -87,6 +89,12 @@ impl Observer {
     #[must_use]
     pub fn books(&self) -> Books {
         Books::sum(self.workers.iter().map(|worker| &worker.books))
+    }
+
+    /// The outer source of a datagram that was lately dropped for this reason.
+    #[must_use]
+    pub fn culprit(&self, reason: DropReason) -> Option<IpAddr> {
+        self.workers.iter().find_map(|worker| worker.culprits.last(reason))
     }
 
     /// What the kernel dropped at the TUN device; none when it cannot be read.

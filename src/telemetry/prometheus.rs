@@ -185,7 +185,7 @@ impl Exposition {
             ("ring_no_buffers", "Receives that found no free buffer", counters.no_buffers),
             ("ring_overflows", "Completions that found no room", counters.cq_overflows),
             ("tun_down_reads", "Reads from the TUN device while it was down", counters.tun_down),
-            ("socket_errors", "Errors that the underlay reported by ICMP", counters.socket_errors),
+            ("socket_errors", "Receives from the UDP socket that failed", counters.socket_errors),
             (
                 "socket_dropped_datagrams",
                 "Datagrams that the kernel dropped because the socket's queue was full",

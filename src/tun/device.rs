@@ -87,14 +87,16 @@ impl Device {
         }
         let first = self.queues[0].as_fd();
         let wanted = spec.offloads;
-        if ioctl::set_offload(first, mask(wanted)).is_ok() {
-            return Ok(wanted);
-        }
-        // Before Linux 6.2 the driver does not know UDP super-packets, neither way.
-        let without_uso = wanted.with(Feature::Uso, false).with(Feature::CoalesceUdp, false);
-        ioctl::set_offload(first, mask(without_uso))
+        // Before Linux 6.2 the driver does not know UDP super-packets, neither way. It says so only
+        // when asked to hand them out, which the mask after this one may take back.
+        let knows_uso = ioctl::set_offload(first, mask(wanted.with(Feature::Uso, true))).is_ok();
+        let granted = match knows_uso {
+            true => wanted,
+            false => wanted.with(Feature::Uso, false).with(Feature::CoalesceUdp, false),
+        };
+        ioctl::set_offload(first, mask(granted))
             .map_err(|source| self.cannot("its offloads", source))?;
-        Ok(without_uso)
+        Ok(granted)
     }
 
     fn cannot(&self, what: &'static str, source: std::io::Error) -> TunError {

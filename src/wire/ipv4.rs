@@ -109,28 +109,10 @@ impl<T: AsRef<[u8]>> Packet<T> {
         read_u16(self.b(), FRAGMENT) & DONT_FRAGMENT != 0
     }
 
-    /// MF: this is not the last fragment.
-    #[inline]
-    pub fn more_fragments(&self) -> bool {
-        read_u16(self.b(), FRAGMENT) & MORE_FRAGMENTS != 0
-    }
-
-    /// Fragment offset, bytes.
-    #[inline]
-    pub fn fragment_offset(&self) -> usize {
-        usize::from(read_u16(self.b(), FRAGMENT) & OFFSET_MASK) * 8
-    }
-
     /// Whether this is a piece of a larger packet: MF set or offset above zero.
     #[inline]
     pub fn is_fragment(&self) -> bool {
         read_u16(self.b(), FRAGMENT) & (MORE_FRAGMENTS | OFFSET_MASK) != 0
-    }
-
-    /// Flags and fragment offset as they stand in the header.
-    #[inline]
-    pub fn fragment_field(&self) -> u16 {
-        read_u16(self.b(), FRAGMENT)
     }
 
     /// Hops left.
@@ -238,12 +220,5 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
         self.set_u16(CHECKSUM, 0);
         let sum = Sum::default().bytes(self.header()).finish();
         self.set_u16(CHECKSUM, sum);
-    }
-
-    /// The payload, mutable, trimmed to the total length.
-    #[inline]
-    pub fn payload_mut(&mut self) -> &mut [u8] {
-        let (from, to) = (self.header_len(), self.total_len());
-        &mut self.bytes.as_mut()[from..to]
     }
 }

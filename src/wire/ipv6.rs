@@ -74,12 +74,6 @@ impl<T: AsRef<[u8]>> Packet<T> {
         (read_u16(self.b(), 0) >> 4) as u8
     }
 
-    /// Flow label, 20 bits.
-    #[inline]
-    pub fn flow_label(&self) -> u32 {
-        super::read_u32(self.b(), 0) & 0x000f_ffff
-    }
-
     /// Number of what follows the fixed header.
     #[inline]
     pub fn next_header(&self) -> u8 {
@@ -143,13 +137,6 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
     pub fn set_ecn(&mut self, ecn: super::Ecn) {
         let octet = &mut self.bytes.as_mut()[1];
         *octet = (*octet & !0x30) | ((ecn as u8) << 4);
-    }
-
-    /// What follows the fixed header, mutable, trimmed to the payload length.
-    #[inline]
-    pub fn payload_mut(&mut self) -> &mut [u8] {
-        let to = self.total_len();
-        &mut self.bytes.as_mut()[HEADER_LEN..to]
     }
 }
 

@@ -17,7 +17,6 @@ pub const HEADER_LEN: usize = 20;
 pub const CHECKSUM_OFFSET: usize = 16;
 
 const SEQUENCE: usize = 4;
-const ACKNOWLEDGMENT: usize = 8;
 const DATA_OFFSET: usize = 12;
 const FLAGS: usize = 13;
 const WINDOW: usize = 14;
@@ -93,12 +92,6 @@ impl<T: AsRef<[u8]>> Segment<T> {
     #[inline]
     pub fn sequence(&self) -> u32 {
         read_u32(self.b(), SEQUENCE)
-    }
-
-    /// Acknowledgment number.
-    #[inline]
-    pub fn acknowledgment(&self) -> u32 {
-        read_u32(self.b(), ACKNOWLEDGMENT)
     }
 
     /// Header with options, bytes (20 to 60).

@@ -170,29 +170,7 @@ fn t6_ipv6_super_packets_are_dropped_or_carried_like_any_ipv6() {
 #[test]
 fn t7_a_virtio_header_that_does_not_fit_the_packet_is_dropped() {
     let packet = tcp(HERE, AT_A, 64, 1, ACK, &payload(1000));
-    let tcp4 = VnetHdr {
-        needs_csum: true,
-        gso_type: GsoType::TcpV4,
-        gso_size: 100,
-        csum_start: 20,
-        csum_offset: 16,
-        ..VnetHdr::PLAIN
-    };
-    let partial = VnetHdr { needs_csum: true, csum_start: 20, csum_offset: 16, ..VnetHdr::PLAIN };
-    let beyond = packet.len() as u16;
-    for header in [
-        VnetHdr { gso_type: GsoType::Unknown(3), ..tcp4 },
-        VnetHdr { gso_type: GsoType::Unknown(2), ..tcp4 },
-        VnetHdr { gso_type: GsoType::Unknown(0x7f), ..tcp4 },
-        VnetHdr { gso_type: GsoType::TcpV6, ..tcp4 },
-        VnetHdr { gso_type: GsoType::UdpL4, ..tcp4 },
-        VnetHdr { gso_size: 0, ..tcp4 },
-        VnetHdr { csum_start: beyond, ..tcp4 },
-        VnetHdr { csum_start: u16::MAX, csum_offset: u16::MAX, ..tcp4 },
-        VnetHdr { csum_start: beyond - 17, ..partial },
-        VnetHdr { csum_start: beyond, ..partial },
-        VnetHdr { csum_start: u16::MAX, csum_offset: u16::MAX, ..partial },
-    ] {
+    for header in misfits(packet.len()) {
         let mut host = with_offloads();
 
         assert_eq!(host.transmit(&with_vnet_hdr(header, &packet)), Sent::default(), "{header:?}");
@@ -214,8 +192,7 @@ fn t7_a_super_packet_shorter_than_its_headers_is_dropped() {
 #[test]
 fn t8_a_partial_checksum_is_completed() {
     let whole = udp(HERE, AT_A, 64, b"checksum me");
-    let mut partial = whole.clone();
-    partial[26..28].copy_from_slice(&(!internet_checksum(&pseudo_header(&whole))).to_be_bytes());
+    let partial = with_partial_checksum(&whole);
     let header = VnetHdr { needs_csum: true, csum_start: 20, csum_offset: 6, ..VnetHdr::PLAIN };
     let mut host = with_offloads();
 
@@ -231,8 +208,7 @@ fn t8_a_udp_checksum_of_zero_is_stored_as_ffff() {
     let mut whole = udp(HERE, AT_A, 64, &[0, 0]);
     let checksum = [whole[26], whole[27]];
     whole[28..30].copy_from_slice(&checksum);
-    let mut partial = whole.clone();
-    partial[26..28].copy_from_slice(&(!internet_checksum(&pseudo_header(&whole))).to_be_bytes());
+    let partial = with_partial_checksum(&whole);
     let header = VnetHdr { needs_csum: true, csum_start: 20, csum_offset: 6, ..VnetHdr::PLAIN };
 
     let sent = with_offloads().transmit(&with_vnet_hdr(header, &partial));
@@ -243,8 +219,7 @@ fn t8_a_udp_checksum_of_zero_is_stored_as_ffff() {
 #[test]
 fn t8_bytes_behind_the_packet_do_not_count_into_its_checksum() {
     let whole = udp(HERE, AT_A, 64, b"checksum me");
-    let mut partial = whole.clone();
-    partial[26..28].copy_from_slice(&(!internet_checksum(&pseudo_header(&whole))).to_be_bytes());
+    let mut partial = with_partial_checksum(&whole);
     partial.extend_from_slice(b"junk");
     let header = VnetHdr { needs_csum: true, csum_start: 20, csum_offset: 6, ..VnetHdr::PLAIN };
 
@@ -294,30 +269,7 @@ fn a_frame_of_one_packet_comes_apart_as_itself() {
 
 #[test]
 fn d19_what_may_not_be_joined_is_passed_on_byte_for_byte() {
-    let stream = |flags, sequence| tcp(AT_A, HERE, 64, sequence, flags, &payload(100));
-    let mut short_offset = stream(ACK, 1);
-    short_offset[32] = 0x40;
-    let mut no_checksum = udp(AT_A, HERE, 64, &payload(100));
-    no_checksum[26..28].fill(0);
-    let mut zero_length = udp(AT_A, HERE, 64, &payload(100));
-    zero_length[24..26].fill(0);
-    let empty = udp(AT_A, HERE, 64, b"");
-    let syn = stream(SYN, 1);
-    let fin = stream(ACK | FIN, 1);
-    let urgent = stream(ACK | URG, 1);
-    let options = |id| {
-        let mut packet = udp(AT_A, HERE, 64, &payload(100));
-        packet.splice(20..20, [7, 3, 4, 0]);
-        let len = packet.len() as u16;
-        with_id(
-            with_header(packet, |header| {
-                header[0] = 0x46;
-                header[2..4].copy_from_slice(&len.to_be_bytes());
-            }),
-            id,
-        )
-    };
-    for odd in [short_offset, no_checksum, zero_length, empty, syn, fin, urgent, options(0)] {
+    for (_, odd) in unjoinable() {
         let train = vec![odd.clone(), odd.clone(), odd];
         let mut host = with_offloads();
 
@@ -335,17 +287,6 @@ fn d19_what_may_not_be_joined_is_passed_on_byte_for_byte() {
 
 #[test]
 fn d19_segments_with_different_timestamps_stay_apart() {
-    let stamped = |stamp: u8, sequence| {
-        let mut packet = Vec::new();
-        PacketBuilder::ipv4(AT_A, HERE, 64)
-            .tcp(4000, 80, sequence, 1000)
-            .ack(9)
-            .options_raw(&[1, 1, 8, 10, 0, 0, 0, stamp, 0, 0, 0, 1])
-            .unwrap()
-            .write(&mut packet, &payload(100))
-            .unwrap();
-        packet
-    };
     let train = [stamped(1, 0), stamped(1, 100), stamped(2, 200), stamped(2, 300)];
     let mut host = with_offloads();
 
@@ -411,22 +352,6 @@ fn joining_ends_when_the_device_refuses_what_comes_of_it() {
 /// A host whose device has virtio headers and takes joined packets.
 fn with_offloads() -> Host {
     Setup { vnet_hdr: true, coalesce: true, ..Setup::default() }.host()
-}
-
-fn payload(len: usize) -> Vec<u8> {
-    (0..len).map(|index| (index % 251) as u8).collect()
-}
-
-fn with_id(packet: Vec<u8>, id: u16) -> Vec<u8> {
-    with_header(packet, |header| header[4..6].copy_from_slice(&id.to_be_bytes()))
-}
-
-/// The pseudo-header of an IPv4 packet's transport checksum.
-fn pseudo_header(packet: &[u8]) -> Vec<u8> {
-    let mut bytes = packet[12..20].to_vec();
-    bytes.extend_from_slice(&[0, packet[9]]);
-    bytes.extend_from_slice(&(packet.len() as u16 - 20).to_be_bytes());
-    bytes
 }
 
 /// Transport headers and data: all but the identification and its checksum.

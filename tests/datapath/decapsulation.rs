@@ -151,18 +151,7 @@ fn d11_our_own_network_as_inner_source_is_dropped() {
 
 #[test]
 fn d12_an_inner_source_that_no_host_has_is_a_martian() {
-    for source in [
-        [0, 0, 0, 0],
-        [0, 1, 2, 3],
-        [127, 0, 0, 1],
-        [127, 1, 0, 0],
-        [169, 254, 1, 1],
-        [224, 0, 0, 1],
-        [239, 255, 255, 255],
-        [240, 0, 0, 1],
-        [255, 255, 255, 255],
-        [10, 10, 0, 255],
-    ] {
+    for source in MARTIANS {
         assert_dropped(&udp(source, HERE, 64, b""), DropReason::Martian);
         assert_delivered_without_strict(&udp(source, HERE, 64, b""));
     }
@@ -182,17 +171,7 @@ fn d12_a_martian_stays_one_where_a_peer_holds_everything() {
 
 #[test]
 fn d13_an_inner_destination_that_is_not_behind_us_is_dropped_in_strict_mode_only() {
-    for destination in [
-        [127, 0, 0, 1],
-        [169, 254, 169, 254],
-        [224, 0, 0, 1],
-        [192, 0, 2, 100],
-        [255, 255, 255, 255],
-        [0, 0, 0, 0],
-        [10, 10, 0, 255],
-        AT_A,
-        AT_B,
-    ] {
+    for destination in OUT_OF_SCOPE {
         assert_dropped(&udp(AT_A, destination, 64, b""), DropReason::DestinationScope);
         assert_delivered_without_strict(&udp(AT_A, destination, 64, b""));
     }
@@ -320,21 +299,8 @@ fn d17_a_wrong_header_checksum_stays_wrong_and_is_left_to_the_kernel() {
 
 #[test]
 fn d18_fragments_are_delivered_in_order_and_alone() {
-    let fragment = |offset: u16, more: bool, payload: &[u8]| {
-        with_header(udp(AT_A, HERE, 64, payload), |header| {
-            let field = (offset / 8) | if more { 0x2000 } else { 0 };
-            header[4..6].copy_from_slice(&77u16.to_be_bytes());
-            header[6..8].copy_from_slice(&field.to_be_bytes());
-        })
-    };
-    let fragments = [
-        fragment(0, true, &[1; 600]),
-        fragment(608, true, &[2; 600]),
-        fragment(1216, false, &[3; 600]),
-    ];
-    let mut tiny = fragment(0, true, b"");
-    tiny.truncate(24);
-    let tiny = with_total_len(tiny, 24);
+    let fragments = fragments();
+    let tiny = tiny_fragment();
     let mut host = Setup { coalesce: true, vnet_hdr: true, ..Setup::default() }.host();
 
     let written = host.arrive(&Arrival::train(A, &fragments));
@@ -541,15 +507,6 @@ fn what_the_tun_device_refuses_moves_from_out_to_drops() {
     expected.refuse(DropReason::TunDown, 1, packet().len() as u64);
     assert_eq!(host.ingress.tally, expected);
     assert_eq!(host.ingress.tally.imbalance(), 0);
-}
-
-/// A packet from A to here that breaks no rule.
-fn packet() -> Vec<u8> {
-    udp(AT_A, HERE, 64, b"payload")
-}
-
-fn with_total_len(packet: Vec<u8>, len: usize) -> Vec<u8> {
-    with_header(packet, |header| header[2..4].copy_from_slice(&(len as u16).to_be_bytes()))
 }
 
 /// In strict mode, from A, alone: nothing is written, one packet is booked under the reason.

@@ -1,7 +1,8 @@
 //! What leaves for peers: cases T1 to T9, each with its counter and nothing else.
 
 use crate::harness::*;
-use twill::datapath::{DropReason, Oversize, World};
+use twill::batch::{Datagrams, Frames, Pieces, RunLimits, Slot, TunFrame};
+use twill::datapath::{DropReason, World};
 
 #[test]
 fn a_packet_goes_bare_to_the_holder_of_its_destination_with_one_hop_less() {
@@ -101,19 +102,7 @@ fn t2_a_destination_without_lease_is_answered_net_unreachable() {
 
 #[test]
 fn t3_a_destination_without_lease_is_not_answered_where_the_rules_forbid() {
-    let nowhere = [10, 10, 99, 1];
-    let fragment = with_header(udp(HERE, nowhere, 64, b""), |header| header[7] = 1);
-    let icmp_error = with_header(ping(HERE, nowhere, 64), |packet| packet[20] = 3);
-    for silent in [
-        fragment,
-        icmp_error,
-        ping(HERE, nowhere, 64),
-        udp([224, 0, 0, 1], nowhere, 64, b""),
-        udp([0, 0, 0, 0], nowhere, 64, b""),
-        udp([127, 0, 0, 1], nowhere, 64, b""),
-        udp([255, 255, 255, 255], nowhere, 64, b""),
-        udp(HERE, [224, 0, 0, 22], 64, b""),
-    ] {
+    for silent in unanswerable() {
         let mut host = Setup::default().host();
 
         assert_eq!(host.transmit(&silent), Sent::default());
@@ -175,35 +164,48 @@ fn t5_a_packet_that_no_datagram_carries_is_dropped() {
 }
 
 #[test]
-fn t5_a_datagram_too_long_for_its_path_is_answered_or_sent_in_fragments() {
-    let free = with_header(udp(HERE, AT_A, 64, &[0; 1400]), |header| header[6] = 0);
-    let bound = with_header(free.clone(), |header| header[6] = 0x40);
+fn t5_a_datagram_too_long_for_its_path_is_dropped_and_answered() {
+    let packet = with_header(udp(HERE, AT_A, 64, &[0; 1400]), |header| header[6] = 0x40);
     let mut host = Setup::default().host();
-    host.transmit(&free);
-    host.transmit(&bound);
+    host.transmit(&packet);
 
-    let (oversize, replies) = too_long(&mut host, &free, 1280);
-    assert_eq!((oversize, replies.len()), (Oversize::Fragment, 0));
-    assert_eq!(host.egress.tally, forwarded(2, 2 * free.len()), "still booked as sent");
+    let replies = too_long(&mut host, &packet, 1280);
 
-    let (oversize, replies) = too_long(&mut host, &bound, 1280);
-    assert_eq!(oversize, Oversize::Dropped);
     assert_eq!(replies[0][20..22], [3, 4], "fragmentation needed");
     assert_eq!(replies[0][24..28], [0, 0, 5, 0], "1280 bytes");
-    assert_eq!(replies[0][28..], bound[..28]);
+    assert_eq!(replies[0][28..], packet[..28]);
     assert_eq!(host.egress.tally.drops[DropReason::SendTooBig as usize], 1);
     assert_eq!(host.egress.tally.imbalance(), 0);
 }
 
 #[test]
-fn t5_ipv6_is_never_fragmented_on_the_way() {
+fn t5_only_what_its_sender_lets_be_fragmented_may_be_and_shares_no_run_with_the_rest() {
+    let bound = with_header(udp(HERE, AT_A, 64, &[0; 1400]), |header| header[6] = 0x40);
+    let free = with_header(bound.clone(), |header| header[6] = 0);
+    let v6 = udp6("fd00:a::5", "fd00:a:1::5", 64, &[0; 1380]);
+    assert_eq!(v6.len(), free.len());
+    let Host { view, mut egress, .. } = Setup::dual_stack().host();
+    let world = World { view: &view, now_ns: 0 };
+    let mut out = Datagrams::new(RunLimits { datagrams: 9, bytes: 65_507 }, 9, Pieces::new(9, 0));
+    let mut replies = Frames::new(1, Pieces::new(1, 0));
+
+    for (slot, packet) in [bound.clone(), bound, free, v6].iter_mut().enumerate() {
+        let frame = TunFrame { slot: Slot(slot as u16), start: 0, len: packet.len() as u32 };
+        egress.frame(&world, frame, packet, 0, &mut out, &mut replies);
+    }
+
+    let runs = out.runs().iter().map(|run| (run.datagrams, run.destination.may_fragment));
+    assert_eq!(runs.collect::<Vec<_>>(), [(2, false), (1, true), (1, false)]);
+}
+
+#[test]
+fn t5_the_sender_of_an_ipv6_packet_is_told_too() {
     let packet = udp6("fd00:a::5", "fd00:a:1::5", 64, &[0; 1400]);
     let mut host = Setup::dual_stack().host();
     host.transmit(&packet);
 
-    let (oversize, replies) = too_long(&mut host, &packet, 1300);
+    let replies = too_long(&mut host, &packet, 1300);
 
-    assert_eq!(oversize, Oversize::Dropped);
     assert_eq!(replies[0][40..42], [2, 0], "packet too big");
     assert_eq!(replies[0][44..48], 1300u32.to_be_bytes());
     assert_eq!(replies[0].len(), 1280);
@@ -265,7 +267,6 @@ fn ipv6_goes_to_its_holder_where_the_overlay_has_it() {
 
 #[test]
 fn small_packets_of_one_size_to_one_peer_share_a_run() {
-    use twill::batch::{Datagrams, Frames, Pieces, RunLimits, Slot, TunFrame};
     use twill::datapath::{Egress, EgressRules, Progress};
     let view = Setup::default().host().view;
     let world = World { view: &view, now_ns: 0 };
@@ -289,7 +290,6 @@ fn small_packets_of_one_size_to_one_peer_share_a_run() {
 #[test]
 fn what_the_kernel_refuses_moves_from_out_to_drops() {
     use twill::batch::{Chain, Failure};
-    use twill::batch::{Datagrams, Frames, Pieces, RunLimits, Slot, TunFrame};
     use twill::datapath::{Egress, EgressRules};
     let view = Setup::default().host().view;
     let world = World { view: &view, now_ns: 0 };
@@ -313,16 +313,15 @@ fn what_the_kernel_refuses_moves_from_out_to_drops() {
     assert_eq!(egress.tally.imbalance(), 0);
 }
 
-fn too_long(host: &mut Host, packet: &[u8], mtu: u16) -> (Oversize, Vec<Vec<u8>>) {
-    use twill::batch::{Frames, Pieces};
+fn too_long(host: &mut Host, packet: &[u8], mtu: u16) -> Vec<Vec<u8>> {
     let mut replies = Frames::new(4, Pieces::new(4, 8192));
     let world = World { view: &host.view, now_ns: host.now_ns };
     let head = &packet[..packet.len().min(twill::datapath::Egress::HEAD)];
-    let oversize = host.egress.too_long(&world, head, packet.len() as u32, mtu, &mut replies);
+    host.egress.too_long(&world, head, packet.len() as u32, mtu, &mut replies);
     let replies = replies.frames().iter().map(|frame| {
         let mut bytes = vec![0; frame.len as usize];
         replies.pieces.copy(&frame.chain, 0, &mut bytes, |_, _| unreachable!());
         bytes
     });
-    (oversize, replies.collect())
+    replies.collect()
 }

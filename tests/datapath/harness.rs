@@ -1,40 +1,20 @@
 //! A gateway without devices: frames and trains go in as bytes and come out as bytes.
 
-use etherparse::PacketBuilder;
+pub(crate) use crate::packets::*;
 use ipnet::IpNet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use twill::batch::{
     Chain, Datagrams, Flaw, Frames, Piece, Pieces, RunLimits, Slot, Source, Train, TunFrame,
 };
 use twill::config::IngressCheck;
-use twill::datapath::{
-    DropReason, Egress, EgressRules, Ingress, IngressRules, Progress, Tally, World, unjoin,
-};
-use twill::offload::vnet_hdr::{self, GsoType, VnetHdr};
+use twill::datapath::{Egress, EgressRules, Ingress, IngressRules, Progress, World};
+use twill::offload::vnet_hdr::VnetHdr;
 use twill::route::{Overlay, Peer, PeerIndex, View};
 
-pub(crate) const MTU: u16 = 1472;
-/// The TUN device's address, the first of the lease as flannel sets it.
-pub(crate) const OWN: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 0);
-/// A host behind this gateway.
-pub(crate) const HERE: [u8; 4] = [10, 10, 0, 5];
-/// A host behind peer A.
-pub(crate) const AT_A: [u8; 4] = [10, 10, 1, 5];
-/// A host behind peer B.
-pub(crate) const AT_B: [u8; 4] = [10, 10, 2, 5];
 /// Peer A's UDP address.
 pub(crate) const A: &str = "192.0.2.1:8285";
 /// Peer B's UDP address.
 pub(crate) const B: &str = "192.0.2.2:8285";
-
-/// TCP flags.
-pub(crate) const FIN: u8 = 0x01;
-pub(crate) const SYN: u8 = 0x02;
-pub(crate) const PSH: u8 = 0x08;
-pub(crate) const ACK: u8 = 0x10;
-pub(crate) const URG: u8 = 0x20;
-pub(crate) const ECE: u8 = 0x40;
-pub(crate) const CWR: u8 = 0x80;
 
 /// What a host is set up with; tests change what they are about.
 #[derive(Clone, Debug)]
@@ -277,159 +257,4 @@ fn gather(pieces: &Pieces, chain: &Chain, slot: &[u8]) -> Vec<u8> {
     });
     assert_eq!(copied, bytes.len());
     bytes
-}
-
-/// The books of one arrival that was dropped: `packets` in with `bytes`, all for one reason.
-pub(crate) fn dropped(reason: DropReason, packets: u64, bytes: usize) -> Tally {
-    let mut tally = Tally { packets_in: packets, bytes_in: bytes as u64, ..Tally::default() };
-    tally.drop(reason, packets);
-    tally
-}
-
-/// The books of arrivals that were all forwarded unchanged in length.
-pub(crate) fn forwarded(packets: u64, bytes: usize) -> Tally {
-    Tally {
-        packets_in: packets,
-        bytes_in: bytes as u64,
-        packets_out: packets,
-        bytes_out: bytes as u64,
-        ..Tally::default()
-    }
-}
-
-/// A UDP packet, its checksums computed by etherparse.
-pub(crate) fn udp(from: [u8; 4], to: [u8; 4], ttl: u8, payload: &[u8]) -> Vec<u8> {
-    let builder = PacketBuilder::ipv4(from, to, ttl).udp(4000, 4001);
-    let mut packet = Vec::new();
-    builder.write(&mut packet, payload).unwrap();
-    packet
-}
-
-/// A UDP packet over IPv6.
-pub(crate) fn udp6(from: &str, to: &str, hops: u8, payload: &[u8]) -> Vec<u8> {
-    let address = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
-    let builder = PacketBuilder::ipv6(address(from), address(to), hops).udp(4000, 4001);
-    let mut packet = Vec::new();
-    builder.write(&mut packet, payload).unwrap();
-    packet
-}
-
-/// An ICMP echo request.
-pub(crate) fn ping(from: [u8; 4], to: [u8; 4], ttl: u8) -> Vec<u8> {
-    let builder = PacketBuilder::ipv4(from, to, ttl).icmpv4_echo_request(7, 1);
-    let mut packet = Vec::new();
-    builder.write(&mut packet, b"twill").unwrap();
-    packet
-}
-
-/// The packet after changing its header by `edit` and computing the header checksum anew.
-pub(crate) fn with_header(mut packet: Vec<u8>, edit: impl FnOnce(&mut [u8])) -> Vec<u8> {
-    edit(&mut packet);
-    fix_checksum(&mut packet);
-    packet
-}
-
-/// The packet as a gateway passes it on: one hop less.
-pub(crate) fn one_hop_less(packet: &[u8]) -> Vec<u8> {
-    with_header(packet.to_vec(), |header| header[8] -= 1)
-}
-
-/// Writes the IPv4 header checksum, word by word as in RFC 1071.
-pub(crate) fn fix_checksum(packet: &mut [u8]) {
-    packet[10..12].fill(0);
-    let header_len = usize::from(packet[0] & 0x0f) * 4;
-    let checksum = internet_checksum(&packet[..header_len.min(packet.len())]);
-    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
-}
-
-/// RFC 1071 section 4.1.
-pub(crate) fn internet_checksum(bytes: &[u8]) -> u16 {
-    let mut sum: u32 = bytes
-        .chunks(2)
-        .map(|word| u32::from(u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)])))
-        .sum();
-    while sum > 0xffff {
-        sum = (sum >> 16) + (sum & 0xffff);
-    }
-    !(sum as u16)
-}
-
-/// A frame as a TUN device with `IFF_VNET_HDR` hands it out.
-pub(crate) fn with_vnet_hdr(header: VnetHdr, packet: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(vnet_hdr::LEN + packet.len());
-    frame.extend_from_slice(&header.to_bytes());
-    frame.extend_from_slice(packet);
-    frame
-}
-
-/// A TCP packet with a timestamp option, its checksums computed by etherparse.
-pub(crate) fn tcp(
-    from: [u8; 4],
-    to: [u8; 4],
-    ttl: u8,
-    sequence: u32,
-    flags: u8,
-    data: &[u8],
-) -> Vec<u8> {
-    let mut packet = Vec::new();
-    let mut builder = PacketBuilder::ipv4(from, to, ttl)
-        .tcp(4000, 80, sequence, 1000)
-        .options_raw(&[1, 1, 8, 10, 0, 0, 0, 7, 0, 0, 0, 9])
-        .unwrap();
-    for (flag, set) in [
-        (FIN, etherparse::PacketBuilderStep::fin as fn(_) -> _),
-        (SYN, etherparse::PacketBuilderStep::syn),
-        (PSH, etherparse::PacketBuilderStep::psh),
-        (ECE, etherparse::PacketBuilderStep::ece),
-        (CWR, etherparse::PacketBuilderStep::cwr),
-    ] {
-        if flags & flag != 0 {
-            builder = set(builder);
-        }
-    }
-    if flags & ACK != 0 {
-        builder = builder.ack(9);
-    }
-    if flags & URG != 0 {
-        builder = builder.urg(3);
-    }
-    builder.write(&mut packet, data).unwrap();
-    packet
-}
-
-/// The packet as the kernel hands it out for segmentation. Its checksum is complete where the
-/// kernel's would be partial; segmentation computes it anew either way.
-pub(crate) fn tso(gso_size: usize, packet: &[u8]) -> Vec<u8> {
-    let header = VnetHdr {
-        needs_csum: true,
-        gso_type: GsoType::TcpV4,
-        gso_size: gso_size as u16,
-        csum_start: 20,
-        csum_offset: 16,
-        ..VnetHdr::PLAIN
-    };
-    with_vnet_hdr(header, packet)
-}
-
-/// The packets of a frame, cut by `unjoin` in batches of so many frames.
-pub(crate) fn apart((header, packet): &(VnetHdr, Vec<u8>), room: usize) -> Vec<Vec<u8>> {
-    let frame = with_vnet_hdr(*header, packet);
-    let mut out = Frames::new(room, Pieces::new(room, 2000 * room));
-    let mut packets = Vec::new();
-    let mut next = 0;
-    loop {
-        let progress = unjoin(&frame, next, &mut out).unwrap();
-        for frame in out.frames() {
-            let mut bytes = vec![0; frame.len as usize];
-            out.pieces.copy(&frame.chain, 0, &mut bytes, |_, _| unreachable!());
-            assert_eq!(bytes[..10], VnetHdr::PLAIN.to_bytes());
-            assert_eq!((frame.packets, frame.packet_bytes), (1, frame.len - 10));
-            packets.push(bytes[10..].to_vec());
-        }
-        out.clear();
-        match progress {
-            Progress::Done => return packets,
-            Progress::Full { next: resume } => next = resume,
-        }
-    }
 }

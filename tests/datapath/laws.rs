@@ -60,20 +60,23 @@ fn arb_setup() -> impl Strategy<Value = Setup> {
         })
 }
 
-/// Packets of a few flows, interleaved: by flow, length of the data, and whether it is pushed.
+/// Packets of a few flows, interleaved: by flow, length of the data, and whether it is pushed, or
+/// for UDP a fragment.
 fn arb_flows() -> impl Strategy<Value = Vec<Vec<u8>>> {
-    let step = (0u8..6, prop_oneof![3 => Just(200usize), 1 => 1usize..200], any::<bool>());
+    let marked = prop::bool::weighted(0.3);
+    let step = (0u8..6, prop_oneof![3 => Just(200usize), 1 => 1usize..200], marked);
     vec(step, 1..40).prop_map(|steps| {
         let mut sequences = [0u32; 6];
-        let packet = |(flow, len, push): (u8, usize, bool)| {
+        let packet = |(flow, len, marked): (u8, usize, bool)| {
             let from = [10, 10, 1, flow];
             let sequence = sequences[usize::from(flow)];
             sequences[usize::from(flow)] += len as u32;
             let data = vec![flow ^ sequence as u8; len];
             if flow < 3 {
-                tcp(from, HERE, 64, sequence, ACK | if push { PSH } else { 0 }, &data)
+                tcp(from, HERE, 64, sequence, ACK | if marked { PSH } else { 0 }, &data)
             } else {
-                udp(from, HERE, 64, &data)
+                let more_fragments = if marked { 0x20 } else { 0 };
+                with_header(udp(from, HERE, 64, &data), |header| header[6] |= more_fragments)
             }
         };
         steps.into_iter().map(packet).collect()
@@ -83,7 +86,7 @@ fn arb_flows() -> impl Strategy<Value = Vec<Vec<u8>>> {
 /// The packets of one sender, without the identification, which means nothing as DF is set.
 fn of_flow(packets: &[Vec<u8>], flow: u8) -> Vec<Vec<u8>> {
     let of_flow = packets.iter().filter(|packet| packet[15] == flow);
-    of_flow.map(|packet| with_header(packet.clone(), |header| header[4..6].fill(0))).collect()
+    of_flow.cloned().map(without_meaningless_id).collect()
 }
 
 proptest! {

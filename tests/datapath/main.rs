@@ -9,4 +9,5 @@ mod decapsulation;
 mod encapsulation;
 mod harness;
 mod laws;
+mod packets;
 mod replies;

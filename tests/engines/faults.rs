@@ -1,10 +1,12 @@
 //! What the kernel refuses, and what must come of it: nothing is lost that could leave, nothing
 //! leaves twice, and every loss is reported.
 
-use crate::rig::{Plan, Rig, assert_nothing_more, datagrams_of, every_engine, failed, numbered};
+use crate::rig::{
+    PATIENCE, Plan, Rig, assert_nothing_more, datagrams_of, every_engine, failed, numbered,
+};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use twill::offload::feature::Feature;
 use twill::socket;
 use twill::sys::sockopt;
@@ -34,7 +36,7 @@ fn a_run_that_the_socket_refuses_leaves_one_by_one_exactly_once() {
 }
 
 #[test]
-fn datagrams_beyond_the_path_are_reported_and_can_leave_in_fragments() {
+fn datagrams_beyond_the_path_are_reported() {
     every_engine("datagrams_beyond_the_path_are_reported", Plan::default(), |rig| {
         rig.near.ip("route add 192.0.2.3/32 dev under mtu 1000").unwrap();
         let (wide, narrow) = (rig.peer(2), rig.peer(3));
@@ -51,13 +53,24 @@ fn datagrams_beyond_the_path_are_reported_and_can_leave_in_fragments() {
         assert_eq!(socket::path_to(to[1]).unwrap().mtu, 1000);
         assert_eq!(socket::path_to(to[0]).unwrap().mtu, 1500);
         assert_eq!(rig.stats().gso_demoted_peers, u64::from(rig.has(Feature::Gso)));
+    });
+}
 
-        let datagrams = crate::rig::gather(&packets);
-        let item = outcome.failures()[0].item;
-        rig.engine.send_in_fragments(&datagrams, item, 0).unwrap();
-        assert_eq!(datagrams_of(&narrow, 1), [numbered(1, 1200)]);
+#[test]
+fn datagrams_beyond_the_path_that_may_be_fragmented_leave_at_their_place() {
+    every_engine("datagrams_beyond_the_path_leave_at_their_place", Plan::default(), |rig| {
+        rig.near.ip("route add 192.0.2.3/32 dev under mtu 1000").unwrap();
+        let peer = rig.peer(3);
+        let to = peer.local_addr().unwrap();
+        let size = |number| if number % 3 == 0 { 1200 } else { 300 };
+        let packets: Vec<_> = (0..50).map(|number| (to, numbered(number, size(number)))).collect();
 
-        // Fragmenting is for that one datagram: the next one is refused as before.
+        let outcome = rig.send_fragmentable(&packets);
+
+        assert_eq!(failed(&outcome), 0);
+        let expected: Vec<_> = packets.iter().map(|(_, packet)| packet.clone()).collect();
+        assert_eq!(datagrams_of(&peer, 50), expected);
+        // Fragmenting is for those alone: one that may not be is refused as before.
         assert_eq!(failed(&rig.send(&packets[..2])), 1);
     });
 }
@@ -74,7 +87,7 @@ fn datagrams_beyond_the_path_are_reported_over_ipv6_too() {
 
         assert_eq!(failed(&outcome), 10);
         assert_eq!(socket::path_to(to).unwrap().mtu, 1300);
-        rig.engine.send_in_fragments(&crate::rig::gather(&packets), 0, 7).unwrap();
+        assert_eq!(failed(&rig.send_fragmentable(&packets[7..8])), 0);
         assert_eq!(datagrams_of(&peer, 1), [numbered(7, 1300)]);
     });
 }
@@ -94,6 +107,38 @@ fn a_run_that_fits_the_path_leaves_again_after_one_that_did_not() {
         let expected: Vec<_> = short.into_iter().map(|(_, packet)| packet).collect();
         assert_eq!(datagrams_of(&peer, 10), expected);
     });
+}
+
+#[test]
+fn a_storm_of_icmp_errors_reaches_neither_sends_nor_receives() {
+    every_engine("a_storm_of_icmp_errors", Plan::default(), |rig| {
+        rig.far.sysctl("net.ipv4.icmp_ratelimit", "0").unwrap();
+        let nobody = SocketAddr::from(([192, 0, 2, 3], 9));
+        let packets: Vec<_> = (0..20).map(|number| (nobody, numbered(number, 100))).collect();
+        let peer = rig.peer(2);
+
+        let deadline = Instant::now() + PATIENCE;
+        while unreachables_heard() < 100 {
+            assert!(Instant::now() < deadline, "no ICMP error arrives");
+            assert_eq!(failed(&rig.send(&packets)), 0);
+            peer.send_to(b"in between", rig.plan.listen).unwrap();
+            let trains = rig.trains(10);
+            assert!(trains.iter().all(|(_, bytes)| bytes == b"in between"));
+        }
+
+        assert_eq!(rig.stats().socket_errors, 0);
+        assert_eq!(rig.stats().gso_demoted_peers, 0);
+    });
+}
+
+/// "Destination unreachable" messages that this thread's namespace has received.
+fn unreachables_heard() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Icmp: "));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let mut columns = names.split(' ').zip(values.split(' '));
+    let (_, value) = columns.find(|(name, _)| *name == "InDestUnreachs").unwrap();
+    value.parse().unwrap()
 }
 
 #[test]

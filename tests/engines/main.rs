@@ -5,6 +5,8 @@
 mod creation;
 mod device;
 mod faults;
+#[path = "../common/missing.rs"]
+mod missing;
 mod rig;
 mod steering;
 mod traffic;

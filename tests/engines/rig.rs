@@ -5,6 +5,7 @@
 //!                                               fd00::1                fd00::2
 //! ```
 
+use crate::missing;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
@@ -79,10 +80,8 @@ pub(crate) fn every_engine(test: &str, plan: Plan, body: impl Fn(&mut Rig) + Syn
                 body(&mut rig);
                 1
             }
-            Err(EngineError::Unsupported { what, source }) => {
-                let by_io_uring = [EngineKind::Uring, EngineKind::TokioUring];
-                assert!(by_io_uring.contains(&kind), "only io_uring may be missing");
-                println!("SKIPPED engine {kind}: {what}: {source}");
+            Err(error @ EngineError::Unsupported { .. }) => {
+                missing::skip(kind, &error);
                 0
             }
             Err(error) => panic!("engine {kind}: {error}"),
@@ -111,6 +110,8 @@ pub(crate) struct Rig {
     /// A copy of the engine's socket, to change its options.
     pub(crate) udp: OwnedFd,
     vnet_hdr: bool,
+    /// What both the plan and the device have.
+    offloads: FeatureSet,
 }
 
 impl Rig {
@@ -157,12 +158,21 @@ impl Rig {
             wake: copies.0,
             udp: copies.1,
             vnet_hdr,
+            offloads: features,
         })
     }
 
     /// Whether the engine has the offload in this rig.
     pub(crate) fn has(&self, feature: Feature) -> bool {
-        self.vnet_hdr && self.plan.offloads.has(feature)
+        self.offloads.has(feature)
+    }
+
+    /// Whether what one send made arrives in one piece. Before Linux 5.11 a veth takes the run apart
+    /// (`NETIF_F_GSO_SOFTWARE` lacks UDP there), and nothing joins it again.
+    pub(crate) fn wire_keeps_trains(&self) -> bool {
+        let features = self.far.run("ethtool", &["-k", "under"]).unwrap();
+        assert!(features.contains("tx-udp-segmentation:"), "{features}");
+        features.contains("tx-udp-segmentation: on")
     }
 
     /// A socket of an application on this side of the tunnel.
@@ -222,9 +232,17 @@ impl Rig {
 
     /// Sends datagrams, gathered into runs where the rig has them.
     pub(crate) fn send(&mut self, packets: &[(SocketAddr, Vec<u8>)]) -> Outcome {
-        let datagrams = gather(packets);
+        self.send_runs(&gather(packets, false))
+    }
+
+    /// Sends packets whose senders allow fragments.
+    pub(crate) fn send_fragmentable(&mut self, packets: &[(SocketAddr, Vec<u8>)]) -> Outcome {
+        self.send_runs(&gather(packets, true))
+    }
+
+    fn send_runs(&mut self, datagrams: &Datagrams) -> Outcome {
         let mut outcome = Outcome::new(1024);
-        self.engine.send(&datagrams, &mut outcome);
+        self.engine.send(datagrams, &mut outcome);
         outcome
     }
 
@@ -250,7 +268,7 @@ impl Rig {
 }
 
 /// Runs of these datagrams, whose bytes lie in headers.
-pub(crate) fn gather(packets: &[(SocketAddr, Vec<u8>)]) -> Datagrams {
+fn gather(packets: &[(SocketAddr, Vec<u8>)], may_fragment: bool) -> Datagrams {
     let limits = RunLimits { datagrams: 63, bytes: 65_507 };
     let bytes = packets.iter().map(|(_, packet)| packet.len()).sum();
     let pieces = Pieces::new(packets.len(), bytes);
@@ -262,7 +280,7 @@ pub(crate) fn gather(packets: &[(SocketAddr, Vec<u8>)]) -> Datagrams {
             IpAddr::V4(address) => address.octets()[3],
             IpAddr::V6(address) => address.octets()[15],
         };
-        let destination = Destination { peer: PeerIndex(host.into()), to: *to };
+        let destination = Destination { peer: PeerIndex(host.into()), to: *to, may_fragment };
         datagrams.push(destination, &[piece], u16::MAX).unwrap();
     }
     datagrams

@@ -2,10 +2,14 @@
 
 use crate::creation::in_namespace;
 use etherparse::{IpFragOffset, PacketBuilder};
+use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
-use twill::socket::{self, SocketSpec};
+use twill::socket::{self, Originator, SocketSpec};
+use twill::sys::sockopt;
+use twill::wire::checksum::Sum;
+use twill::wire::protocol;
 
 const GROUP: usize = 5;
 
@@ -49,6 +53,63 @@ fn a_port_other_than_the_listening_one_names_the_worker_whatever_is_inside() {
             }
         }
     });
+}
+
+#[test]
+fn outer_ipv4_options_do_not_hide_the_port() {
+    in_namespace("outer_options", |_| {
+        let listen: SocketAddr = "127.0.0.1:8285".parse().unwrap();
+        let group = group(listen, false);
+        for worker in 0..2 * GROUP {
+            let from = other(listen, 0x9000 + worker as u16);
+            let no_operations = i32::from_ne_bytes([1; 4]);
+            sockopt::set_int(from.as_fd(), libc::IPPROTO_IP, libc::IP_OPTIONS, no_operations)
+                .unwrap();
+            let packet = [worker as u8; 40];
+
+            from.send_to(&packet, listen).unwrap();
+
+            assert_eq!(receiver_of(&group, &packet), worker % GROUP);
+        }
+    });
+}
+
+#[test]
+fn the_kernel_chooses_by_itself_behind_outer_ipv6_extension_headers() {
+    in_namespace("outer_extension_headers", |_| {
+        let listen: SocketAddr = "[::1]:8285".parse().unwrap();
+        let group = group(listen, false);
+        // Loopback takes no packet from an address that is not there.
+        let _other = other(listen, 0x8fff);
+        let originator = Originator::open().unwrap();
+
+        let used: BTreeSet<_> = (0x9000..0x9040)
+            .map(|port| {
+                let payload = u16::to_be_bytes(port);
+                originator.send(&behind_padding(port, &payload)).unwrap();
+                receiver_of(&group, &payload)
+            })
+            .collect();
+
+        assert!(used.len() > 1, "all went to one socket");
+    });
+}
+
+/// A datagram from ::2 to the group, behind destination options that are padding.
+fn behind_padding(port: u16, payload: &[u8]) -> Vec<u8> {
+    let (from, to) = (Ipv6Addr::from(2), Ipv6Addr::LOCALHOST);
+    let len = 8 + payload.len() as u16;
+    let mut udp = [port, 8285, len, 0].map(u16::to_be_bytes).concat();
+    udp.extend_from_slice(payload);
+    let sum = Sum::default().pseudo_v6(from, to, protocol::UDP, len.into()).bytes(&udp);
+    udp[6..8].copy_from_slice(&sum.finish().to_be_bytes());
+    let options = [protocol::UDP, 0, 1, 4, 0, 0, 0, 0];
+    let mut packet = vec![0x60, 0, 0, 0, 0, 8 + len as u8, 60, 64];
+    packet.extend(from.octets());
+    packet.extend(to.octets());
+    packet.extend(options);
+    packet.extend(udp);
+    packet
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! What the underlay refuses, and what comes of it.
 
-use crate::pair::{ENGINES, Pair};
+use crate::pair::{Pair, engines};
 
 #[test]
 fn a_narrow_path_is_told_to_senders_and_fragments_still_cross() {
-    for engine in ENGINES {
+    for engine in engines() {
         let Some(pair) = Pair::start("narrow_path", engine) else { return };
         pair.assert_connected();
         let there = pair.hosts[1].address();
@@ -21,7 +21,7 @@ fn a_narrow_path_is_told_to_senders_and_fragments_still_cross() {
 
 #[test]
 fn a_firewall_that_refuses_datagrams_is_counted_and_survived() {
-    for engine in ENGINES {
+    for engine in engines() {
         let Some(pair) = Pair::start("firewall", engine) else { return };
         pair.assert_connected();
         let rule = ["OUTPUT", "-p", "udp", "--dport", "8285", "-j", "DROP"];
@@ -43,7 +43,7 @@ fn a_firewall_that_refuses_datagrams_is_counted_and_survived() {
 
 #[test]
 fn a_host_without_a_route_to_its_peer_counts_and_recovers() {
-    for engine in ENGINES {
+    for engine in engines() {
         let Some(pair) = Pair::start("no_route", engine) else { return };
         pair.assert_connected();
         let there = pair.hosts[1].address();
@@ -60,7 +60,7 @@ fn a_host_without_a_route_to_its_peer_counts_and_recovers() {
 
 #[test]
 fn port_unreachable_from_a_dead_peer_does_not_end_the_loop() {
-    for engine in ENGINES {
+    for engine in engines() {
         let Some(mut pair) = Pair::start("port_unreachable", engine) else { return };
         pair.assert_connected();
 

@@ -1,7 +1,7 @@
 //! What arrives from outside that should not get in.
 
 use crate::numbered::{Counted, Load, beside, echo_numbered, flood};
-use crate::pair::{ENGINES, Pair};
+use crate::pair::{Pair, engines};
 use etherparse::PacketBuilder;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::AtomicBool;
@@ -10,7 +10,7 @@ use twill_perf::testbed::Underlay;
 
 #[test]
 fn strangers_and_forgers_are_kept_out() {
-    for engine in ENGINES {
+    for engine in engines() {
         let Some(pair) = Pair::start("strangers", engine) else { return };
         pair.assert_connected();
         let gateway = SocketAddr::from((pair.hosts[0].address(), 8285));
@@ -43,7 +43,7 @@ fn strangers_and_forgers_are_kept_out() {
 
 #[test]
 fn garbage_from_a_stranger_leaves_good_traffic_alone() {
-    for engine in ENGINES {
+    for engine in engines() {
         let underlay = Underlay::default();
         let Some(pair) = Pair::start_with("garbage", engine, &underlay, "probe_seconds = 0") else {
             return;

@@ -1,7 +1,7 @@
 //! Starting, stopping, dying, and the device being pulled away.
 
 use crate::numbered::{Load, beside, echo_numbered, flood};
-use crate::pair::{DEVICE, ENGINES, PATIENCE, Pair, output};
+use crate::pair::{DEVICE, PATIENCE, Pair, engines, output};
 use rustix::process::Signal;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::ExitStatus;
@@ -11,7 +11,7 @@ use twill_perf::testbed::{Background, Pod, Underlay};
 
 #[test]
 fn a_stopped_gateway_leaves_nothing_behind() {
-    for engine in ENGINES {
+    for engine in engines() {
         let Some(mut pair) = Pair::start("stop", engine) else { return };
         pair.assert_connected();
 
@@ -29,7 +29,7 @@ fn a_stopped_gateway_leaves_nothing_behind() {
 
 #[test]
 fn a_gateway_that_is_stopped_under_load_ends_and_leaves_nothing_behind() {
-    for engine in ENGINES.iter().chain(&["classic"]) {
+    for engine in engines().into_iter().chain(["classic"]) {
         let Some(mut pair) = Pair::start("stop_under_load", engine) else { return };
         pair.assert_connected();
         let signals = [(Signal::TERM, 1), (Signal::INT, 2), (Signal::TERM, 2)];
@@ -58,7 +58,7 @@ fn a_gateway_that_is_stopped_under_load_ends_and_leaves_nothing_behind() {
 
 #[test]
 fn a_reload_under_load_loses_nothing() {
-    for engine in ENGINES {
+    for engine in engines() {
         let underlay = Underlay::default();
         let Some(pair) = Pair::start_with("hangup", engine, &underlay, "probe_seconds = 0") else {
             return;
@@ -87,7 +87,7 @@ fn a_reload_under_load_loses_nothing() {
 
 #[test]
 fn a_second_instance_fails_at_once_and_harms_nothing() {
-    for engine in ENGINES {
+    for engine in engines() {
         let Some(pair) = Pair::start("second_instance", engine) else { return };
         let config = pair.gateways[0].config.to_str().unwrap().to_owned();
         let other = pair.bed.folder().join("second.sock");
@@ -116,7 +116,7 @@ fn a_second_instance_fails_at_once_and_harms_nothing() {
 
 #[test]
 fn of_two_that_start_at_the_same_moment_one_has_the_port() {
-    for engine in ENGINES {
+    for engine in engines() {
         let underlay = Underlay::default();
         let Some(mut pair) = Pair::start_with("race", engine, &underlay, "queues = 4") else {
             return;
@@ -160,7 +160,7 @@ fn of_two_that_start_at_the_same_moment_one_has_the_port() {
 
 #[test]
 fn a_killed_gateway_comes_back_under_load() {
-    for engine in ENGINES.iter().chain(&["classic"]) {
+    for engine in engines().into_iter().chain(["classic"]) {
         let Some(mut pair) = Pair::start("kill", engine) else { return };
         pair.assert_connected();
         let both_ways = [0, 1].map(|from| traffic(&pair.pods, from, 5_000));
@@ -193,7 +193,7 @@ fn a_killed_gateway_comes_back_under_load() {
 #[test]
 fn a_device_that_goes_down_costs_no_cpu_and_comes_back_with_its_routes() {
     const SECOND: Duration = Duration::from_secs(1);
-    for engine in ENGINES.iter().chain(&["classic"]) {
+    for engine in engines().into_iter().chain(["classic"]) {
         let Some(pair) = Pair::start("link_down", engine) else { return };
         pair.assert_connected();
         let routes = |pair: &Pair| pair.hosts[0].run("ip", &["route"]).unwrap();
@@ -227,7 +227,7 @@ fn a_device_that_goes_down_costs_no_cpu_and_comes_back_with_its_routes() {
 
 #[test]
 fn a_gateway_whose_device_is_deleted_ends_with_an_error() {
-    for engine in ENGINES.iter().chain(&["classic"]) {
+    for engine in engines().into_iter().chain(["classic"]) {
         for loaded in [false, true] {
             let Some(mut pair) = Pair::start("link_deleted", engine) else { return };
             pair.assert_connected();

@@ -1,6 +1,6 @@
 //! Too little of what a gateway needs: it runs, or says in one line what is missing.
 
-use crate::pair::{DEVICE, ENGINES, PATIENCE, Pair};
+use crate::pair::{DEVICE, PATIENCE, Pair, engines};
 use std::process::Command;
 use twill_perf::testbed::Background;
 
@@ -82,9 +82,9 @@ impl Start {
 
 #[test]
 fn without_the_means_the_error_names_them_and_nothing_is_left() {
-    let Some(pair) = Pair::start("limits", ENGINES[0]) else { return };
+    let Some(pair) = Pair::start("limits", engines()[0]) else { return };
     let place = Place::beside(&pair);
-    for engine in ENGINES.iter().chain(&["classic", "auto"]) {
+    for engine in engines().into_iter().chain(["classic", "auto"]) {
         let no_capability = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"];
         place.start(engine, &no_capability).assert_fails("CAP_NET_ADMIN");
         place.assert_nothing_left();
@@ -103,9 +103,9 @@ fn without_the_means_the_error_names_them_and_nothing_is_left() {
 
 #[test]
 fn with_sixteen_descriptors_or_no_locked_memory_it_runs_or_says_why_not() {
-    let Some(pair) = Pair::start("few means", ENGINES[0]) else { return };
+    let Some(pair) = Pair::start("few means", engines()[0]) else { return };
     let place = Place::beside(&pair);
-    for engine in ENGINES.iter().chain(&["classic", "auto"]) {
+    for engine in engines().into_iter().chain(["classic", "auto"]) {
         for nofile in [16, 20, 24, 32] {
             let limit = format!("--nofile={nofile}");
             let runs = place

@@ -1,7 +1,7 @@
 //! Peers come and go while traffic flows.
 
 use crate::numbered::{Load, beside, echo_numbered};
-use crate::pair::{ENGINES, PATIENCE, Pair};
+use crate::pair::{PATIENCE, Pair, engines};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use twill_perf::testbed::Underlay;
 
 #[test]
 fn peers_are_added_changed_and_removed_by_arguments_alone() {
-    let Some(pair) = Pair::start("peers", ENGINES[0]) else { return };
+    let Some(pair) = Pair::start("peers", engines()[0]) else { return };
     let list = |pair: &Pair| pair.twill(0, &["peer", "list"]).unwrap();
 
     pair.twill(0, &["peer", "add", "10.99.1.0/24", "198.51.100.7"]).unwrap();
@@ -36,7 +36,7 @@ fn peers_are_added_changed_and_removed_by_arguments_alone() {
 
 #[test]
 fn a_peer_that_cannot_be_is_refused_and_nothing_changes() {
-    let Some(pair) = Pair::start("refused_peers", ENGINES[0]) else { return };
+    let Some(pair) = Pair::start("refused_peers", engines()[0]) else { return };
     let before = pair.twill(0, &["peer", "list"]).unwrap();
     let own = format!("{}/25", pair.hosts[0].pod_network());
     let taken = format!("{}/24", pair.hosts[1].pod_network());
@@ -58,7 +58,7 @@ fn a_peer_that_cannot_be_is_refused_and_nothing_changes() {
 #[test]
 fn traffic_to_one_peer_does_not_notice_a_thousand_changes_of_others() {
     const CHANGES: usize = 1000;
-    for engine in ENGINES {
+    for engine in engines() {
         let underlay = Underlay::default();
         let Some(pair) = Pair::start_with("changes", engine, &underlay, "probe_seconds = 0") else {
             return;
@@ -107,7 +107,7 @@ fn traffic_to_one_peer_does_not_notice_a_thousand_changes_of_others() {
 
 #[test]
 fn what_is_listed_can_be_synced_and_a_second_sync_changes_nothing() {
-    let Some(pair) = Pair::start("sync", ENGINES[0]) else { return };
+    let Some(pair) = Pair::start("sync", engines()[0]) else { return };
     let socket = &pair.gateways[0].socket;
     let sync = |peers: &[Peer]| {
         control::call(socket, Request::PeerSync { peers: peers.to_vec() }).unwrap()
@@ -160,7 +160,7 @@ fn peer(name: &str, endpoint: &str, subnet: &str) -> Peer {
 
 #[test]
 fn a_reload_makes_the_files_peers_and_keeps_those_of_the_socket() {
-    let Some(mut pair) = Pair::start("reload", ENGINES[0]) else { return };
+    let Some(mut pair) = Pair::start("reload", engines()[0]) else { return };
     pair.twill(0, &["peer", "add", "10.98.0.0/24", "198.51.100.9", "--name", "guest"]).unwrap();
     let config = pair.gateways[0].config.clone();
     let text = std::fs::read_to_string(&config).unwrap();

@@ -3,7 +3,7 @@
 use crate::capture::{Capture, Datagram, datagrams};
 use crate::ingress::udp;
 use crate::numbered::{ECHO, Load, beside, echo_numbered};
-use crate::pair::{ENGINES, PATIENCE, Pair};
+use crate::pair::{PATIENCE, Pair, engines};
 use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -18,7 +18,7 @@ const SMALL: Load<'_> = Load { flows: FLOWS, rounds: 20, sizes: &[64], window: 5
 
 #[test]
 fn flows_keep_their_order_while_cpus_are_taken_away() {
-    for engine in ENGINES {
+    for engine in engines() {
         for queues in [1, 2, 4, 8] {
             let lines = &format!("queues = {queues}\nprobe_seconds = 0");
             let Some(pair) = Pair::start_with("order", engine, &Underlay::default(), lines) else {
@@ -78,7 +78,7 @@ fn threads(pid: u32) -> BTreeMap<i32, String> {
 
 #[test]
 fn tcp_over_many_queues_has_nothing_to_send_again() {
-    for engine in ENGINES {
+    for engine in engines() {
         let underlay = Underlay { wire: Wire::Mtu, ..Underlay::default() };
         let lines = "queues = 8";
         let Some(pair) = Pair::start_with("tcp queues", engine, &underlay, lines) else { return };
@@ -112,7 +112,7 @@ fn tcp_segments(namespace: &Namespace) -> (u64, u64) {
 
 #[test]
 fn each_flow_has_one_source_port_and_goes_to_the_worker_that_the_port_names() {
-    for engine in ENGINES {
+    for engine in engines() {
         let underlay = Underlay { wire: Wire::Mtu, ..Underlay::default() };
         let lines = "queues = 4\nprobe_seconds = 0";
         let Some(pair) = Pair::start_with("source ports", engine, &underlay, lines) else { return };
@@ -173,7 +173,7 @@ fn arrivals(pair: &Pair, index: usize) -> Vec<u64> {
 #[test]
 fn a_run_stays_one_train_with_many_queues() {
     const DATAGRAMS: u64 = 20;
-    for engine in ENGINES {
+    for engine in engines() {
         let lines = "queues = 4\nprobe_seconds = 0";
         let Some(pair) = Pair::start_with("one train", engine, &Underlay::default(), lines) else {
             return;
@@ -182,6 +182,9 @@ fn a_run_stays_one_train_with_many_queues() {
         let to = SocketAddr::from((pair.pods[1].address(), ECHO));
         let receiver = pair.pods[1].enter(|| UdpSocket::bind(to).unwrap());
         receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+        let offloads = pair.status(0)["offloads"].as_array().unwrap().clone();
+        let has_uso =
+            offloads.iter().any(|offload| offload["name"] == "uso" && offload["on"] == true);
         for flow in 0..16 {
             let sender =
                 pair.pods[0].enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
@@ -204,7 +207,10 @@ fn a_run_stays_one_train_with_many_queues() {
             let runs = in_histogram(&pair, 0, "send").0 - runs;
             let trains = in_histogram(&pair, 1, "ingress-batch").1 - trains;
             let frames = in_histogram(&pair, 1, "write").0 - frames;
-            assert_eq!((runs, trains, frames), (1, 1, 1), "{engine}, flow {flow}");
+            // Before Linux 6.2 the driver takes UDP super-packets apart.
+            if has_uso {
+                assert_eq!((runs, trains, frames), (1, 1, 1), "{engine}, flow {flow}");
+            }
         }
         pair.assert_books_balance();
     }
@@ -219,7 +225,7 @@ fn in_histogram(pair: &Pair, index: usize, name: &str) -> (u64, u64) {
 
 #[test]
 fn fragments_of_one_address_pair_leave_from_one_port() {
-    for engine in ENGINES {
+    for engine in engines() {
         let lines = "queues = 4\nprobe_seconds = 0";
         let underlay = Underlay { wire: Wire::Mtu, ..Underlay::default() };
         let Some(pair) = Pair::start_with("fragment ports", engine, &underlay, lines) else {
@@ -253,7 +259,7 @@ fn is_fragment(packet: &[u8]) -> bool {
 fn pinning_binds_each_worker_to_a_cpu_of_its_own() {
     let allowed = sched_getaffinity(None).unwrap();
     let cpus: Vec<_> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
-    for engine in ENGINES {
+    for engine in engines() {
         for (pinning, pinned) in [("cpus", true), ("nic", true), ("none", false)] {
             let queues = 4;
             let lines = &format!("queues = {queues}\npinning = {pinning:?}");
@@ -299,7 +305,7 @@ fn numbers(list: &str) -> Vec<usize> {
 fn a_peer_with_one_port_goes_to_one_worker_or_is_spread_by_inner_flow() {
     let steerings = [("peers", false), ("flows", true)];
     for (engine, (steering, spread)) in
-        ENGINES.iter().flat_map(|engine| steerings.map(|steering| (engine, steering)))
+        engines().into_iter().flat_map(|engine| steerings.map(|steering| (engine, steering)))
     {
         let lines = &format!("queues = 4\nprobe_seconds = 0\nsteering = {steering:?}");
         let Some(mut pair) = Pair::start_with("one port", engine, &Underlay::default(), lines)

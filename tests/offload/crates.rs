@@ -1,22 +1,32 @@
-//! Two crates as oracles, over generated packets: `tun-rs` segments by itself, `etherparse` knows
-//! lengths and checksums.
+//! Two crates as oracles, over generated packets: `tun-rs` segments and joins by itself,
+//! `etherparse` knows lengths and checksums.
 
-use crate::packets::{Recipe, any_super_packet, cut};
+use crate::packets::{Recipe, any_super_packet, coalesce, cut};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
-use twill::offload::vnet_hdr::{GsoType, VnetHdr};
-use twill::wire::tcp::flags::CWR;
+use twill::offload::vnet_hdr::{self, GsoType, VnetHdr};
+use twill::wire::tcp::flags::{ACK, CWR, FIN, PSH};
+
+/// `VIRTIO_NET_HDR_GSO_ECN`.
+const GSO_ECN: u8 = 0x80;
 
 proptest! {
     #[test]
     fn tun_rs_cuts_alike((recipe, gso_size) in any_super_packet()) {
-        // It repeats CWR on every segment, where the kernel has it on the first alone.
-        let recipe = Recipe { flags: recipe.flags & !CWR, ..recipe };
         let (header, packet) = recipe.aggregate(gso_size);
 
         let theirs = cut_by_tun_rs(header, packet.clone(), recipe.v6);
 
         prop_assert_eq!(cut(header, &packet), theirs);
+    }
+
+    #[test]
+    fn tun_rs_joins_alike(packets in any_streams()) {
+        let ours: Vec<_> = coalesce(&packets).into_iter().map(|(_, frame)| frame).collect();
+
+        let theirs = joined_by_tun_rs(&packets);
+
+        prop_assert_eq!(ours, theirs);
     }
 
     #[test]
@@ -36,14 +46,68 @@ proptest! {
     }
 }
 
+#[test]
+fn tun_rs_too_leaves_cwr_on_the_first_segment_and_fin_and_psh_on_the_last() {
+    let recipe = Recipe { flags: ACK | CWR | FIN | PSH, ..Recipe::tcp(false, 2500) };
+    let (header, packet) = recipe.aggregate(1000);
+
+    let theirs = cut_by_tun_rs(header, packet.clone(), false);
+
+    let flags: Vec<_> = theirs.iter().map(|segment| segment[33]).collect();
+    assert_eq!(flags, [ACK | CWR, ACK, ACK | FIN | PSH]);
+    assert_eq!(cut(header, &packet), theirs);
+}
+
+/// Packets of a few flows without gaps, interleaved: at most as many as one frame takes.
+fn any_streams() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let payload = prop_oneof![4 => Just(300usize), 1 => 1usize..400];
+    let step = (0u16..6, payload, prop::bool::weighted(0.1));
+    prop::collection::vec(step, 1..60).prop_map(|steps| {
+        let mut next = [(u32::MAX - 1000, u16::MAX - 5); 6];
+        let packet = |(flow, payload, push): (u16, usize, bool)| {
+            let (sequence, id) = &mut next[usize::from(flow)];
+            let recipe = Recipe {
+                tcp: flow < 4,
+                port: 4000 + flow,
+                sequence: *sequence,
+                id: *id,
+                flags: if push { ACK | PSH } else { ACK },
+                timestamps: flow == 0,
+                ..Recipe::tcp(flow % 2 == 1, payload)
+            };
+            *sequence = sequence.wrapping_add(payload as u32);
+            *id = id.wrapping_add(1);
+            recipe.packet()
+        };
+        steps.into_iter().map(packet).collect()
+    })
+}
+
+/// The frames that a batch becomes.
+fn joined_by_tun_rs(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    // It writes a virtio header to every frame, and none to a packet that went into another's.
+    const NO_FRAME: [u8; vnet_hdr::LEN] = [0xff; vnet_hdr::LEN];
+    let room = |packet: &Vec<u8>| {
+        let mut frame = Vec::with_capacity(1 << 16);
+        frame.extend(NO_FRAME);
+        frame.extend_from_slice(packet);
+        frame
+    };
+    let mut frames: Vec<_> = packets.iter().map(room).collect();
+    tun_rs::GROTable::new().apply_gro(&mut frames, vnet_hdr::LEN, true).unwrap();
+    frames.retain(|frame| !frame.starts_with(&NO_FRAME));
+    frames
+}
+
 fn cut_by_tun_rs(header: VnetHdr, mut packet: Vec<u8>, v6: bool) -> Vec<Vec<u8>> {
+    let gso_type = match header.gso_type {
+        GsoType::TcpV4 => tun_rs::VIRTIO_NET_HDR_GSO_TCPV4,
+        GsoType::TcpV6 => tun_rs::VIRTIO_NET_HDR_GSO_TCPV6,
+        _ => tun_rs::VIRTIO_NET_HDR_GSO_UDP_L4,
+    };
     let header = tun_rs::VirtioNetHdr {
         flags: 1,
-        gso_type: match header.gso_type {
-            GsoType::TcpV4 => tun_rs::VIRTIO_NET_HDR_GSO_TCPV4,
-            GsoType::TcpV6 => tun_rs::VIRTIO_NET_HDR_GSO_TCPV6,
-            _ => tun_rs::VIRTIO_NET_HDR_GSO_UDP_L4,
-        },
+        gso_type: gso_type | if header.ecn { GSO_ECN } else { 0 },
         hdr_len: header.hdr_len,
         gso_size: header.gso_size,
         csum_start: header.csum_start,

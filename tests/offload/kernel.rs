@@ -1,12 +1,11 @@
 //! The kernel as the oracle: what is written to one TUN device as a super-packet is forwarded, and
 //! comes out of another that takes no super-packets as the packets that the kernel makes of it.
 
-use crate::packets::{DESTINATION_V4, Recipe, cut, forwarded};
+use crate::packets::{DESTINATION_V4, Recipe, coalesce, cut, forwarded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
-use twill::batch::{Frame, FrameKind, Frames, Full, Piece, Pieces, Slot, Source};
-use twill::offload::coalesce::Coalescer;
+use twill::batch::FrameKind;
 use twill::offload::feature::FeatureSet;
 use twill::offload::vnet_hdr::VnetHdr;
 use twill::tun::{Device, DeviceSpec};
@@ -212,29 +211,6 @@ impl Router {
             }
         }
     }
-}
-
-/// The frames that a batch becomes.
-fn coalesce(packets: &[Vec<u8>]) -> Vec<(FrameKind, Vec<u8>)> {
-    let mut frames = Frames::new(256, Pieces::new(4096, 1 << 16));
-    let mut coalescer = Coalescer::new(true, true, true, 256);
-    for (slot, packet) in packets.iter().enumerate() {
-        let source = Source::Slot(Slot(slot as u16));
-        let piece = Piece { source, offset: 0, len: packet.len() as u32 };
-        assert_ne!(coalescer.push(packet, piece, &mut frames), Err(Full));
-    }
-    coalescer.flush(&mut frames);
-    frames.frames().iter().map(|frame| (frame.kind, gather(&frames, frame, packets))).collect()
-}
-
-fn gather(frames: &Frames, frame: &Frame, packets: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = vec![0; frame.len as usize];
-    frames.pieces.copy(&frame.chain, 0, &mut bytes, |piece, out| {
-        let Source::Slot(Slot(slot)) = piece.source else { unreachable!("a slot piece") };
-        let at = piece.offset as usize;
-        out.copy_from_slice(&packets[usize::from(slot)][at..at + out.len()]);
-    });
-    bytes
 }
 
 /// Version, protocol, source port.

@@ -2,6 +2,8 @@
 
 use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder, TcpHeader};
 use proptest::prelude::*;
+use twill::batch::{Frame, FrameKind, Frames, Full, Piece, Pieces, Slot, Source};
+use twill::offload::coalesce::Coalescer;
 use twill::offload::split::Plan;
 use twill::offload::vnet_hdr::{GsoType, VnetHdr};
 use twill::wire::checksum::Sum;
@@ -153,6 +155,29 @@ pub(crate) fn cut(header: VnetHdr, packet: &[u8]) -> Vec<Vec<u8>> {
             segment
         })
         .collect()
+}
+
+/// The frames that a batch becomes.
+pub(crate) fn coalesce(packets: &[Vec<u8>]) -> Vec<(FrameKind, Vec<u8>)> {
+    let mut frames = Frames::new(256, Pieces::new(4096, 1 << 16));
+    let mut coalescer = Coalescer::new(true, true, true, 256);
+    for (slot, packet) in packets.iter().enumerate() {
+        let source = Source::Slot(Slot(slot as u16));
+        let piece = Piece { source, offset: 0, len: packet.len() as u32 };
+        assert_ne!(coalescer.push(packet, piece, &mut frames), Err(Full));
+    }
+    coalescer.flush(&mut frames);
+    frames.frames().iter().map(|frame| (frame.kind, gather(&frames, frame, packets))).collect()
+}
+
+fn gather(frames: &Frames, frame: &Frame, packets: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = vec![0; frame.len as usize];
+    frames.pieces.copy(&frame.chain, 0, &mut bytes, |piece, out| {
+        let Source::Slot(Slot(slot)) = piece.source else { unreachable!("a slot piece") };
+        let at = piece.offset as usize;
+        out.copy_from_slice(&packets[usize::from(slot)][at..at + out.len()]);
+    });
+    bytes
 }
 
 /// A packet after one hop.

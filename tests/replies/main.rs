@@ -3,15 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
+#[path = "../common/settings.rs"]
+mod settings;
+
 use ipnet::IpNet;
+use settings::settings;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
-use twill::config::{IngressCheck, Mtu, Pinning, QueueCount, Settings, SourcePorts, Steering};
-use twill::engine::EngineChoice;
 use twill::gateway::Gateway;
-use twill::offload::feature::FeatureSet;
 use twill::route::{Overlay, Peer, PeerIndex, View};
 use twill_perf::testbed::{Host, Namespace, Testbed, Underlay};
 
@@ -86,6 +87,37 @@ fn a_container_hears_the_mtu_of_a_path_that_is_narrower_than_the_device() {
     assert_eq!(message.mtu, 1400 - 28, "what is left inside the tunnel");
 }
 
+#[test]
+fn what_may_be_fragmented_crosses_a_narrow_path_in_order() {
+    let Some((hosts, _gateways, _testbed)) = two_hosts("fragments", 1400) else { return };
+    let pod = hosts[0].add_pod(1472).unwrap();
+    let there = hosts[1].add_pod(1472).unwrap();
+    // Sockets that open from now on leave DF clear.
+    pod.sysctl("net.ipv4.ip_no_pmtu_disc", "1").unwrap();
+    let receiver = there.enter(|| UdpSocket::bind((there.address(), 7000)).unwrap());
+    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    let sender = pod.enter(|| UdpSocket::bind((pod.address(), 0)).unwrap());
+
+    let size = |number: u16| if number.is_multiple_of(3) { 1440 } else { 200 };
+    let mut numbers = Vec::new();
+    for burst in 0..10 {
+        for number in burst * 30..(burst + 1) * 30 {
+            let mut datagram = vec![0; size(number)];
+            datagram[..2].copy_from_slice(&number.to_be_bytes());
+            sender.send_to(&datagram, (there.address(), 7000)).unwrap();
+        }
+        for _ in 0..30 {
+            let mut datagram = [0; 1500];
+            let len = receiver.recv(&mut datagram).expect("a datagram in time");
+            let number = u16::from_be_bytes([datagram[0], datagram[1]]);
+            assert_eq!(len, size(number));
+            numbers.push(number);
+        }
+    }
+
+    assert_eq!(numbers, (0..300).collect::<Vec<_>>());
+}
+
 /// Two hosts with a gateway each, the underlay's devices having this MTU, the TUN devices 1472.
 fn two_hosts(test: &str, underlay_mtu: u16) -> Option<(Vec<Host>, Vec<Gateway>, Testbed)> {
     let testbed = Testbed::for_test(test)?;
@@ -99,27 +131,7 @@ fn two_hosts(test: &str, underlay_mtu: u16) -> Option<(Vec<Host>, Vec<Gateway>, 
 }
 
 fn start(host: &Host, peer: &Host) -> Gateway {
-    let settings = Settings {
-        device: "tun0".to_owned(),
-        addresses: vec![IpNet::from(IpAddr::V4(tun_address(host)))],
-        mtu: Mtu::try_from(1472).unwrap(),
-        listen: endpoint(host),
-        local: vec![pods(host)],
-        queues: QueueCount::ONE,
-        engine: EngineChoice::Auto,
-        offloads: FeatureSet::ALL,
-        gso_forced: false,
-        ingress_check: IngressCheck::Strict,
-        peer_sources: Vec::new(),
-        source_ports: SourcePorts::Fixed,
-
-        steering: Steering::Peers,
-        busy_poll: Duration::ZERO,
-        pinning: Pinning::None,
-        socket_buffer: 1 << 20,
-        device_queue: 1000,
-        telemetry: true,
-    };
+    let settings = settings(endpoint(host), IpAddr::V4(tun_address(host)).into(), pods(host));
     let view = View::new(Overlay {
         peers: vec![Peer {
             index: PeerIndex(0),

@@ -6,3 +6,7 @@
 mod cases;
 mod datapath;
 mod devices;
+#[path = "../common/missing.rs"]
+mod missing;
+#[path = "../common/settings.rs"]
+mod settings;

@@ -16,7 +16,6 @@
 
 use super::arrival;
 use super::deliver::Writer;
-use super::fragments;
 use super::memory::{Memory, Slots};
 use super::transmit::{KernelSend, Transmitter};
 use super::{Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
@@ -169,16 +168,6 @@ impl Engine for Classic {
         let memory = Memory::new(&self.buffers, datagrams.pieces.headers());
         let mut calls = KernelSend::new(self.ports.sender());
         self.transmitter.send(&mut calls, datagrams, &memory, outcome, &mut self.stats);
-    }
-
-    fn send_in_fragments(
-        &mut self,
-        datagrams: &Datagrams,
-        item: u32,
-        index: u16,
-    ) -> io::Result<()> {
-        let memory = Memory::new(&self.buffers, datagrams.pieces.headers());
-        fragments::send(self.ports.sender(), datagrams, &memory, item, index)
     }
 
     fn write(&mut self, frames: &Frames, outcome: &mut Outcome) {

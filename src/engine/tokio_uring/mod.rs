@@ -23,18 +23,19 @@ mod operations;
 
 use super::arrival::{self, Arrival};
 use super::deliver::{Packets, WriteCalls, Writer};
-use super::fragments;
 use super::memory::{Memory, Slots};
-use super::transmit::{SendCalls, Transmitter};
+use super::transmit::{SendCalls, Transmitter, some};
 use super::{Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
 use crate::batch::{Datagrams, Frames, Inbox, Outcome, Slot, TunFrame};
 use crate::offload::vnet_hdr;
+use crate::socket::{Fragmentation, set_fragmentation};
 use crate::sys::clock;
 use bytes::BytesMut;
 use operations::{InFlight, Message, NoWait};
 use std::future::{Future, poll_fn};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -316,20 +317,10 @@ impl Engine for TokioUring {
         let mut calls = Calls {
             runtime: &self.runtime,
             in_flight: &mut self.in_flight,
-            fd: self.ports.sender().as_raw_fd(),
+            fd: self.ports.sender(),
             no_wait: self.no_wait,
         };
         self.transmitter.send(&mut calls, datagrams, &memory, outcome, &mut self.stats);
-    }
-
-    fn send_in_fragments(
-        &mut self,
-        datagrams: &Datagrams,
-        item: u32,
-        index: u16,
-    ) -> io::Result<()> {
-        let memory = Memory::new(&self.buffers, datagrams.pieces.headers());
-        fragments::send(self.ports.sender(), datagrams, &memory, item, index)
     }
 
     fn write(&mut self, frames: &Frames, outcome: &mut Outcome) {
@@ -337,7 +328,7 @@ impl Engine for TokioUring {
         let mut calls = Calls {
             runtime: &self.runtime,
             in_flight: &mut self.in_flight,
-            fd: self.ports.tun.as_raw_fd(),
+            fd: self.ports.tun.as_fd(),
             no_wait: self.no_wait,
         };
         self.writer.write(&mut calls, frames, &memory, outcome, &mut self.stats);
@@ -367,21 +358,21 @@ impl Slots for Buffers {
 struct Calls<'a> {
     runtime: &'a Runtime,
     in_flight: &'a mut Vec<InFlight<()>>,
-    fd: RawFd,
+    fd: BorrowedFd<'a>,
     no_wait: NoWait,
 }
 
 impl SendCalls for Calls<'_> {
     /// The messages are linked: after one that is refused the kernel cancels the rest, which is
     /// what sendmmsg does.
-    fn send(&mut self, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
+    fn send(&mut self, headers: &mut [libc::mmsghdr]) -> io::Result<NonZeroUsize> {
         let Self { runtime, in_flight, fd, .. } = self;
         let last = headers.len().saturating_sub(1);
         runtime.block_on(async {
             in_flight.extend(headers.iter().enumerate().map(|(at, header)| {
                 // SAFETY: `Messages::fill` pointed the headers at its own parts and at slices that
                 // the memory borrows; all outlive this call, which awaits every operation.
-                unsafe { operations::send(*fd, &header.msg_hdr, at < last) }
+                unsafe { operations::send(fd.as_raw_fd(), &header.msg_hdr, at < last) }
             }));
             let mut taken = 0;
             let mut refused = None;
@@ -394,9 +385,13 @@ impl SendCalls for Calls<'_> {
             }
             match (taken, refused) {
                 (0, Some(error)) => Err(error),
-                _ => Ok(taken),
+                _ => some(taken),
             }
         })
+    }
+
+    fn set_fragmentation(&mut self, ipv6: bool, fragmentation: Fragmentation) -> io::Result<()> {
+        set_fragmentation(self.fd, ipv6, fragmentation)
     }
 
     fn wait_for_room(&mut self, at_most: Duration) {
@@ -412,7 +407,7 @@ impl WriteCalls for Calls<'_> {
             in_flight.extend(packets.iter().map(|packet| {
                 // SAFETY: each iovec covers a slice that `Writer::write` borrows, which outlives
                 // this call, and all operations are awaited in it.
-                unsafe { operations::write(*fd, packet, *no_wait) }
+                unsafe { operations::write(fd.as_raw_fd(), packet, *no_wait) }
             }));
             for (index, operation) in in_flight.drain(..).enumerate() {
                 if let (Err(error), ()) = operation.await {

@@ -5,11 +5,13 @@ use super::EngineStats;
 use super::memory::{Memory, Slots};
 use super::messages::{Cursor, Message, Messages};
 use super::policy::{Reaction, RunState, Scope, react};
-use crate::batch::{Datagrams, Failure, Outcome, Run};
+use crate::batch::{Datagrams, Destination, Failure, Outcome, Run};
+use crate::socket::{Fragmentation, set_fragmentation};
 use crate::sys::mmsg;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 use tracing::warn;
@@ -19,9 +21,11 @@ const ROOM_WAIT: Duration = Duration::from_millis(2);
 
 /// The calls that sending needs: the kernel's, or those of a test that makes them fail.
 pub(super) trait SendCalls {
-    /// sendmmsg(2): hands the headers over in order; how many were taken, at least one, or the first
-    /// one's error.
-    fn send(&mut self, headers: &mut [libc::mmsghdr]) -> io::Result<usize>;
+    /// sendmmsg(2): hands the headers over in order; how many were taken, or the first one's error.
+    fn send(&mut self, headers: &mut [libc::mmsghdr]) -> io::Result<NonZeroUsize>;
+
+    /// Changes what becomes of datagrams that are longer than their path.
+    fn set_fragmentation(&mut self, ipv6: bool, fragmentation: Fragmentation) -> io::Result<()>;
 
     /// Waits until the socket may have room.
     fn wait_for_room(&mut self, at_most: Duration);
@@ -39,10 +43,14 @@ impl<'a> KernelSend<'a> {
 }
 
 impl SendCalls for KernelSend<'_> {
-    fn send(&mut self, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
+    fn send(&mut self, headers: &mut [libc::mmsghdr]) -> io::Result<NonZeroUsize> {
         // SAFETY: `Messages::fill` pointed the headers at its own parts and at slices that the
         // memory borrows, all of which outlive this call.
-        unsafe { mmsg::send(self.socket, headers) }
+        some(unsafe { mmsg::send(self.socket, headers) }?)
+    }
+
+    fn set_fragmentation(&mut self, ipv6: bool, fragmentation: Fragmentation) -> io::Result<()> {
+        set_fragmentation(self.socket, ipv6, fragmentation)
     }
 
     fn wait_for_room(&mut self, at_most: Duration) {
@@ -52,6 +60,11 @@ impl SendCalls for KernelSend<'_> {
         // Whatever comes back, the next attempt tells.
         let _ = poll(&mut fds, Some(&timeout));
     }
+}
+
+/// A number of messages taken; none without an error, which no kernel reports, is one too.
+pub(super) fn some(taken: usize) -> io::Result<NonZeroUsize> {
+    NonZeroUsize::new(taken).ok_or_else(|| io::ErrorKind::WriteZero.into())
 }
 
 /// The sending side of an engine.
@@ -83,6 +96,13 @@ impl Transmitter {
         let mut attempt = 0;
         while cursor.run < runs.len() {
             self.messages.fill(datagrams, memory, &self.state, cursor);
+            if self.messages.messages().is_empty() {
+                // In more pieces than there is room for.
+                let (item, first) = (cursor.run as u32, cursor.datagram);
+                outcome.fail(Failure { item, first, count: 1, errno: libc::ENOBUFS });
+                cursor = cursor.after(1, runs);
+                continue;
+            }
             self.send_chunk(calls, runs, &mut cursor, &mut attempt, outcome, stats);
         }
         self.report(stats);
@@ -100,11 +120,11 @@ impl Transmitter {
     ) {
         let mut done = 0;
         while let Some(message) = self.messages.messages().get(done).copied() {
-            stats.syscalls += 1;
-            let errno = match calls.send(self.messages.headers_mut(done)) {
+            let to = &runs[message.run].destination;
+            let errno = match self.hand_over(calls, done, to, stats) {
                 Ok(taken) => {
                     *attempt = 0;
-                    done += taken;
+                    done += taken.get();
                     *cursor = self.messages.messages()[done - 1].after(runs);
                     continue;
                 }
@@ -132,6 +152,36 @@ impl Transmitter {
                     outcome.fail(failure(&message, errno));
                 }
             }
+        }
+    }
+
+    /// Hands over the messages from `first` on; that one in fragments if it must and may, so that
+    /// what follows it to the same peer does not overtake it. One thread owns the socket: nothing
+    /// else is fragmented meanwhile.
+    fn hand_over(
+        &mut self,
+        calls: &mut impl SendCalls,
+        first: usize,
+        destination: &Destination,
+        stats: &mut EngineStats,
+    ) -> io::Result<NonZeroUsize> {
+        let is_run = self.messages.messages()[first].datagrams > 1;
+        let headers = self.messages.headers_mut(first);
+        stats.syscalls += 1;
+        match calls.send(headers) {
+            Err(error)
+                if error.raw_os_error() == Some(libc::EMSGSIZE)
+                    && destination.may_fragment
+                    && !is_run =>
+            {
+                let ipv6 = destination.to.is_ipv6();
+                stats.syscalls += 3;
+                calls.set_fragmentation(ipv6, Fragmentation::Allowed)?;
+                let sent = calls.send(&mut headers[..1]);
+                calls.set_fragmentation(ipv6, Fragmentation::Refused)?;
+                sent
+            }
+            done => done,
         }
     }
 

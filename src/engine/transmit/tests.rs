@@ -66,6 +66,57 @@ fn a_device_that_cannot_checksum_ends_the_runs_of_all() {
 }
 
 #[test]
+fn what_is_too_long_for_its_path_leaves_in_fragments_at_its_place_if_it_may() {
+    let batch = Batch::new(&[(1, 50), (1, 200), (1, 200), (1, 60), (2, 200), (2, 70), (1, 200)]);
+    let len = |sent: &Sent| sent.datagrams.iter().map(Vec::len).max();
+    let mut kernel = Faulty::new(|sent: &Sent| {
+        (len(sent) >= Some(200) && !sent.in_fragments).then_some(libc::EMSGSIZE)
+    });
+
+    let after = batch.send(&mut kernel, &mut Transmitter::new(true));
+
+    let mut expected = batch.expected();
+    let bound = expected.remove(4);
+    assert_eq!(kernel.wire(), expected);
+    assert_eq!(batch.failed(&after.outcome), [bound]);
+    assert_eq!(after.outcome.failures()[0].errno, libc::EMSGSIZE);
+    let fragmented = kernel.taken.iter().filter(|sent| sent.in_fragments).count();
+    assert_eq!(fragmented, 3, "and nothing else");
+}
+
+#[test]
+fn a_call_that_takes_nothing_and_says_nothing_ends_all_the_same() {
+    assert!(some(0).is_err());
+    let batch = Batch::new(&[(1, 50), (2, 60)]);
+    let mut kernel = Faulty::new(|_| None).at_most(0);
+
+    let after = batch.send(&mut kernel, &mut Transmitter::new(true));
+
+    assert_eq!(batch.failed(&after.outcome), batch.expected());
+}
+
+#[test]
+fn runs_in_more_pieces_than_a_chunk_holds_leave_and_a_datagram_in_more_is_given_up() {
+    let limits = RunLimits { datagrams: 127, bytes: 65_507 };
+    let mut datagrams = Datagrams::new(limits, 8, Pieces::new(1 << 14, 0));
+    // Every second byte, so that pieces do not become one.
+    let byte = |at: u32| Piece { source: Source::Slot(Slot(0)), offset: 2 * at, len: 1 };
+    for (peer, pieces) in [(1, 1500), (1, 1500), (2, 9000), (3, 10)] {
+        let pieces: Vec<_> = (0..pieces).map(byte).collect();
+        datagrams.push(Batch::destination(peer), &pieces, u16::MAX).unwrap();
+    }
+    let batch = Batch { datagrams, slot: Bytes(vec![7; 1 << 15]) };
+    let mut kernel = Faulty::new(|_| None);
+
+    let after = batch.send(&mut kernel, &mut Transmitter::new(true));
+
+    let mut expected = batch.expected();
+    let given_up = expected.remove(2);
+    assert_eq!(kernel.wire(), expected);
+    assert_eq!(batch.failed(&after.outcome), [given_up]);
+}
+
+#[test]
 fn one_bad_destination_loses_its_own_datagrams_only() {
     for errno in [libc::EPERM, libc::ENETUNREACH, libc::EHOSTUNREACH, libc::ENOMEM, libc::EACCES] {
         let batch = Batch::new(&[(1, 50), (2, 100), (2, 100), (3, 50), (2, 30), (1, 20)]);
@@ -204,7 +255,7 @@ impl Batch {
         let mut datagrams = Datagrams::new(limits, 512, Pieces::new(2048, 4096));
         let mut slot = Vec::new();
         for (number, (peer, len)) in packets.iter().enumerate() {
-            let destination = Destination { peer: PeerIndex((*peer).into()), to: Self::to(*peer) };
+            let destination = Self::destination(*peer);
             let (header, bytes) = datagrams.pieces.header(8).unwrap();
             bytes.copy_from_slice(&number.to_be_bytes());
             let offset = slot.len() as u32;
@@ -213,6 +264,12 @@ impl Batch {
             datagrams.push(destination, &[header, payload], u16::MAX).unwrap();
         }
         Self { datagrams, slot: Bytes(slot) }
+    }
+
+    /// What goes to an odd peer may be fragmented.
+    fn destination(peer: u16) -> Destination {
+        let may_fragment = peer % 2 == 1;
+        Destination { peer: PeerIndex(peer.into()), to: Self::to(peer), may_fragment }
     }
 
     fn to(peer: u16) -> SocketAddr {

@@ -16,7 +16,6 @@ mod buffers;
 
 use super::arrival::{self, Arrival};
 use super::deliver::Writer;
-use super::fragments;
 use super::memory::{Memory, Slots};
 use super::transmit::{KernelSend, Transmitter};
 use super::{Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
@@ -299,17 +298,6 @@ impl Engine for Uring {
         let memory = Memory::new(&slots, datagrams.pieces.headers());
         let mut calls = KernelSend::new(self.ports.sender());
         self.transmitter.send(&mut calls, datagrams, &memory, outcome, &mut self.stats);
-    }
-
-    fn send_in_fragments(
-        &mut self,
-        datagrams: &Datagrams,
-        item: u32,
-        index: u16,
-    ) -> io::Result<()> {
-        let slots = Buffers { frames: &self.frames, trains: &self.trains };
-        let memory = Memory::new(&slots, datagrams.pieces.headers());
-        fragments::send(self.ports.sender(), datagrams, &memory, item, index)
     }
 
     fn write(&mut self, frames: &Frames, outcome: &mut Outcome) {

@@ -128,8 +128,8 @@ impl Coalescer {
     fn alone(&mut self, packet: &[u8], piece: Piece, out: &mut Frames) -> Result<(), Full> {
         match flow_of(packet) {
             Flow::Known(flow) => self.open[flow as usize % TABLE] = NO_LANE,
-            // A fragment names no ports: no later packet may pass it on any lane.
-            Flow::Fragment => self.open = [NO_LANE; TABLE],
+            // It names no ports: no later packet may pass it on any lane.
+            Flow::Hidden => self.open = [NO_LANE; TABLE],
             Flow::None => {}
         }
         let mut chain = Chain::EMPTY;

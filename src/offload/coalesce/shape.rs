@@ -151,8 +151,8 @@ fn transport_checksum_is_valid(v4: bool, transport_protocol: u8, packet: &[u8]) 
 pub(super) enum Flow {
     /// A hash of addresses, ports and protocol.
     Known(u32),
-    /// A piece of a packet of some flow between its addresses.
-    Fragment,
+    /// Of any flow between its addresses: its ports are elsewhere, or out of sight.
+    Hidden,
     /// Neither TCP nor UDP: nothing that lanes could overtake in its own flow.
     None,
 }
@@ -162,16 +162,21 @@ pub(super) fn flow_of(packet: &[u8]) -> Flow {
     let (addresses, at, transport_protocol) = if v4 {
         let ip = ipv4::Packet::trusted(packet);
         if ip.is_fragment() {
-            return Flow::Fragment;
+            return Flow::Hidden;
         }
-        (12..20, ip.header_len(), ip.protocol())
+        (ipv4::SOURCE..ipv4::HEADER_LEN, ip.header_len(), ip.protocol())
     } else {
-        (8..40, ipv6::HEADER_LEN, packet[6])
+        let ip = ipv6::Packet::trusted(packet);
+        (ipv6::SOURCE..ipv6::HEADER_LEN, ipv6::HEADER_LEN, ip.next_header())
     };
-    let Some(ports) = packet.get(at..at + 4) else { return Flow::None };
-    if !matches!(transport_protocol, protocol::TCP | protocol::UDP) {
-        return Flow::None;
+    match transport_protocol {
+        protocol::TCP | protocol::UDP => {}
+        protocol::ICMPV6 => return Flow::None,
+        // An extension header: that of a fragment, or one that some of a flow's packets carry.
+        _ if !v4 => return Flow::Hidden,
+        _ => return Flow::None,
     }
+    let Some(ports) = packet.get(at..at + 4) else { return Flow::None };
     // A multiplicative hash (Fibonacci hashing): the table needs only the top bits well mixed.
     let words = packet[addresses].chunks_exact(4).chain([ports]);
     let mixed = words.fold(u64::from(transport_protocol), |hash, word| {

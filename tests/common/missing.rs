@@ -1,0 +1,67 @@
+//! Which engines may be missing on the host that runs the tests.
+
+use std::fmt::Display;
+use std::fs;
+use twill::engine::EngineKind;
+use twill::socket::kernel_release;
+
+/// Says that an engine is left out. Panics unless the host cannot have it: a test that silently
+/// leaves out what it is there for tests nothing.
+pub(crate) fn skip(kind: EngineKind, error: &dyn Display) {
+    let by_io_uring = [EngineKind::Uring, EngineKind::TokioUring].contains(&kind);
+    assert!(by_io_uring, "only io_uring may be missing, not {kind}: {error}");
+    let host = Host::here();
+    assert!(!host.has_io_uring(), "{kind} must work on {host:?}: {error}");
+    println!("SKIPPED engine {kind}: {error}");
+}
+
+/// What decides whether io_uring works.
+#[derive(Debug)]
+struct Host {
+    /// As `uname -r` prints it.
+    release: String,
+    /// `kernel.io_uring_disabled`; kernels that were built without io_uring have no such key.
+    disabled: Option<String>,
+    /// `Seccomp` of this process: whether a container filters system calls.
+    seccomp: Option<String>,
+}
+
+impl Host {
+    fn here() -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let seccomp = status.lines().find_map(|line| line.strip_prefix("Seccomp:"));
+        Self {
+            release: kernel_release(),
+            disabled: fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok(),
+            seccomp: seccomp.map(str::to_owned),
+        }
+    }
+
+    /// Linux 6.7 has all operations that the engines need.
+    fn has_io_uring(&self) -> bool {
+        let is = |value: &Option<String>, wanted| value.as_deref().map(str::trim) == Some(wanted);
+        let mut numbers = self.release.split('.').map(|number| number.parse().unwrap_or(0));
+        let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        version >= (6, 7) && is(&self.disabled, "0") && is(&self.seccomp, "0")
+    }
+}
+
+#[test]
+fn only_a_host_that_has_io_uring_must_run_its_engines() {
+    let table = [
+        ("6.7.0", Some("0\n"), Some("\t0"), true),
+        ("6.18.44-cloud", Some("0\n"), Some("\t0"), true),
+        ("7.0-rc1", Some("0\n"), Some("\t0"), true),
+        ("6.6.9", Some("0\n"), Some("\t0"), false),
+        ("5.10.0-28-amd64", None, Some("\t0"), false),
+        ("6.12.1", None, Some("\t0"), false),
+        ("6.12.1", Some("2\n"), Some("\t0"), false),
+        ("6.12.1", Some("0\n"), Some("\t2"), false),
+    ];
+    for (release, disabled, seccomp, has) in table {
+        let disabled = disabled.map(str::to_owned);
+        let host = Host { release: release.into(), disabled, seccomp: seccomp.map(str::to_owned) };
+
+        assert_eq!(host.has_io_uring(), has, "{host:?}");
+    }
+}
