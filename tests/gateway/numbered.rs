@@ -180,7 +180,13 @@ fn socket_drops(namespace: &Namespace) -> u64 {
 pub(crate) fn echo_numbered(pair: &Pair, load: &Load<'_>) -> Counted {
     let before = Lost::so_far(pair);
     let to = SocketAddr::from((pair.pods[1].address(), ECHO));
-    let echo = pair.pods[1].enter(|| UdpSocket::bind(to).unwrap());
+    let mut echo = None;
+    // A child that another test is just starting may still hold a copy of the last one.
+    pair.eventually("the port of echoes", |pair| {
+        echo = pair.pods[1].enter(|| UdpSocket::bind(to)).ok();
+        echo.is_some()
+    });
+    let echo = echo.unwrap();
     let flows: Vec<_> = (0..load.flows)
         .map(|_| {
             let flow = pair.pods[0].enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());

@@ -190,8 +190,9 @@ impl Pair {
     /// Sends `bytes` through TCP from pod 0 to pod 1 and back over each of `streams` connections;
     /// every byte is compared.
     pub(crate) fn assert_tcp_carries(&self, streams: usize, bytes: usize) {
-        let to = SocketAddr::from((self.pods[1].address(), 7000));
-        let listener = self.pods[1].enter(|| TcpListener::bind(to).unwrap());
+        let any = SocketAddr::from((self.pods[1].address(), 0));
+        let listener = self.pods[1].enter(|| TcpListener::bind(any).unwrap());
+        let to = listener.local_addr().unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for _ in 0..streams {
@@ -211,8 +212,9 @@ impl Pair {
     /// Sends numbered datagrams of these sizes from pod 0 to pod 1; all arrive, once, in order and
     /// unchanged.
     pub(crate) fn assert_udp_carries(&self, sizes: &[usize]) {
-        let to = SocketAddr::from((self.pods[1].address(), 7001));
-        let receiver = self.pods[1].enter(|| UdpSocket::bind(to).unwrap());
+        let any = SocketAddr::from((self.pods[1].address(), 0));
+        let receiver = self.pods[1].enter(|| UdpSocket::bind(any).unwrap());
+        let to = receiver.local_addr().unwrap();
         receiver.set_read_timeout(Some(PATIENCE)).unwrap();
         let sender = self.pods[0].enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
         // DF off: what exceeds the MTU is fragmented inside.
