@@ -89,13 +89,22 @@ pub enum EngineError {
         source: std::io::Error,
     },
     /// The kernel or the container refuses what this engine is made of.
-    #[error("{what} is not available: {source}")]
+    #[error("{what} is not available: {source}{cure}", cure = cure(source))]
     Unsupported {
         /// What was tried.
         what: &'static str,
         /// What came back.
         source: std::io::Error,
     },
+}
+
+/// What to do where the kernel's answer does not say it.
+fn cure(refused: &std::io::Error) -> &'static str {
+    match refused.raw_os_error() {
+        // Rings are locked memory for those without CAP_IPC_LOCK (io_uring_setup(2)).
+        Some(libc::ENOMEM) => ": raise RLIMIT_MEMLOCK (ulimit -l), or grant CAP_IPC_LOCK",
+        _ => "",
+    }
 }
 
 /// Ring and socket events that a gateway exports as gauges and counters; all since the start.

@@ -190,8 +190,11 @@ impl Gateway {
             workers: Vec::with_capacity(queues),
             failures,
         };
-        for (worker, (tun, instruments)) in device.queues.into_iter().zip(instruments).enumerate() {
-            let ports = ports(settings, worker, tun, features)?;
+        let tuns = device.queues.into_iter().enumerate();
+        let ports = tuns.map(|(worker, tun)| ports(settings, worker, tun, features));
+        let ports = ports.collect::<Result<Vec<_>, _>>()?;
+        steer(settings, &ports);
+        for (worker, (ports, instruments)) in ports.into_iter().zip(instruments).enumerate() {
             let cpu = cpus.as_ref().map(|cpus| cpus[worker % cpus.len()]);
             let spec = WorkerSpec { worker, kind: engine, open, cpu, tuning };
             // What has started so far stops when `gateway` is dropped.
@@ -358,7 +361,6 @@ fn ports(
     features: FeatureSet,
 ) -> Result<Ports, StartError> {
     let queues = settings.queues.count();
-    let by_flow = settings.steering == Steering::Flows;
     let gro = features.has(Feature::Gro);
     let spec = SocketSpec {
         listen: settings.listen,
@@ -366,13 +368,7 @@ fn ports(
         gro,
         buffer: settings.socket_buffer,
     };
-    let udp = socket::open(&spec)?;
-    if queues > 1
-        && worker == 0
-        && let Err(error) = socket::steer(udp.as_fd(), settings.listen, queues, by_flow)
-    {
-        warn!("the kernel spreads datagrams as it likes, and flows may lose their order: {error}");
-    }
+    let udp = if worker == 0 { socket::open_first(&spec)? } else { socket::open(&spec)? };
     let udp_send = match settings.source_ports {
         SourcePorts::Fixed => None,
         SourcePorts::Spread => {
@@ -383,6 +379,15 @@ fn ports(
     let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
     let wake = rustix::event::eventfd(0, flags).map_err(io::Error::from)?;
     Ok(Ports { tun, udp, udp_send, wake })
+}
+
+/// Which socket receives what, once all of them make a group.
+fn steer(settings: &Settings, ports: &[Ports]) {
+    let by_flow = settings.steering == Steering::Flows;
+    let [first, _, ..] = ports else { return };
+    if let Err(error) = socket::steer(first.udp.as_fd(), settings.listen, ports.len(), by_flow) {
+        warn!("the kernel spreads datagrams as it likes, and flows may lose their order: {error}");
+    }
 }
 
 /// The first IPv4 address of the device, with its netmask.

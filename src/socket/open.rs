@@ -62,9 +62,8 @@ impl SocketError {
     }
 }
 
-/// Fails when anybody has the address. Sockets that share a port by `SO_REUSEPORT` would let a
-/// second instance of the same user in silently, so a gateway with many queues asks first: a socket
-/// without the option cannot be bound beside any other.
+/// Fails when anybody has the address, with or without `SO_REUSEPORT`: a socket without the option
+/// cannot be bound beside any other.
 ///
 /// # Errors
 /// [`SocketError::Bind`].
@@ -105,6 +104,25 @@ pub fn open(spec: &SocketSpec) -> Result<OwnedFd, SocketError> {
         sockopt::set_int(fd, libc::SOL_UDP, libc::UDP_GRO, 1).map_err(option("UDP_GRO"))?;
     }
     socket.bind(&listen.into()).map_err(|source| cannot_bind(listen, source))?;
+    Ok(socket.into())
+}
+
+/// Opens the first socket of a gateway; those that share its address follow by [`open`].
+///
+/// Sockets that are bound with `SO_REUSEPORT` would let a second instance of the same user in
+/// silently. So the first is bound without the option, which excludes whoever has the address by
+/// then, and gets it afterwards: nobody else's first socket can be bound any more, and our own next
+/// one makes the group, with this one as its first member (`reuseport_add_sock`).
+///
+/// # Errors
+/// [`SocketError`].
+pub fn open_first(spec: &SocketSpec) -> Result<OwnedFd, SocketError> {
+    let socket = Socket::from(open(&SocketSpec { shared: false, ..*spec })?);
+    if spec.shared {
+        let refused =
+            |source| SocketError::Option { option: "SO_REUSEPORT", listen: spec.listen, source };
+        socket.set_reuse_port(true).map_err(refused)?;
+    }
     Ok(socket.into())
 }
 

@@ -39,7 +39,7 @@ const ATTEMPTS: u32 = 64;
 
 /// Steers what arrives at the sockets of a group of `workers`, in the order in which they were
 /// bound: by source port, and what comes from the port on which all listen by inner flow if that is
-/// wanted. One call for any of the sockets is for all.
+/// wanted. One call for any of the sockets is for all, once there are two.
 ///
 /// # Errors
 /// The kernel's.

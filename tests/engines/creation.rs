@@ -154,10 +154,11 @@ fn a_port_that_anybody_has_is_refused_with_a_cure_shared_or_not() {
         for (shared, listen) in [(false, "127.0.0.1:8285"), (true, "127.0.0.1:8286")] {
             let listen = listen.parse().unwrap();
             let spec = SocketSpec { listen, shared, gro: true, buffer: 1 << 16 };
-            let _first = socket::open(&spec).unwrap();
+            let _first = socket::open_first(&spec).unwrap();
 
             let refused = [
                 socket::check_free(listen).unwrap_err(),
+                socket::open_first(&spec).unwrap_err(),
                 socket::open(&SocketSpec { shared: false, ..spec }).unwrap_err(),
             ];
 
@@ -178,7 +179,9 @@ fn the_sockets_of_one_gateway_share_a_port() {
     in_namespace("the_sockets_of_one_gateway_share_a_port", |_| {
         let listen: SocketAddr = "127.0.0.1:8285".parse().unwrap();
         let spec = SocketSpec { listen, shared: true, gro: false, buffer: 1 << 16 };
-        let group: Vec<UdpSocket> = (0..4).map(|_| socket::open(&spec).unwrap().into()).collect();
+        let first = socket::open_first(&spec).unwrap();
+        let others = (1..4).map(|_| socket::open(&spec).unwrap());
+        let group: Vec<_> = std::iter::once(first).chain(others).map(UdpSocket::from).collect();
         for _ in 0..100 {
             let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
             sender.send_to(b"x", listen).unwrap();

@@ -138,7 +138,9 @@ fn what_is_no_ip_packet_or_cut_short_still_arrives_somewhere() {
 /// Sockets that share an address, with the program.
 fn group(listen: SocketAddr, by_flow: bool) -> Vec<UdpSocket> {
     let spec = SocketSpec { listen, shared: true, gro: false, buffer: 1 << 16 };
-    let group: Vec<_> = (0..GROUP).map(|_| UdpSocket::from(socket::open(&spec).unwrap())).collect();
+    let first = socket::open_first(&spec).unwrap();
+    let others = (1..GROUP).map(|_| socket::open(&spec).unwrap());
+    let group: Vec<_> = std::iter::once(first).chain(others).map(UdpSocket::from).collect();
     socket::steer(group[0].as_fd(), listen, GROUP, by_flow).unwrap();
     group
 }

@@ -67,7 +67,7 @@ fn port_unreachable_from_a_dead_peer_does_not_end_the_loop() {
         pair.gateways[1].process.stop(crate::pair::PATIENCE).unwrap();
         for _ in 0..3 {
             let to = pair.pods[1].address().to_string();
-            let _ = pair.pods[0].run("ping", &["-c200", "-i0.002", "-W1", &to]);
+            let _ = pair.pods[0].run("ping", &["-c200", "-i0.002", "-w1", &to]);
         }
         assert!(pair.gateways[0].process.ended().is_none());
         pair.restart(1);

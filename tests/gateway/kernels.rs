@@ -227,7 +227,7 @@ fn sockets_that_refuse_trains_receive_datagrams_one_by_one() {
 }
 
 fn start(test: &str, engine: &str, prepare: Prepare) -> Option<Pair> {
-    Pair::start_prepared(test, engine, &Underlay::default(), prepare)
+    Pair::start_prepared(test, engine, &Underlay::default(), "", prepare)
 }
 
 impl Pair {

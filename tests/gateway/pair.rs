@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+use twill::control::{self, Request};
 use twill::engine::{self, EngineError, EngineKind};
 use twill_perf::testbed::{Background, Host, Pod, Testbed, Underlay, Wire};
 
@@ -72,14 +73,25 @@ impl Pair {
     }
 
     pub(crate) fn start_on(test: &str, engine: &str, underlay: &Underlay) -> Option<Self> {
-        Self::start_prepared(test, engine, underlay, |_| {})
+        Self::start_prepared(test, engine, underlay, "", |_| {})
     }
 
-    /// As [`Pair::start_on`], with gateways whose commands were prepared.
+    /// As [`Pair::start_on`], with more lines below `[interface]`.
+    pub(crate) fn start_with(
+        test: &str,
+        engine: &str,
+        underlay: &Underlay,
+        lines: &str,
+    ) -> Option<Self> {
+        Self::start_prepared(test, engine, underlay, lines, |_| {})
+    }
+
+    /// As [`Pair::start_with`], with gateways whose commands were prepared.
     pub(crate) fn start_prepared(
         test: &str,
         engine: &str,
         underlay: &Underlay,
+        lines: &str,
         prepare: Prepare,
     ) -> Option<Self> {
         let bed = Testbed::for_test(test)?;
@@ -88,19 +100,19 @@ impl Pair {
         let pods = hosts.iter().map(|host| host.add_pod(mtu).unwrap()).collect();
         let mut pair = Self { hosts, pods, gateways: Vec::new(), bed, prepare };
         for index in 0..2 {
-            let gateway = pair.gateway(index, engine, mtu);
+            let gateway = pair.gateway(index, engine, mtu, lines);
             pair.gateways.push(gateway);
         }
         Some(pair)
     }
 
-    fn gateway(&self, index: usize, engine: &str, mtu: u16) -> Gateway {
+    fn gateway(&self, index: usize, engine: &str, mtu: u16, lines: &str) -> Gateway {
         let (host, peer) = (&self.hosts[index], &self.hosts[1 - index]);
         let config = self.bed.folder().join(format!("h{index}.toml"));
         let socket = self.bed.folder().join(format!("h{index}.sock"));
         let text = format!(
-            "[interface]\nname = {DEVICE:?}\naddress = \"{network}/32\"\nlocal = \"{network}/24\"\n\
-             listen = \"{address}:{PORT}\"\nmtu = {mtu}\n\n[[peer]]\nname = \"other\"\n\
+            "[interface]\n{lines}\nname = {DEVICE:?}\naddress = \"{network}/32\"\n\
+             local = \"{network}/24\"\nlisten = \"{address}:{PORT}\"\nmtu = {mtu}\n\n[[peer]]\nname = \"other\"\n\
              endpoint = \"{endpoint}\"\nsubnets = \"{subnet}/24\"\n",
             network = host.pod_network(),
             address = host.address(),
@@ -158,8 +170,7 @@ impl Pair {
     }
 
     pub(crate) fn status(&self, index: usize) -> Value {
-        let text = self.twill(index, &["status", "--json"]).unwrap();
-        serde_json::from_str(&text).unwrap()
+        control::call(&self.gateways[index].socket, Request::Status).unwrap()
     }
 
     /// The value of a metric without labels.
@@ -206,7 +217,7 @@ impl Pair {
 
     pub(crate) fn ping(&self) -> Result<String, String> {
         let to = self.pods[1].address().to_string();
-        output(self.pods[0].command("ping").args(["-c1", "-W5", &to]))
+        output(self.pods[0].command("ping").args(["-c1", "-W1", &to]))
     }
 
     /// Waits until a ping crosses.
@@ -217,8 +228,9 @@ impl Pair {
     /// Sends `bytes` through TCP from pod 0 to pod 1 and back over each of `streams` connections;
     /// every byte is compared.
     pub(crate) fn assert_tcp_carries(&self, streams: usize, bytes: usize) {
-        let to = SocketAddr::from((self.pods[1].address(), 7000));
-        let listener = self.pods[1].enter(|| TcpListener::bind(to).unwrap());
+        let any = SocketAddr::from((self.pods[1].address(), 0));
+        let listener = self.pods[1].enter(|| TcpListener::bind(any).unwrap());
+        let to = listener.local_addr().unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for _ in 0..streams {
@@ -238,8 +250,9 @@ impl Pair {
     /// Sends numbered datagrams of these sizes from pod 0 to pod 1; all arrive, once, in order and
     /// unchanged.
     pub(crate) fn assert_udp_carries(&self, sizes: &[usize]) {
-        let to = SocketAddr::from((self.pods[1].address(), 7001));
-        let receiver = self.pods[1].enter(|| UdpSocket::bind(to).unwrap());
+        let any = SocketAddr::from((self.pods[1].address(), 0));
+        let receiver = self.pods[1].enter(|| UdpSocket::bind(any).unwrap());
+        let to = receiver.local_addr().unwrap();
         receiver.set_read_timeout(Some(PATIENCE)).unwrap();
         let sender = self.pods[0].enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
         // DF off: what exceeds the MTU is fragmented inside.

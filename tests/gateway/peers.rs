@@ -1,8 +1,14 @@
 //! Peers come and go while traffic flows.
 
+use crate::numbered::{Load, beside, echo_numbered};
 use crate::pair::{PATIENCE, Pair, engines};
 use rustix::process::Signal;
-use std::sync::atomic::{AtomicBool, Ordering};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use twill::control::{self, Request};
+use twill::subnet::Peer;
+use twill_perf::testbed::Underlay;
 
 #[test]
 fn peers_are_added_changed_and_removed_by_arguments_alone() {
@@ -51,28 +57,104 @@ fn a_peer_that_cannot_be_is_refused_and_nothing_changes() {
 
 #[test]
 fn traffic_to_one_peer_does_not_notice_a_thousand_changes_of_others() {
+    const CHANGES: usize = 1000;
     for engine in engines() {
-        let Some(pair) = Pair::start("peers_under_traffic", engine) else { return };
+        let underlay = Underlay::default();
+        let Some(pair) = Pair::start_with("changes", engine, &underlay, "probe_seconds = 0") else {
+            return;
+        };
         pair.assert_connected();
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut round = 0;
-                while !done.load(Ordering::Relaxed) {
-                    let subnet = format!("10.99.{}.0/24", round % 8);
-                    pair.twill(0, &["peer", "add", &subnet, "198.51.100.7"]).unwrap();
-                    pair.twill(0, &["peer", "del", &subnet]).unwrap();
-                    round += 1;
+        let before = routes(&pair);
+        let changes = AtomicUsize::new(0);
+        let change = |done: &AtomicBool| {
+            let ask = |request| {
+                control::call(&pair.gateways[0].socket, request).unwrap();
+                changes.fetch_add(1, Ordering::Relaxed);
+            };
+            for round in 0.. {
+                // All have gone by the end.
+                if done.load(Ordering::Relaxed) && changes.load(Ordering::Relaxed) >= CHANGES {
+                    return;
                 }
-                assert!(round > 3, "only {round} changes happened");
-            });
+                let (name, subnet) =
+                    (format!("p{}", round % 8), format!("10.99.{}.0/24", round % 8));
+                for endpoint in ["198.51.100.7:8285", "198.51.100.8:9000"] {
+                    ask(Request::PeerAdd { peer: peer(&name, endpoint, &subnet) });
+                }
+                ask(Request::PeerDel { which: name });
+            }
+        };
+        let load = Load { flows: 16, rounds: 20, sizes: &[64, 1400, 300], window: 128 };
 
-            pair.assert_udp_carries(&[64; 2000]);
-            pair.assert_tcp_carries(4, 4 << 20);
-
-            done.store(true, Ordering::Relaxed);
+        let mut all = Vec::new();
+        beside(change, || {
+            while all.is_empty() || changes.load(Ordering::Relaxed) < CHANGES {
+                all.push(echo_numbered(&pair, &load));
+            }
         });
+
+        let sent: u64 = all.iter().map(|counted| counted.sent).sum();
+        println!("{engine}: {sent} datagrams, {} changes", changes.load(Ordering::Relaxed));
+        for counted in all {
+            counted.assert_in_order();
+            counted.assert_accounted();
+            assert_eq!(counted.lost.gateways, 0, "{counted:?}");
+        }
+        assert_eq!(routes(&pair), before);
         pair.assert_books_balance();
+    }
+}
+
+#[test]
+fn what_is_listed_can_be_synced_and_a_second_sync_changes_nothing() {
+    let Some(pair) = Pair::start("sync", engines()[0]) else { return };
+    let socket = &pair.gateways[0].socket;
+    let sync = |peers: &[Peer]| {
+        control::call(socket, Request::PeerSync { peers: peers.to_vec() }).unwrap()
+    };
+    let list = || -> Vec<Peer> {
+        serde_json::from_str(&pair.twill(0, &["peer", "list", "--json"]).unwrap()).unwrap()
+    };
+    let names = |change: &Value, what: &str| {
+        let names = change[what].as_array().unwrap().iter();
+        names.map(|name| name.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let mut wanted = list();
+    assert_eq!(wanted.len(), 1);
+    for number in 0..20 {
+        let endpoint = format!("198.51.100.{number}:8285");
+        wanted.push(peer(&format!("p{number}"), &endpoint, &format!("10.99.{number}.0/24")));
+    }
+
+    let first = sync(&wanted);
+    let listed = list();
+    let then = routes(&pair);
+    let second = sync(&listed);
+
+    assert_eq!((names(&first, "changed").len(), names(&first, "removed").len()), (20, 0));
+    assert_eq!((names(&second, "changed").len(), names(&second, "removed").len()), (0, 0));
+    let by_name = |peers: &[Peer]| {
+        peers.iter().map(|peer| (peer.name.clone(), peer.clone())).collect::<BTreeMap<_, _>>()
+    };
+    assert_eq!(by_name(&listed), by_name(&wanted));
+    assert_eq!((list(), routes(&pair)), (listed, then.clone()));
+    assert_eq!(then.matches("dev tw0").count(), 21, "{then}");
+
+    // The same from a file, twice.
+    let config = pair.gateways[0].config.to_str().unwrap();
+    pair.twill(0, &["peer", "sync", config]).unwrap();
+    let (peers, then) = (list(), routes(&pair));
+    pair.twill(0, &["peer", "sync", config]).unwrap();
+    assert_eq!((list(), routes(&pair)), (peers, then.clone()));
+    assert_eq!(then.matches("dev tw0").count(), 1, "{then}");
+    pair.assert_connected();
+}
+
+fn peer(name: &str, endpoint: &str, subnet: &str) -> Peer {
+    Peer {
+        name: name.to_owned(),
+        endpoint: endpoint.parse().unwrap(),
+        subnets: vec![subnet.parse().unwrap()],
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::faulty::{Faults, template};
 use crate::turn;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -141,6 +141,67 @@ fn a_path_that_the_machine_cannot_offer_is_reported() {
     assert!(said.contains("twill is missing on the offloaded wire"), "{said}");
     assert!(said.contains("no twill at /nowhere/twill"), "{said}");
     assert!(said.contains("broken is missing") && said.contains("no such thing"), "{said}");
+}
+
+#[test]
+fn the_demo_ends_with_its_table_and_leaves_nothing_behind() {
+    let Some(_turn) = turn("demo") else { return };
+    let twill = twill();
+
+    let mut command = twill_perf(&["demo", "--twill", twill.to_str().unwrap()]);
+    let demo = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mark = format!("twill-{}.", demo.id());
+    let output = demo.wait_with_output().unwrap();
+
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(said.contains("10 received"), "{said}");
+    for (label, unit) in [
+        ("bulk TCP, one stream", "Gbit/s"),
+        ("bulk TCP, four streams", "Gbit/s"),
+        ("small UDP packets", "kpps delivered"),
+        ("round trips on the idle path", "p99"),
+        ("round trips beside a saturating stream", "p99"),
+    ] {
+        let line = said.lines().find(|line| line.contains(label));
+        assert!(line.is_some_and(|line| line.contains(unit)), "{label}: {said}");
+    }
+    until("clean-up", || leftovers(&mark).is_empty());
+}
+
+#[test]
+fn scale_measures_every_number_of_queues_and_leaves_nothing_behind() {
+    let Some(_turn) = turn("scale") else { return };
+    let twill = twill();
+    let folder = tempfile::tempdir().unwrap();
+
+    let mut command = twill_perf(&["scale", "--queues", "2", "--rounds", "1", "--seconds", "0.2"]);
+    command.arg("--twill").arg(twill).arg("--output").arg(folder.path());
+    let scale = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mark = format!("twill-{}.", scale.id());
+    let output = scale.wait_with_output().unwrap();
+
+    assert!(output.status.success(), "{output:?}");
+    let text = fs::read_to_string(folder.path().join("results.json")).unwrap();
+    let results: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let cells = results["cells"].as_array().unwrap();
+    for queues in ["queues=1", "queues=2"] {
+        let measured = cells.iter().filter(|cell| cell.to_string().contains(queues));
+        assert_eq!(measured.count(), 5, "{queues}: {text}");
+    }
+    assert!(folder.path().join("report.html").exists());
+    until("clean-up", || leftovers(&mark).is_empty());
+}
+
+/// The gateway's program, which stands beside the harness; built if only the harness was.
+fn twill() -> PathBuf {
+    let beside = Path::new(env!("CARGO_BIN_EXE_twill-perf")).with_file_name("twill");
+    if !beside.exists() {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--package", "twill", "--bin", "twill"]);
+        assert!(cargo.current_dir("..").status().expect("cargo runs").success());
+    }
+    beside
 }
 
 #[test]
