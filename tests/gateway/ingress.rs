@@ -36,6 +36,11 @@ fn strangers_and_forgers_are_kept_out() {
 
             pair.eventually(reason, |pair| pair.drops(0, "ingress", reason) == before + 1);
         }
+        pair.eventually("a log line that names the stranger", |pair| {
+            let log = pair.gateways[0].process.log();
+            let mut lines = log.lines().filter(|line| line.contains("unknown_peer"));
+            lines.any(|line| line.contains(&stranger.to_string()))
+        });
         pair.assert_connected();
         pair.assert_books_balance();
     }
