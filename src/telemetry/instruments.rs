@@ -118,7 +118,7 @@ pub const INGRESS_BATCH: Instrument = Instrument {
 pub const SEND_DATAGRAMS: Instrument = Instrument {
     name: "send_datagrams",
     short: "send",
-    help: "Datagrams that were handed to the kernel as one run",
+    help: "Datagrams of a run: one send where gso is on",
     unit: Unit::Count,
     layout: SIZES,
     buckets: SIZE_BUCKETS,
