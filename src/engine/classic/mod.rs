@@ -13,6 +13,10 @@
 //! a `sendmmsg` of one message instead of a `sendto`, and the routing is the datapath's, so that
 //! flannel's linear scan of its routes is not modelled: with many peers this baseline flatters
 //! flannel.
+//!
+//! Nor is the Go runtime around that loop, whose network poller wakes for every datagram too: the
+//! program as a whole is half as fast with TCP (docs/PERF.md). As there, nobody asks for the outer
+//! TOS octet, so that congestion marks of the path stay outside.
 
 use super::arrival;
 use super::deliver::Writer;
