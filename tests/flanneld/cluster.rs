@@ -8,7 +8,9 @@ use std::process::ExitStatus;
 use std::time::Duration;
 use twill_perf::testbed::{Background, Host, Namespace, Testbed, Underlay};
 
-/// A network with few enough subnets to see them all, and enough for everybody.
+/// A network with few enough subnets to see them all, and enough for everybody. A node
+/// without a lease picks one of the first hundred that are free, 10.5.1.0 to 10.5.100.0; peers that
+/// tests write have theirs above.
 pub(crate) const NETWORK: &str = r#"{"Network":"10.5.0.0/16"}"#;
 
 /// How long a program may take to end.

@@ -58,7 +58,7 @@ fn a_lease_is_renewed_again_and_again() {
 fn a_lease_that_runs_out_while_etcd_is_frozen_is_taken_again() {
     let Some(bed) = Testbed::for_test("expiry") else { return };
     let (namespace, etcd) = Etcd::alone(&bed);
-    etcd.put_peer("10.5.77.0/24", "192.0.2.77");
+    etcd.put_peer("10.5.177.0/24", "192.0.2.77");
 
     namespace.enter(|| {
         on_runtime(async {
@@ -154,8 +154,8 @@ fn a_revoked_lease_ends_the_keeper() {
 fn a_watch_that_fell_behind_a_compaction_lists_again_and_goes_on() {
     let Some(bed) = Testbed::for_test("compaction") else { return };
     let (namespace, mut etcd) = Etcd::alone(&bed);
-    etcd.put_peer("10.5.70.0/24", "192.0.2.70");
-    etcd.put_peer("10.5.71.0/24", "192.0.2.71");
+    etcd.put_peer("10.5.170.0/24", "192.0.2.70");
+    etcd.put_peer("10.5.171.0/24", "192.0.2.71");
 
     namespace.enter(|| {
         on_runtime(async {
@@ -166,9 +166,9 @@ fn a_watch_that_fell_behind_a_compaction_lists_again_and_goes_on() {
             etcd.kill();
             wait(&mut leases, "the loss", |leases| !leases.connected).await;
             etcd.run_out_of_sight(|etcd| {
-                etcd.delete_lease("10.5.70.0/24");
-                etcd.put_peer("10.5.71.0/24", "192.0.2.99");
-                etcd.put_peer("10.5.72.0/24", "192.0.2.72");
+                etcd.delete_lease("10.5.170.0/24");
+                etcd.put_peer("10.5.171.0/24", "192.0.2.99");
+                etcd.put_peer("10.5.172.0/24", "192.0.2.72");
                 etcd.compact();
             });
             wait(&mut leases, "the new peers", |leases| {
@@ -177,7 +177,7 @@ fn a_watch_that_fell_behind_a_compaction_lists_again_and_goes_on() {
             })
             .await;
 
-            etcd.put_peer("10.5.73.0/24", "192.0.2.73");
+            etcd.put_peer("10.5.173.0/24", "192.0.2.73");
             wait(&mut leases, "another one", |leases| leases.peers.len() == 3).await;
         });
     });
@@ -195,7 +195,7 @@ fn a_peer_that_flaps_is_published_ten_times_a_second_at_most() {
             let flapping = tokio::task::spawn_blocking({
                 let script = format!(
                     r#"for i in $(seq 60); do
-                        ETCDCTL_API=3 etcdctl --endpoints={} put {PREFIX}/subnets/10.5.77.0-24 \
+                        ETCDCTL_API=3 etcdctl --endpoints={} put {PREFIX}/subnets/10.5.177.0-24 \
                             '{{"PublicIP":"192.0.2.'$((70 + i % 2))'"}}'
                     done"#,
                     etcd.endpoint()

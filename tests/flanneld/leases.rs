@@ -44,11 +44,11 @@ fn the_backend_says_port_and_underlay_mtu() {
         .configure(r#"{"network":"10.5.0.0/16","backend":{"TYPE":"UDP","port":7890,"MTU":1400}}"#);
 
     let node = cluster.running(0, &["-ip-masq"]);
-    cluster.etcd.put_peer("10.5.77.0/24", "192.0.2.77");
+    cluster.etcd.put_peer("10.5.177.0/24", "192.0.2.77");
 
     assert_eq!(node.variable("FLANNEL_MTU"), "1372");
     assert_eq!(node.variable("FLANNEL_IPMASQ"), "true");
-    node.until_peers(&["10.5.77.0/24 192.0.2.77:7890"]);
+    node.until_peers(&["10.5.177.0/24 192.0.2.77:7890"]);
 }
 
 #[test]
@@ -214,11 +214,11 @@ fn a_changed_public_ip_moves_the_peer() {
     cluster.etcd.configure(NETWORK);
     let node = cluster.running(0, &[]);
 
-    cluster.etcd.put_peer("10.5.77.0/24", "192.0.2.77");
-    node.until_peers(&["10.5.77.0/24 192.0.2.77:8285"]);
+    cluster.etcd.put_peer("10.5.177.0/24", "192.0.2.77");
+    node.until_peers(&["10.5.177.0/24 192.0.2.77:8285"]);
 
-    cluster.etcd.put_peer("10.5.77.0/24", "192.0.2.78");
-    node.until_peers(&["10.5.77.0/24 192.0.2.78:8285"]);
+    cluster.etcd.put_peer("10.5.177.0/24", "192.0.2.78");
+    node.until_peers(&["10.5.177.0/24 192.0.2.78:8285"]);
 }
 
 #[test]
@@ -227,10 +227,10 @@ fn one_public_ip_at_two_leases_is_told_and_counted() {
     cluster.etcd.configure(NETWORK);
     let mut node = cluster.running(0, &[]);
 
-    cluster.etcd.put_peer("10.5.77.0/24", "192.0.2.77");
-    cluster.etcd.put_peer("10.5.78.0/24", "192.0.2.77");
+    cluster.etcd.put_peer("10.5.177.0/24", "192.0.2.77");
+    cluster.etcd.put_peer("10.5.178.0/24", "192.0.2.77");
 
-    node.wait_for(&format!("lease {} has PublicIP 192.0.2.77", lease_key("10.5.78.0/24")));
+    node.wait_for(&format!("lease {} has PublicIP 192.0.2.77", lease_key("10.5.178.0/24")));
     until("the count", || node.status()["etcd"]["counts"]["duplicate_public_ip"] == 1);
     assert_eq!(node.peers().len(), 2);
 }
@@ -254,23 +254,23 @@ fn malformed_leases_are_counted_and_the_others_followed() {
     cluster.etcd.configure(NETWORK);
     for (subnet, value) in [
         ("nonsense", "x"),
-        ("10.5.70.0/0", &*lease_value("192.0.2.70")),
-        ("10.5.70.0/32", &lease_value("192.0.2.70")),
-        ("10.5.71.0/24", "{}"),
-        ("10.5.72.0/24", r#"{"PublicIP":""}"#),
-        ("10.5.73.0/24", r#"{"PublicIP":"fd00::1"}"#),
-        ("10.5.74.0/24", r#"{"PublicIP":"0.0.0.0"}"#),
-        ("10.5.75.0/24", &" ".repeat(100_000)),
+        ("10.5.170.0/0", &*lease_value("192.0.2.70")),
+        ("10.5.170.0/32", &lease_value("192.0.2.70")),
+        ("10.5.171.0/24", "{}"),
+        ("10.5.172.0/24", r#"{"PublicIP":""}"#),
+        ("10.5.173.0/24", r#"{"PublicIP":"fd00::1"}"#),
+        ("10.5.174.0/24", r#"{"PublicIP":"0.0.0.0"}"#),
+        ("10.5.175.0/24", &" ".repeat(100_000)),
     ] {
         cluster.etcd.put_lease(subnet, value);
     }
 
     let node = cluster.running(0, &[]);
-    cluster.etcd.put_lease("10.5.76.0/24", r#"{"PublicIP":"192.0.2.76","BackendType":"vxlan"}"#);
-    cluster.etcd.put_lease("10.5.79.0/24", "[]");
-    cluster.etcd.put_peer("10.5.77.0/24", "192.0.2.77");
+    cluster.etcd.put_lease("10.5.176.0/24", r#"{"PublicIP":"192.0.2.76","BackendType":"vxlan"}"#);
+    cluster.etcd.put_lease("10.5.179.0/24", "[]");
+    cluster.etcd.put_peer("10.5.177.0/24", "192.0.2.77");
 
-    node.until_peers(&["10.5.77.0/24 192.0.2.77:8285"]);
+    node.until_peers(&["10.5.177.0/24 192.0.2.77:8285"]);
     let counts = &node.status()["etcd"]["counts"];
     assert_eq!((&counts["malformed"], &counts["foreign_backend"]), (&9.into(), &1.into()));
 }

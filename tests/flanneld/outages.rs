@@ -22,9 +22,10 @@ fn traffic_flows_without_loss_while_etcd_is_killed_frozen_compacted_and_wiped() 
     // Killed, and a peer comes while it is away from everybody's view.
     cluster.etcd.kill();
     until_connected(&nodes, false);
-    cluster.etcd.run_out_of_sight(|etcd| etcd.put_peer("10.5.77.0/24", "192.0.2.77"));
+    cluster.etcd.run_out_of_sight(|etcd| etcd.put_peer("10.5.177.0/24", "192.0.2.77"));
     until_connected(&nodes, true);
-    nodes[0].until_peers(&sorted(&["10.5.77.0/24 192.0.2.77:8285".to_owned(), peer(&nodes[1], 2)]));
+    nodes[0]
+        .until_peers(&sorted(&["10.5.177.0/24 192.0.2.77:8285".to_owned(), peer(&nodes[1], 2)]));
 
     // Frozen: connections stand, nobody answers.
     cluster.etcd.freeze();
@@ -39,7 +40,7 @@ fn traffic_flows_without_loss_while_etcd_is_killed_frozen_compacted_and_wiped() 
     cluster.etcd.kill();
     until_connected(&nodes, false);
     cluster.etcd.run_out_of_sight(|etcd| {
-        etcd.delete_lease("10.5.77.0/24");
+        etcd.delete_lease("10.5.177.0/24");
         etcd.compact();
     });
     nodes[0].until_peers(&[&peer(&nodes[1], 2)]);

@@ -12,9 +12,9 @@ fn a_client_certificate_opens_etcd() {
 
     let node =
         cluster.running(0, &["-etcd-cafile", &ca, "-etcd-certfile", &cert, "-etcd-keyfile", &key]);
-    cluster.etcd.put_peer("10.5.77.0/24", "192.0.2.77");
+    cluster.etcd.put_peer("10.5.177.0/24", "192.0.2.77");
 
-    node.until_peers(&["10.5.77.0/24 192.0.2.77:8285"]);
+    node.until_peers(&["10.5.177.0/24 192.0.2.77:8285"]);
     assert!(!node.log().contains("This is insecure"));
 }
 
@@ -58,8 +58,8 @@ fn a_password_opens_etcd_and_is_never_logged() {
     right.wait_for("Running backend.");
     wrong.wait_for("Couldn't fetch network config");
 
-    cluster.etcd.put_peer("10.5.77.0/24", "192.0.2.77");
-    right.until_peers(&["10.5.77.0/24 192.0.2.77:8285"]);
+    cluster.etcd.put_peer("10.5.177.0/24", "192.0.2.77");
+    right.until_peers(&["10.5.177.0/24 192.0.2.77:8285"]);
     for (node, password) in [(&right, "swordfish-42"), (&wrong, "trout-43")] {
         assert!(!node.log().contains(password), "{}", node.log());
     }
@@ -72,7 +72,7 @@ fn of_several_endpoints_one_that_answers_is_enough() {
     let endpoints = format!("http://127.0.0.1:4001,{}", cluster.etcd.endpoint());
 
     let node = cluster.running(0, &["-etcd-endpoints", &endpoints]);
-    cluster.etcd.put_peer("10.5.77.0/24", "192.0.2.77");
+    cluster.etcd.put_peer("10.5.177.0/24", "192.0.2.77");
 
-    node.until_peers(&["10.5.77.0/24 192.0.2.77:8285"]);
+    node.until_peers(&["10.5.177.0/24 192.0.2.77:8285"]);
 }
