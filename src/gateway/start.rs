@@ -431,9 +431,13 @@ fn underlay(listen: SocketAddr, view: &View) -> Option<Nic> {
 }
 
 #[cfg(test)]
+#[path = "../../tests/common/settings.rs"]
+mod common;
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{IngressCheck, Mtu, QueueCount};
+    use crate::config::QueueCount;
     use crate::engine::{EngineChoice, PREFERENCE};
     use crate::route::Overlay;
     use std::thread;
@@ -488,25 +492,13 @@ mod tests {
     }
 
     fn settings() -> Settings {
+        let listen = "127.0.0.1:8285".parse().unwrap();
+        let address = "10.10.0.1/24".parse().unwrap();
+        let local = "10.10.0.0/24".parse().unwrap();
         Settings {
             device: "tun7".to_owned(),
-            addresses: vec!["10.10.0.1/24".parse().unwrap()],
-            mtu: Mtu::try_from(1472).unwrap(),
-            listen: "127.0.0.1:8285".parse().unwrap(),
-            local: vec!["10.10.0.0/24".parse().unwrap()],
             queues: QueueCount::try_from(2).unwrap(),
-            engine: EngineChoice::Auto,
-            offloads: FeatureSet::ALL,
-            gso_forced: false,
-            ingress_check: IngressCheck::Strict,
-            peer_sources: Vec::new(),
-            source_ports: SourcePorts::Fixed,
-            steering: Steering::Peers,
-            pinning: Pinning::None,
-            busy_poll: Duration::ZERO,
-            device_queue: 500,
-            socket_buffer: 1 << 20,
-            telemetry: true,
+            ..common::settings(listen, address, local)
         }
     }
 

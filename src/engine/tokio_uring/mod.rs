@@ -211,15 +211,18 @@ impl TokioUring {
         let Self { runtime, hot, no_wait, stats, .. } = self;
         let Buffers { frames, trains } = &mut self.buffers;
         runtime.block_on(async {
-            let at_once = hot[TUN].then(|| {
+            let mut at_once = None;
+            if hot[TUN] {
                 frames.submit(no_wait.most(), |buffer| operations::read(tun, buffer, *no_wait));
-                (*no_wait == NoWait::ByTimeout).then(operations::at_once)
-            });
+                if *no_wait == NoWait::ByTimeout {
+                    at_once = Some(operations::at_once());
+                }
+            }
             if hot[UDP] {
                 trains.submit(BUFFERS, |message| operations::receive(udp, message));
             }
             let frames = frames.collect(|slot, read, _| keep_frame(slot, read, inbox, stats)).await;
-            if let Some(at_once) = at_once.flatten() {
+            if let Some(at_once) = at_once {
                 // It says only whether there was something left to end.
                 let _ = at_once.await;
             }
