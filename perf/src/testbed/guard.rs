@@ -16,9 +16,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Waits for the end of its input, then ends every process in the namespaces named `$1*` and
-/// removes them and the folder `$2`. A process may fork while it is being killed, hence the loop.
+/// removes them and the folder `$2`. A command that was under way when its parent was killed may
+/// still make a namespace or enter one: its end is waited for. A process may fork while it is being
+/// killed, hence the inner loop.
 const GUARDIAN: &str = r#"
 read -r _
+attempts=0
+while grep -qs "$1[a-z]" /proc/[0-9]*/cmdline && [ $attempts -lt 100 ]; do
+    attempts=$((attempts + 1))
+    sleep 0.02
+done
 for path in /run/netns/"$1"*; do
     [ -e "$path" ] || continue
     namespace=${path##*/}
@@ -57,9 +64,10 @@ impl Guard {
         let started = start_time(pid).unwrap_or_default();
         let prefix = format!("{NAME}{pid}.{started}-{count}-");
         let folder = std::env::temp_dir().join(&prefix);
+        // First the one who cleans up, then what is to be cleaned up.
+        let guardian = guardian(&prefix, &folder, Stdio::piped())?;
         fs::create_dir_all(&folder)
             .map_err(TestbedError::io(format!("creating {}", folder.display())))?;
-        let guardian = guardian(&prefix, &folder, Stdio::piped())?;
         Ok(Self { prefix, folder, guardian: Mutex::new(guardian) })
     }
 
