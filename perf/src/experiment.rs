@@ -196,15 +196,20 @@ impl Plan {
             baseline: self.baseline.to_string(),
             mtu: self.setting.underlay.mtu,
             hosts: self.setting.hosts,
-            loss_ppm: (self.setting.underlay.loss * 1e6).round() as u32,
+            loss_ppm: millionths(self.setting.underlay.loss),
             rate_mbit: self.setting.underlay.rate_mbit,
             gateway_cpus: self.setting.gateway_cpus.clone(),
+            worker_share_ppm: self.setting.worker_share.map(millionths),
         }
     }
 }
 
 /// How long building a path takes, about.
 const BUILD: Duration = Duration::from_millis(700);
+
+fn millionths(share: f64) -> u32 {
+    (share * 1e6).round() as u32
+}
 
 fn book(cell: &mut Cell, round: u32, outcome: Result<Sample, WorkloadError>) {
     let sample = match outcome {

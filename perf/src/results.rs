@@ -3,6 +3,7 @@
 use crate::environment::Environment;
 use crate::sample::{Sample, from_pairs};
 use crate::stats::Estimate;
+use crate::testbed::Underlay;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -56,6 +57,26 @@ pub struct PlanRecord {
     pub rate_mbit: Option<u32>,
     /// CPUs that gateways may use.
     pub gateway_cpus: Option<String>,
+    /// Share of a CPU that every worker of a twill got, millionths.
+    pub worker_share_ppm: Option<u32>,
+}
+
+impl PlanRecord {
+    /// What was not as it is unless asked for, in words; nothing where all was.
+    #[must_use]
+    pub fn conditions(&self) -> String {
+        let percent = |ppm: u32| f64::from(ppm) * 1e-4;
+        let all = [
+            (self.mtu != Underlay::default().mtu).then(|| format!("MTU {}", self.mtu)),
+            (self.hosts > 2).then(|| format!("{} hosts", self.hosts)),
+            (self.loss_ppm > 0).then(|| format!("{} % injected loss", percent(self.loss_ppm))),
+            self.rate_mbit.map(|rate| format!("each host limited to {rate} Mbit/s")),
+            self.gateway_cpus.as_ref().map(|cpus| format!("gateways on CPUs {cpus}")),
+            self.worker_share_ppm
+                .map(|ppm| format!("each worker limited to {} % of a CPU", percent(ppm))),
+        ];
+        all.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// A path that could not be measured on a wire, and why.
@@ -237,4 +258,30 @@ pub enum ResultsError {
         /// Its layout.
         schema: u32,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_names_the_conditions_that_were_asked_for() {
+        let usual = PlanRecord { mtu: 1500, hosts: 2, ..PlanRecord::default() };
+        let unusual = PlanRecord {
+            mtu: 9000,
+            hosts: 5,
+            loss_ppm: 5_000,
+            rate_mbit: Some(100),
+            gateway_cpus: Some("0,2-3".to_owned()),
+            worker_share_ppm: Some(20_000),
+            ..PlanRecord::default()
+        };
+
+        assert_eq!(usual.conditions(), "");
+        assert_eq!(
+            unusual.conditions(),
+            "MTU 9000, 5 hosts, 0.5 % injected loss, each host limited to 100 Mbit/s, gateways on \
+             CPUs 0,2-3, each worker limited to 2 % of a CPU"
+        );
+    }
 }

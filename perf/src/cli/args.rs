@@ -101,6 +101,10 @@ pub(super) struct ScaleArgs {
     /// The engine
     #[arg(long)]
     pub(super) engine: Option<String>,
+    /// Give every worker this share of a CPU and no more: whether many share the work well then
+    /// shows on a machine with few CPUs, too
+    #[arg(long, value_name = "PERCENT", value_parser = some_percent, conflicts_with = "gateway_cpus")]
+    pub(super) worker_share: Option<f64>,
     /// What crosses the underlay at once
     #[arg(long, value_enum, default_value_t = WireName::Mtu)]
     pub(super) wire: WireName,
@@ -154,6 +158,13 @@ fn percent(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent),
         _ => Err("0 to 100 percent".to_owned()),
+    }
+}
+
+fn some_percent(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(percent) if (0.1..=90.0).contains(&percent) => Ok(percent),
+        _ => Err("0.1 to 90 percent".to_owned()),
     }
 }
 

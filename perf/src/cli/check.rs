@@ -71,6 +71,7 @@ fn again(record: &PlanRecord, how: &HowArgs) -> Result<Plan, Failure> {
     };
     plan.setting.hosts = record.hosts;
     plan.setting.gateway_cpus.clone_from(&record.gateway_cpus);
+    plan.setting.worker_share = record.worker_share_ppm.map(|ppm| f64::from(ppm) * 1e-6);
     plan.setting.underlay.mtu = record.mtu;
     plan.setting.underlay.loss = f64::from(record.loss_ppm) * 1e-6;
     plan.setting.underlay.rate_mbit = record.rate_mbit;

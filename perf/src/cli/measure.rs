@@ -78,14 +78,32 @@ pub(super) fn scale(args: &ScaleArgs) -> Result<(), Failure> {
         counts.iter().map(|count| format!("twill:{engine}queues={count}")).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let paths = paths(&names, &args.how)?;
-    let plan = Plan {
+    let mut plan = Plan {
         baseline: paths[0].clone(),
         paths,
         workloads: parse(&["tcp-1", "tcp-4", "tcp-16", "udp-64x64", "udp-512x64"])?,
         wires: vec![args.wire.into()],
         ..args.how.plan()
     };
+    if let Some(percent) = args.worker_share {
+        let workers = 2 * counts.iter().map(|count| usize::from(*count)).sum::<usize>();
+        plan.setting.worker_share = Some(granted(percent, workers, cpus)? / 100.0);
+    }
     measure(&plan, args.how.output.as_deref()).map(drop)
+}
+
+/// The share of a CPU that so many workers can have each, percent.
+fn granted(percent: f64, workers: usize, cpus: usize) -> Result<f64, Failure> {
+    // What Linux gives away at most; and where all gateways stand, one works and the rest sleep.
+    let most = 95.0 * cpus as f64 / workers as f64;
+    if percent <= most {
+        return Ok(percent);
+    }
+    Err(Failure::Unusable(format!(
+        "--worker-share: {workers} workers cannot have {percent} % of {cpus} CPUs each; at most \
+         {:.1} %, or fewer queues",
+        (most * 10.0).floor() / 10.0
+    )))
 }
 
 impl HowArgs {
@@ -170,6 +188,16 @@ fn stamp(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_are_granted_as_far_as_there_are_cpus() {
+        assert_eq!(granted(2.0, 62, 2).ok(), Some(2.0));
+        assert_eq!(granted(90.0, 2, 2).ok(), Some(90.0));
+
+        let refused = granted(3.1, 62, 2).expect_err("more than there is").to_string();
+
+        assert!(refused.contains("at most 3.0 %"), "{refused}");
+    }
 
     #[test]
     fn times_are_written_as_dates() {

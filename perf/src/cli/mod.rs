@@ -89,6 +89,7 @@ fn setting(args: &SettingArgs, wire: Wire) -> Setting {
         hosts: args.hosts,
         twill: args.twill.clone().unwrap_or_else(find_twill),
         gateway_cpus: args.gateway_cpus.clone(),
+        worker_share: None,
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod external;
 mod kernel;
+mod share;
 mod spec;
 mod twill;
 
@@ -37,6 +38,8 @@ pub struct Setting {
     pub twill: PathBuf,
     /// CPUs that gateways may use; all without.
     pub gateway_cpus: Option<String>,
+    /// Share of a CPU that every worker of a twill gets, 0 to 1; what there is without.
+    pub worker_share: Option<f64>,
 }
 
 /// A path that this machine cannot offer, and why.
@@ -72,6 +75,9 @@ impl Path {
         };
         let mut path = Self::assemble(spec, setting).map_err(unavailable)?;
         path.wait_until_ready().map_err(unavailable)?;
+        if let Some(share) = setting.worker_share {
+            path.grant_workers(share).map_err(unavailable)?;
+        }
         Ok(path)
     }
 
@@ -139,6 +145,11 @@ impl Path {
                 )));
             }
         }
+    }
+
+    fn grant_workers(&self, share: f64) -> Result<(), TestbedError> {
+        let twills = self.hosts.iter().zip(&self.gateways).take(self.twill.len());
+        twills.map(|(host, gateway)| share::grant(host, gateway, share)).collect()
     }
 
     /// Pings from pod to pod; returns what `ping` said.

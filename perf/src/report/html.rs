@@ -75,11 +75,15 @@ fn header(results: &Results, body: &mut String) {
     let _ = write!(
         body,
         "<header><h1>Network paths compared</h1><p>{}. {} rounds of {} s for each path and \
-         workload, in turn; ratios refer to <b>{}</b> in the same round.</p></header>",
+         workload, in turn; ratios refer to <b>{}</b> in the same round.{}</p></header>",
         escape(&results.environment.describe()),
         plan.rounds,
         plan.measure_ms as f64 * 1e-3,
-        escape(&plan.baseline)
+        escape(&plan.baseline),
+        match plan.conditions() {
+            none if none.is_empty() => none,
+            conditions => format!(" Conditions: {}.", escape(&conditions)),
+        }
     );
     if !results.unavailable.is_empty() {
         body.push_str("<aside><h2>Missing here</h2><ul>");

@@ -76,6 +76,10 @@ pub fn tables(results: &Results) -> String {
         plan.seed,
         results.environment.describe()
     );
+    let conditions = plan.conditions();
+    if !conditions.is_empty() {
+        let _ = writeln!(text, "{conditions}");
+    }
     text
 }
 

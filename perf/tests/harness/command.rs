@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+use twill_perf::results::Results;
 
 fn twill_perf(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_twill-perf"));
@@ -166,7 +167,7 @@ fn the_demo_ends_with_its_table_and_leaves_nothing_behind() {
         let line = said.lines().find(|line| line.contains(label));
         assert!(line.is_some_and(|line| line.contains(unit)), "{label}: {said}");
     }
-    until("clean-up", || leftovers(&mark).is_empty());
+    assert_cleaned_up(&mark, "its end");
 }
 
 #[test]
@@ -190,7 +191,29 @@ fn scale_measures_every_number_of_queues_and_leaves_nothing_behind() {
         assert_eq!(measured.count(), 5, "{queues}: {text}");
     }
     assert!(folder.path().join("report.html").exists());
-    until("clean-up", || leftovers(&mark).is_empty());
+    assert_cleaned_up(&mark, "its end");
+}
+
+#[test]
+fn workers_take_no_more_than_their_share_of_a_cpu() {
+    let Some(_turn) = turn("worker share") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let share = 0.04;
+
+    let mut command = twill_perf(&["scale", "--queues", "2", "--worker-share", "4"]);
+    command.args(["--rounds", "1", "--seconds", "0.5", "--twill"]).arg(twill());
+    let output = command.arg("--output").arg(folder.path()).output().unwrap();
+
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(said.contains("each worker limited to 4 % of a CPU"), "{said}");
+    let results = Results::load(&folder.path().join("results.json")).unwrap();
+    for (path, queues) in [("twill:queues=1", 1.0), ("twill:queues=2", 2.0)] {
+        // A flood keeps at least the sending side busy.
+        let cpus = results.cell("mtu", path, "udp-64x64").unwrap().values("gateway_cpu")[0];
+        let granted = 2.0 * queues * share;
+        assert!((granted * 0.45..granted * 1.25).contains(&cpus), "{path}: {cpus} of {granted}");
+    }
 }
 
 /// The gateway's program, which stands beside the harness; built if only the harness was.
@@ -233,7 +256,7 @@ fn killed_at_any_moment_it_leaves_no_namespace_and_no_process() {
         kill(&mut victim, signal);
 
         let mark = format!("twill-{}.", victim.id());
-        until(&format!("clean-up after {signal} at {after_ms} ms"), || leftovers(&mark).is_empty());
+        assert_cleaned_up(&mark, &format!("{signal} at {after_ms} ms"));
     }
 }
 
@@ -265,10 +288,14 @@ fn leftovers(mark: &str) -> Vec<String> {
     named.chain(running).collect()
 }
 
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
+fn assert_cleaned_up(mark: &str, after: &str) {
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !condition() {
-        assert!(Instant::now() < deadline, "no {what} within 20 s");
+    loop {
+        let left = leftovers(mark);
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "20 s after {after} there are still {left:?}");
         thread::sleep(Duration::from_millis(20));
     }
 }

@@ -9,10 +9,20 @@ use twill_perf::sample::Sample;
 use twill_perf::testbed::{Underlay, Wire};
 use twill_perf::workload::{Window, Workload};
 
+fn build(spec: &PathSpec, underlay: Underlay) -> Path {
+    let setting = Setting {
+        underlay,
+        hosts: 2,
+        twill: PathBuf::from("none"),
+        gateway_cpus: None,
+        worker_share: None,
+    };
+    Path::build(spec, &setting).expect("the path stands")
+}
+
 /// Builds a path, runs one workload over it, and returns its numbers.
 fn measure(spec: &PathSpec, underlay: Underlay, workload: &str, seconds: f64) -> Sample {
-    let setting = Setting { underlay, hosts: 2, twill: PathBuf::from("none"), gateway_cpus: None };
-    let path = Path::build(spec, &setting).expect("the path stands");
+    let path = build(spec, underlay);
     let mut meter = path.meter();
     let window = Window::of(Duration::from_secs_f64(seconds));
     let workload: Workload = workload.parse().expect("a workload");
@@ -23,13 +33,7 @@ fn measure(spec: &PathSpec, underlay: Underlay, workload: &str, seconds: f64) ->
 
 /// As [`measure`], with the gateways' system calls counted.
 fn count_calls(spec: &PathSpec, workload: &str) -> Sample {
-    let setting = Setting {
-        underlay: Underlay::default(),
-        hosts: 2,
-        twill: PathBuf::from("none"),
-        gateway_cpus: None,
-    };
-    let path = Path::build(spec, &setting).expect("the path stands");
+    let path = build(spec, Underlay::default());
     let mut meter = path.meter();
     meter.count_calls(true);
     let workload: Workload = workload.parse().expect("a workload");
