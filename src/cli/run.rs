@@ -1,8 +1,8 @@
 //! `twill run`.
 
 use super::Outcome;
-use crate::config::file::{FeatureName, Interface, Queues, network};
-use crate::config::{IngressCheck, Pinning, SourcePorts, Steering};
+use crate::config::file::{FeatureName, Interface, Queues, address, network};
+use crate::config::{IngressCheck, MAX_BUSY_POLL_US, Pinning, SourcePorts, Steering};
 use crate::engine::EngineChoice;
 use crate::gateway::standalone;
 use crate::offload::feature::Feature;
@@ -51,13 +51,14 @@ pub(super) struct DataArgs {
     #[arg(long, env = "TWILL_PINNING")]
     pinning: Option<Pinning>,
     /// Microseconds for which a worker looks for packets before it sleeps.
-    #[arg(long, value_name = "MICROSECONDS", env = "TWILL_BUSY_POLL_US")]
+    #[arg(long, value_name = "MICROSECONDS", env = "TWILL_BUSY_POLL_US",
+          value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_BUSY_POLL_US)))]
     busy_poll_us: Option<u32>,
     /// The control socket.
     #[arg(long, value_name = "PATH", env = "TWILL_SOCKET")]
     socket: Option<PathBuf>,
     /// Where to serve metrics, such as 127.0.0.1:9285.
-    #[arg(long, value_name = "ADDRESS", env = "TWILL_METRICS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address, env = "TWILL_METRICS")]
     metrics: Option<SocketAddr>,
     /// Keep histograms and numbers by peer: true or false.
     #[arg(long, env = "TWILL_TELEMETRY")]

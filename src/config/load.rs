@@ -6,6 +6,7 @@ use crate::socket::{anywhere, path_to};
 use crate::subnet::{InvalidPeers, Peer, PeerSet, Site};
 use crate::sys::affinity;
 use ipnet::IpNet;
+use nix::unistd::Group;
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -27,6 +28,8 @@ pub struct Standalone {
     pub peers: PeerSet,
     /// The control socket.
     pub socket: PathBuf,
+    /// The number of a group whose members may look through it.
+    pub socket_group: Option<u32>,
     /// Where to serve metrics.
     pub metrics: Option<SocketAddr>,
     /// Time between two probes of a peer.
@@ -70,6 +73,7 @@ pub fn load(path: &Path, change: impl Fn(&mut file::Interface)) -> Result<Standa
     let peers = peers(&file, &mut mistakes);
     let (mtu, warnings) = device_mtu(&file, &peers);
     check_interface(&file, mtu, &mut mistakes);
+    let socket_group = socket_group(&file, &mut mistakes);
     if !mistakes.is_empty() {
         return Err(wrong(mistakes).into());
     }
@@ -85,6 +89,7 @@ pub fn load(path: &Path, change: impl Fn(&mut file::Interface)) -> Result<Standa
         settings: settings(&interface, place).map_err(LoadError::Cpus)?,
         peers,
         socket: interface.socket.clone().unwrap_or_else(|| default_socket(&interface.name)),
+        socket_group,
         metrics: interface.metrics,
         probe: interface.probe(),
         interface,
@@ -110,6 +115,18 @@ fn check_interface(file: &File, mtu: Mtu, mistakes: &mut Vec<Mistake>) {
             format!("an MTU of {mtu} is too small for the IPv6 address: {MIN_MTU_V6} at least");
         mistakes.push(Mistake::at(file.places.of(key), message));
     }
+}
+
+fn socket_group(file: &File, mistakes: &mut Vec<Mistake>) -> Option<u32> {
+    let word = file.interface.socket_group.as_deref()?;
+    let named = || Group::from_name(word).ok()?.map(|group| group.gid.as_raw());
+    let number = word.parse().ok().or_else(named);
+    if number.is_none() {
+        let message =
+            format!("there is no group {word:?}: make it (groupadd {word}), or leave it out");
+        mistakes.push(Mistake::at(file.places.of("socket_group"), message));
+    }
+    number
 }
 
 /// The peers with their addresses, and what is wrong with them.

@@ -7,7 +7,9 @@ pub mod flanneld;
 pub mod load;
 mod values;
 
-pub use values::{IngressCheck, InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering};
+pub use values::{
+    IngressCheck, InvalidValue, MAX_BUSY_POLL_US, Mtu, Pinning, QueueCount, SourcePorts, Steering,
+};
 
 use crate::engine::EngineChoice;
 use crate::offload::feature::FeatureSet;

@@ -15,6 +15,9 @@ pub struct InvalidValue {
     pub allowed: &'static str,
 }
 
+/// The longest that a worker may look for packets before it sleeps: it must look up at times.
+pub const MAX_BUSY_POLL_US: u32 = 1_000_000;
+
 /// An MTU of a TUN device, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mtu(u16);

@@ -41,14 +41,14 @@ pub struct Served {
 }
 
 /// Listens until the result is dropped. Whoever runs the gateway may ask for anything, and so may
-/// root; members of `group`, a name or a number, may only look. A name that a dead gateway left
+/// root; members of the group with this number may only look. A name that a dead gateway left
 /// behind is taken over, one that answers is not.
 ///
 /// # Errors
 /// [`ServerError`].
 pub fn serve(
     path: &Path,
-    group: Option<&str>,
+    group: Option<u32>,
     calls: mpsc::Sender<Call>,
 ) -> Result<Served, ServerError> {
     let (listener, name) = bind(path, group)?;

@@ -1,6 +1,5 @@
 //! The socket's name in the file system: taken, shared out, and given back.
 
-use nix::unistd::Group;
 use rustix::fs::{FileType, FlockOperation, Gid, Mode, OFlags};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,16 +19,33 @@ pub enum ServerError {
     #[error("control socket {0}: another gateway answers there: stop it, or set socket")]
     Taken(PathBuf),
     /// It cannot be made.
-    #[error("control socket {path}: {source}")]
+    #[error("control socket {path}: {source}{cure}", cure = cure(source))]
     Bind {
         /// The socket.
         path: PathBuf,
         /// What came back.
         source: io::Error,
     },
-    /// Nobody knows the group.
-    #[error("control socket: there is no group {0:?}: make it, or set socket_group")]
-    Group(String),
+    /// It cannot be given to the group.
+    #[error(
+        "control socket {path}: giving it to group {group}: {source}: grant CAP_CHOWN, or leave out socket_group"
+    )]
+    Group {
+        /// The socket.
+        path: PathBuf,
+        /// The group's number.
+        group: u32,
+        /// What came back.
+        source: io::Error,
+    },
+}
+
+fn cure(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => ": run as root, or set socket",
+        io::ErrorKind::ReadOnlyFilesystem => ": set socket to where it can be made",
+        _ => "",
+    }
 }
 
 /// A name that is removed at the end, if it still is the same socket's.
@@ -50,9 +66,8 @@ impl Drop for Name {
 
 /// Takes the name and listens on it. The folder is locked meanwhile, so that of two gateways that
 /// begin at the same time one sees the other.
-pub(super) fn bind(path: &Path, group: Option<&str>) -> Result<(UnixListener, Name), ServerError> {
+pub(super) fn bind(path: &Path, group: Option<u32>) -> Result<(UnixListener, Name), ServerError> {
     let cannot = |source| ServerError::Bind { path: path.to_owned(), source };
-    let group = group.map(group_id).transpose()?;
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -67,23 +82,30 @@ pub(super) fn bind(path: &Path, group: Option<&str>) -> Result<(UnixListener, Na
     {
         std::fs::remove_file(path).map_err(cannot)?;
     }
-    let listener = listen(path, group).map_err(cannot)?;
+    let listener = listen(path).map_err(cannot)?;
     let identity = identity(path).map_err(cannot)?;
-    Ok((listener, Name { path: path.to_owned(), identity }))
+    let name = Name { path: path.to_owned(), identity };
+    if let Some(group) = group {
+        let path = path.to_owned();
+        share(&name.path, group).map_err(|source| ServerError::Group { path, group, source })?;
+    }
+    Ok((listener, name))
 }
 
-fn listen(path: &Path, group: Option<Gid>) -> io::Result<UnixListener> {
+fn listen(path: &Path) -> io::Result<UnixListener> {
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     // The name is made with these bits (`unix_bind_bsd`), so nobody else gets in between.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     socket.bind(&socket2::SockAddr::unix(path)?)?;
-    if group.is_some() {
-        rustix::fs::chown(path, None, group)?;
-        rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP)?;
-    }
     socket.listen(128)?;
     Ok(socket.into())
+}
+
+fn share(path: &Path, group: u32) -> io::Result<()> {
+    rustix::fs::chown(path, None, Some(Gid::from_raw(group)))?;
+    rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP)?;
+    Ok(())
 }
 
 fn lock(folder: &Path) -> io::Result<OwnedFd> {
@@ -101,14 +123,4 @@ fn lock(folder: &Path) -> io::Result<OwnedFd> {
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let file = rustix::fs::lstat(path)?;
     Ok((file.st_dev, file.st_ino))
-}
-
-fn group_id(word: &str) -> Result<Gid, ServerError> {
-    if let Ok(number) = word.parse() {
-        return Ok(Gid::from_raw(number));
-    }
-    match Group::from_name(word) {
-        Ok(Some(group)) => Ok(Gid::from_raw(group.gid.as_raw())),
-        Ok(None) | Err(_) => Err(ServerError::Group(word.to_owned())),
-    }
 }

@@ -290,10 +290,9 @@ impl Node {
         let tasks = beside(&setting, &network).await;
         let watch = watch(&gateway, &settings, options.interface.probe());
         let (ask, calls) = mpsc::channel(PENDING_CALLS);
-        let group = setting.options.interface.socket_group.as_deref();
         let socket = setting.options.interface.socket.clone();
         let socket = socket.unwrap_or_else(|| default_socket(gateway.device()));
-        let served = control::serve(&socket, group, ask).inspect_err(|reason| {
+        let served = control::serve(&socket, None, ask).inspect_err(|reason| {
             warn!("{reason}: `twill status` will not see this node");
         });
         let mut node = Self {

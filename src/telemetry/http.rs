@@ -83,12 +83,23 @@ fn response(answer: Answer) -> Response<Full<Bytes>> {
 
 /// The address cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("listening for HTTP on {listen}: {source}")]
+#[error("listening for HTTP on {listen}: {source}{cure}", cure = cure(source))]
 pub struct HttpError {
     /// The address.
     pub listen: SocketAddr,
     /// What came back.
     pub source: io::Error,
+}
+
+fn cure(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            ": another process has this address: stop it, or listen elsewhere"
+        }
+        io::ErrorKind::AddrNotAvailable => ": no interface of this host has this address",
+        io::ErrorKind::PermissionDenied => ": ports below 1024 need root or CAP_NET_BIND_SERVICE",
+        _ => "",
+    }
 }
 
 /// A server that runs until it is dropped.

@@ -1,10 +1,10 @@
 //! Round trips through the tunnel: ICMP echo to the peer's gateway.
 //!
 //! A probe takes the path of every packet: into the TUN device, through a worker, over the network,
-//! and out of the device on the other side, where the kernel answers. So any gateway answers that
-//! has the first address of its network on its device, as stock flanneld does. The probe is sent and
-//! timed by the control plane, never by a worker; its own waiting for a turn is part of what it
-//! measures.
+//! and out of the device on the other side, where the kernel answers. Which address that kernel has
+//! is not told: flanneld gives its device the first one of the network, people rather the second one.
+//! Both are tried in turn until one answers. The probe is sent and timed by the control plane, never
+//! by a worker; its own waiting for a turn is part of what it measures.
 
 use super::histogram::Distribution;
 use super::instruments::PEER_RTT;
@@ -12,7 +12,7 @@ use super::observer::Observer;
 use super::snapshot::ProbeStatus;
 use crate::route::View;
 use crate::sys::clock;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -90,17 +90,50 @@ pub struct Prober {
     cookie: u64,
     sequence: u16,
     underway: HashMap<u16, Underway>,
+    aims: HashMap<Arc<str>, Aim>,
 }
 
+/// A peer's gateway, and the network that it has one of the first two addresses of.
 #[derive(Clone, Debug)]
 struct Target {
     name: Arc<str>,
+    network: Ipv4Net,
+}
+
+/// Which address is taken for a gateway's own.
+#[derive(Debug)]
+struct Aim {
+    network: Ipv4Net,
     address: Ipv4Addr,
+    /// It is the gateway's own.
+    answered: bool,
+}
+
+impl Aim {
+    fn at(network: Ipv4Net) -> Self {
+        Self { network, address: network.network(), answered: false }
+    }
+
+    /// Takes note that nobody answered at an address.
+    fn lost(&mut self, address: Ipv4Addr) {
+        if self.answered || address != self.address {
+            return;
+        }
+        let first = self.network.network();
+        let next = Ipv4Addr::from(u32::from(address).wrapping_add(1));
+        self.address = if address == first && self.network.contains(&next) { next } else { first };
+    }
+
+    /// Takes note of an answer from an address.
+    fn answered(&mut self, address: Ipv4Addr) {
+        self.answered |= address == self.address;
+    }
 }
 
 #[derive(Debug)]
 struct Underway {
-    target: Target,
+    peer: Arc<str>,
+    address: Ipv4Addr,
     sent_ns: u64,
 }
 
@@ -126,6 +159,7 @@ impl Prober {
             cookie: rand::random(),
             sequence: 0,
             underway: HashMap::new(),
+            aims: HashMap::new(),
         })
     }
 
@@ -134,6 +168,7 @@ impl Prober {
         loop {
             let targets = targets(&observer.view());
             observer.probes.retain(&targets);
+            self.aims.retain(|name, _| targets.iter().any(|target| target.name == *name));
             let pause = self.every / targets.len().max(1) as u32;
             for target in &targets {
                 self.send(target, &observer.probes);
@@ -149,15 +184,26 @@ impl Prober {
     fn send(&mut self, target: &Target, probes: &Probes) {
         self.sequence = self.sequence.wrapping_add(1);
         let message = request(self.sequence, self.cookie);
-        let to = SocketAddrV4::new(target.address, 0).into();
+        let address = self.aim(target);
+        let to = SocketAddrV4::new(address, 0).into();
         let sent_ns = clock::monotonic_ns();
         probes.change(&target.name, |probed| probed.sent += 1);
         // A probe that cannot leave is one that is not answered.
         let _ = self.socket.try_send_to(&message, to);
-        let underway = Underway { target: target.clone(), sent_ns };
+        let underway = Underway { peer: Arc::clone(&target.name), address, sent_ns };
         if let Some(forgotten) = self.underway.insert(self.sequence, underway) {
-            probes.change(&forgotten.target.name, |probed| probed.lost += 1);
+            probes.change(&forgotten.peer, |probed| probed.lost += 1);
         }
+    }
+
+    /// Where to look for a peer's gateway.
+    fn aim(&mut self, target: &Target) -> Ipv4Addr {
+        let network = target.network;
+        let aim = self.aims.entry(Arc::clone(&target.name)).or_insert_with(|| Aim::at(network));
+        if aim.network != network {
+            *aim = Aim::at(network);
+        }
+        aim.address
     }
 
     /// Takes answers until a moment has come.
@@ -170,7 +216,10 @@ impl Prober {
             let Some(sequence) = reply(&buffer[..len], self.raw, self.cookie) else { continue };
             if let Some(answered) = self.underway.remove(&sequence) {
                 let took_ns = received_ns.saturating_sub(answered.sent_ns);
-                probes.change(&answered.target.name, |probed| probed.rtt.record(took_ns, 1));
+                if let Some(aim) = self.aims.get_mut(&answered.peer) {
+                    aim.answered(answered.address);
+                }
+                probes.change(&answered.peer, |probed| probed.rtt.record(took_ns, 1));
             }
         }
     }
@@ -180,23 +229,26 @@ impl Prober {
         self.underway.retain(|_, underway| {
             let lost = now_ns.saturating_sub(underway.sent_ns) > PATIENCE_NS;
             if lost {
-                probes.change(&underway.target.name, |probed| probed.lost += 1);
+                if let Some(aim) = self.aims.get_mut(&underway.peer) {
+                    aim.lost(underway.address);
+                }
+                probes.change(&underway.peer, |probed| probed.lost += 1);
             }
             !lost
         });
     }
 }
 
-/// The gateways behind a view's peers: the first address of each one's first IPv4 network.
+/// The gateways behind a view's peers, each with its first IPv4 network.
 fn targets(view: &View) -> Vec<Target> {
-    let first_v4 = |subnet: &IpNet| match subnet {
-        IpNet::V4(network) => Some(network.network()),
+    let v4 = |subnet: &IpNet| match subnet {
+        IpNet::V4(network) => Some(network.trunc()),
         IpNet::V6(_) => None,
     };
     view.peers()
         .filter_map(|peer| {
-            let address = peer.subnets.iter().find_map(first_v4)?;
-            Some(Target { name: Arc::clone(&peer.name), address })
+            let network = peer.subnets.iter().find_map(v4)?;
+            Some(Target { name: Arc::clone(&peer.name), network })
         })
         .take(MAX_PROBED)
         .collect()
@@ -245,7 +297,32 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_has_the_first_address_of_its_first_ipv4_network() {
+    fn the_first_two_addresses_are_tried_in_turn_until_one_answers() {
+        let [first, second] = [Ipv4Addr::new(10, 1, 2, 0), Ipv4Addr::new(10, 1, 2, 1)];
+        let mut aim = Aim::at("10.1.2.0/24".parse().unwrap());
+        assert_eq!(aim.address, first);
+        aim.lost(first);
+        assert_eq!(aim.address, second);
+        aim.lost(first);
+        assert_eq!(aim.address, second, "an older probe that is given up later");
+        aim.lost(second);
+        assert_eq!(aim.address, first);
+
+        aim.lost(first);
+        aim.answered(second);
+        aim.lost(second);
+        assert_eq!(aim.address, second, "who answered once is the one to ask");
+    }
+
+    #[test]
+    fn a_network_of_one_address_has_no_second() {
+        let mut aim = Aim::at("255.255.255.255/32".parse().unwrap());
+        aim.lost(aim.address);
+        assert_eq!(aim.address, Ipv4Addr::BROADCAST);
+    }
+
+    #[test]
+    fn a_gateway_is_sought_in_its_first_ipv4_network() {
         let peer = |index, name: &str, subnets: &[&str]| Peer {
             index: PeerIndex(index),
             name: name.into(),
@@ -259,7 +336,7 @@ mod tests {
 
         let targets = targets(&View::new(Overlay { peers, ..Overlay::default() }));
 
-        let found: Vec<_> = targets.iter().map(|it| (&*it.name, it.address)).collect();
-        assert_eq!(found, [("dual", Ipv4Addr::new(10, 10, 5, 0))]);
+        let found: Vec<_> = targets.iter().map(|it| (&*it.name, it.network.to_string())).collect();
+        assert_eq!(found, [("dual", "10.10.5.0/24".to_owned())]);
     }
 }

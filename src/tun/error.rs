@@ -48,7 +48,7 @@ impl TunError {
                 "load the tun module, or give the container the device /dev/net/tun"
             }
             io::ErrorKind::PermissionDenied => {
-                "give the container the device /dev/net/tun with read and write access"
+                "run as root; give a container the device /dev/net/tun with read and write access"
             }
             _ => "the limit on open files may be too low (ulimit -n)",
         };

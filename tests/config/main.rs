@@ -134,6 +134,10 @@ fn mistakes_that_only_the_host_or_the_whole_file_shows_have_a_place_and_a_cure()
             format!("{START}{}", peer("b", "192.0.2.1", "\"10.9.0.0/16\"")),
             "f:6:12: peer \"b\" has this gateway's own address: leave it out of its own file",
         ),
+        (
+            format!("{START}socket_group = \"no-such-group\"\n"),
+            "f:4:16: there is no group \"no-such-group\": make it (groupadd no-such-group), or",
+        ),
         (format!("{START}underlay_mtu = 90\n"), "f:4:16: the tunnel adds 28 bytes: 96 at least"),
         (
             "[interface]\nmtu = 1200\naddress = \"2001:db8::1/128\"\n".to_owned(),

@@ -25,7 +25,7 @@ struct Socket {
 }
 
 impl Socket {
-    fn open(group: Option<&'static str>) -> Self {
+    fn open(group: Option<u32>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // Others must get as far as the socket.
         let open = std::fs::Permissions::from_mode(0o755);
@@ -167,7 +167,7 @@ fn only_the_owner_gets_in_unless_a_group_may_look() {
     let mode = |socket: &Socket| std::fs::metadata(&socket.path).unwrap().permissions().mode();
     let alone = Socket::open(None);
     assert_eq!(mode(&alone) & 0o777, 0o600);
-    let shared = Socket::open(Some("4242"));
+    let shared = Socket::open(Some(4242));
     assert_eq!(mode(&shared) & 0o777, 0o660);
     if !rustix::process::geteuid().is_root() {
         panic!("this test needs root, to become somebody else");

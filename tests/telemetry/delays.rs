@@ -2,6 +2,7 @@
 
 use crate::gateways::{PATIENCE, PROBED, Pair, Wish, eventually};
 use rustix::process::Signal;
+use serde_json::Value;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::mpsc;
 use std::thread;
@@ -93,7 +94,7 @@ fn a_probe_measures_the_latency_of_its_path() {
     let one_way = Duration::from_millis(40);
     let relay = |port| SocketAddr::from(([192, 0, 2, 3], port));
     let endpoints = [relay(7001), relay(7002)];
-    let wish = Wish { hosts: 3, endpoints, settings: PROBED };
+    let wish = Wish { hosts: 3, endpoints, settings: PROBED, ..Wish::default() };
     let Some(pair) = Pair::start("probe", &wish) else { return };
     let to = |host: &Host| SocketAddr::from((host.address(), 8285));
     let _relays = [
@@ -115,6 +116,21 @@ fn a_probe_measures_the_latency_of_its_path() {
     assert!(difference < both_ways_ns / 2.0, "a packet took {fastest}, a probe {rtt}");
     let inside = status["histograms"]["egress"]["p50"].as_f64().unwrap();
     assert!(inside < both_ways_ns / 10.0, "it is the path, not twill: {}", status["histograms"]);
+}
+
+#[test]
+fn a_host_without_the_first_address_of_its_network_is_found_at_the_second() {
+    let wish = Wish { settings: PROBED, device: 9, ..Wish::default() };
+    let Some(pair) = Pair::start("second address", &wish) else { return };
+
+    let answered = |status: &Value| status["peers"][0]["probe"]["rtt"]["count"].as_u64();
+    let lost = |status: &Value| status["peers"][0]["probe"]["lost"].as_u64();
+    // Those under way when the first is given up are lost, too.
+    pair.status_when(0, "answers to probes", |status| answered(status) > Some(2));
+
+    let then = pair.status_when(0, "probes in peace", |status| answered(status) > Some(8));
+    let later = pair.status_when(0, "more of them", |status| answered(status) > Some(10));
+    assert_eq!(lost(&then), lost(&later), "{later}");
 }
 
 #[test]

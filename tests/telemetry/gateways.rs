@@ -37,13 +37,15 @@ pub(crate) struct Wish<'a> {
     pub endpoints: [SocketAddr; 2],
     /// Hosts on the underlay, at least two.
     pub hosts: u8,
+    /// The last byte of each device's address; flannel's is the network's first.
+    pub device: u8,
 }
 
 impl Default for Wish<'_> {
     fn default() -> Self {
         let endpoint = |index| SocketAddr::from(([192, 0, 2, index], PORT));
         let endpoints = [endpoint(2), endpoint(1)];
-        Self { settings: "", endpoints, hosts: 2 }
+        Self { settings: "", endpoints, hosts: 2, device: 0 }
     }
 }
 
@@ -145,9 +147,11 @@ fn path(testbed: &Testbed, own: usize, ending: &str) -> PathBuf {
 
 fn configuration(hosts: &[Host], own: usize, wish: &Wish<'_>) -> String {
     let (here, there) = (&hosts[own], &hosts[1 - own]);
-    let (address, peer): (Ipv4Addr, Ipv4Addr) = (here.pod_network(), there.pod_network());
+    let (local, peer): (Ipv4Addr, Ipv4Addr) = (here.pod_network(), there.pod_network());
+    let [a, b, c, _] = local.octets();
+    let address = Ipv4Addr::new(a, b, c, wish.device);
     format!(
-        "[interface]\naddress = \"{address}/32\"\nlocal = \"{address}/24\"\nmtu = 1472\n\
+        "[interface]\naddress = \"{address}/32\"\nlocal = \"{local}/24\"\nmtu = 1472\n\
          listen = \"{}:{PORT}\"\nmetrics = \"{METRICS}\"\n{}\n\
          [[peer]]\nname = \"other\"\nendpoint = \"{}\"\nsubnets = [\"{peer}/24\"]\n",
         here.address(),

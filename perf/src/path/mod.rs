@@ -148,8 +148,8 @@ impl Path {
     }
 
     fn grant_workers(&self, share: f64) -> Result<(), TestbedError> {
-        let twills = self.hosts.iter().zip(&self.gateways).take(self.twill.len());
-        twills.map(|(host, gateway)| share::grant(host, gateway, share)).collect()
+        let mut twills = self.hosts.iter().zip(&self.gateways).take(self.twill.len());
+        twills.try_for_each(|(host, gateway)| share::grant(host, gateway, share))
     }
 
     /// Pings from pod to pod; returns what `ping` said.

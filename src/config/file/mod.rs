@@ -12,7 +12,7 @@ mod tests;
 
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use mistake::{FileErrors, Located, Mistake};
-pub use read::network;
+pub use read::{address, network};
 pub use tables::parse;
 
 use super::{IngressCheck, InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering};

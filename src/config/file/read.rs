@@ -3,8 +3,8 @@
 use super::Mistake;
 use ipnet::IpNet;
 use std::fmt::Display;
-use std::net::IpAddr;
-use std::ops::Range;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
@@ -94,6 +94,17 @@ pub(super) fn number(value: &Value<'_>) -> Read<u32> {
     }
 }
 
+/// A number between two others.
+pub(super) fn within(value: &Value<'_>, range: RangeInclusive<u32>, unit: &str) -> Read<u32> {
+    let number = number(value)?;
+    if range.contains(&number) {
+        return Ok(number);
+    }
+    let (first, last) = range.into_inner();
+    let message = format!("{number} is out of range: {first} to {last} {unit} fit");
+    Err(Mistake::at(value.span(), message))
+}
+
 fn in_range(number: &DeInteger<'_>) -> Option<u32> {
     u32::from_str_radix(number.as_str(), number.radix()).ok()
 }
@@ -129,6 +140,17 @@ pub fn network(word: &str) -> Result<IpNet, String> {
     word.parse::<IpNet>()
         .or_else(|_| word.parse::<IpAddr>().map(IpNet::from))
         .map_err(|_| format!("{word:?} is no network: write it like 10.10.1.0/24"))
+}
+
+/// An address with a port.
+///
+/// # Errors
+/// What is wrong with the word.
+pub fn address(word: &str) -> Result<SocketAddr, String> {
+    match word.parse::<SocketAddr>() {
+        Ok(address) if address.port() > 0 => Ok(address),
+        _ => Err(format!("{word:?} is no address with a port: write it like 0.0.0.0:8285")),
+    }
 }
 
 pub(super) fn mismatch(value: &Value<'_>, wanted: &str, found: &DeValue<'_>) -> Mistake {

@@ -1,12 +1,13 @@
 //! `[interface]` and `[[peer]]`: every key once, with what becomes of its value.
 
 use super::read::{
-    self, Key, Read, Value, flag, mismatch, networks, number, parsed, text, unknown,
+    self, Key, Read, Value, flag, mismatch, networks, number, parsed, text, unknown, within,
 };
 use super::{Endpoint, FeatureName, File, FilePeer, Interface, Mistake, Queues};
-use crate::config::Mtu;
+use crate::config::{MAX_BUSY_POLL_US, Mtu};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -16,7 +17,7 @@ const INTERFACE: &[Key<Interface>] = &[
     ("local", |it, value| networks(value).map(|all| it.local = plain(all))),
     ("mtu", |it, value| mtu(value).map(|mtu| it.mtu = Some(mtu))),
     ("underlay_mtu", |it, value| mtu(value).map(|mtu| it.underlay_mtu = Some(mtu.bytes()))),
-    ("listen", |it, value| parsed_address(value).map(|listen| it.listen = listen)),
+    ("listen", |it, value| address(value).map(|listen| it.listen = listen)),
     ("queues", |it, value| queues(value).map(|queues| it.queues = queues)),
     ("engine", |it, value| parsed(value).map(|engine| it.engine = engine)),
     ("offload", |it, value| offloads(value).map(|offloads| it.offloads = offloads)),
@@ -25,12 +26,18 @@ const INTERFACE: &[Key<Interface>] = &[
     ("source_ports", |it, value| parsed(value).map(|ports| it.source_ports = Some(ports))),
     ("steering", |it, value| parsed(value).map(|steering| it.steering = steering)),
     ("pinning", |it, value| parsed(value).map(|pinning| it.pinning = pinning)),
-    ("busy_poll_us", |it, value| number(value).map(|us| it.busy_poll_us = us)),
-    ("socket_buffer", |it, value| number(value).map(|bytes| it.socket_buffer = bytes)),
-    ("device_queue", |it, value| number(value).map(|packets| it.device_queue = packets)),
+    ("busy_poll_us", |it, value| {
+        within(value, 0..=MAX_BUSY_POLL_US, "microseconds").map(|us| it.busy_poll_us = us)
+    }),
+    ("socket_buffer", |it, value| {
+        within(value, 4096..=(i32::MAX / 2) as u32, "bytes").map(|bytes| it.socket_buffer = bytes)
+    }),
+    ("device_queue", |it, value| {
+        within(value, 1..=1_000_000, "packets").map(|packets| it.device_queue = packets)
+    }),
     ("socket", |it, value| text(value).map(|path| it.socket = Some(path.into()))),
     ("socket_group", |it, value| group(value).map(|group| it.socket_group = Some(group))),
-    ("metrics", |it, value| parsed_address(value).map(|listen| it.metrics = Some(listen))),
+    ("metrics", |it, value| address(value).map(|listen| it.metrics = Some(listen))),
     ("telemetry", |it, value| flag(value).map(|on| it.telemetry = on)),
     ("probe_seconds", |it, value| number(value).map(|seconds| it.probe_seconds = seconds)),
 ];
@@ -66,7 +73,16 @@ pub fn parse(text: &str) -> Result<(File, Vec<Mistake>), Vec<Mistake>> {
     if !broken.is_empty() {
         return Err(broken
             .iter()
-            .map(|error| Mistake::at(error.span().unwrap_or_default(), error.message()))
+            .map(|error| {
+                let span = error.span().unwrap_or_default();
+                match error.message() {
+                    "duplicate key" => {
+                        let key = text.get(span.clone()).unwrap_or_default();
+                        Mistake::at(span, format!("{key} stands here twice: keep one of them"))
+                    }
+                    other => Mistake::at(span, other),
+                }
+            })
             .collect());
     }
     let mut file = File::default();
@@ -154,14 +170,8 @@ fn mtu(value: &Value<'_>) -> Read<Mtu> {
     number(value)?.try_into().map_err(|error| Mistake::at(value.span(), error))
 }
 
-fn parsed_address(value: &Value<'_>) -> Read<std::net::SocketAddr> {
-    let word = text(value)?;
-    let wrong = || {
-        let message = format!("{word:?} is no address with a port: write it like 0.0.0.0:8285");
-        Mistake::at(value.span(), message)
-    };
-    let address: std::net::SocketAddr = word.parse().map_err(|_| wrong())?;
-    if address.port() == 0 { Err(wrong()) } else { Ok(address) }
+fn address(value: &Value<'_>) -> Read<SocketAddr> {
+    read::address(&text(value)?).map_err(|error| Mistake::at(value.span(), error))
 }
 
 fn queues(value: &Value<'_>) -> Read<Queues> {

@@ -191,7 +191,7 @@ metrics = "localhost:9100""#,
             r#"[interface]
 name = "a"
 name = "b""#,
-            &["3:1: duplicate key"],
+            &["3:1: name stands here twice: keep one of them"],
         ),
         (
             r#"[[peer]]
@@ -230,6 +230,14 @@ subnets = []"#,
 endpoint = "b"
 subnets = "10.0.0/24""#,
             &["3:11: \"10.0.0/24\" is no network: write it like 10.10.1.0/24"],
+        ),
+        (
+            "[interface]\ndevice_queue = 0\nsocket_buffer = 4095\nbusy_poll_us = 1000001",
+            &[
+                "2:16: 0 is out of range: 1 to 1000000 packets fit",
+                "3:17: 4095 is out of range: 4096 to 1073741823 bytes fit",
+                "4:16: 1000001 is out of range: 0 to 1000000 microseconds fit",
+            ],
         ),
         (
             r#"[[peer]]

@@ -111,8 +111,7 @@ impl Running {
         let interrupt = signal(SignalKind::interrupt())?;
         let hangup = signal(SignalKind::hangup())?;
         let (ask, calls) = mpsc::channel(PENDING_CALLS);
-        let group = loaded.interface.socket_group.as_deref();
-        let served = control::serve(&loaded.socket, group, ask)?;
+        let served = control::serve(&loaded.socket, loaded.socket_group, ask)?;
         let inside = Arc::new(OnceLock::new());
         let pages = match loaded.metrics {
             Some(listen) => Some(http::serve(listen, pages(&inside)).await?),
