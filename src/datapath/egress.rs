@@ -56,8 +56,7 @@ impl Egress {
     }
 
     /// Decides about one frame. `bytes` is the frame's slot, edited in place; `next` is 0 for a new
-    /// frame, or what [`Progress::Full`] said. Errors for inner senders go to `replies`, which the
-    /// worker writes to the TUN device.
+    /// frame, or what [`Progress::Full`] said. Errors for inner senders go to `replies`.
     pub fn frame(
         &mut self,
         world: &World<'_>,
@@ -215,27 +214,18 @@ impl Egress {
         Progress::Done
     }
 
-    /// Books datagrams of a run that the kernel refused for good as dropped. What is too long for
-    /// its path goes to [`Egress::too_long`] instead.
+    /// Books datagrams of a run that the kernel refused for good as dropped.
     pub fn refused(&mut self, run: &Run, failure: &Failure) {
         let reason = errno::of_send(failure.errno);
         let bytes = run.bytes_of(failure.first, failure.count);
         self.tally.refuse(reason, u64::from(failure.count), u64::from(bytes));
     }
 
-    /// Books a datagram of `len` bytes that the kernel refused because the path to its peer takes
-    /// only packets of `mtu` inner bytes, and that may not be fragmented; its sender is told the MTU
-    /// (RFC 1191, RFC 8201). `head` is the datagram's beginning, [`Egress::HEAD`] bytes or all of it.
-    pub fn too_long(
-        &mut self,
-        world: &World<'_>,
-        head: &[u8],
-        len: u32,
-        mtu: u16,
-        replies: &mut Frames,
-    ) {
+    /// Tells the sender of a datagram that the path to its peer takes only packets of `mtu` inner
+    /// bytes (RFC 1191, RFC 8201). `head` is the datagram's beginning, [`Egress::HEAD`] bytes or all
+    /// of it. The datagram itself is booked by [`Egress::refused`].
+    pub fn too_long(&mut self, world: &World<'_>, head: &[u8], mtu: u16, replies: &mut Frames) {
         self.replier.answer(world, Notice::TooBig { mtu }, head, replies);
-        self.tally.refuse(DropReason::SendTooBig, 1, u64::from(len));
     }
 }
 

@@ -224,10 +224,10 @@ fn eligible_v6(packet: &[u8], notice: Notice, view: &View) -> Option<Ipv6Addr> {
     if !is_answerable(view.holder_v6(source)) {
         return None;
     }
-    if header[6] == protocol::ICMPV6 && is_error_v6(&packet[ipv6::HEADER_LEN..]) {
-        return None;
+    match ipv6::upper_layer(packet)? {
+        (protocol::ICMPV6, at) if is_error_v6(&packet[at..]) => None,
+        _ => Some(source),
     }
-    Some(source)
 }
 
 fn is_error_v6(message: &[u8]) -> bool {

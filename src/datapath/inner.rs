@@ -2,7 +2,7 @@
 
 use super::DropReason;
 use crate::route::{Holder, View};
-use crate::wire::{Ecn, Malformed, ipv4, ipv6, protocol, udp};
+use crate::wire::{Ecn, Malformed, ipv4, ipv6, protocol};
 use std::net::{IpAddr, SocketAddr};
 
 /// A packet whose lengths are consistent.
@@ -107,18 +107,32 @@ impl<'a> Inner<'a> {
         }
     }
 
-    /// Where an unfragmented UDP datagram goes.
+    /// Where a UDP datagram goes, or the datagram whose first fragment this is.
     pub(super) fn udp_destination(&self) -> Option<SocketAddr> {
-        let (address, payload) = match self {
-            Self::V4(packet) if packet.protocol() == protocol::UDP && !packet.is_fragment() => {
+        let (address, datagram) = match self {
+            Self::V4(packet) if packet.protocol() == protocol::UDP && packet.begins_datagram() => {
                 (IpAddr::V4(packet.destination()), packet.payload())
             }
-            Self::V6(packet) if packet.next_header() == protocol::UDP => {
-                (IpAddr::V6(packet.destination()), packet.payload())
+            Self::V6(packet) => {
+                let (mut number, mut at) = packet.upper_layer()?;
+                at -= ipv6::HEADER_LEN;
+                if number == protocol::FRAGMENT {
+                    let [next, _, high, low, ..] =
+                        *packet.payload().get(at..)?.first_chunk::<8>()?;
+                    // The offset without the flags below it (RFC 8200, section 4.5).
+                    if u16::from_be_bytes([high, low]) & !7 != 0 {
+                        return None;
+                    }
+                    (number, at) = (next, at + 8);
+                }
+                if number != protocol::UDP {
+                    return None;
+                }
+                (IpAddr::V6(packet.destination()), packet.payload().get(at..)?)
             }
-            _ => return None,
+            Self::V4(_) => return None,
         };
-        let datagram = udp::Datagram::parse(payload).ok()?;
-        Some(SocketAddr::new(address, datagram.destination_port()))
+        let [_, _, high, low] = *datagram.first_chunk()?;
+        Some(SocketAddr::new(address, u16::from_be_bytes([high, low])))
     }
 }

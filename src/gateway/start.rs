@@ -52,6 +52,18 @@ pub enum StartError {
         /// Why.
         source: EngineError,
     },
+    /// A worker's CPU.
+    #[error(
+        "binding worker {worker} to CPU {cpu}: {source}: allow sched_setaffinity, or set pinning = \"none\""
+    )]
+    Pinning {
+        /// Its number.
+        worker: usize,
+        /// The CPU.
+        cpu: usize,
+        /// What came back.
+        source: io::Error,
+    },
     /// A thread or its wake-up.
     #[error("starting a worker: {0}")]
     Worker(#[from] io::Error),
@@ -75,6 +87,8 @@ pub struct Gateway {
     offloads: Vec<Offload>,
     observer: Arc<Observer>,
     views: Arc<ArcSwap<View>>,
+    /// Views that were published before; workers may still look at them.
+    retired: Vec<Arc<View>>,
     stop: Arc<AtomicBool>,
     workers: Vec<RunningWorker>,
     failures: events::UnboundedReceiver<WorkerFailure>,
@@ -168,6 +182,7 @@ impl Gateway {
                 coalesce_udp: features.has(Feature::CoalesceUdp),
             },
             originator: originator(),
+            listen: settings.listen,
             busy_poll: settings.busy_poll,
             telemetry: settings.telemetry,
         };
@@ -186,6 +201,7 @@ impl Gateway {
             offloads,
             observer: Arc::new(observer),
             views: Arc::clone(&common.views),
+            retired: Vec::new(),
             stop: Arc::clone(&common.stop),
             workers: Vec::with_capacity(queues),
             failures,
@@ -239,11 +255,13 @@ impl Gateway {
         &self.observer
     }
 
-    /// Makes a new view the one that workers look up from their next turn on.
-    pub fn publish(&self, view: View) {
+    /// Makes a new view the one that workers look up from their next turn on. The old one is kept
+    /// until none of them has it any more: to free a large one takes longer than a turn.
+    pub fn publish(&mut self, view: View) {
         let view = Arc::new(view);
         self.observer.follow(&view);
-        self.views.store(view);
+        self.retired.retain(|view| Arc::strong_count(view) > 1);
+        self.retired.push(self.views.swap(view));
     }
 
     /// Waits for a worker to fail; pends as long as all run.
@@ -329,7 +347,12 @@ fn spawn(
     let (ready, opened) = mpsc::channel();
     let WorkerSpec { worker, kind, open, cpu, tuning } = spec;
     let thread = std::thread::Builder::new().name(format!("twill-{worker}")).spawn(move || {
-        let bound = cpu.map_or(Ok(()), affinity::bind_thread);
+        if let Some(cpu) = cpu
+            && let Err(source) = affinity::bind_thread(cpu)
+        {
+            let _ = ready.send(Err(StartError::Pinning { worker, cpu, source }));
+            return;
+        }
         let engine = match open(kind, ports, tuning) {
             Ok(engine) => engine,
             Err(source) => {
@@ -337,7 +360,7 @@ fn spawn(
                 return;
             }
         };
-        let _ = ready.send(bound.map_err(StartError::from));
+        let _ = ready.send(Ok(()));
         if let Err(source) = Worker::new(engine, common, instruments).run() {
             let _ = failed.send(WorkerFailure { worker, source });
         }

@@ -41,7 +41,7 @@ const MAX_RUNS: usize = 256;
 const MAX_PIECES: usize = 4096;
 /// Header bytes in one batch: half of the pieces are headers, of 60 bytes on average.
 const HEADER_BYTES: usize = MAX_PIECES / 2 * 60;
-/// Frames in one batch: a full inbox of trains that do not merge.
+/// Frames in one batch; a worker writes and goes on when trains that do not merge need more.
 const MAX_FRAMES: usize = 1024;
 /// Failures of one batch at most. A segment of a super-packet takes two pieces; other packets come
 /// one in a frame.
@@ -52,7 +52,7 @@ const MAX_REPLIES: usize = 64;
 /// Bytes of one ICMP reply with what it quotes and its virtio header, at most.
 const REPLY_BYTES: usize = 1300;
 /// Bytes of the longest joined frame: virtio header and a packet of IPv4's greatest length.
-const JOINED_BYTES: usize = 10 + 65_535;
+const JOINED_BYTES: usize = vnet_hdr::LEN + 65_535;
 /// Packets that are written one by one in one batch.
 const MAX_SINGLES: usize = 64;
 /// Bytes that each of them has beside its data: virtio header, IP and TCP with options.
@@ -69,6 +69,8 @@ pub(super) struct Common {
     /// How ICMP errors leave; without it they are written to the device, where the kernel takes
     /// them only if `accept_local` is set.
     pub(super) originator: Option<Arc<Originator>>,
+    /// Where the tunnel's datagrams leave from.
+    pub(super) listen: SocketAddr,
     /// How long to look for arrivals before sleeping.
     pub(super) busy_poll: Duration,
     /// Keep histograms and numbers by peer.
@@ -93,6 +95,7 @@ struct Halves {
     frames: Frames,
     outcome: Outcome,
     originator: Option<Arc<Originator>>,
+    listen: SocketAddr,
     vnet_hdr: bool,
     /// A joined frame that the device refused, its packets, and what became of them.
     joined: Box<[u8]>,
@@ -125,6 +128,7 @@ impl Worker {
                 frames: Frames::new(MAX_FRAMES, pieces()),
                 outcome: Outcome::new(MAX_FAILURES),
                 originator: common.originator,
+                listen: common.listen,
                 vnet_hdr: common.egress.vnet_hdr,
                 joined: vec![0; JOINED_BYTES].into_boxed_slice(),
                 singles: Frames::new(
@@ -157,6 +161,10 @@ impl Worker {
                 }
                 // Whoever is to send us something may need this CPU.
                 std::thread::yield_now();
+            }
+            // The wake-up for the end may be among what was just read.
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(());
             }
         }
         self.engine.receive(inbox, None)
@@ -238,20 +246,20 @@ impl Halves {
         self.datagrams.clear();
     }
 
-    /// Tells the senders of datagrams that are beyond their path's MTU and may not be fragmented.
+    /// Tells the sender of datagrams that are beyond their path's MTU and may not be fragmented.
+    /// Those that were refused together get one answer: they are mostly segments of one packet.
     fn too_long(&mut self, world: &World<'_>, engine: &mut dyn Engine, failure: Failure) {
         let run = self.datagrams.runs()[failure.item as usize];
-        let mtu = inner_mtu(run.destination.to);
-        for index in failure.first..failure.first + failure.count {
+        let len = run.datagram_len(failure.first);
+        if let Some(mtu) = inner_mtu(self.listen, run.destination.to, len) {
             let mut head = [0; Egress::HEAD];
-            let from = u32::from(run.segment) * u32::from(index);
-            let len = run.datagram_len(index);
+            let from = u32::from(run.segment) * u32::from(failure.first);
             let room = &mut head[..Egress::HEAD.min(len as usize)];
             let copy = |piece: Piece, out: &mut [u8]| copy_slot(engine, piece, out);
             let copied = self.datagrams.pieces.copy(&run.chain, from, room, copy);
-            self.egress.too_long(world, &head[..copied], len, mtu, &mut self.replies);
-            self.meter.refused(failure.item, 1, len);
+            self.egress.too_long(world, &head[..copied], mtu, &mut self.replies);
         }
+        self.refused(failure);
     }
 
     /// Books datagrams that the kernel refused for good.
@@ -339,11 +347,13 @@ fn copy_slot(engine: &mut dyn Engine, piece: Piece, out: &mut [u8]) {
     }
 }
 
-/// Bytes of the longest inner packet that the path to a peer takes.
-fn inner_mtu(to: SocketAddr) -> u16 {
+/// Bytes of the longest inner packet that the path to a peer takes, where `refused` was too much;
+/// nothing when the kernel cannot say. 68 is what every IPv4 link takes (RFC 791).
+fn inner_mtu(from: SocketAddr, to: SocketAddr, refused: u32) -> Option<u16> {
     let overhead = if to.is_ipv6() { OVERHEAD_V6 } else { OVERHEAD_V4 };
-    // Without a route nothing fits; 68 bytes is what every IPv4 link takes (RFC 791).
-    socket::path_to(to).map_or(68, |path| path.mtu.saturating_sub(overhead).max(68))
+    let path = socket::path_between(from, to).ok()?;
+    let less = u16::try_from(refused.saturating_sub(1)).unwrap_or(u16::MAX);
+    Some(path.mtu.saturating_sub(overhead).min(less).max(68))
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use std::ops::Range;
 #[error("the virtio header does not fit the packet")]
 pub struct GsoInvalid;
 
-/// The largest headers that a plan accepts: IPv4 and TCP, both with all their options, bytes.
+/// The largest headers that a plan accepts: IPv4 and TCP, both with all their options, bytes. IPv6
+/// has room for 20 bytes of options then, or for more where TCP has less.
 pub const MAX_HEADER_LEN: usize = 120;
 
 /// How a super-packet will be cut.
@@ -50,10 +51,10 @@ impl<'a> Plan<'a> {
             (ip.header_len(), ip.total_len())
         } else {
             let ip = ipv6::Packet::parse(packet).map_err(|_| GsoInvalid)?;
-            if ip.next_header() != wanted {
-                return Err(GsoInvalid);
+            match ip.upper_layer() {
+                Some((next, at)) if next == wanted => (at, ip.total_len()),
+                _ => return Err(GsoInvalid),
             }
-            (ipv6::HEADER_LEN, ip.total_len())
         };
         let packet = &packet[..total_len];
         let transport = &packet[ip_header_len..];
@@ -68,6 +69,9 @@ impl<'a> Plan<'a> {
             return Err(GsoInvalid);
         }
         let header_len = ip_header_len + transport_len;
+        if header_len > MAX_HEADER_LEN {
+            return Err(GsoInvalid);
+        }
         let gso_size = usize::from(header.gso_size);
         let segments = (total_len - header_len).div_ceil(gso_size).max(1);
         Ok(Self { packet, v4, tcp, ip_header_len, header_len, gso_size, segments })
@@ -136,7 +140,7 @@ impl<'a> Plan<'a> {
             Sum::default().pseudo_v4(source, destination, protocol, transport_len as u16)
         } else {
             let mut ip = ipv6::Packet::trusted(header);
-            ip.set_payload_len(transport_len as u16);
+            ip.set_payload_len((self.ip_header_len - ipv6::HEADER_LEN + transport_len) as u16);
             let (source, destination) = (ip.source(), ip.destination());
             Sum::default().pseudo_v6(source, destination, protocol, transport_len as u32)
         }

@@ -14,18 +14,29 @@ pub struct Path {
     pub source: IpAddr,
 }
 
-/// The path to an address (`IP_MTU` and `getsockname` of a connected socket; nothing is sent).
+/// The path to an address from whatever address of ours it begins at.
 ///
 /// # Errors
-/// The kernel's: no route, no socket.
+/// As [`path_between`].
 pub fn path_to(to: SocketAddr) -> io::Result<Path> {
-    let (any, level, option): (SocketAddr, _, _) = match to {
-        SocketAddr::V4(_) => ((Ipv4Addr::UNSPECIFIED, 0).into(), libc::IPPROTO_IP, libc::IP_MTU),
-        SocketAddr::V6(_) => {
-            ((Ipv6Addr::UNSPECIFIED, 0).into(), libc::IPPROTO_IPV6, libc::IPV6_MTU)
-        }
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = UdpSocket::bind(any)?;
+    path_between((any, 0).into(), to)
+}
+
+/// The path to an address from one of ours, whose port does not matter (`IP_MTU` and `getsockname`
+/// of a connected socket; nothing is sent).
+///
+/// # Errors
+/// The kernel's: no route, no socket, no such address.
+pub fn path_between(from: SocketAddr, to: SocketAddr) -> io::Result<Path> {
+    let (level, option) = match to {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
+    };
+    let socket = UdpSocket::bind((from.ip(), 0))?;
     socket.connect(to)?;
     let mtu = sockopt::int(socket.as_fd(), level, option)?;
     let source = socket.local_addr()?.ip();

@@ -115,6 +115,12 @@ impl<T: AsRef<[u8]>> Packet<T> {
         read_u16(self.b(), FRAGMENT) & (MORE_FRAGMENTS | OFFSET_MASK) != 0
     }
 
+    /// Whether the payload begins with the transport's header: no fragment, or the first one.
+    #[inline]
+    pub fn begins_datagram(&self) -> bool {
+        read_u16(self.b(), FRAGMENT) & OFFSET_MASK == 0
+    }
+
     /// Hops left.
     #[inline]
     pub fn ttl(&self) -> u8 {

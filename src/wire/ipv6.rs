@@ -1,4 +1,4 @@
-//! IPv6 (RFC 8200), the fixed header. Extension headers are opaque payload to twill.
+//! IPv6 (RFC 8200), the fixed header. Of extension headers twill looks behind options only.
 //!
 //! ```text
 //! |Version| Traffic Class |           Flow Label                  |
@@ -8,7 +8,7 @@
 //! ```
 
 use super::checksum::Sum;
-use super::{Malformed, read_u16};
+use super::{Malformed, protocol, read_u16};
 use std::net::Ipv6Addr;
 
 /// The fixed header, bytes.
@@ -21,6 +21,20 @@ const HOP_LIMIT: usize = 7;
 pub const SOURCE: usize = 8;
 /// Offset of the destination address.
 pub const DESTINATION: usize = 24;
+
+/// Number and offset of the first header of a packet that is neither the fixed one nor options
+/// (RFC 8200, sections 4.3 and 4.6): those leave a transport's checksum and place as they are.
+/// Nothing when the packet ends before.
+#[must_use]
+pub fn upper_layer(packet: &[u8]) -> Option<(u8, usize)> {
+    let (mut number, mut at) = (*packet.get(NEXT_HEADER)?, HEADER_LEN);
+    while matches!(number, protocol::HOP_BY_HOP | protocol::DESTINATION_OPTIONS) {
+        let [next, units] = *packet.get(at..)?.first_chunk()?;
+        number = next;
+        at += 8 * (1 + usize::from(units));
+    }
+    (at <= packet.len()).then_some((number, at))
+}
 
 /// An IPv6 packet whose payload length lies within its bytes.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +112,11 @@ impl<T: AsRef<[u8]>> Packet<T> {
         address(self.b(), DESTINATION)
     }
 
+    /// [`upper_layer`] of this packet.
+    pub fn upper_layer(&self) -> Option<(u8, usize)> {
+        upper_layer(&self.b()[..self.total_len()])
+    }
+
     /// The fixed header.
     #[inline]
     pub fn header(&self) -> &[u8] {
@@ -144,4 +163,33 @@ fn address(b: &[u8], at: usize) -> Ipv6Addr {
     let mut octets = [0; 16];
     octets.copy_from_slice(&b[at..at + 16]);
     Ipv6Addr::from(octets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A packet with this chain of next-header numbers, each behind options of 8 bytes.
+    fn chain(numbers: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0x60; HEADER_LEN + 8 * (numbers.len() - 1)];
+        packet[NEXT_HEADER] = numbers[0];
+        for (index, next) in numbers[1..].iter().enumerate() {
+            packet[HEADER_LEN + 8 * index..][..2].copy_from_slice(&[*next, 0]);
+        }
+        packet
+    }
+
+    #[test]
+    fn options_are_looked_behind_and_nothing_else() {
+        const ROUTING: u8 = 43;
+        use protocol::{DESTINATION_OPTIONS, HOP_BY_HOP, TCP};
+
+        assert_eq!(upper_layer(&chain(&[TCP])), Some((TCP, 40)));
+        let options = chain(&[HOP_BY_HOP, DESTINATION_OPTIONS, TCP]);
+        assert_eq!(upper_layer(&options), Some((TCP, 56)));
+        assert_eq!(upper_layer(&chain(&[HOP_BY_HOP, ROUTING, TCP])), Some((ROUTING, 48)));
+        assert_eq!(upper_layer(&options[..55]), None, "it ends before");
+        assert_eq!(upper_layer(&options[..41]), None);
+        assert_eq!(upper_layer(&[]), None);
+    }
 }

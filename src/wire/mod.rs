@@ -34,14 +34,20 @@ pub enum Malformed {
 
 /// IP protocol numbers that twill looks into (IANA "Assigned Internet Protocol Numbers").
 pub mod protocol {
+    /// IPv6 hop-by-hop options, RFC 8200.
+    pub const HOP_BY_HOP: u8 = 0;
     /// ICMP for IPv4, RFC 792.
     pub const ICMP: u8 = 1;
     /// TCP, RFC 9293.
     pub const TCP: u8 = 6;
     /// UDP, RFC 768.
     pub const UDP: u8 = 17;
+    /// IPv6 fragment header, RFC 8200.
+    pub const FRAGMENT: u8 = 44;
     /// ICMP for IPv6, RFC 4443.
     pub const ICMPV6: u8 = 58;
+    /// IPv6 destination options, RFC 8200.
+    pub const DESTINATION_OPTIONS: u8 = 60;
 }
 
 /// Explicit congestion notification codepoints, the two low bits of the TOS or traffic class octet

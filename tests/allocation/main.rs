@@ -45,7 +45,8 @@ fn a_worker_allocates_nothing_after_its_start() {
         let near = Side::new(&testbed, kind, 1);
         let far = Side::new(&testbed, kind, 2);
         join(&near, &far);
-        let (Some(near_gateway), Some(far_gateway)) = (near.start(&far), far.start(&near)) else {
+        let (Some(mut near_gateway), Some(mut far_gateway)) = (near.start(&far), far.start(&near))
+        else {
             continue;
         };
         // The first round may warm caches of the standard library; it is not counted.

@@ -1,7 +1,7 @@
 //! The kernel as the oracle: what is written to one TUN device as a super-packet is forwarded, and
 //! comes out of another that takes no super-packets as the packets that the kernel makes of it.
 
-use crate::packets::{DESTINATION_V4, Recipe, coalesce, cut, forwarded};
+use crate::packets::{DESTINATION_V4, Recipe, behind_options, coalesce, cut, forwarded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -55,6 +55,17 @@ fn udp_is_cut_as_the_kernel_cuts_it() {
                 router.assert_cut_alike(&recipe, gso_size);
             }
         }
+    }
+}
+
+#[test]
+fn what_lies_behind_ipv6_options_is_cut_as_the_kernel_cuts_it() {
+    let Some(router) = Router::start("split_options") else { return };
+
+    for recipe in [Recipe::tcp(true, 10_000), Recipe::udp(true, 10_000)] {
+        let (header, packet) = recipe.aggregate(1400);
+        let (header, packet) = behind_options(header, packet);
+        router.assert_same_segments(header, packet, &format!("options and {recipe:?}"));
     }
 }
 
@@ -166,14 +177,18 @@ impl Router {
 
     fn assert_cut_alike(&self, recipe: &Recipe, gso_size: u16) {
         let (header, packet) = recipe.aggregate(gso_size);
+        self.assert_same_segments(header, packet, &format!("{gso_size} bytes of {recipe:?}"));
+    }
+
+    fn assert_same_segments(&self, header: VnetHdr, packet: Vec<u8>, what: &str) {
         self.write(&[header.to_bytes().as_slice(), &packet].concat());
         let kernel = self.read_to_marker();
 
         let ours = cut(header, &forwarded(packet));
 
-        assert_eq!(kernel.len(), ours.len(), "segments of {gso_size} bytes of {recipe:?}");
+        assert_eq!(kernel.len(), ours.len(), "segments of {what}");
         for (index, (kernel, ours)) in kernel.iter().zip(&ours).enumerate() {
-            assert_eq!(kernel, ours, "segment {index} of {gso_size} bytes of {recipe:?}");
+            assert_eq!(kernel, ours, "segment {index} of {what}");
         }
     }
 

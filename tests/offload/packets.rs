@@ -144,6 +144,18 @@ impl Recipe {
     }
 }
 
+/// An IPv6 super-packet with destination options of 8 bytes before its transport.
+pub(crate) fn behind_options(header: VnetHdr, mut packet: Vec<u8>) -> (VnetHdr, Vec<u8>) {
+    // PadN: six bytes of nothing.
+    let options = [packet[6], 0, 1, 4, 0, 0, 0, 0];
+    packet.splice(ipv6::HEADER_LEN..ipv6::HEADER_LEN, options);
+    packet[6] = protocol::DESTINATION_OPTIONS;
+    let payload_len = (packet.len() - ipv6::HEADER_LEN) as u16;
+    packet[4..6].copy_from_slice(&payload_len.to_be_bytes());
+    let (hdr_len, csum_start) = (header.hdr_len + 8, header.csum_start + 8);
+    (VnetHdr { hdr_len, csum_start, ..header }, packet)
+}
+
 /// A super-packet cut by what is under test.
 pub(crate) fn cut(header: VnetHdr, packet: &[u8]) -> Vec<Vec<u8>> {
     let plan = Plan::parse(header, packet).unwrap();

@@ -280,6 +280,7 @@ impl Side {
                 coalesce_udp: true,
             },
             originator: None,
+            listen: ([127, 0, 0, 1], 0).into(),
             busy_poll: Duration::ZERO,
             telemetry: true,
         };

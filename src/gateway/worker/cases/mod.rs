@@ -168,6 +168,7 @@ impl Rig {
                 coalesce_udp: coalesce,
             },
             originator: None,
+            listen: gateway,
             busy_poll: Duration::ZERO,
             telemetry: true,
         };
