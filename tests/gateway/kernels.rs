@@ -52,6 +52,11 @@ fn no_udp_gro(command: &mut Command) {
     filter(command, &[refuse(libc::SYS_setsockopt, vec![gro], libc::ENOPROTOOPT)]);
 }
 
+/// A profile that lets nobody choose CPUs, as systemd's `SystemCallFilter=~@resources` does.
+fn no_affinity(command: &mut Command) {
+    filter(command, &[refuse(libc::SYS_sched_setaffinity, vec![], libc::EPERM)]);
+}
+
 fn linux_5_10(command: &mut Command) {
     old(command, "5.10.0-28-amd64", libc::SYS_process_madvise, 12);
 }
@@ -224,6 +229,23 @@ fn sockets_that_refuse_trains_receive_datagrams_one_by_one() {
         let refused = "the kernel refuses it: Protocol not available (os error 92)";
         assert_eq!(log.matches(refused).count(), 1, "{log}");
     }
+}
+
+#[test]
+fn a_cpu_that_a_worker_cannot_have_ends_the_start() {
+    let Some(pair) = start("no affinity", "epoll", no_affinity) else { return };
+    let config = pair.bed.folder().join("pinned.toml");
+    let text = std::fs::read_to_string(&pair.gateways[0].config).unwrap();
+    let text = text.replace("\"tw0\"", "\"tw9\"\npinning = \"cpus\"");
+    std::fs::write(&config, text.replace(":8285\"\nmtu", ":9285\"\nmtu")).unwrap();
+    let socket = pair.bed.folder().join("pinned.sock");
+    let (config, socket) = (config.to_str().unwrap(), socket.to_str().unwrap());
+
+    let error = pair.twill_there(0, &["run", "--config", config, "--socket", socket]).unwrap_err();
+
+    let told = error.lines().last().unwrap();
+    assert!(told.starts_with("twill: binding worker 0 to CPU "), "{error}");
+    assert!(told.ends_with(": allow sched_setaffinity, or set pinning = \"none\""), "{error}");
 }
 
 fn start(test: &str, engine: &str, prepare: Prepare) -> Option<Pair> {
