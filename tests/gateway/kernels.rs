@@ -133,15 +133,7 @@ fn where_io_uring_is_refused_the_gateway_works_by_epoll_and_says_why() {
 fn an_engine_that_is_asked_for_by_name_and_refused_ends_the_start_with_its_own_error() {
     let Some(pair) = start("named engine", "epoll", io_uring_forbidden) else { return };
     for engine in ["uring", "tokio-uring"] {
-        let config = pair.bed.folder().join(format!("{engine}.toml"));
-        let text = std::fs::read_to_string(&pair.gateways[0].config).unwrap();
-        let text = text.replace("\"tw0\"", "\"tw9\"").replace(":8285\"\nmtu", ":9285\"\nmtu");
-        std::fs::write(&config, text).unwrap();
-        let socket = pair.bed.folder().join("named.sock");
-        let (config, socket) = (config.to_str().unwrap(), socket.to_str().unwrap());
-
-        let args = ["run", "--engine", engine, "--config", config, "--socket", socket];
-        let error = pair.twill_there(0, &args).unwrap_err();
+        let error = pair.start_second(&["--engine", engine]);
 
         let expected = format!(
             "twill: engine {engine}: io_uring is not available: Operation not permitted (os \
@@ -234,14 +226,8 @@ fn sockets_that_refuse_trains_receive_datagrams_one_by_one() {
 #[test]
 fn a_cpu_that_a_worker_cannot_have_ends_the_start() {
     let Some(pair) = start("no affinity", "epoll", no_affinity) else { return };
-    let config = pair.bed.folder().join("pinned.toml");
-    let text = std::fs::read_to_string(&pair.gateways[0].config).unwrap();
-    let text = text.replace("\"tw0\"", "\"tw9\"\npinning = \"cpus\"");
-    std::fs::write(&config, text.replace(":8285\"\nmtu", ":9285\"\nmtu")).unwrap();
-    let socket = pair.bed.folder().join("pinned.sock");
-    let (config, socket) = (config.to_str().unwrap(), socket.to_str().unwrap());
 
-    let error = pair.twill_there(0, &["run", "--config", config, "--socket", socket]).unwrap_err();
+    let error = pair.start_second(&["--pinning", "cpus"]);
 
     let told = error.lines().last().unwrap();
     assert!(told.starts_with("twill: binding worker 0 to CPU "), "{error}");
@@ -253,6 +239,18 @@ fn start(test: &str, engine: &str, prepare: Prepare) -> Option<Pair> {
 }
 
 impl Pair {
+    /// Starts another gateway beside the first, which is to fail; returns what it says.
+    fn start_second(&self, words: &[&str]) -> String {
+        let config = self.bed.folder().join("second.toml");
+        let text = std::fs::read_to_string(&self.gateways[0].config).unwrap();
+        let text = text.replace("\"tw0\"", "\"tw9\"").replace(":8285\"\nmtu", ":9285\"\nmtu");
+        std::fs::write(&config, text).unwrap();
+        let socket = self.bed.folder().join("second.sock");
+        let (config, socket) = (config.to_str().unwrap(), socket.to_str().unwrap());
+        let run: &[&str] = &["run", "--config", config, "--socket", socket];
+        self.twill_there(0, &[run, words].concat()).unwrap_err()
+    }
+
     fn assert_carries(&self) {
         self.assert_connected();
         self.assert_tcp_carries(2, 1 << 20);
