@@ -35,6 +35,7 @@ pub use tokio_uring::TokioUring;
 pub use uring::Uring;
 
 use crate::batch::{Datagrams, Frames, Inbox, Outcome, Slot};
+use crate::offload::vnet_hdr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -56,6 +57,13 @@ impl Ports {
     fn sender(&self) -> BorrowedFd<'_> {
         self.udp_send.as_ref().unwrap_or(&self.udp).as_fd()
     }
+
+    /// Takes note of the wake-up, so that the descriptor is not readable any more.
+    fn woken(&self) {
+        let mut count = [0; 8];
+        // It is nonblocking: without a wake-up there is nothing to read, which is as well.
+        let _ = rustix::io::read(&self.wake, &mut count);
+    }
 }
 
 /// How an engine is to use its ports.
@@ -72,6 +80,23 @@ pub struct Tuning {
     /// The TUN device's MTU: what a read brings at most without super-packets, and a receive without
     /// GRO.
     pub mtu: u16,
+}
+
+/// The longest frame that a TUN device hands out, with its virtio header.
+const MAX_FRAME: usize = 65_535 + vnet_hdr::LEN;
+/// The longest UDP payload that `UDP_GRO` joins.
+const MAX_TRAIN: usize = 65_535;
+
+impl Tuning {
+    /// Bytes that one read from the TUN device brings at most, with its virtio header.
+    fn frame_len(&self) -> usize {
+        if self.super_packets { MAX_FRAME } else { usize::from(self.mtu) + vnet_hdr::LEN }
+    }
+
+    /// Bytes that one receive from the socket brings at most.
+    fn train_len(&self) -> usize {
+        if self.gro { MAX_TRAIN } else { self.mtu.into() }
+    }
 }
 
 /// Why an engine cannot go on.

@@ -243,12 +243,6 @@ impl Gateway {
         offloads::in_use(&self.offloads)
     }
 
-    /// Every offload, on or off and why.
-    #[must_use]
-    pub fn offloads(&self) -> &[Offload] {
-        &self.offloads
-    }
-
     /// A look inside, for as long as somebody holds it.
     #[must_use]
     pub fn observer(&self) -> &Arc<Observer> {

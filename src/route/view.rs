@@ -39,7 +39,6 @@ pub struct Overlay {
 #[derive(Debug)]
 pub struct View {
     peers: Vec<Option<Peer>>,
-    local: Vec<IpNet>,
     addresses: Vec<IpAddr>,
     table: Table,
     /// Outer addresses and who is there, sorted.
@@ -88,7 +87,7 @@ impl View {
         let carries_v6 = local.iter().any(|net| matches!(net, IpNet::V6(_)))
             || addresses.iter().any(IpAddr::is_ipv6)
             || peers.iter().flat_map(|peer| &peer.subnets).any(|net| matches!(net, IpNet::V6(_)));
-        Self { peers: by_index(peers), local, addresses, table, endpoints, carries_v6, nests }
+        Self { peers: by_index(peers), addresses, table, endpoints, carries_v6, nests }
     }
 
     /// Who holds an inner address.
@@ -147,12 +146,6 @@ impl View {
     pub fn is_at(&self, index: PeerIndex, address: IpAddr) -> bool {
         self.peer(index)
             .is_some_and(|peer| peer.endpoint.ip().to_canonical() == address.to_canonical())
-    }
-
-    /// Inner networks behind this gateway.
-    #[must_use]
-    pub fn local(&self) -> &[IpNet] {
-        &self.local
     }
 
     /// This gateway's own inner addresses.

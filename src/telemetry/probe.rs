@@ -12,6 +12,7 @@ use super::observer::Observer;
 use super::snapshot::ProbeStatus;
 use crate::route::View;
 use crate::sys::clock;
+use crate::wire::icmp::kind::{ECHO_REPLY, ECHO_REQUEST};
 use ipnet::{IpNet, Ipv4Net};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::collections::{BTreeMap, HashMap};
@@ -27,8 +28,6 @@ const MAX_PROBED: usize = 1024;
 /// After how long a probe without an answer is lost.
 const PATIENCE_NS: u64 = 5_000_000_000;
 
-const ECHO_REQUEST: u8 = 8;
-const ECHO_REPLY: u8 = 0;
 /// ICMP header, and a cookie that nobody else's echo carries.
 const MESSAGE: usize = 8 + 8;
 

@@ -19,7 +19,6 @@ pub const CHECKSUM_OFFSET: usize = 16;
 const SEQUENCE: usize = 4;
 const DATA_OFFSET: usize = 12;
 const FLAGS: usize = 13;
-const WINDOW: usize = 14;
 
 /// Control bits, the header's fourteenth octet.
 pub mod flags {
@@ -76,18 +75,6 @@ impl<T: AsRef<[u8]>> Segment<T> {
         self.bytes.as_ref()
     }
 
-    /// Source port.
-    #[inline]
-    pub fn source_port(&self) -> u16 {
-        read_u16(self.b(), 0)
-    }
-
-    /// Destination port.
-    #[inline]
-    pub fn destination_port(&self) -> u16 {
-        read_u16(self.b(), 2)
-    }
-
     /// Sequence number of the first payload byte.
     #[inline]
     pub fn sequence(&self) -> u32 {
@@ -106,12 +93,6 @@ impl<T: AsRef<[u8]>> Segment<T> {
         self.b()[FLAGS]
     }
 
-    /// Receive window, unscaled.
-    #[inline]
-    pub fn window(&self) -> u16 {
-        read_u16(self.b(), WINDOW)
-    }
-
     /// Checksum as it stands in the segment.
     #[inline]
     pub fn checksum(&self) -> u16 {
@@ -122,12 +103,6 @@ impl<T: AsRef<[u8]>> Segment<T> {
     #[inline]
     pub fn header(&self) -> &[u8] {
         &self.b()[..self.header_len()]
-    }
-
-    /// Options, padding included.
-    #[inline]
-    pub fn options(&self) -> &[u8] {
-        &self.b()[HEADER_LEN..self.header_len()]
     }
 
     /// The data.

@@ -52,18 +52,6 @@ impl<T: AsRef<[u8]>> Datagram<T> {
         self.bytes.as_ref()
     }
 
-    /// Source port.
-    #[inline]
-    pub fn source_port(&self) -> u16 {
-        read_u16(self.b(), 0)
-    }
-
-    /// Destination port.
-    #[inline]
-    pub fn destination_port(&self) -> u16 {
-        read_u16(self.b(), 2)
-    }
-
     /// Header and payload, bytes.
     #[inline]
     pub fn length(&self) -> u16 {

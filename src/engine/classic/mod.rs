@@ -95,8 +95,7 @@ impl Classic {
             return Err(EngineError::DeviceGone);
         }
         if wake.contains(PollFlags::IN) {
-            let mut count = [0; 8];
-            let _ = rustix::io::read(&self.ports.wake, &mut count);
+            self.ports.woken();
         }
         Ok(())
     }

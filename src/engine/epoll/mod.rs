@@ -55,8 +55,8 @@ impl Epoll {
         let mut engine = Self {
             ports,
             epoll,
-            frames: FrameArena::new(tuning.super_packets, tuning.mtu, tuning.batch),
-            trains: TrainSlots::new(tuning.gro, tuning.mtu, tuning.batch),
+            frames: FrameArena::new(&tuning),
+            trains: TrainSlots::new(&tuning),
             transmitter: Transmitter::new(tuning.gso),
             writer: Writer::new(),
             stats: EngineStats::default(),
@@ -91,8 +91,7 @@ impl Epoll {
                 return Err(EngineError::DeviceGone);
             }
             if key == WAKE {
-                let mut count = [0; 8];
-                let _ = rustix::io::read(&self.ports.wake, &mut count);
+                self.ports.woken();
             }
         }
         Ok(())

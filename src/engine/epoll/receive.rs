@@ -4,19 +4,14 @@
 use crate::batch::{Slot, Train, TunFrame};
 use crate::engine::arrival::{self, Arrival};
 use crate::engine::messages::empty_header;
-use crate::engine::{EngineError, EngineStats};
-use crate::offload::vnet_hdr;
+use crate::engine::{EngineError, EngineStats, Tuning};
 use crate::sys::{address, cmsg, mmsg};
 use rustix::io::Errno;
 use std::os::fd::BorrowedFd;
 
-/// The largest packet that a TUN device hands out, with its virtio header.
-const MAX_FRAME: usize = 65_535 + vnet_hdr::LEN;
 /// Bytes of frames that one turn reads at most with segmentation offload: some super-packets, and
 /// still within a core's second-level cache.
 const FRAME_ARENA: usize = 512 * 1024;
-/// The largest UDP payload that `UDP_GRO` joins.
-const MAX_TRAIN: usize = 65_535;
 /// Receives in one call with GRO: one megabyte of slots.
 const TRAINS_WITH_GRO: usize = 16;
 
@@ -29,14 +24,9 @@ pub(super) struct FrameArena {
 }
 
 impl FrameArena {
-    /// `most` is the longest packet that a read may bring, bytes.
-    pub(super) fn new(super_packets: bool, mtu: u16, batch: usize) -> Self {
-        let (most, len) = if super_packets {
-            (MAX_FRAME, FRAME_ARENA)
-        } else {
-            let most = usize::from(mtu) + vnet_hdr::LEN;
-            (most, most * batch)
-        };
+    pub(super) fn new(tuning: &Tuning) -> Self {
+        let most = tuning.frame_len();
+        let len = if tuning.super_packets { FRAME_ARENA } else { most * tuning.batch };
         Self { bytes: vec![0; len].into_boxed_slice(), most, used: 0 }
     }
 
@@ -91,12 +81,9 @@ pub(super) struct TrainSlots {
 }
 
 impl TrainSlots {
-    pub(super) fn new(gro: bool, mtu: u16, batch: usize) -> Self {
-        let (slots, slot_len) = if gro {
-            (TRAINS_WITH_GRO.min(batch), MAX_TRAIN.next_multiple_of(64))
-        } else {
-            (batch, usize::from(mtu).next_multiple_of(64))
-        };
+    pub(super) fn new(tuning: &Tuning) -> Self {
+        let slots = if tuning.gro { TRAINS_WITH_GRO.min(tuning.batch) } else { tuning.batch };
+        let slot_len = tuning.train_len().next_multiple_of(64);
         Self {
             bytes: vec![0; slots * slot_len].into_boxed_slice(),
             slot_len,

@@ -27,7 +27,6 @@ use super::memory::{Memory, Slots};
 use super::transmit::{SendCalls, Transmitter, some};
 use super::{Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
 use crate::batch::{Datagrams, Frames, Inbox, Outcome, Slot, TunFrame};
-use crate::offload::vnet_hdr;
 use crate::socket::{Fragmentation, set_fragmentation};
 use crate::sys::clock;
 use bytes::BytesMut;
@@ -47,10 +46,6 @@ const BUFFERS: usize = 32;
 const ENTRIES: u32 = 256;
 /// Receives that are tried at least: an idle port brings few at a time.
 const LEAST_OFFER: usize = 4;
-/// The largest packet that a TUN device hands out, with its virtio header.
-const MAX_FRAME: usize = 65_535 + vnet_hdr::LEN;
-/// The largest UDP payload that `UDP_GRO` joins.
-const MAX_TRAIN: usize = 65_535;
 /// System calls of one trip through the runtime: `io_uring_enter`, `epoll_wait`.
 const TRIP: u64 = 2;
 
@@ -155,9 +150,7 @@ impl TokioUring {
             EngineError::Unsupported { what: "reading a TUN device with io_uring", source }
         })?;
         let no_wait = if nowait { found } else { NoWait::ByTimeout };
-        let frame_len =
-            if tuning.super_packets { MAX_FRAME } else { usize::from(tuning.mtu) + vnet_hdr::LEN };
-        let train_len = if tuning.gro { MAX_TRAIN } else { usize::from(tuning.mtu) };
+        let (frame_len, train_len) = (tuning.frame_len(), tuning.train_len());
         let count = BUFFERS.min(tuning.batch);
         let mut engine = Self {
             runtime,
@@ -196,8 +189,7 @@ impl TokioUring {
             return Err(EngineError::DeviceGone);
         }
         if readable[WAKE].is_some() {
-            let mut count = [0; 8];
-            let _ = rustix::io::read(&self.ports.wake, &mut count);
+            self.ports.woken();
         }
         self.hot = [readable[TUN].is_some(), readable[UDP].is_some()];
         Ok(())

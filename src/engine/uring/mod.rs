@@ -20,7 +20,6 @@ use super::memory::{Memory, Slots};
 use super::transmit::{KernelSend, Transmitter};
 use super::{Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
 use crate::batch::{Datagrams, Frames, Inbox, Outcome, Slot, Train, TunFrame};
-use crate::offload::vnet_hdr;
 use crate::sys::{address, clock, cmsg};
 use buffers::BufferRing;
 use io_uring::types::{CancelBuilder, Fixed, RecvMsgOut, SubmitArgs, Timespec};
@@ -38,10 +37,6 @@ const COMPLETIONS: u32 = 512;
 const FRAME_BUFFERS: u16 = 64;
 /// Buffers for trains.
 const TRAIN_BUFFERS: u16 = 64;
-/// The largest packet that a TUN device hands out, with its virtio header.
-const MAX_FRAME: usize = 65_535 + vnet_hdr::LEN;
-/// The largest UDP payload that `UDP_GRO` joins.
-const MAX_TRAIN: usize = 65_535;
 /// `struct io_uring_recvmsg_out` in front of each received message.
 const MESSAGE_HEADER: usize = 16;
 /// Room for the sender's address, so that control data begins on a word.
@@ -95,9 +90,7 @@ impl Uring {
         ring.submitter()
             .register_files(&descriptors)
             .map_err(unsupported("registering descriptors with io_uring"))?;
-        let frame_len =
-            if tuning.super_packets { MAX_FRAME } else { usize::from(tuning.mtu) + vnet_hdr::LEN };
-        let train_len = if tuning.gro { MAX_TRAIN } else { usize::from(tuning.mtu) };
+        let (frame_len, train_len) = (tuning.frame_len(), tuning.train_len());
         let register = |group, entries, len: usize| {
             BufferRing::register(&ring, group, entries, len.next_multiple_of(64))
                 .map_err(unsupported("registering a buffer ring with io_uring (Linux 5.19)"))
@@ -241,8 +234,7 @@ impl Uring {
                     }
                 }
                 (WAKE, ..) => {
-                    let mut count = [0; 8];
-                    let _ = rustix::io::read(&self.ports.wake, &mut count);
+                    self.ports.woken();
                 }
                 (index, result, _) if is_current => failed(index, -result, &mut self.stats)?,
                 // It was ended by us.
