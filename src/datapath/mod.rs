@@ -1,7 +1,7 @@
 //! What becomes of every packet: pure functions from bytes to bytes.
 //!
 //! ```text
-//!  TunFrame ──> Egress  ──> Datagrams (to peers)      + ICMP replies (back to the TUN device)
+//!  TunFrame ──> Egress  ──> Datagrams (to peers)      + ICMP errors (to inner senders)
 //!  Train    ──> Ingress ──> Frames (to the TUN device)
 //! ```
 //!

@@ -458,13 +458,17 @@ mod tests {
     }
 
     #[test]
-    fn the_documentation_lists_every_metric() {
+    fn the_documentation_lists_every_metric_and_reason() {
         let documentation = include_str!("../../docs/TELEMETRY.md");
         let page = render(busy(), histograms());
 
         let families = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
         for name in families.filter_map(|line| line.split(' ').next()) {
             assert!(documentation.contains(&format!("`{name}`")), "{name} is not documented");
+        }
+        for reason in DropReason::ALL {
+            let row = format!("| `{}` | {} |", reason.label(), reason.description());
+            assert!(documentation.contains(&row), "the documentation lacks {row}");
         }
     }
 
