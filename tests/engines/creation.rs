@@ -1,5 +1,6 @@
 //! Devices and sockets: what is granted, what is refused, and what the refusal says.
 
+use crate::missing;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -235,7 +236,10 @@ fn probing_reads_a_real_device_and_leaves_nothing_behind() {
         let choice = Choice::new(EngineChoice::Auto);
         let joined = tun::joined().unwrap();
 
-        assert!(choice.kind() != EngineKind::Classic && !choice.reason().is_empty());
+        let reason = choice.reason();
+        let best = if choice.is_fallback() { EngineKind::Epoll } else { EngineKind::Uring };
+        assert_eq!(choice.kind(), best, "{reason}");
+        assert!(!choice.is_fallback() || !missing::must_have_io_uring(), "{reason}");
         joined.tcp.unwrap();
         let device = Device::create(&SPEC).unwrap();
         assert_eq!(joined.udp.is_ok(), drives_uso(namespace), "{:?}", joined.udp);

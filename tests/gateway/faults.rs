@@ -1,6 +1,7 @@
 //! What the underlay refuses, and what comes of it.
 
-use crate::pair::{Pair, engines};
+use crate::engines::engines;
+use crate::pair::Pair;
 
 #[test]
 fn a_narrow_path_is_told_to_senders_and_fragments_still_cross() {

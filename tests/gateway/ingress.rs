@@ -1,7 +1,8 @@
 //! What arrives from outside that should not get in.
 
+use crate::engines::engines;
 use crate::numbered::{Counted, Load, beside, echo_numbered, flood};
-use crate::pair::{Pair, engines};
+use crate::pair::Pair;
 use etherparse::PacketBuilder;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::AtomicBool;

@@ -1,7 +1,8 @@
 //! Starting, stopping, dying, and the device being pulled away.
 
+use crate::engines::engines;
 use crate::numbered::{Load, beside, echo_numbered, flood};
-use crate::pair::{DEVICE, PATIENCE, Pair, engines, output};
+use crate::pair::{DEVICE, PATIENCE, Pair, output};
 use rustix::process::Signal;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::ExitStatus;

@@ -1,9 +1,10 @@
 //! Many queues: every flow in order, and where flows go.
 
 use crate::capture::{Capture, Datagram, datagrams};
+use crate::engines::engines;
 use crate::ingress::udp;
 use crate::numbered::{ECHO, Load, beside, echo_numbered};
-use crate::pair::{PATIENCE, Pair, engines};
+use crate::pair::{PATIENCE, Pair};
 use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};

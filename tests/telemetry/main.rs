@@ -3,6 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
 mod delays;
+#[path = "../common/engines.rs"]
+mod engines;
 mod exports;
 mod gateways;
+#[path = "../common/missing.rs"]
+mod missing;
 mod terminal;
