@@ -155,7 +155,7 @@ fn a_destination_that_is_refused_leaves_the_others_alone() {
                  route add prohibit 198.51.100.2
                  route add blackhole 198.51.100.3")
             .unwrap();
-        rig.near.run("iptables", &["-A", "OUTPUT", "-d", "192.0.2.4", "-j", "DROP"]).unwrap();
+        rig.near.run("iptables", &["-w", "-A", "OUTPUT", "-d", "192.0.2.4", "-j", "DROP"]).unwrap();
         let bad: [(SocketAddr, i32); 5] = [
             ("198.51.100.1:1".parse().unwrap(), libc::EHOSTUNREACH),
             ("198.51.100.2:1".parse().unwrap(), libc::EACCES),
