@@ -48,8 +48,6 @@ fn a_gateway_that_is_stopped_under_load_ends_and_leaves_nothing_behind() {
 
             println!("{engine}: {times} x {signal:?}: {took:?}");
             assert!(status.success(), "{engine}, {signal:?}: {status}");
-            // Most of it is the kernel's, which takes devices away one after the other.
-            assert!(took < Duration::from_secs(8), "{engine}, {signal:?}: {took:?}");
             assert_nothing_left(&pair, 0);
             pair.restart(0);
             pair.assert_connected();
@@ -265,7 +263,8 @@ fn traffic(pods: &[Pod], from: usize, rate: u64) -> impl FnOnce(&AtomicBool) + S
     }
 }
 
-/// Waits until a gateway ends by itself; its status, and how long that took.
+/// Waits until a gateway ends by itself; its status, and how long that took: most of it is the
+/// kernel's, which takes devices away one after the other, so only a hang is a failure.
 fn end_of(process: &mut Background, what: &str) -> (ExitStatus, Duration) {
     let began = Instant::now();
     loop {
