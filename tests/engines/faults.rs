@@ -9,9 +9,12 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, apply_filter,
 };
+use std::io::{Write, stderr};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use std::{process, thread};
 use twill::engine::EngineKind;
 use twill::offload::feature::Feature;
 use twill::socket;
@@ -295,6 +298,7 @@ fn completions_that_the_kernel_lost_end_neither_the_engine_nor_an_operation() {
         let (peer, application) = (rig.peer(2), rig.application());
         peer.send_to(&numbered(1, 50), rig.plan.listen).unwrap();
         assert_eq!(rig.trains(50).len(), 1);
+        let _in_time = hang_ends_the_process();
         // From now on on this thread, a wait with a timeout ends as if completions were lost.
         lose_completions();
 
@@ -319,6 +323,19 @@ fn completions_that_the_kernel_lost_end_neither_the_engine_nor_an_operation() {
         rustix::io::write(&rig.wake, &1u64.to_ne_bytes()).unwrap();
         rig.engine.receive(&mut rig.inbox, None).unwrap();
     });
+}
+
+/// Ends this process, which is to fail and not to hang, unless the sender is dropped in time: a
+/// thread that waits without a timeout cannot be made to panic.
+fn hang_ends_the_process() -> mpsc::Sender<()> {
+    let (in_time, watch) = mpsc::channel();
+    thread::spawn(move || {
+        if watch.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let _ = writeln!(stderr(), "completions_that_the_kernel_lost: it waits for ever");
+            process::exit(1);
+        }
+    });
+    in_time
 }
 
 /// Has io_uring_enter fail with EBADR on this thread whenever it has a timeout.
