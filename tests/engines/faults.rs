@@ -5,6 +5,7 @@ use crate::rig::{
     BEYOND, PATIENCE, Plan, Rig, assert_nothing_more, datagrams_of, every_engine, failed,
     frame_bytes, numbered, payload_of, train_bytes,
 };
+use crate::snmp;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, apply_filter,
@@ -127,7 +128,7 @@ fn a_storm_of_icmp_errors_reaches_neither_sends_nor_receives() {
         let peer = rig.peer(2);
 
         let deadline = Instant::now() + PATIENCE;
-        while unreachables_heard() < 100 {
+        while snmp::counter("Icmp", "InDestUnreachs") < 100 {
             assert!(Instant::now() < deadline, "no ICMP error arrives");
             assert_eq!(failed(&rig.send(&packets)), 0);
             peer.send_to(b"in between", rig.plan.listen).unwrap();
@@ -138,16 +139,6 @@ fn a_storm_of_icmp_errors_reaches_neither_sends_nor_receives() {
         assert_eq!(rig.stats().socket_errors, 0);
         assert_eq!(rig.stats().gso_demoted_peers, 0);
     });
-}
-
-/// "Destination unreachable" messages that this thread's namespace has received.
-fn unreachables_heard() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Icmp: "));
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let mut columns = names.split(' ').zip(values.split(' '));
-    let (_, value) = columns.find(|(name, _)| *name == "InDestUnreachs").unwrap();
-    value.parse().unwrap()
 }
 
 #[test]

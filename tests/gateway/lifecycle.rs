@@ -3,6 +3,7 @@
 use crate::engines::engines;
 use crate::numbered::{Load, beside, echo_numbered, flood};
 use crate::pair::{DEVICE, PATIENCE, Pair, output};
+use crate::process::cpu_seconds;
 use rustix::process::Signal;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::ExitStatus;
@@ -288,15 +289,7 @@ fn assert_nothing_left(pair: &Pair, index: usize) {
 
 /// Shares of a CPU that a process used while something went on for a time.
 fn cpu_share(pid: u32, time: Duration) -> f64 {
-    let (before, began) = (cpu_ticks(pid), Instant::now());
+    let (before, began) = (cpu_seconds(pid), Instant::now());
     std::thread::sleep(time);
-    (cpu_ticks(pid) - before) as f64 / 100.0 / began.elapsed().as_secs_f64()
-}
-
-/// CPU time that a process has used, ticks of 10 ms: fields 14 and 15 of `/proc/PID/stat`.
-fn cpu_ticks(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let after_name = stat.rsplit_once(')').unwrap().1;
-    let fields: Vec<_> = after_name.split_whitespace().collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    (cpu_seconds(pid) - before) / began.elapsed().as_secs_f64()
 }

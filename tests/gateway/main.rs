@@ -14,5 +14,9 @@ mod missing;
 mod numbered;
 mod pair;
 mod peers;
+#[path = "../common/process.rs"]
+mod process;
 mod queues;
+#[path = "../common/snmp.rs"]
+mod snmp;
 mod traffic;

@@ -10,3 +10,5 @@ mod gateways;
 #[path = "../common/missing.rs"]
 mod missing;
 mod terminal;
+#[path = "../common/wait.rs"]
+mod wait;
