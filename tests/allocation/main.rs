@@ -51,7 +51,7 @@ fn a_worker_allocates_nothing_after_its_start() {
         };
         // The first round may warm caches of the standard library; it is not counted.
         exchange(&near, &far);
-        watch_workers();
+        assert_eq!(watch_workers(), 2, "a worker of each gateway is watched");
         let before = COUNTED.load(Ordering::Relaxed);
 
         exchange(&near, &far);
@@ -204,8 +204,8 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Watches this process's threads whose names begin with `twill-`, and no others.
-fn watch_workers() {
+/// Watches this process's threads whose names begin with `twill-`, and no others; how many.
+fn watch_workers() -> usize {
     let mut slots = WATCHED.iter();
     for task in fs::read_dir("/proc/self/task").unwrap() {
         let path = task.unwrap().path();
@@ -215,9 +215,11 @@ fn watch_workers() {
             slots.next().expect("few workers").store(thread, Ordering::Relaxed);
         }
     }
-    for slot in slots {
+    let unused = slots.as_slice();
+    for slot in unused {
         slot.store(0, Ordering::Relaxed);
     }
+    WATCHED.len() - unused.len()
 }
 
 fn assert_the_count_sees_a_thread_that_allocates() {
@@ -229,7 +231,7 @@ fn assert_the_count_sees_a_thread_that_allocates() {
         done.send(std::hint::black_box(vec![0u8; 100]).len()).unwrap();
     });
     step.recv().unwrap();
-    watch_workers();
+    assert_eq!(watch_workers(), 1);
     let before = COUNTED.load(Ordering::Relaxed);
 
     go.send(()).unwrap();

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::fs;
+use std::io::{Write, stderr};
 use twill::engine::EngineKind;
 use twill::sys::kernel::release;
 
@@ -10,9 +11,15 @@ use twill::sys::kernel::release;
 pub(crate) fn skip(kind: EngineKind, error: &dyn Display) {
     let by_io_uring = [EngineKind::Uring, EngineKind::TokioUring].contains(&kind);
     assert!(by_io_uring, "only io_uring may be missing, not {kind}: {error}");
-    let host = Host::here();
-    assert!(!host.has_io_uring(), "{kind} must work on {host:?}: {error}");
-    println!("SKIPPED engine {kind}: {error}");
+    assert!(!must_have_io_uring(), "{kind} must work on {:?}: {error}", Host::here());
+    // Past the test harness, which keeps what `println` says of a test that passes.
+    let _ = writeln!(stderr(), "SKIPPED engine {kind}: {error}");
+}
+
+/// Whether the host has all that io_uring's engines need, by its own word and not by their probes.
+/// Where it is not sure, they may be missing.
+pub(crate) fn must_have_io_uring() -> bool {
+    Host::here().has_io_uring()
 }
 
 /// What decides whether io_uring works.

@@ -1,10 +1,12 @@
 //! Devices and sockets: what is granted, what is refused, and what the refusal says.
 
+use crate::missing;
+use crate::rig::PATIENCE;
+use crate::wait::within;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
 use twill::engine::{self, Choice, EngineChoice, EngineKind};
 use twill::offload::feature::{Feature, FeatureSet};
 use twill::socket::{self, SocketSpec};
@@ -30,7 +32,7 @@ fn a_second_instance_on_the_same_device_fails_at_once_and_harms_nothing() {
             );
             assert!(interface_exists("tun0"));
             drop(first);
-            until(|| !interface_exists("tun0"));
+            within(PATIENCE, "the end of the device", || !interface_exists("tun0"));
         }
     });
 }
@@ -124,7 +126,7 @@ fn the_device_has_the_offloads_that_were_asked_for_and_no_others() {
             assert_eq!(is_on("tx-tcp6-segmentation"), offloads.has(Feature::Tso), "{features}");
             assert_eq!(is_on("tx-udp-segmentation"), offloads.has(Feature::Uso), "{features}");
             drop(device);
-            until(|| !interface_exists("tun0"));
+            within(PATIENCE, "the end of the device", || !interface_exists("tun0"));
         }
     });
 }
@@ -170,7 +172,9 @@ fn a_port_that_anybody_has_is_refused_with_a_cure_shared_or_not() {
             }
         }
         // A child that another test is just starting may still hold a copy of the socket.
-        until(|| socket::check_free("127.0.0.1:8285".parse().unwrap()).is_ok());
+        within(PATIENCE, "a free port", || {
+            socket::check_free("127.0.0.1:8285".parse().unwrap()).is_ok()
+        });
     });
 }
 
@@ -187,11 +191,16 @@ fn the_sockets_of_one_gateway_share_a_port() {
             sender.send_to(b"x", listen).unwrap();
         }
 
-        let received = group.iter().map(|socket| {
-            std::iter::repeat_with(|| socket.recv(&mut [0; 9])).take_while(Result::is_ok).count()
+        let mut received = [0; 4];
+        within(PATIENCE, "all datagrams", || {
+            // Loopback delivers in a softirq, which a busy machine may put off.
+            for (count, socket) in received.iter_mut().zip(&group) {
+                let arrivals = std::iter::repeat_with(|| socket.recv(&mut [0; 9]));
+                *count += arrivals.take_while(Result::is_ok).count();
+            }
+            received.iter().sum::<usize>() >= 100
         });
 
-        let received: Vec<_> = received.collect();
         assert_eq!(received.iter().sum::<usize>(), 100);
         assert!(received.iter().filter(|count| **count > 0).count() > 1, "{received:?}");
     });
@@ -235,12 +244,15 @@ fn probing_reads_a_real_device_and_leaves_nothing_behind() {
         let choice = Choice::new(EngineChoice::Auto);
         let joined = tun::joined().unwrap();
 
-        assert!(choice.kind() != EngineKind::Classic && !choice.reason().is_empty());
+        let reason = choice.reason();
+        let best = if choice.is_fallback() { EngineKind::Epoll } else { EngineKind::Uring };
+        assert_eq!(choice.kind(), best, "{reason}");
+        assert!(!choice.is_fallback() || !missing::must_have_io_uring(), "{reason}");
         joined.tcp.unwrap();
         let device = Device::create(&SPEC).unwrap();
         assert_eq!(joined.udp.is_ok(), drives_uso(namespace), "{:?}", joined.udp);
         drop(device);
-        until(|| !interface_exists("twillprobe0"));
+        within(PATIENCE, "the end of the device", || !interface_exists("twillprobe0"));
     });
 }
 
@@ -265,12 +277,4 @@ fn interface_exists(name: &str) -> bool {
     // /sys shows the namespace that mounted it, /proc that of the thread that looks.
     let devices = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
     devices.lines().any(|line| line.trim_start().starts_with(&format!("{name}:")))
-}
-
-fn until(happened: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !happened() {
-        assert!(Instant::now() < deadline, "it never happened");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }

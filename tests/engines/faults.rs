@@ -5,13 +5,17 @@ use crate::rig::{
     BEYOND, PATIENCE, Plan, Rig, assert_nothing_more, datagrams_of, every_engine, failed,
     frame_bytes, numbered, payload_of, train_bytes,
 };
+use crate::snmp;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, apply_filter,
 };
+use std::io::{Write, stderr};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use std::{process, thread};
 use twill::engine::EngineKind;
 use twill::offload::feature::Feature;
 use twill::socket;
@@ -124,7 +128,7 @@ fn a_storm_of_icmp_errors_reaches_neither_sends_nor_receives() {
         let peer = rig.peer(2);
 
         let deadline = Instant::now() + PATIENCE;
-        while unreachables_heard() < 100 {
+        while snmp::counter("Icmp", "InDestUnreachs") < 100 {
             assert!(Instant::now() < deadline, "no ICMP error arrives");
             assert_eq!(failed(&rig.send(&packets)), 0);
             peer.send_to(b"in between", rig.plan.listen).unwrap();
@@ -137,16 +141,6 @@ fn a_storm_of_icmp_errors_reaches_neither_sends_nor_receives() {
     });
 }
 
-/// "Destination unreachable" messages that this thread's namespace has received.
-fn unreachables_heard() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Icmp: "));
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let mut columns = names.split(' ').zip(values.split(' '));
-    let (_, value) = columns.find(|(name, _)| *name == "InDestUnreachs").unwrap();
-    value.parse().unwrap()
-}
-
 #[test]
 fn a_destination_that_is_refused_leaves_the_others_alone() {
     every_engine("a_destination_that_is_refused_leaves_the_others_alone", Plan::default(), |rig| {
@@ -155,7 +149,7 @@ fn a_destination_that_is_refused_leaves_the_others_alone() {
                  route add prohibit 198.51.100.2
                  route add blackhole 198.51.100.3")
             .unwrap();
-        rig.near.run("iptables", &["-A", "OUTPUT", "-d", "192.0.2.4", "-j", "DROP"]).unwrap();
+        rig.near.run("iptables", &["-w", "-A", "OUTPUT", "-d", "192.0.2.4", "-j", "DROP"]).unwrap();
         let bad: [(SocketAddr, i32); 5] = [
             ("198.51.100.1:1".parse().unwrap(), libc::EHOSTUNREACH),
             ("198.51.100.2:1".parse().unwrap(), libc::EACCES),
@@ -295,6 +289,7 @@ fn completions_that_the_kernel_lost_end_neither_the_engine_nor_an_operation() {
         let (peer, application) = (rig.peer(2), rig.application());
         peer.send_to(&numbered(1, 50), rig.plan.listen).unwrap();
         assert_eq!(rig.trains(50).len(), 1);
+        let _in_time = hang_ends_the_process();
         // From now on on this thread, a wait with a timeout ends as if completions were lost.
         lose_completions();
 
@@ -319,6 +314,19 @@ fn completions_that_the_kernel_lost_end_neither_the_engine_nor_an_operation() {
         rustix::io::write(&rig.wake, &1u64.to_ne_bytes()).unwrap();
         rig.engine.receive(&mut rig.inbox, None).unwrap();
     });
+}
+
+/// Ends this process, which is to fail and not to hang, unless the sender is dropped in time: a
+/// thread that waits without a timeout cannot be made to panic.
+fn hang_ends_the_process() -> mpsc::Sender<()> {
+    let (in_time, watch) = mpsc::channel();
+    thread::spawn(move || {
+        if watch.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let _ = writeln!(stderr(), "completions_that_the_kernel_lost: it waits for ever");
+            process::exit(1);
+        }
+    });
+    in_time
 }
 
 /// Has io_uring_enter fail with EBADR on this thread whenever it has a timeout.

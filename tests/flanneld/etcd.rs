@@ -1,5 +1,6 @@
 //! An etcd server, and what an administrator does with it.
 
+use super::wait::within;
 use rustix::process::Signal;
 use std::fs;
 use std::path::PathBuf;
@@ -220,13 +221,4 @@ pub(crate) fn lease_value(public_ip: &str) -> String {
 /// Waits for something that will be so soon.
 pub(crate) fn until(what: &str, condition: impl FnMut() -> bool) {
     within(Duration::from_secs(30), what, condition);
-}
-
-/// Waits for something that will be so before long.
-pub(crate) fn within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + limit;
-    while !condition() {
-        assert!(std::time::Instant::now() < deadline, "no {what} within {limit:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }

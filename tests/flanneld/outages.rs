@@ -1,7 +1,8 @@
 //! etcd comes and goes; packets do not care.
 
 use super::cluster::{Cluster, NETWORK, Node};
-use super::etcd::{until, within};
+use super::etcd::until;
+use super::wait::within;
 use std::time::Duration;
 use twill_perf::testbed::Background;
 

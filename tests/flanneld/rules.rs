@@ -60,7 +60,9 @@ fn iptables_rules_are_flannels_come_back_and_stay() {
         "-t filter -F FLANNEL-FWD",
         "-t filter -F FORWARD",
     ] {
-        node.namespace.run("iptables", &damage.split(' ').collect::<Vec<_>>()).unwrap();
+        // With iptables-legacy twill and all tests share one lock: it is waited for.
+        let words: Vec<_> = ["-w"].into_iter().chain(damage.split(' ')).collect();
+        node.namespace.run("iptables", &words).unwrap();
         until("the rules again", || rules(&node, "nat") == NAT && rules(&node, "filter") == FILTER);
     }
     assert_eq!(

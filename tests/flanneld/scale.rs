@@ -1,10 +1,11 @@
 //! As many leases as a network can have.
 
 use super::cluster::{Cluster, Node};
-use super::etcd::{PREFIX, lease_value, until, within};
+use super::etcd::{PREFIX, lease_value, until};
 use super::outages::{lost, ping};
+use super::process::{cpu_seconds, resident_kib};
+use super::wait::within;
 use etcd_client::{Client, Txn, TxnOp};
-use std::fs;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -22,15 +23,16 @@ fn sixty_five_thousand_leases_come_and_go_while_packets_flow() {
     let second = cluster.running(1, &[]);
     let target = second.subnet().replace("/24", "");
     until("an answer", || first.namespace.run("ping", &["-c1", "-W1", &target]).is_ok());
-    let before = memory_mib(&mut first);
+    let pid = first.process().pid();
+    let before = resident_kib(pid);
     let mut stream = ping(&first.namespace, &target);
 
     first.namespace.enter(|| write_all(&cluster.etcd.endpoint()));
     within(Duration::from_secs(120), "all of them", || subnets(&first, "added") > LEASES as usize);
     println!(
         "CPU {:?} s, memory {} MiB more",
-        cpu_seconds(&mut first),
-        memory_mib(&mut first) - before
+        cpu_seconds(pid),
+        (resident_kib(pid) - before) >> 10
     );
 
     cluster.etcd.ctl(&["del", "--prefix", &format!("{PREFIX}/subnets/10.1")]);
@@ -70,17 +72,4 @@ fn write_all(endpoint: &str) {
             Box::pin(client.txn(Txn::new().and_then(puts))).await.unwrap();
         }
     }));
-}
-
-fn cpu_seconds(node: &mut Node) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", node.process().pid())).unwrap();
-    let fields: Vec<_> = stat[stat.rfind(')').unwrap()..].split(' ').collect();
-    let ticks: f64 = fields[12].parse::<f64>().unwrap() + fields[13].parse::<f64>().unwrap();
-    ticks / 100.0
-}
-
-fn memory_mib(node: &mut Node) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", node.process().pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
 }

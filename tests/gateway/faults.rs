@@ -1,6 +1,7 @@
 //! What the underlay refuses, and what comes of it.
 
-use crate::pair::{Pair, engines};
+use crate::engines::engines;
+use crate::pair::Pair;
 
 #[test]
 fn a_narrow_path_is_told_to_senders_and_fragments_still_cross() {
@@ -26,7 +27,8 @@ fn a_firewall_that_refuses_datagrams_is_counted_and_survived() {
         pair.assert_connected();
         let rule = ["OUTPUT", "-p", "udp", "--dport", "8285", "-j", "DROP"];
         let iptables = |verb: &str| {
-            let mut args = vec![verb];
+            // With iptables-legacy all tests share one lock: it is waited for.
+            let mut args = vec!["-w", verb];
             args.extend(rule);
             pair.hosts[0].run("iptables", &args).unwrap();
         };

@@ -1,7 +1,9 @@
 //! What arrives from outside that should not get in.
 
+use crate::engines::engines;
 use crate::numbered::{Counted, Load, beside, echo_numbered, flood};
-use crate::pair::{Pair, engines};
+use crate::pair::Pair;
+use crate::process::resident_kib;
 use etherparse::PacketBuilder;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::AtomicBool;
@@ -103,13 +105,6 @@ const GARBAGE: &[usize] = &[1, 20, 600, 64, 1400];
 /// Long enough for a flood to be one.
 fn pause() {
     std::thread::sleep(Duration::from_millis(300));
-}
-
-/// Memory of a process, KiB.
-fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// A UDP packet with a payload of ten bytes.

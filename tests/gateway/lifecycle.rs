@@ -1,7 +1,9 @@
 //! Starting, stopping, dying, and the device being pulled away.
 
+use crate::engines::engines;
 use crate::numbered::{Load, beside, echo_numbered, flood};
-use crate::pair::{DEVICE, PATIENCE, Pair, engines, output};
+use crate::pair::{DEVICE, PATIENCE, Pair, output};
+use crate::process::cpu_seconds;
 use rustix::process::Signal;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::ExitStatus;
@@ -47,8 +49,6 @@ fn a_gateway_that_is_stopped_under_load_ends_and_leaves_nothing_behind() {
 
             println!("{engine}: {times} x {signal:?}: {took:?}");
             assert!(status.success(), "{engine}, {signal:?}: {status}");
-            // Most of it is the kernel's, which takes devices away one after the other.
-            assert!(took < Duration::from_secs(8), "{engine}, {signal:?}: {took:?}");
             assert_nothing_left(&pair, 0);
             pair.restart(0);
             pair.assert_connected();
@@ -264,7 +264,8 @@ fn traffic(pods: &[Pod], from: usize, rate: u64) -> impl FnOnce(&AtomicBool) + S
     }
 }
 
-/// Waits until a gateway ends by itself; its status, and how long that took.
+/// Waits until a gateway ends by itself; its status, and how long that took: most of it is the
+/// kernel's, which takes devices away one after the other, so only a hang is a failure.
 fn end_of(process: &mut Background, what: &str) -> (ExitStatus, Duration) {
     let began = Instant::now();
     loop {
@@ -288,15 +289,7 @@ fn assert_nothing_left(pair: &Pair, index: usize) {
 
 /// Shares of a CPU that a process used while something went on for a time.
 fn cpu_share(pid: u32, time: Duration) -> f64 {
-    let (before, began) = (cpu_ticks(pid), Instant::now());
+    let (before, began) = (cpu_seconds(pid), Instant::now());
     std::thread::sleep(time);
-    (cpu_ticks(pid) - before) as f64 / 100.0 / began.elapsed().as_secs_f64()
-}
-
-/// CPU time that a process has used, ticks of 10 ms: fields 14 and 15 of `/proc/PID/stat`.
-fn cpu_ticks(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let after_name = stat.rsplit_once(')').unwrap().1;
-    let fields: Vec<_> = after_name.split_whitespace().collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    (cpu_seconds(pid) - before) / began.elapsed().as_secs_f64()
 }

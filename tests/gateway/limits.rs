@@ -1,6 +1,7 @@
 //! Too little of what a gateway needs: it runs, or says in one line what is missing.
 
-use crate::pair::{DEVICE, PATIENCE, Pair, engines};
+use crate::engines::engines;
+use crate::pair::{DEVICE, PATIENCE, Pair};
 use std::process::Command;
 use twill_perf::testbed::Background;
 

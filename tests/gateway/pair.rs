@@ -5,14 +5,10 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use twill::control::{self, Request};
-use twill::engine::{self, EngineError, EngineKind};
 use twill_perf::testbed::{Background, Host, Pod, Testbed, Underlay, Wire};
 
-/// The engines that carry traffic in production, best first.
-const ENGINES: [EngineKind; 3] = [EngineKind::Uring, EngineKind::TokioUring, EngineKind::Epoll];
 /// How long anything may take that should happen at once; only a hang exceeds it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// The gateways' device.
@@ -23,32 +19,6 @@ const METRICS: &str = "127.0.0.1:9285";
 
 /// What is done to the command that starts a gateway.
 pub(crate) type Prepare = fn(&mut Command);
-
-/// The engines that carry traffic in production and that this kernel has, best first. Only those
-/// that need io_uring may be missing, and each test prints which it goes without.
-pub(crate) fn engines() -> Vec<&'static str> {
-    static REFUSED: OnceLock<Vec<(EngineKind, EngineError)>> = OnceLock::new();
-    let refused = REFUSED.get_or_init(refused_engines);
-    for (kind, error) in refused {
-        println!("SKIPPED engine {kind}: {error}");
-    }
-    let is_there = |kind: &EngineKind| refused.iter().all(|(refused, _)| refused != kind);
-    ENGINES.into_iter().filter(is_there).map(EngineKind::name).collect()
-}
-
-/// What an engine lacks is found out in a namespace, because finding out takes a TUN device.
-fn refused_engines() -> Vec<(EngineKind, EngineError)> {
-    // Without the privilege every test skips itself.
-    let Some(bed) = Testbed::for_test("engines") else { return Vec::new() };
-    let namespace = bed.namespace("probe").unwrap();
-    let probe = |kind| Some((kind, namespace.enter(|| engine::probe(kind)).err()?));
-    let refused: Vec<_> = ENGINES.into_iter().filter_map(probe).collect();
-    for (kind, error) in &refused {
-        assert!(matches!(error, EngineError::Unsupported { .. }), "engine {kind}: {error}");
-        assert!(*kind != EngineKind::Epoll, "epoll runs everywhere: {error}");
-    }
-    refused
-}
 
 pub(crate) struct Pair {
     pub(crate) hosts: Vec<Host>,

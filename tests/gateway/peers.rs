@@ -1,7 +1,8 @@
 //! Peers come and go while traffic flows.
 
+use crate::engines::engines;
 use crate::numbered::{Load, beside, echo_numbered};
-use crate::pair::{PATIENCE, Pair, engines};
+use crate::pair::{PATIENCE, Pair};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;

@@ -1,9 +1,11 @@
 //! Many queues: every flow in order, and where flows go.
 
 use crate::capture::{Capture, Datagram, datagrams};
+use crate::engines::engines;
 use crate::ingress::udp;
 use crate::numbered::{ECHO, Load, beside, echo_numbered};
-use crate::pair::{PATIENCE, Pair, engines};
+use crate::pair::{PATIENCE, Pair};
+use crate::snmp;
 use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -100,14 +102,7 @@ fn tcp_over_many_queues_has_nothing_to_send_again() {
 
 /// TCP segments that a namespace has sent, and sent again (`OutSegs` and `RetransSegs`).
 fn tcp_segments(namespace: &Namespace) -> (u64, u64) {
-    let text = namespace.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
-    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let value = |name: &str| {
-        let at = names.split_whitespace().position(|word| word == name).unwrap();
-        values.split_whitespace().nth(at).unwrap().parse().unwrap()
-    };
-    (value("OutSegs"), value("RetransSegs"))
+    namespace.enter(|| (snmp::counter("Tcp", "OutSegs"), snmp::counter("Tcp", "RetransSegs")))
 }
 
 #[test]

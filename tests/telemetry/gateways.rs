@@ -1,12 +1,12 @@
 //! Two hosts with a running twill each, and ways to look into them.
 
+use crate::wait::within;
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant};
 use twill_perf::testbed::{Background, Host, Pod, Testbed, Underlay};
 
@@ -161,12 +161,8 @@ fn configuration(hosts: &[Host], own: usize, wish: &Wish<'_>) -> String {
 }
 
 /// Waits until something holds.
-pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
+pub(crate) fn eventually(what: &str, holds: impl FnMut() -> bool) {
+    within(PATIENCE, what, holds);
 }
 
 /// The body of a page; the status is 200.

@@ -103,7 +103,10 @@ impl Terminal {
             socket.display()
         );
         let size = [width.to_string(), height.to_string()];
-        terminal.tmux(&["new-session", "-d", "-x", &size[0], "-y", &size[1], &script]);
+        let words = ["new-session", "-d", "-x", &size[0], "-y", &size[1], &script];
+        // The server stays on the host, where the test bed's guardian finds it even if this
+        // process is killed.
+        terminal.run(pair.hosts[0].command("tmux"), &words);
         terminal
     }
 
@@ -112,7 +115,10 @@ impl Terminal {
     }
 
     fn ask(&self, words: &[&str]) -> String {
-        let mut command = Command::new("tmux");
+        self.run(Command::new("tmux"), words)
+    }
+
+    fn run(&self, mut command: Command, words: &[&str]) -> String {
         command.arg("-S").arg(&self.socket).args(["-f", "/dev/null"]).args(words);
         command.env("LC_ALL", "C.UTF-8").env_remove("TMUX");
         let output = command.output().expect("tmux, of Debian's package of that name");

@@ -13,6 +13,8 @@
 
 mod datagrams;
 mod frames;
+#[path = "../../../../tests/common/missing.rs"]
+mod missing;
 #[path = "../../../../tests/datapath/packets.rs"]
 mod packets;
 
@@ -102,11 +104,7 @@ fn engines(kinds: &[EngineKind], plan: Plan, body: impl Fn(&mut Rig)) {
                 body(&mut rig);
                 tested += 1;
             }
-            Err(EngineError::Unsupported { what, source }) => {
-                let by_io_uring = [EngineKind::Uring, EngineKind::TokioUring];
-                assert!(by_io_uring.contains(kind), "only io_uring may be missing");
-                println!("SKIPPED engine {kind}: {what}: {source}");
-            }
+            Err(error @ EngineError::Unsupported { .. }) => missing::skip(*kind, &error),
             Err(error) => panic!("engine {kind}: {error}"),
         }
     }
