@@ -152,8 +152,12 @@ fn etcd(typed: &Typed) -> Etcd {
         (Some(key), Some(certificate)) => {
             Some(TlsFiles { key, certificate, authority: path(&flags::ETCD_CAFILE) })
         }
+        (None, None) => None,
         _ => {
-            warn!("no certificate provided: connecting to etcd with http. This is insecure");
+            warn!(
+                "-etcd-keyfile and -etcd-certfile count only together: no client certificate is \
+                 used"
+            );
             None
         }
     };

@@ -7,24 +7,26 @@
 //! ```
 //! Messages are flanneld's where it has one, for those who look for them.
 
+mod begin;
+mod beside;
+
+use self::begin::{external, manager, network_config, probes};
+use self::beside::beside;
 use super::start::await_port;
 use super::watch::watch;
 use super::{Gateway, StartError, WorkerFailure};
-use crate::config::flanneld::{Etcd, Flanneld};
+use crate::config::flanneld::Flanneld;
 use crate::config::load::{self, Place, default_socket};
 use crate::config::{Mtu, OVERHEAD_V4, Settings};
 use crate::control::{self, Call, Request, Response};
 use crate::host::external_interface::{self, ExternalError, ExternalInterface};
-use crate::host::firewall::{Backend, Firewall, Scope};
 use crate::host::{HostError, LinkEvents, Network, Previous, SubnetEnv};
-use crate::subnet::etcd::{Access, AccessError, EtcdManager};
+use crate::subnet::etcd::AccessError;
 use crate::subnet::{
-    AcquireError, BackendError, Held, Holder, Keeper, Keeping, Leases, Manager, NetworkConfig,
-    NetworkError, OwnLease, PeerSet, Prefix, Reconciler, Revoked, TooManyPeers, acquire,
+    AcquireError, BackendError, Held, Holder, Keeper, Keeping, Leases, NetworkConfig, OwnLease,
+    PeerSet, Reconciler, Revoked, TooManyPeers, acquire,
 };
-use crate::telemetry::http::{self, Answer, HttpError, Routes};
-use crate::telemetry::observer::Observer;
-use crate::telemetry::prometheus;
+use crate::telemetry::http::{self, HttpError};
 use crate::telemetry::snapshot::{EtcdStatus, IgnoredLeases};
 use futures_util::StreamExt;
 use ipnet::Ipv4Net;
@@ -40,10 +42,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
-/// Pause between two attempts to read the network's configuration.
-const CONFIG_RETRY: Duration = Duration::from_secs(1);
-/// How often a reason that stays the same is logged again.
-const REMINDER: Duration = Duration::from_secs(60);
 /// Calls that may wait for the control plane.
 const PENDING_CALLS: usize = 16;
 /// Changes that are logged one by one; of more at a time only the number.
@@ -93,27 +91,32 @@ pub enum FlanneldError {
 /// rules stay, as they do at the end without an error.
 pub fn run(options: Flanneld) -> Result<(), FlanneldError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        info!("Installing signal handlers");
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        tokio::select! {
-            _ = terminate.recv() => info!("shutdownHandler sent cancel signal..."),
-            _ = interrupt.recv() => info!("shutdownHandler sent cancel signal..."),
-            // Boxed, because it is large and lives as long as the program.
-            ended = Box::pin(serve(options)) => match ended {
-                Ok(Revoked) => {}
-                Err(failure) => return Err(failure),
-            },
-        }
-        info!("Exiting cleanly...");
-        Ok(())
-    })
+    let ended = runtime.block_on(until_the_end(options));
+    // An etcd endpoint's name may still be waiting for a name server.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn until_the_end(options: Flanneld) -> Result<(), FlanneldError> {
+    info!("Installing signal handlers");
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => info!("shutdownHandler sent cancel signal..."),
+        _ = interrupt.recv() => info!("shutdownHandler sent cancel signal..."),
+        // Boxed, because it is large and lives as long as the program.
+        ended = Box::pin(serve(options)) => match ended {
+            Ok(Revoked) => {}
+            Err(failure) => return Err(failure),
+        },
+    }
+    info!("Exiting cleanly...");
+    Ok(())
 }
 
 async fn serve(options: Flanneld) -> Result<Revoked, FlanneldError> {
     let previous = Previous::read(&options.subnet_file);
-    let manager = manager(&options.etcd, previous)?;
+    let manager = manager(&options.etcd, previous).await?;
     let ready = Arc::new(AtomicBool::new(false));
     let inside = Arc::new(OnceLock::new());
     let mut pages = Vec::new();
@@ -158,58 +161,6 @@ async fn serve(options: Flanneld) -> Result<Revoked, FlanneldError> {
         revoked = Box::pin(keeper.run()) => Ok(revoked),
         failure = node.serve(links) => Err(failure),
     }
-}
-
-fn manager(etcd: &Etcd, previous: Previous) -> Result<EtcdManager, AccessError> {
-    let access = Access::new(etcd.endpoints.clone(), etcd.tls.as_ref(), etcd.credentials.clone())?;
-    let before = previous.subnet.map_or_else(|| "None".to_owned(), |subnet| subnet.to_string());
-    info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {before}");
-    Ok(EtcdManager::new(access, Prefix::new(&etcd.prefix)))
-}
-
-fn probes(ready: &Arc<AtomicBool>, inside: &Arc<OnceLock<Arc<Observer>>>) -> Routes {
-    let (ready, inside) = (Arc::clone(ready), Arc::clone(inside));
-    Routes::default()
-        .with("/healthz", || Answer::text(200, "flanneld is running"))
-        .with("/readyz", move || match ready.load(Ordering::Relaxed) {
-            true => Answer::text(200, "flanneld is ready"),
-            false => Answer::text(503, "flanneld is not ready yet"),
-        })
-        .with("/metrics", move || prometheus::page(&inside))
-}
-
-/// Asks for the configuration until there is one that can be used.
-async fn network_config(manager: &EtcdManager) -> Result<NetworkConfig, BackendError> {
-    let mut told: Option<(String, Instant)> = None;
-    loop {
-        let reason = match manager.config().await {
-            Ok(text) => match NetworkConfig::parse(&text) {
-                Ok(config) => return Ok(config),
-                Err(NetworkError::Backend(other)) => return Err(other),
-                Err(mistake) => mistake.to_string(),
-            },
-            Err(cause) => cause.to_string(),
-        };
-        let is_news =
-            told.as_ref().is_none_or(|(last, at)| *last != reason || at.elapsed() >= REMINDER);
-        if is_news {
-            error!("Couldn't fetch network config: {reason}; trying again every second");
-            told = Some((reason, Instant::now()));
-        }
-        tokio::time::sleep(CONFIG_RETRY).await;
-    }
-}
-
-async fn external(
-    options: &Flanneld,
-    network: &Network,
-) -> Result<ExternalInterface, FlanneldError> {
-    let survey = network.survey().await?;
-    let path = match options.external.can_reach {
-        Some(address) => network.path_to(address).await.ok(),
-        None => None,
-    };
-    Ok(external_interface::choose(&options.external, &survey, path)?)
 }
 
 /// What a node is made of.
@@ -439,52 +390,4 @@ fn announce(gateway: &Gateway, settings: &Settings) {
         offloads = %gateway.features(),
         "tunnel is up"
     );
-}
-
-/// Sets up what is beside the tunnel and keeps it there.
-async fn beside(setting: &Setting, network: &Network) -> JoinSet<()> {
-    let Setting { options, config, held, previous, .. } = setting;
-    let rules = options.rules;
-    let is_new = previous.network != Some(config.network) || previous.subnet != Some(held.subnet);
-    if is_new && rules.masquerade && !config.nftables {
-        let show = |net: Option<Ipv4Net>| net.map_or("none".to_owned(), |net| net.to_string());
-        info!(
-            "Current network or subnet ({}, {}) is not equal to previous one ({}, {}), trying to \
-             recycle old iptables rules",
-            config.network,
-            held.subnet,
-            show(previous.network),
-            show(previous.subnet)
-        );
-    }
-    let scope = Scope {
-        network: config.network,
-        subnet: held.subnet,
-        masquerade: rules.masquerade,
-        forward: rules.forward,
-        random_fully: rules.random_fully,
-    };
-    let backend = if config.nftables { Backend::Nftables } else { Backend::Iptables };
-    let firewall = Firewall::start(scope, backend).await;
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        loop {
-            tokio::time::sleep(rules.resync).await;
-            firewall.ensure().await;
-        }
-    });
-    if rules.blackhole {
-        let (network, subnet) = (network.clone(), held.subnet);
-        tasks.spawn(async move {
-            loop {
-                match network.ensure_blackhole(subnet).await {
-                    Ok(true) => info!("Added blackhole route {subnet}"),
-                    Ok(false) => {}
-                    Err(reason) => error!("{reason}"),
-                }
-                tokio::time::sleep(rules.resync).await;
-            }
-        });
-    }
-    tasks
 }
