@@ -20,11 +20,11 @@ use crate::config::load::{self, Place, default_socket};
 use crate::config::{Mtu, OVERHEAD_V4, Settings};
 use crate::control::{self, Call, Request, Response};
 use crate::host::external_interface::{self, ExternalError, ExternalInterface};
-use crate::host::{HostError, LinkEvents, Network, Previous, SubnetEnv};
+use crate::host::{HostError, LinkEvent, LinkEvents, Network, Previous, SubnetEnv};
 use crate::subnet::etcd::AccessError;
 use crate::subnet::{
-    AcquireError, BackendError, Held, Holder, Keeper, Keeping, Leases, NetworkConfig, OwnLease,
-    PeerSet, Reconciler, Revoked, TooManyPeers, acquire,
+    AcquireError, BackendError, Change, Held, Holder, Keeper, Keeping, Leases, NetworkConfig,
+    OwnLease, PeerSet, Reconciler, Revoked, TooManyPeers, acquire,
 };
 use crate::telemetry::http::{self, HttpError};
 use crate::telemetry::snapshot::{EtcdStatus, IgnoredLeases};
@@ -42,6 +42,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
+/// How often it is said again that there are too many leases.
+const REMINDER: Duration = Duration::from_secs(60);
 /// Calls that may wait for the control plane.
 const PENDING_CALLS: usize = 16;
 /// Changes that are logged one by one; of more at a time only the number.
@@ -57,7 +59,10 @@ pub enum FlanneldError {
     Access(#[from] AccessError),
     /// The address for probes.
     #[error("Start healthz server error. {0}")]
-    Health(#[from] HttpError),
+    Health(HttpError),
+    /// The address for metrics.
+    #[error("serving TWILL_METRICS: {0}")]
+    Metrics(HttpError),
     /// A backend that is not ours.
     #[error("Error fetching backend: {0}")]
     Backend(#[from] BackendError),
@@ -73,9 +78,6 @@ pub enum FlanneldError {
     /// Links, addresses and routes.
     #[error("Error registering network: {0}")]
     Host(#[from] HostError),
-    /// More leases than a gateway can know.
-    #[error(transparent)]
-    Peers(#[from] TooManyPeers),
     /// A worker failed while running.
     #[error(transparent)]
     Worker(#[from] WorkerFailure),
@@ -122,10 +124,12 @@ async fn serve(options: Flanneld) -> Result<Revoked, FlanneldError> {
     let mut pages = Vec::new();
     if let Some(listen) = options.healthz {
         info!("Start healthz server on {listen}");
-        pages.push(http::serve(listen, probes(&ready, &inside)).await?);
+        let served = http::serve(listen, probes(&ready, &inside)).await;
+        pages.push(served.map_err(FlanneldError::Health)?);
     }
     if let Some(listen) = options.interface.metrics {
-        pages.push(http::serve(listen, probes(&ready, &inside)).await?);
+        let served = http::serve(listen, probes(&ready, &inside)).await;
+        pages.push(served.map_err(FlanneldError::Metrics)?);
     }
     let config = network_config(&manager).await?;
     info!("Found network config - Backend type: udp");
@@ -180,6 +184,8 @@ struct Node {
     reconciler: Reconciler,
     leases: watch::Receiver<Leases>,
     pace: Pace,
+    /// When it was last said that there are more leases than a gateway can know.
+    overfull: Option<Instant>,
     calls: mpsc::Receiver<Call>,
     _control: Option<control::Served>,
     /// Whether `subnet.env` is there.
@@ -254,6 +260,7 @@ impl Node {
             reconciler,
             leases,
             pace: Pace::after(Duration::ZERO),
+            overfull: None,
             calls,
             _control: served.ok(),
             written: false,
@@ -302,15 +309,17 @@ impl Node {
                     self.pace.waiting = true;
                     Ok(())
                 }
-                () = sleep_until(self.pace.next), if self.pace.waiting => self.follow(),
+                () = sleep_until(self.pace.next), if self.pace.waiting => {
+                    self.follow();
+                    Ok(())
+                }
                 Some(call) = self.calls.recv() => {
                     // The client may have gone away.
                     let _ = call.answer.send(self.answer(call.request));
                     Ok(())
                 }
                 Some(event) = links.next() => {
-                    // The kernel drops a link's routes when it goes down.
-                    if event.index == self.gateway.device_index() && event.up {
+                    if self.may_have_come_up(event) {
                         self.route_again().await;
                     }
                     Ok(())
@@ -322,25 +331,40 @@ impl Node {
         }
     }
 
-    fn follow(&mut self) -> Result<(), FlanneldError> {
+    fn follow(&mut self) {
         let began = Instant::now();
         let leases = self.leases.borrow_and_update().clone();
         self.tell_readiness(leases.own);
         self.gateway.observer().set_etcd(etcd_status(&leases));
-        let change = self.reconciler.apply(PeerSet::clone(&leases.peers))?;
-        if !change.is_empty() {
+        let applied = self.reconciler.apply(PeerSet::clone(&leases.peers));
+        if applied.as_ref().is_ok_and(|change| !change.is_empty()) {
             self.gateway.publish(self.reconciler.view());
         }
         self.pace = Pace::after(began.elapsed());
-        for (what, subnets) in [("added", &change.changed), ("removed", &change.removed)] {
-            match subnets.len() {
-                ..=NAMED_CHANGES => {
-                    subnets.iter().for_each(|subnet| info!("Subnet {what}: {subnet}"));
-                }
-                count => info!("Subnets {what}: {count}"),
+        match applied {
+            Ok(change) => {
+                self.overfull = None;
+                tell(&change);
             }
+            Err(reason) => self.complain(reason),
         }
-        Ok(())
+    }
+
+    /// Says, not too often, that the peers stay what they are. To end would end the whole network:
+    /// every node sees the same leases.
+    fn complain(&mut self, reason: TooManyPeers) {
+        if self.overfull.is_none_or(|told| told.elapsed() >= REMINDER) {
+            error!("{reason}: the peers stay what they are; remove leases of nodes that are gone");
+            self.overfull = Some(Instant::now());
+        }
+    }
+
+    /// Whether routes may be missing: the kernel drops a link's when it goes down.
+    fn may_have_come_up(&self, event: LinkEvent) -> bool {
+        match event {
+            LinkEvent::Changed { index, up } => up && index == self.gateway.device_index(),
+            LinkEvent::Missed => true,
+        }
     }
 
     async fn route_again(&self) {
@@ -359,6 +383,15 @@ impl Node {
                 Response::Ok(json!(self.reconciler.current().iter().collect::<Vec<_>>()))
             }
             _ => Response::Error("peers of this gateway come from etcd".to_owned()),
+        }
+    }
+}
+
+fn tell(change: &Change) {
+    for (what, subnets) in [("added", &change.changed), ("removed", &change.removed)] {
+        match subnets.len() {
+            ..=NAMED_CHANGES => subnets.iter().for_each(|subnet| info!("Subnet {what}: {subnet}")),
+            count => info!("Subnets {what}: {count}"),
         }
     }
 }

@@ -188,11 +188,16 @@ impl Running {
 
     /// The kernel forgets a device's routes and IPv6 addresses when it goes down.
     async fn follow(&mut self, event: LinkEvent) {
-        if event.index != self.gateway.device_index() {
-            return;
-        }
-        let came_up = event.up && !self.is_up;
-        self.is_up = event.up;
+        let (was_up, is_up) = match event {
+            LinkEvent::Changed { index, up } if index == self.gateway.device_index() => {
+                (self.is_up, up)
+            }
+            LinkEvent::Changed { .. } => return,
+            // It may have gone down and come up again; what is there already does no harm.
+            LinkEvent::Missed => (false, true),
+        };
+        let came_up = is_up && !was_up;
+        self.is_up = is_up && event != LinkEvent::Missed;
         if came_up && let Err(error) = self.install().await {
             error!("after the device came up: {error}");
         }
