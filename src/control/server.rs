@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Clients served at the same time; one more ends the conversation with the slowest of them.
 const MAX_CLIENTS: usize = 32;
 
+/// Calls that may wait for the control plane.
+pub const PENDING_CALLS: usize = 16;
+
 /// A request on its way to the control plane.
 #[derive(Debug)]
 pub struct Call {

@@ -44,8 +44,6 @@ use tracing::{error, info, warn};
 
 /// How often it is said again that there are too many leases.
 const REMINDER: Duration = Duration::from_secs(60);
-/// Calls that may wait for the control plane.
-const PENDING_CALLS: usize = 16;
 /// Changes that are logged one by one; of more at a time only the number.
 const NAMED_CHANGES: usize = 16;
 /// Packets that cross a bridge pass iptables only if this is there.
@@ -246,7 +244,7 @@ impl Node {
 
         let tasks = beside(&setting, &network).await;
         let watch = watch(&gateway, &settings, options.interface.probe());
-        let (ask, calls) = mpsc::channel(PENDING_CALLS);
+        let (ask, calls) = mpsc::channel(control::PENDING_CALLS);
         let socket = setting.options.interface.socket.clone();
         let socket = socket.unwrap_or_else(|| default_socket(gateway.device()));
         let served = control::serve(&socket, None, ask).inspect_err(|reason| {

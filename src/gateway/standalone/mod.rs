@@ -32,8 +32,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-/// Calls that may wait for the control plane.
-const PENDING_CALLS: usize = 16;
 /// Peers whose subnets are compared with the host's addresses and routes at the start, at most.
 const SURVEYED_PEERS: usize = 1024;
 
@@ -110,7 +108,7 @@ impl Running {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
         let hangup = signal(SignalKind::hangup())?;
-        let (ask, calls) = mpsc::channel(PENDING_CALLS);
+        let (ask, calls) = mpsc::channel(control::PENDING_CALLS);
         let served = control::serve(&loaded.socket, loaded.socket_group, ask)?;
         let inside = Arc::new(OnceLock::new());
         let pages = match loaded.metrics {
