@@ -24,11 +24,13 @@ pub(super) fn check(args: &CheckArgs) -> Outcome {
     println!("  engine        {}", settings.engine);
     println!("  offloads      {}", settings.offloads);
     println!("  ingress check {}", settings.ingress_check);
-    println!("  peer sources  {}", list(&settings.peer_sources));
+    let sources = list(&settings.peer_sources);
+    println!("  peer sources  {}", if sources.is_empty() { "none but peers" } else { &sources });
     println!("  source ports  {}", settings.source_ports);
     println!("  steering      {}", settings.steering);
     println!("  pinning       {}", settings.pinning);
-    println!("  busy poll     {:?}", settings.busy_poll);
+    let busy = Some(settings.busy_poll).filter(|time| !time.is_zero());
+    println!("  busy poll     {}", or(busy.map(|time| format!("{time:?}")), "none"));
     println!("  socket buffer {} bytes", settings.socket_buffer);
     println!("  device queue  {} packets", settings.device_queue);
     println!("  socket        {}", loaded.socket.display());
