@@ -175,11 +175,12 @@ fn record(args: &HistArgs, path: &Path) -> Outcome {
     let every = Duration::from_secs(args.interval.unwrap_or(1).into());
     let start = SystemTime::now();
     let began = Instant::now();
+    // First: a file that is there already stays as it is when no gateway answers.
+    let mut before = read(args)?;
+    let mut at = began.elapsed();
     // Every line is one write, so a log that is cut off by a signal is whole up to its last line.
     let mut file = LineWriter::with_capacity(LINE, File::create(path).map_err(cannot)?);
     let mut serializer = V2DeflateSerializer::new();
-    let mut before = read(args)?;
-    let mut at = began.elapsed();
     let mut intervals = 0;
     let mut builder = IntervalLogWriterBuilder::new();
     builder
@@ -207,6 +208,26 @@ mod tests {
     use super::*;
     use crate::telemetry::instruments::{EGRESS_LATENCY, SEND_DATAGRAMS};
     use std::collections::BTreeMap;
+
+    #[test]
+    fn a_log_is_not_emptied_when_no_gateway_answers() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("f.hlog");
+        std::fs::write(&log, "precious").unwrap();
+        let socket = Some(folder.path().join("none.sock"));
+        let args = HistArgs {
+            gateway: GatewayArgs { socket, device: "twill0".to_owned() },
+            name: None,
+            hgrm: false,
+            hlog: Some(log.clone()),
+            interval: None,
+            count: Some(1),
+        };
+
+        assert!(hist(&args).is_err());
+
+        assert_eq!(std::fs::read_to_string(log).unwrap(), "precious");
+    }
 
     #[test]
     fn histograms_stand_in_the_order_of_their_definition() {

@@ -15,6 +15,7 @@ use crate::config::load::default_socket;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
 
 /// UDP encapsulation gateway: flannel's udp backend, many times the speed.
 #[derive(Debug, Parser)]
@@ -92,6 +93,14 @@ pub fn main() -> ExitCode {
             eprintln!("twill: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Says that `RUST_LOG` makes no sense, if it does not; it is passed over then.
+fn warn_of_filter() {
+    let Ok(words) = std::env::var(EnvFilter::DEFAULT_ENV) else { return };
+    if let Err(mistake) = EnvFilter::try_new(&words) {
+        tracing::warn!("ignoring RUST_LOG {words:?}: {mistake}");
     }
 }
 

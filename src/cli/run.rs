@@ -1,6 +1,6 @@
 //! `twill run`.
 
-use super::Outcome;
+use super::{Outcome, warn_of_filter};
 use crate::config::file::{FeatureName, Interface, Queues, address, network};
 use crate::config::{IngressCheck, MAX_BUSY_POLL_US, Pinning, SourcePorts, Steering};
 use crate::engine::EngineChoice;
@@ -126,6 +126,7 @@ fn set<T>(value: &mut T, typed: Option<T>) {
 pub(super) fn run(args: RunArgs) -> Outcome {
     let RunArgs { config, data } = args;
     log::init(data.log_format);
+    warn_of_filter();
     standalone::run(config, move |interface| data.change(interface))?;
     Ok(())
 }

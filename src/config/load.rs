@@ -252,7 +252,8 @@ fn device_mtu(file: &File, peers: &PeerSet) -> (Mtu, Vec<String>) {
         let underlay = narrowest.map(|(mtu, _)| mtu).or_else(default).unwrap_or(ETHERNET);
         return (Mtu::at_most(underlay.saturating_sub(overhead)), Vec::new());
     };
-    let too_large = narrowest.filter(|(underlay, _)| mtu.bytes() + overhead > *underlay);
+    let too_large =
+        narrowest.filter(|(underlay, _)| mtu.bytes().saturating_add(overhead) > *underlay);
     let warnings = too_large.map(|(underlay, peer)| {
         let fits = underlay.saturating_sub(overhead);
         format!(
@@ -284,4 +285,21 @@ pub fn address(endpoint: &Endpoint, listen: SocketAddr) -> Result<SocketAddr, St
         Some(other) => format!("{other} cannot be reached from {listen}: listen on its family"),
         None => format!("{:?} has no address", endpoint.host),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_mtu_that_is_larger_than_any_path_is_no_overflow() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "[interface]\naddress = \"10.10.1.0/32\"\nlisten = \"[::1]:8285\"\nmtu = 65500\n\
+            [[peer]]\nendpoint = \"[::1]:9\"\nsubnets = [\"10.10.2.0/24\"]\n";
+        std::fs::write(file.path(), text).unwrap();
+
+        let loaded = load(file.path(), |_| {}).unwrap();
+
+        assert_eq!(loaded.settings.mtu.bytes(), 65500);
+    }
 }

@@ -18,5 +18,5 @@ mod socket;
 
 pub use client::{ClientError, call};
 pub use protocol::{Message, Request, Response, VERSION};
-pub use server::{Call, Served, serve};
+pub use server::{Call, PENDING_CALLS, Served, serve};
 pub use socket::ServerError;

@@ -2,16 +2,14 @@
 
 use super::socket::{Name, bind};
 use super::{Message, Request, Response, ServerError};
-use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::unix::OwnedReadHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
@@ -21,8 +19,11 @@ const SMALL_REQUEST: u64 = 64 << 10;
 const MAX_REQUEST: u64 = 32 << 20;
 /// How long a client may take to say something, or to take the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Clients served at the same time; one more ends the conversation with the most silent of them.
+/// Clients served at the same time; one more ends the conversation with the slowest of them.
 const MAX_CLIENTS: usize = 32;
+
+/// Calls that may wait for the control plane.
+pub const PENDING_CALLS: usize = 16;
 
 /// A request on its way to the control plane.
 #[derive(Debug)]
@@ -63,19 +64,20 @@ async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>) {
     let large = Arc::new(Semaphore::new(1));
     // Conversations end with this task.
     let mut clients = JoinSet::new();
-    let mut places = VecDeque::with_capacity(MAX_CLIENTS);
+    let mut places = Vec::with_capacity(MAX_CLIENTS);
+    let turns = Arc::new(Notify::new());
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                make_room(&mut clients, &mut places).await;
+                make_room(&mut clients, &mut places, &turns).await;
                 let (calls, large) = (calls.clone(), Arc::clone(&large));
-                let silent = Arc::new(AtomicBool::new(true));
-                let said = Arc::clone(&silent);
+                let pause = Arc::new(Pause::begun(Arc::clone(&turns)));
+                let noted = Arc::clone(&pause);
                 let handle = clients.spawn(async move {
                     // A client that goes away mid-sentence is its own affair.
-                    let _ = converse(stream, calls, &large, &said).await;
+                    let _ = converse(stream, calls, &large, &noted).await;
                 });
-                places.push_back(Place { handle, silent });
+                places.push(Place { handle, pause });
             }
             // Out of descriptors, most likely: others may close theirs.
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -83,25 +85,61 @@ async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>) {
     }
 }
 
-/// A conversation, the oldest first.
+/// A conversation.
 struct Place {
     handle: AbortHandle,
-    /// Whether the client has not said all of what it wants yet.
-    silent: Arc<AtomicBool>,
+    pause: Arc<Pause>,
 }
 
-/// Ends the conversation with the client that has been silent the longest when there are too many;
-/// when all wait for answers, waits until one has it.
-async fn make_room(clients: &mut JoinSet<()>, places: &mut VecDeque<Place>) {
+/// Since when a client has kept us waiting: to say all of what it wants, or to take some more of
+/// the answer.
+struct Pause {
+    since: Mutex<Option<Instant>>,
+    /// Told whenever it is a client's turn.
+    turns: Arc<Notify>,
+}
+
+impl Pause {
+    fn begun(turns: Arc<Notify>) -> Self {
+        Self { since: Mutex::new(Some(Instant::now())), turns }
+    }
+
+    fn begin(&self) {
+        *self.lock() = Some(Instant::now());
+        self.turns.notify_one();
+    }
+
+    /// It is our turn.
+    fn end(&self) {
+        *self.lock() = None;
+    }
+
+    fn since(&self) -> Option<Instant> {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the conversation with the client that has kept us waiting the longest when there are too
+/// many; when all wait for answers, waits until one has it.
+async fn make_room(clients: &mut JoinSet<()>, places: &mut Vec<Place>, turns: &Notify) {
     loop {
         while clients.try_join_next().is_some() {}
         places.retain(|place| !place.handle.is_finished());
         if places.len() < MAX_CLIENTS {
             return;
         }
-        match places.iter().position(|place| place.silent.load(Ordering::Relaxed)) {
-            Some(oldest) => places.remove(oldest).iter().for_each(|place| place.handle.abort()),
-            None => drop(clients.join_next().await),
+        let pauses = places.iter().enumerate();
+        let pauses = pauses.filter_map(|(at, place)| Some((place.pause.since()?, at)));
+        match pauses.min() {
+            Some((_, longest)) => places.swap_remove(longest).handle.abort(),
+            None => tokio::select! {
+                _ = clients.join_next() => {}
+                () = turns.notified() => {}
+            },
         }
     }
 }
@@ -110,7 +148,7 @@ async fn converse(
     stream: UnixStream,
     calls: mpsc::Sender<Call>,
     large: &Semaphore,
-    silent: &AtomicBool,
+    pause: &Pause,
 ) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
     let may_change = uid == 0 || uid == rustix::process::geteuid().as_raw();
@@ -118,13 +156,13 @@ async fn converse(
     let mut reader = BufReader::new(reader);
     let (large, most) = if may_change { (Some(large), MAX_REQUEST) } else { (None, SMALL_REQUEST) };
     loop {
-        silent.store(true, Ordering::Relaxed);
+        pause.begin();
         let line = match timeout(PATIENCE, read_line(&mut reader, large)).await?? {
             Line::End => return Ok(()),
             Line::Whole(line) => Some(line),
             Line::TooLong => None,
         };
-        silent.store(false, Ordering::Relaxed);
+        pause.end();
         let response = match line.as_deref().map(Message::parse) {
             Some(Ok(Message { request, .. })) if may_change || request.only_looks() => {
                 ask(request, &calls).await
@@ -133,13 +171,26 @@ async fn converse(
             Some(Err(error)) => Response::Error(error),
             None => Response::Error(format!("a request has {most} bytes at most")),
         };
+        let is_last = line.is_none();
         let mut answer = serde_json::to_vec(&response)?;
         answer.push(b'\n');
-        timeout(PATIENCE, writer.write_all(&answer)).await??;
-        if line.is_none() {
+        // A list of all peers is large, and need not be there twice while it is taken.
+        drop((line, response));
+        timeout(PATIENCE, give(&mut writer, &answer, pause)).await??;
+        if is_last {
             return Ok(());
         }
     }
+}
+
+/// Gives a client its answer, as it takes it.
+async fn give(writer: &mut OwnedWriteHalf, mut answer: &[u8], pause: &Pause) -> io::Result<()> {
+    while !answer.is_empty() {
+        pause.begin();
+        let taken = writer.write(answer).await?;
+        answer = &answer[taken..];
+    }
+    Ok(())
 }
 
 enum Line {

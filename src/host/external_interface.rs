@@ -10,8 +10,6 @@ use tracing::info;
 /// The interface that carries the tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalInterface {
-    /// Its index.
-    pub index: u32,
     /// Its name.
     pub name: String,
     /// Its MTU, bytes.
@@ -113,6 +111,10 @@ pub fn choose(
 type Found<'a> = Result<(&'a Interface, Option<Ipv4Addr>), NoInterface>;
 
 fn by_word<'a>(survey: &'a Survey, word: &str) -> Found<'a> {
+    // As in flannel, nothing stands for the default: `-iface=$VARIABLE` with an empty variable.
+    if word.is_empty() {
+        return default_route(survey).map(|interface| (interface, None));
+    }
     if let Ok(address) = word.parse() {
         return owner(survey, address).map(|owner| (owner, Some(address)));
     }
@@ -122,6 +124,9 @@ fn by_word<'a>(survey: &'a Survey, word: &str) -> Found<'a> {
 
 /// Addresses of all interfaces first, then names.
 fn by_pattern<'a>(survey: &'a Survey, pattern: &str) -> Found<'a> {
+    if pattern.is_empty() {
+        return default_route(survey).map(|interface| (interface, None));
+    }
     let expression = Regex::new(pattern)
         .map_err(|error| NoInterface::Pattern(pattern.to_owned(), error.to_string()))?;
     for interface in &survey.interfaces {
@@ -181,7 +186,6 @@ fn finish(
         None => info!("Defaulting external address to interface address ({address})"),
     }
     Ok(ExternalInterface {
-        index: interface.index,
         name: interface.name.clone(),
         mtu: interface.mtu,
         address,
@@ -238,6 +242,17 @@ mod tests {
         assert_eq!((found.name.as_str(), found.mtu), ("eth1", 9000));
         assert_eq!(found.address, ip("198.51.100.1"));
         assert_eq!(found.public_ip, found.address);
+    }
+
+    #[test]
+    fn an_empty_word_stands_for_the_default_routes() {
+        let empty = vec![String::new()];
+        let interface = External { interfaces: empty.clone(), ..External::default() };
+        let pattern = External { patterns: empty, ..External::default() };
+
+        for external in [interface, pattern] {
+            assert_eq!(choose(&external, &host(), None).unwrap().name, "eth1");
+        }
     }
 
     #[test]

@@ -20,10 +20,12 @@ pub enum HostError {
     #[error("opening a netlink socket: {0}")]
     Connect(io::Error),
     /// A request failed.
-    #[error("{what}: {source}{cure}", cure = cure(source))]
+    #[error("{what}: {source}{cure}", cure = cure(source, *is_v6))]
     Request {
         /// What was tried.
         what: String,
+        /// Whether it was about IPv6.
+        is_v6: bool,
         /// What came back.
         source: rtnetlink::Error,
     },
@@ -40,11 +42,11 @@ pub enum HostError {
     },
 }
 
-fn cure(error: &rtnetlink::Error) -> &'static str {
+fn cure(error: &rtnetlink::Error, is_v6: bool) -> &'static str {
     match errno(error) {
         Some(libc::EPERM) => ": run as root, or grant CAP_NET_ADMIN",
         Some(libc::ENODEV) => ": the device is gone",
-        Some(libc::EACCES | libc::EINVAL | libc::EOPNOTSUPP) => {
+        Some(libc::EACCES | libc::EINVAL | libc::EOPNOTSUPP) if is_v6 => {
             ": is IPv6 switched off (sysctl net.ipv6.conf.all.disable_ipv6)?"
         }
         _ => "",
@@ -58,13 +60,18 @@ fn errno(error: &rtnetlink::Error) -> Option<i32> {
     }
 }
 
-/// A link that changed.
+/// What happened to links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LinkEvent {
-    /// The link's index.
-    pub index: u32,
-    /// Whether it exists and is up.
-    pub up: bool,
+pub enum LinkEvent {
+    /// One changed.
+    Changed {
+        /// Its index.
+        index: u32,
+        /// Whether it exists and is up.
+        up: bool,
+    },
+    /// More happened than the kernel could keep for us: any link may have changed.
+    Missed,
 }
 
 /// Link changes as they happen.
@@ -77,24 +84,27 @@ pub struct Network {
 }
 
 impl Network {
-    /// Connects to the kernel; needs a tokio runtime, on which it keeps a task.
+    /// Connects to the kernel; needs a tokio runtime, on which it keeps two tasks. Requests have a
+    /// socket of their own: the kernel drops an answer that finds the buffer full of link messages.
     ///
     /// # Errors
     /// [`HostError::Connect`].
     pub fn connect() -> Result<(Self, LinkEvents), HostError> {
-        let (connection, handle, messages) =
-            rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
-                .map_err(HostError::Connect)?;
-        tokio::spawn(connection);
+        let (requests, handle, _) = rtnetlink::new_connection().map_err(HostError::Connect)?;
+        let (news, _, messages) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
+            .map_err(HostError::Connect)?;
+        tokio::spawn(requests);
+        tokio::spawn(news);
         let events = messages.filter_map(|(message, _)| async move {
             match message.payload {
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
                     let up = link.header.flags.contains(LinkFlags::Up);
-                    Some(LinkEvent { index: link.header.index, up })
+                    Some(LinkEvent::Changed { index: link.header.index, up })
                 }
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
-                    Some(LinkEvent { index: link.header.index, up: false })
+                    Some(LinkEvent::Changed { index: link.header.index, up: false })
                 }
+                NetlinkPayload::Overrun(_) => Some(LinkEvent::Missed),
                 _ => None,
             }
         });
@@ -128,7 +138,7 @@ impl Network {
     pub async fn add_address(&self, index: u32, address: IpNet) -> Result<(), HostError> {
         let request = self.handle.address().add(index, address.addr(), address.prefix_len());
         let done = request.replace().execute().await;
-        done.map_err(|source| failed(format!("adding address {address}"), source))
+        done.map_err(|source| failed_for(address, format!("adding address {address}"), source))
     }
 
     /// Routes networks to a device; routes that are there already are fine, and so is a device that
@@ -144,7 +154,7 @@ impl Network {
             match errno(&source) {
                 Some(libc::EEXIST) => there.push(*network),
                 Some(libc::ENETDOWN) => return Ok(()),
-                _ => return Err(failed(format!("routing {network}"), source)),
+                _ => return Err(failed_for(*network, format!("routing {network}"), source)),
             }
         }
         if there.is_empty() {
@@ -209,7 +219,8 @@ impl Network {
     pub async fn remove_route(&self, index: u32, network: IpNet) -> Result<(), HostError> {
         match self.handle.route().del(route(index, network)).execute().await {
             Err(source) if errno(&source) == Some(libc::ESRCH) => Ok(()),
-            done => done.map_err(|source| failed(format!("removing route {network}"), source)),
+            done => done
+                .map_err(|source| failed_for(network, format!("removing route {network}"), source)),
         }
     }
 }
@@ -236,5 +247,9 @@ fn route(index: u32, network: IpNet) -> RouteMessage {
 }
 
 pub(super) fn failed(what: String, source: rtnetlink::Error) -> HostError {
-    HostError::Request { what, source }
+    HostError::Request { what, is_v6: false, source }
+}
+
+fn failed_for(network: IpNet, what: String, source: rtnetlink::Error) -> HostError {
+    HostError::Request { what, is_v6: matches!(network, IpNet::V6(_)), source }
 }

@@ -31,7 +31,10 @@ pub struct Previous {
 
 /// The file could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to write subnet file {path}: {source}")]
+#[error(
+    "failed to write subnet file {path}: {source}: container runtimes get no subnet and /readyz stays \
+     503; make the folder writable, or name another file with -subnet-file"
+)]
 pub struct SubnetEnvError {
     /// The file.
     pub path: PathBuf,

@@ -1,5 +1,6 @@
 //! Getting a subnet: the one that is ours already, the one that we had, or any free one.
 
+use super::clock::boot_ns;
 use super::lease::{self, Holder, Lease};
 use super::manager::{Entry, Granted, Manager, ManagerError, Snapshot, Term};
 use super::network::NetworkConfig;
@@ -21,6 +22,8 @@ pub struct Held {
     pub holder: Holder,
     /// How long.
     pub granted: Granted,
+    /// When that was asked for, in nanoseconds since boot: the store counts from a later moment.
+    pub asked_ns: u64,
 }
 
 /// Why there is no subnet.
@@ -131,6 +134,7 @@ pub async fn acquire<M: Manager>(
     for _ in 0..RACE_RETRIES {
         let leases = manager.list().await?;
         let step = plan(config, &leases, holder, previous, |count| rand::random_range(0..count));
+        let asked_ns = boot_ns();
         let (subnet, granted) = match step {
             Step::Reuse(subnet, entry) => {
                 info!("Found lease ({subnet}) for current IP ({public_ip}), reusing");
@@ -159,7 +163,7 @@ pub async fn acquire<M: Manager>(
         match granted {
             Some(granted) => {
                 info!("Allocated lease ({subnet}) to current node ({public_ip})");
-                return Ok(Held { subnet, holder, granted });
+                return Ok(Held { subnet, holder, granted, asked_ns });
             }
             None => info!("somebody else was faster to take {subnet}, trying again"),
         }

@@ -8,12 +8,14 @@
 //! Nothing here is needed for forwarding: while the store is away, the peers stay what they are.
 
 use super::acquire::Held;
-use super::manager::{Entry, Event, Granted, Manager, ManagerError, Term, Watch, WatchError};
+use super::clock::boot_ns;
+use super::manager::{
+    Entry, Event, Granted, Manager, ManagerError, Position, Term, Watch, WatchError,
+};
 use super::peers::PeerSet;
 use super::renewal::Renewal;
 use super::table::{Applied, LeaseCounts, LeaseTable, Own, OwnKey, Store};
 use ipnet::Ipv4Net;
-use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -29,6 +31,8 @@ const CLOCK_CHECK: Duration = Duration::from_secs(10);
 /// How long peers that a wiped store lacks are kept: their nodes, if they still run, renew within a
 /// lease's time.
 const UNCONFIRMED: Duration = Duration::from_secs(24 * 3600);
+/// Findings that are logged one by one; of more at a time only the number.
+const NAMED_FINDINGS: usize = 16;
 
 /// What is known of the leases now.
 #[derive(Clone, Debug, Default)]
@@ -117,7 +121,7 @@ impl<M: Manager> Keeper<M> {
     #[must_use]
     pub fn new(manager: M, keeping: Keeping) -> (Self, watch::Receiver<Leases>) {
         let Keeping { network, key, held, margin, port } = keeping;
-        let Held { subnet, holder, granted } = held;
+        let Held { subnet, holder, granted, asked_ns } = held;
         let entry = Entry {
             key: key.clone().into(),
             value: holder.value().into(),
@@ -131,7 +135,7 @@ impl<M: Manager> Keeper<M> {
             table: LeaseTable::new(Own { network, subnet, key, holder }),
             port,
             entry,
-            renewal: Renewal::new(margin, granted.ttl, boot_ns()),
+            renewal: Renewal::new(margin, granted.ttl, asked_ns),
             clock_checked: Instant::now(),
             replaced: false,
             forget_at: None,
@@ -182,16 +186,13 @@ impl<M: Manager> Keeper<M> {
     async fn reconnect(&mut self) -> Result<M::Watch, Interruption> {
         if !self.table.must_list() {
             let at = self.manager.since(self.table.next_revision() - 1).await?;
-            if self.table.saw(at) == Store::Replaced {
-                warn!(
-                    "etcd's data were replaced; keeping the peers until they write themselves again"
-                );
-                self.replaced = true;
-                self.forget_at = Some(Instant::now() + UNCONFIRMED);
-            }
+            self.saw(at);
         }
         if self.table.must_list() {
             let snapshot = self.manager.list().await.map_err(WatchError::from)?;
+            // Before anything is missed in it: the store may have been wiped since it said that
+            // our revision was compacted.
+            self.saw(snapshot.at);
             let applied = self.table.listed(&snapshot);
             self.apply(applied).await?;
         }
@@ -202,6 +203,15 @@ impl<M: Manager> Keeper<M> {
         self.set_connected(true);
         self.backoff = BACKOFF.0;
         Ok(watch)
+    }
+
+    fn saw(&mut self, at: Position) {
+        if self.table.saw(at) == Store::Same {
+            return;
+        }
+        warn!("etcd's data were replaced; keeping the peers until they write themselves again");
+        self.replaced = true;
+        self.forget_at = Some(Instant::now() + UNCONFIRMED);
     }
 
     /// Notes the end of a watch and says how long to wait.
@@ -230,18 +240,27 @@ impl<M: Manager> Keeper<M> {
     }
 
     async fn apply(&mut self, applied: Applied) -> Result<(), Interruption> {
-        for finding in &applied.findings {
+        for finding in applied.findings.iter().take(NAMED_FINDINGS) {
             warn!("{finding}");
+        }
+        if let Some(more @ 1..) = applied.findings.len().checked_sub(NAMED_FINDINGS) {
+            warn!("{more} more leases are not as they should be");
         }
         self.dirty |= applied.peers_changed || !applied.findings.is_empty();
         match applied.own {
             None => Ok(()),
-            Some(OwnKey::Ours(entry)) => self.adopt(entry).await,
-            Some(OwnKey::Taken(value)) => {
+            Some(own) => self.take_note(own).await,
+        }
+    }
+
+    async fn take_note(&mut self, own: OwnKey) -> Result<(), Interruption> {
+        match own {
+            OwnKey::Ours(entry) => self.adopt(entry).await,
+            OwnKey::Taken(value) => {
                 self.stolen(&value);
                 Ok(())
             }
-            Some(OwnKey::Gone) => self.gone().await,
+            OwnKey::Gone => self.gone().await,
         }
     }
 
@@ -250,11 +269,13 @@ impl<M: Manager> Keeper<M> {
     async fn adopt(&mut self, entry: Entry) -> Result<(), Interruption> {
         self.replaced = false;
         let lease = entry.lease;
-        let known = entry.lease == self.entry.lease;
-        self.entry = entry;
-        if known && self.leases.own == OwnLease::Held {
+        if lease == self.entry.lease && self.leases.own == OwnLease::Held {
+            self.entry = entry;
             return Ok(());
         }
+        let asked_ns = boot_ns();
+        let ttl = if lease == 0 { None } else { Some(self.remaining(lease).await?) };
+        self.entry = entry;
         if lease != 0 && !self.manager.asked_for(lease) {
             self.shared += 1;
             self.dirty = true;
@@ -265,14 +286,7 @@ impl<M: Manager> Keeper<M> {
                 self.table.own().holder.public_ip
             );
         }
-        let ttl = if lease == 0 {
-            None
-        } else {
-            let asked = self.manager.ttl(lease).await;
-            // Unknown or gone: to be renewed at once.
-            Some(asked.map_err(WatchError::from)?.unwrap_or_default())
-        };
-        self.renewed(Granted { lease, ttl });
+        self.renewed(Granted { lease, ttl }, asked_ns);
         match self.renewal.due_in(boot_ns()) {
             Some(due) => info!("Waiting for {due:?} to renew lease"),
             None => info!("our lease is a reservation and needs no renewal"),
@@ -280,14 +294,25 @@ impl<M: Manager> Keeper<M> {
         Ok(())
     }
 
+    /// How long a store's lease lasts; nothing, so that it is renewed at once, if that is unknown.
+    async fn remaining(&mut self, lease: i64) -> Result<Duration, Interruption> {
+        let asked = self.manager.ttl(lease).await.map_err(|cause| {
+            // What the key says is not dealt with: come back here with the next list.
+            self.table.relist();
+            WatchError::from(cause)
+        })?;
+        Ok(asked.unwrap_or_default())
+    }
+
     /// Our key is gone: revoked, unless it ran out or the store lost everything.
     async fn gone(&mut self) -> Result<(), Interruption> {
-        let lost = self.replaced || self.renewal.is_expired(boot_ns());
+        let lost = self.replaced || self.renewal.may_be_expired(boot_ns());
         if !lost {
             error!("{Revoked}");
             return Err(Revoked.into());
         }
         let Own { subnet, holder, .. } = *self.table.own();
+        let asked_ns = boot_ns();
         let created = self.manager.create(subnet, holder).await.map_err(|cause| {
             // Come back here with the next list.
             self.table.relist();
@@ -297,7 +322,7 @@ impl<M: Manager> Keeper<M> {
             Some(granted) => {
                 info!("lease {subnet} was lost and is ours again");
                 self.replaced = false;
-                self.renewed(granted);
+                self.renewed(granted, asked_ns);
             }
             // Who was faster is told by the watch.
             None => info!("lease {subnet} was lost and is somebody's already"),
@@ -337,9 +362,10 @@ impl<M: Manager> Keeper<M> {
 
     async fn renew(&mut self) -> Result<(), Interruption> {
         let Own { subnet, holder, .. } = *self.table.own();
+        let asked_ns = boot_ns();
         match self.manager.renew(subnet, &self.entry, holder, Term::Lease).await {
             Ok(Some(granted)) => {
-                self.renewed(granted);
+                self.renewed(granted, asked_ns);
                 info!("Lease renewed, new expiration: in {:?}", granted.ttl.unwrap_or_default());
                 Ok(())
             }
@@ -362,22 +388,15 @@ impl<M: Manager> Keeper<M> {
                 return Ok(());
             }
         };
-        match found {
-            None => self.gone().await,
-            Some(entry) if entry.value == self.table.own().holder.value().as_bytes() => {
-                self.adopt(entry).await
-            }
-            Some(entry) => {
-                self.stolen(&String::from_utf8_lossy(&entry.value));
-                Ok(())
-            }
-        }
+        let own = found.map_or(OwnKey::Gone, |entry| self.table.own_key(&entry));
+        self.take_note(own).await
     }
 
-    fn renewed(&mut self, granted: Granted) {
+    /// The lease is ours, for a time that counts from when it was asked for.
+    fn renewed(&mut self, granted: Granted, asked_ns: u64) {
         self.entry.lease = granted.lease;
         self.entry.value = self.table.own().holder.value().into();
-        self.renewal.granted(granted.ttl, boot_ns());
+        self.renewal.granted(granted.ttl, asked_ns);
         self.set_own(OwnLease::Held);
     }
 
@@ -446,8 +465,5 @@ async fn next<W: Watch>(watch: &mut Option<W>) -> Result<Vec<Event>, WatchError>
     }
 }
 
-/// Nanoseconds since boot, suspended time included.
-fn boot_ns() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
+#[cfg(test)]
+mod tests;

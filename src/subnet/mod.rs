@@ -5,6 +5,7 @@
 //! they come from, what workers look up.
 
 mod acquire;
+mod clock;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 mod go_json;

@@ -85,15 +85,17 @@ impl NetworkConfig {
         };
         let [min, max] = [address("SubnetMin")?, address("SubnetMax")?];
         let enabled = |name, default| boolean(&object, name, default);
-        let backend = backend(&object)?;
-        if !enabled("EnableIPv4", true)? || enabled("EnableIPv6", false)? {
-            return Err(BackendError::Family.into());
-        }
+        let is_v4_only = enabled("EnableIPv4", true)? && !enabled("EnableIPv6", false)?;
         let nftables = enabled("EnableNFTables", false)?;
 
         let network = network.trunc();
         let subnet_len = subnet_len(network, len)?;
         let (subnet_min, subnet_max) = range(network, subnet_len, min, max)?;
+        // Last: flannel too asks for a backend only when everything else is right.
+        if !is_v4_only {
+            return Err(BackendError::Family.into());
+        }
+        let backend = backend(&object)?;
         Ok(Self { network, subnet_len, subnet_min, subnet_max, nftables, backend })
     }
 
@@ -335,6 +337,17 @@ mod tests {
         for family in [r#""EnableIPv4":false"#, r#""EnableIPv6":true"#] {
             let refused = NetworkConfig::parse(&format!(r#"{{"Network":"10.0.0.0/16",{family}}}"#));
             assert_eq!(refused, Err(BackendError::Family.into()), "{family}");
+        }
+    }
+
+    #[test]
+    fn another_backend_does_not_end_a_node_while_the_rest_is_not_right_either() {
+        for text in [
+            r#"{"Backend":{"Type":"vxlan"}}"#,
+            r#"{"Network":"10.0.0.0/29","Backend":{"Type":"vxlan"}}"#,
+            r#"{"EnableIPv6":true}"#,
+        ] {
+            assert!(matches!(NetworkConfig::parse(text), Err(NetworkError::Check(_))), "{text}");
         }
     }
 

@@ -157,6 +157,18 @@ mod tests {
     }
 
     #[test]
+    fn too_many_peers_leave_the_peers_as_they_are() {
+        let mut reconciler = Reconciler::new(Vec::new(), Vec::new());
+        let few: PeerSet = [peer(1, 1)].into_iter().collect();
+        reconciler.apply(few.clone()).unwrap();
+        let many = (0..=MAX_PEERS).map(|i| Peer { name: i.to_string(), ..peer(1, 1) }).collect();
+
+        assert_eq!(reconciler.apply(many), Err(TooManyPeers(MAX_PEERS + 1)));
+
+        assert_eq!(reconciler.current(), &few);
+    }
+
+    #[test]
     fn a_new_endpoint_is_a_change_without_a_new_route() {
         let mut reconciler = Reconciler::new(Vec::new(), Vec::new());
         reconciler.apply([peer(1, 1)].into_iter().collect()).unwrap();

@@ -4,7 +4,7 @@ use super::lease::{self, Holder, Lease, Malformed};
 use super::manager::{Entry, Event, Position, Snapshot};
 use super::peers::{Peer, PeerSet};
 use ipnet::{IpNet, Ipv4Net};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// What this node knows of itself.
@@ -30,6 +30,8 @@ pub struct LeaseTable {
     at: Position,
     /// Whether what is known must be compared with a new list before changes can be followed.
     must_list: bool,
+    /// What was last found at a key, as long as it is there: it is told and counted once.
+    found: HashMap<Vec<u8>, Finding>,
     counts: LeaseCounts,
 }
 
@@ -51,7 +53,7 @@ pub struct LeaseCounts {
     pub foreign_backend: u64,
     /// Leases with a PublicIP that another lease has too.
     pub duplicate_public_ip: u64,
-    /// Leases outside the network, or over our own subnet.
+    /// Leases outside the network, over our own subnet, or with a PublicIP behind themselves or us.
     pub out_of_place: u64,
 }
 
@@ -104,6 +106,32 @@ pub enum Finding {
         /// Our subnet.
         own: Ipv4Net,
     },
+    /// A lease whose node would be reached through the tunnel only.
+    #[error(
+        "ignoring lease {subnet}: its PublicIP {public_ip} is inside {inside}, so that datagrams to \
+         it would go astray; give that node the address on the network between the nodes with \
+         --public-ip"
+    )]
+    Inside {
+        /// Its subnet.
+        subnet: Ipv4Net,
+        /// Its node.
+        public_ip: Ipv4Addr,
+        /// Its own subnet, or ours.
+        inside: Ipv4Net,
+    },
+}
+
+impl LeaseCounts {
+    fn add(&mut self, finding: &Finding) {
+        let count = match finding {
+            Finding::Malformed { .. } => &mut self.malformed,
+            Finding::ForeignBackend { .. } => &mut self.foreign_backend,
+            Finding::DuplicatePublicIp { .. } => &mut self.duplicate_public_ip,
+            Finding::OutOfPlace { .. } | Finding::Inside { .. } => &mut self.out_of_place,
+        };
+        *count += 1;
+    }
 }
 
 /// What became of our own key.
@@ -138,6 +166,7 @@ impl LeaseTable {
             by_address: BTreeSet::new(),
             at: Position::default(),
             must_list: true,
+            found: HashMap::new(),
             counts: LeaseCounts::default(),
         }
     }
@@ -194,6 +223,8 @@ impl LeaseTable {
         let listed: BTreeSet<_> = keys.collect();
         applied.peers_changed =
             self.retain(|subnet, known| known.unconfirmed || listed.contains(subnet));
+        let keys: HashSet<_> = snapshot.entries.iter().map(|entry| entry.key.as_slice()).collect();
+        self.found.retain(|key, _| keys.contains(key.as_slice()));
         let mut entries: Vec<_> = snapshot.entries.iter().collect();
         entries.sort_by_key(|entry| entry.revision);
         for entry in entries {
@@ -234,36 +265,35 @@ impl LeaseTable {
         peers.collect()
     }
 
+    /// What an entry of our own key says.
+    #[must_use]
+    pub fn own_key(&self, entry: &Entry) -> OwnKey {
+        match lease::parse(&entry.key, &entry.value) {
+            Ok(lease) if lease.holder == self.own.holder => OwnKey::Ours(entry.clone()),
+            _ => OwnKey::Taken(text(&entry.value)),
+        }
+    }
+
     fn put(&mut self, entry: &Entry, applied: &mut Applied) {
-        let lease = lease::parse(&entry.key, &entry.value);
         if entry.key == self.own.key.as_bytes() {
-            applied.own = Some(match lease {
-                Ok(lease) if lease.holder == self.own.holder => OwnKey::Ours(entry.clone()),
-                _ => OwnKey::Taken(text(&entry.value)),
-            });
+            applied.own = Some(self.own_key(entry));
             return;
         }
-        match lease {
+        match lease::parse(&entry.key, &entry.value) {
             Ok(lease) => self.put_peer(entry, lease, applied),
             Err(why) => {
-                self.counts.malformed += 1;
-                applied.findings.push(Finding::Malformed { key: text(&entry.key), why });
+                let finding = Finding::Malformed { key: text(&entry.key), why };
+                self.find(entry, Some(finding), applied);
             }
         }
     }
 
     fn put_peer(&mut self, entry: &Entry, lease: Lease, applied: &mut Applied) {
-        let Lease { subnet, holder: Holder { public_ip }, foreign_backend } = lease;
-        let Own { network, subnet: own, .. } = self.own;
-        if let Some(backend) = foreign_backend {
-            self.counts.foreign_backend += 1;
-            applied.findings.push(Finding::ForeignBackend { subnet, public_ip, backend });
+        let subnet = lease.subnet;
+        let public_ip = lease.holder.public_ip;
+        if let Some(finding) = self.refusal(lease) {
             applied.peers_changed |= self.remove(subnet);
-            return;
-        }
-        if !network.contains(&subnet) || own.contains(&subnet) || subnet.contains(&own) {
-            self.counts.out_of_place += 1;
-            applied.findings.push(Finding::OutOfPlace { subnet, public_ip, network, own });
+            self.find(entry, Some(finding), applied);
             return;
         }
         let revision = entry.revision;
@@ -273,10 +303,13 @@ impl LeaseTable {
             return;
         }
         let moved = before.map(|before| before.public_ip) != Some(public_ip);
-        if moved && let Some(other) = self.other_with(public_ip, subnet) {
-            self.counts.duplicate_public_ip += 1;
+        if moved {
             let key = text(&entry.key);
-            applied.findings.push(Finding::DuplicatePublicIp { key, public_ip, other });
+            let other = self.other_with(public_ip, subnet);
+            let finding = other.map(|other| Finding::DuplicatePublicIp { key, public_ip, other });
+            self.find(entry, finding, applied);
+        } else if !matches!(self.found.get(&entry.key), Some(Finding::DuplicatePublicIp { .. })) {
+            self.found.remove(&entry.key);
         }
         // What we would send to our own address would come back to us.
         if public_ip == self.own.holder.public_ip {
@@ -289,7 +322,38 @@ impl LeaseTable {
         self.known.insert(subnet, known);
     }
 
+    /// Why a lease cannot be a peer's, if it cannot. A PublicIP somewhere else in the network is
+    /// fine, as long as the host has a route of its own to it: flannel's documentation has a network
+    /// of 10.0.0.0/8.
+    fn refusal(&self, lease: Lease) -> Option<Finding> {
+        let Lease { subnet, holder: Holder { public_ip }, foreign_backend } = lease;
+        let Own { network, subnet: own, .. } = self.own;
+        if let Some(backend) = foreign_backend {
+            return Some(Finding::ForeignBackend { subnet, public_ip, backend });
+        }
+        if !network.contains(&subnet) || own.contains(&subnet) || subnet.contains(&own) {
+            return Some(Finding::OutOfPlace { subnet, public_ip, network, own });
+        }
+        let inside = [subnet, own].into_iter().find(|net| net.contains(&public_ip))?;
+        Some(Finding::Inside { subnet, public_ip, inside })
+    }
+
+    /// Tells and counts what was found at a key, unless that is what was found there before.
+    fn find(&mut self, entry: &Entry, finding: Option<Finding>, applied: &mut Applied) {
+        let Some(finding) = finding else {
+            self.found.remove(&entry.key);
+            return;
+        };
+        if self.found.get(&entry.key) == Some(&finding) {
+            return;
+        }
+        self.counts.add(&finding);
+        self.found.insert(entry.key.clone(), finding.clone());
+        applied.findings.push(finding);
+    }
+
     fn delete(&mut self, key: &[u8], applied: &mut Applied) {
+        self.found.remove(key);
         if key == self.own.key.as_bytes() {
             applied.own = Some(OwnKey::Gone);
             return;
@@ -526,6 +590,55 @@ mod tests {
 
         assert_eq!(table.counts().out_of_place, 4);
         assert_eq!(peers(&table).len(), 0);
+    }
+
+    #[test]
+    fn a_lease_whose_node_is_behind_itself_or_behind_us_is_refused() {
+        let mut table = listed(&[own(1), put("10.5.2.0/24", "192.0.2.2", 2)]);
+
+        let moved = table.changed(&[event("10.5.2.0/24", "10.5.2.7", 12)]);
+        let behind_us = table.changed(&[event("10.5.3.0/24", "10.5.1.7", 13)]);
+        let beside = table.changed(&[event("10.5.4.0/24", "10.5.200.7", 14)]);
+
+        assert!(moved.peers_changed && !behind_us.peers_changed && beside.peers_changed);
+        assert_eq!(table.counts().out_of_place, 2);
+        let told = moved.findings[0].to_string();
+        assert!(told.contains("10.5.2.7 is inside 10.5.2.0/24"), "{told}");
+        assert_eq!(peers(&table), ["10.5.4.0/24 10.5.200.7:8285"]);
+    }
+
+    #[test]
+    fn what_is_found_is_told_and_counted_once_until_it_changes() {
+        let mut table = listed(&[own(1)]);
+        let of = |value: &str, revision| Entry {
+            value: value.as_bytes().to_vec(),
+            ..put("10.5.2.0/24", "", revision)
+        };
+        let shared = put("10.5.3.0/24", "192.0.2.1", 2);
+        let mut told = |entries: &[Entry]| {
+            table.relist();
+            let applied = table.listed(&list(entries, 40));
+            (applied.findings.len(), table.counts().malformed, table.counts().duplicate_public_ip)
+        };
+
+        assert_eq!(told(&[own(1), of("{", 2), shared.clone()]), (2, 1, 1));
+        assert_eq!(told(&[own(1), of("{", 3), shared.clone()]), (0, 1, 1), "the same again");
+        assert_eq!(told(&[own(1), of("[", 4), shared.clone()]), (1, 2, 1), "another mistake");
+        assert_eq!(told(&[own(1), shared]), (0, 2, 1), "gone");
+        assert_eq!(told(&[own(1), of("[", 5)]), (1, 3, 1), "back");
+    }
+
+    #[test]
+    fn a_store_that_was_wiped_after_a_compaction_is_another_one() {
+        let mut table = listed(&[own(1), put("10.5.2.0/24", "192.0.2.2", 2)]);
+        let wiped = Position { revision: 4, ..at(4) };
+        table.relist();
+
+        assert_eq!(table.saw(wiped), Store::Replaced);
+        let applied = table.listed(&Snapshot { entries: Vec::new(), at: wiped });
+
+        assert!(!applied.peers_changed && !table.must_list());
+        assert_eq!(peers(&table).len(), 1);
     }
 
     #[test]

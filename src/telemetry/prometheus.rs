@@ -21,9 +21,9 @@ use std::sync::{Arc, OnceLock};
 const PREFIX: &str = "twill";
 /// Peers that have series of their own; the numbers of the rest are summed under [`OTHERS`].
 const MAX_PEERS: usize = 1024;
-/// The label of the peers that have no series of their own. No peer can be called so: names that
-/// come from files hold no brackets, and those from etcd are networks.
-const OTHERS: &str = "[others]";
+/// The label of the peers that have no series of their own. No peer can be called so: names are one
+/// word.
+const OTHERS: &str = "all others";
 /// The text format that every Prometheus reads.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -426,7 +426,7 @@ mod tests {
         let family = "twill_peer_forwarded_packets_total{peer=";
         let series: Vec<_> = page.lines().filter(|line| line.starts_with(family)).collect();
         assert_eq!(series.len(), 2 * (MAX_PEERS + 1));
-        assert!(series[MAX_PEERS].contains("peer=\"[others]\",direction=\"egress\"} 3"));
+        assert!(series[MAX_PEERS].contains("peer=\"all others\",direction=\"egress\"} 3"));
     }
 
     #[test]

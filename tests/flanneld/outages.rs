@@ -1,6 +1,6 @@
 //! etcd comes and goes; packets do not care.
 
-use super::cluster::{Cluster, NETWORK, Node};
+use super::cluster::{Cluster, END, NETWORK, Node};
 use super::etcd::until;
 use super::wait::within;
 use std::time::Duration;
@@ -8,6 +8,33 @@ use twill_perf::testbed::Background;
 
 /// A frozen etcd is noticed within this.
 const NOTICED: Duration = Duration::from_secs(15);
+
+#[test]
+fn a_node_ends_at_once_while_no_name_server_answers() {
+    let Some(cluster) = Cluster::new("name server", 1) else { return };
+    let host = &cluster.hosts[0];
+    // Questions to it vanish.
+    host.ip("link add name void type bridge\nlink set void up\nroute add 198.51.100.0/24 dev void")
+        .unwrap();
+    host.ip("neigh add 198.51.100.53 lladdr 02:00:00:00:00:53 dev void").unwrap();
+    host.ip("address add 198.51.100.1/32 dev void").unwrap();
+    let resolv = cluster.bed.folder().join("resolv.conf");
+    std::fs::write(&resolv, "nameserver 198.51.100.53\n").unwrap();
+    let script = r#"mount --bind "$0" /etc/resolv.conf && exec "$@" -iface u0"#;
+    let mut command = host.command("unshare");
+    command.args(["--mount", "sh", "-c", script]).arg(&resolv);
+    command.args([env!("CARGO_BIN_EXE_twill"), "flanneld"]);
+    command.args(["-etcd-endpoints", "http://etcd.example.com:2379"]);
+    let mut node = host.spawn("flanneld", &mut command).unwrap();
+    node.wait_for("Created subnet manager", Duration::from_secs(10)).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+
+    let began = std::time::Instant::now();
+    let status = node.stop(END).unwrap();
+
+    assert_eq!(status.code(), Some(0), "{}", node.log());
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}: {}", began.elapsed(), node.log());
+}
 
 #[test]
 fn traffic_flows_without_loss_while_etcd_is_killed_frozen_compacted_and_wiped() {

@@ -93,3 +93,39 @@ fn kubernetes_mode_ends_with_what_to_use_instead() {
     assert_eq!(run.status.code(), Some(1));
     assert!(error.contains("-kube-subnet-mgr") && error.contains("-etcd-endpoints"), "{error}");
 }
+
+#[test]
+fn metrics_on_a_port_that_is_taken_are_told_as_metrics() {
+    let Some(cluster) = Cluster::new("metrics", 1) else { return };
+    let mut node = cluster.node(0);
+
+    let flags = cluster.on_underlay(&["-healthz-ip", "127.0.0.1", "-healthz-port", "8081"]);
+    node.start_with(&flags, &[("TWILL_METRICS", "127.0.0.1:8081")]);
+
+    assert_eq!(node.end().code(), Some(1));
+    let log = node.log();
+    assert!(
+        log.contains("serving TWILL_METRICS") && !log.contains("healthz server error"),
+        "{log}"
+    );
+}
+
+#[test]
+fn variables_that_make_no_sense_are_told_by_their_names() {
+    let run = std::process::Command::new(env!("CARGO_BIN_EXE_twill"))
+        .args(["flanneld", "-kube-subnet-mgr"])
+        .env("TWILL_ENGINE", "steam")
+        .output()
+        .unwrap();
+    let filter = std::process::Command::new(env!("CARGO_BIN_EXE_twill"))
+        .args(["flanneld", "-kube-subnet-mgr"])
+        .env("RUST_LOG", "loud=very")
+        .output()
+        .unwrap();
+
+    let error = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(run.status.code(), Some(2));
+    assert!(error.contains("'steam' for TWILL_ENGINE") && !error.contains("--"), "{error}");
+    let error = String::from_utf8_lossy(&filter.stderr);
+    assert!(error.contains("ignoring RUST_LOG \"loud=very\""), "{error}");
+}

@@ -28,7 +28,22 @@ fn without_the_certificates_key_tls_is_not_used_and_that_is_said() {
     node.start(&cluster.on_underlay(&["-etcd-cafile", &ca, "-etcd-certfile", &cert]));
 
     node.wait_for("Couldn't fetch network config");
-    assert!(node.log().contains("This is insecure"));
+    assert!(node.log().contains("count only together"), "{}", node.log());
+    assert!(!node.log().contains("This is insecure"), "https is not: {}", node.log());
+}
+
+#[test]
+fn with_a_certificate_an_endpoint_without_a_scheme_is_not_spoken_to_in_the_clear() {
+    let Some(cluster) = Cluster::with("no scheme", 1, Transport::Tls) else { return };
+    cluster.etcd.configure(NETWORK);
+    let [ca, cert, key] =
+        ["ca.pem", "client.pem", "client.key"].map(|name| cluster.etcd.file(name));
+    let endpoint = cluster.etcd.endpoint().replace("https://", "");
+    let files = ["-etcd-cafile", &ca, "-etcd-certfile", &cert, "-etcd-keyfile", &key];
+
+    let node = cluster.running(0, &[&["-etcd-endpoints", &endpoint], &files[..]].concat());
+
+    assert!(!node.log().contains("This is insecure"), "{}", node.log());
 }
 
 #[test]
@@ -40,6 +55,20 @@ fn a_certificate_that_is_not_there_ends_the_node_with_its_name() {
 
     assert_eq!(node.end().code(), Some(1));
     assert!(node.log().contains("reading /nope.pem"), "{}", node.log());
+}
+
+#[test]
+fn a_certificate_that_is_none_ends_the_node_whatever_the_endpoints_say() {
+    let Some(cluster) = Cluster::new("bad files", 1) else { return };
+    let mut node = cluster.node(0);
+    let nonsense = cluster.bed.folder().join("nonsense.pem").display().to_string();
+    std::fs::write(&nonsense, "nonsense").unwrap();
+
+    node.start(&cluster.on_underlay(&["-etcd-certfile", &nonsense, "-etcd-keyfile", &nonsense]));
+
+    assert_eq!(node.end().code(), Some(1));
+    assert!(node.log().contains("Failed to create SubnetManager"), "{}", node.log());
+    assert!(node.log().contains("-etcd-certfile"), "{}", node.log());
 }
 
 #[test]

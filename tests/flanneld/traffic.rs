@@ -1,7 +1,8 @@
 //! Containers on three hosts.
 
-use super::cluster::{Cluster, NETWORK};
+use super::cluster::{Cluster, NETWORK, Node};
 use super::etcd::until;
+use rustix::process::Signal;
 
 #[test]
 fn containers_of_three_nodes_reach_each_other_and_a_node_that_joins() {
@@ -46,6 +47,27 @@ fn a_route_that_went_with_the_link_comes_back_with_it() {
     node.namespace.ip("link set flannel0 up").unwrap();
 
     until("the route", routed);
+}
+
+#[test]
+fn a_device_that_comes_up_among_more_news_than_the_kernel_keeps_has_its_route_again() {
+    let Some(cluster) = Cluster::new("missed news", 1) else { return };
+    cluster.etcd.configure(NETWORK);
+    let mut node = cluster.running(0, &[]);
+    let routed = |node: &Node| {
+        let routes = node.namespace.run("ip", &["route", "show", "dev", "flannel0"]).unwrap();
+        routes.trim() == "10.5.0.0/16"
+    };
+
+    // Every change of a link is news; a socket's buffer holds about a hundred.
+    node.process().signal(Signal::STOP).unwrap();
+    node.namespace.ip("link add name other type bridge").unwrap();
+    node.namespace.ip(&"link set other up\nlink set other down\n".repeat(300)).unwrap();
+    node.namespace.ip("link set flannel0 down\nlink set flannel0 up").unwrap();
+    assert!(!routed(&node));
+    node.process().signal(Signal::CONT).unwrap();
+
+    until("the route", || routed(&node));
 }
 
 #[test]

@@ -7,13 +7,14 @@ mod flags;
 mod go_flags;
 
 use super::run::DataArgs;
+use super::warn_of_filter;
 use crate::config::IngressCheck;
 use crate::config::file::Interface;
 use crate::config::flanneld::{Etcd, External, Flanneld, Rules};
 use crate::gateway::flanneld;
 use crate::subnet::etcd::{Credentials, TlsFiles};
 use crate::telemetry::log;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use go_flags::{Flag, FlagError, Typed};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -47,8 +48,15 @@ pub(super) fn main(args: impl Iterator<Item = String>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let mistakes = add_environment(&mut typed, |key| std::env::var(key).ok());
-    let data = Variables::parse_from(["flanneld"]).data;
+    let data = match Variables::try_parse_from(["flanneld"]) {
+        Ok(Variables { data }) => data,
+        Err(mistake) => {
+            eprintln!("{}", by_variable(&mistake));
+            return ExitCode::from(2);
+        }
+    };
     log::init_verbose(data.log_format, typed.int(&flags::V));
+    warn_of_filter();
     for mistake in mistakes {
         warn!("{mistake}");
     }
@@ -69,6 +77,21 @@ pub(super) fn main(args: impl Iterator<Item = String>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What is wrong with a variable; there are no flags here that could be wrong.
+fn by_variable(mistake: &clap::Error) -> String {
+    let text = mistake.to_string();
+    // Usage and help follow.
+    let mut text = text.split("\n\n").next().unwrap_or_default().to_owned();
+    let mut command = Variables::command();
+    command.build();
+    for arg in command.get_arguments() {
+        if let Some(variable) = arg.get_env().and_then(std::ffi::OsStr::to_str) {
+            text = text.replace(&format!("'{arg}'"), variable);
+        }
+    }
+    text
 }
 
 /// Takes the variables of all flags that were not typed; what cannot be read is told and left out.
@@ -152,8 +175,12 @@ fn etcd(typed: &Typed) -> Etcd {
         (Some(key), Some(certificate)) => {
             Some(TlsFiles { key, certificate, authority: path(&flags::ETCD_CAFILE) })
         }
+        (None, None) => None,
         _ => {
-            warn!("no certificate provided: connecting to etcd with http. This is insecure");
+            warn!(
+                "-etcd-keyfile and -etcd-certfile count only together: no client certificate is \
+                 used"
+            );
             None
         }
     };
@@ -192,7 +219,8 @@ fn external(typed: &Typed) -> Result<External, String> {
 
 fn healthz(typed: &Typed) -> Result<Option<SocketAddr>, String> {
     let port = typed.int(&flags::HEALTHZ_PORT);
-    if port == 0 {
+    // As in flannel, -1 is as good as 0.
+    if port <= 0 {
         return Ok(None);
     }
     let port = u16::try_from(port).map_err(|_| format!("-healthz-port {port} is no port"))?;
@@ -324,6 +352,26 @@ mod tests {
             assert!(refused.contains("-etcd-endpoints") && !refused.contains('\n'), "{refused}");
         }
         assert!(resolved("-kube-subnet-mgr=false -set-node-network-unavailable=true").is_ok());
+    }
+
+    #[test]
+    fn a_port_of_zero_or_less_is_no_port_to_listen_on() {
+        for line in ["-healthz-port 0", "-healthz-port -1"] {
+            assert_eq!(resolved(line).unwrap().healthz, None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_variable_that_makes_no_sense_is_told_by_its_name() {
+        let told = |word: &str| {
+            let parsed = Variables::try_parse_from(["flanneld", "--engine", word]);
+            by_variable(&parsed.unwrap_err())
+        };
+
+        let mistake = told("steam");
+
+        assert!(mistake.contains("TWILL_ENGINE") && !mistake.contains("--"), "{mistake}");
+        assert!(mistake.contains("steam") && mistake.contains("uring"), "{mistake}");
     }
 
     #[test]

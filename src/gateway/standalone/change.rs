@@ -108,6 +108,9 @@ impl Running {
     }
 
     async fn reload(&mut self, loaded: Standalone) -> Result<serde_json::Value, ChangeError> {
+        for warning in &loaded.warnings {
+            warn!("{warning}");
+        }
         let changed = self.loaded.interface.differences(&loaded.interface);
         if !changed.is_empty() {
             let keys = changed.join(", ");
@@ -151,7 +154,7 @@ impl Running {
             return Err(refused.into());
         }
         self.remove_routes(&change.routes_removed).await;
-        tell(&change);
+        tell(&change, &before);
         Ok(json!(change))
     }
 
@@ -169,11 +172,18 @@ fn response(result: Result<serde_json::Value, ChangeError>) -> Response {
     result.map_or_else(|error| Response::Error(error.to_string()), Response::Ok)
 }
 
-fn tell(change: &subnet::Change) {
-    for (names, what) in [(&change.changed, "changed"), (&change.removed, "removed")] {
+fn tell(change: &subnet::Change, before: &PeerSet) {
+    let is_new = |name: &&String| before.find(name).is_none();
+    let (new, changed): (Vec<_>, Vec<_>) = change.changed.iter().partition(is_new);
+    let removed = change.removed.iter().collect();
+    for (names, one, many) in [
+        (new, "new peer", "new peers"),
+        (changed, "peer changed", "peers changed"),
+        (removed, "peer removed", "peers removed"),
+    ] {
         match names.len() {
-            ..=NAMED_CHANGES => names.iter().for_each(|peer| info!(peer, "peer {what}")),
-            count => info!(count, "peers {what}"),
+            ..=NAMED_CHANGES => names.iter().for_each(|peer| info!(peer, "{one}")),
+            count => info!(count, "{many}"),
         }
     }
 }

@@ -32,8 +32,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-/// Calls that may wait for the control plane.
-const PENDING_CALLS: usize = 16;
 /// Peers whose subnets are compared with the host's addresses and routes at the start, at most.
 const SURVEYED_PEERS: usize = 1024;
 
@@ -110,7 +108,7 @@ impl Running {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
         let hangup = signal(SignalKind::hangup())?;
-        let (ask, calls) = mpsc::channel(PENDING_CALLS);
+        let (ask, calls) = mpsc::channel(control::PENDING_CALLS);
         let served = control::serve(&loaded.socket, loaded.socket_group, ask)?;
         let inside = Arc::new(OnceLock::new());
         let pages = match loaded.metrics {
@@ -188,11 +186,16 @@ impl Running {
 
     /// The kernel forgets a device's routes and IPv6 addresses when it goes down.
     async fn follow(&mut self, event: LinkEvent) {
-        if event.index != self.gateway.device_index() {
-            return;
-        }
-        let came_up = event.up && !self.is_up;
-        self.is_up = event.up;
+        let (was_up, is_up) = match event {
+            LinkEvent::Changed { index, up } if index == self.gateway.device_index() => {
+                (self.is_up, up)
+            }
+            LinkEvent::Changed { .. } => return,
+            // It may have gone down and come up again; what is there already does no harm.
+            LinkEvent::Missed => (false, true),
+        };
+        let came_up = is_up && !was_up;
+        self.is_up = is_up && event != LinkEvent::Missed;
         if came_up && let Err(error) = self.install().await {
             error!("after the device came up: {error}");
         }

@@ -1,5 +1,6 @@
 //! Running the tools that keep the rules.
 
+use std::io;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -29,8 +30,11 @@ pub(super) async fn run(program: &str, args: &[&str], input: &str) -> Result<Str
         refused,
     };
     let output = match timeout(PATIENCE, output(program, args, input)).await {
-        Ok(output) => output.map_err(|error| failed(error.to_string(), false))?,
-        Err(_) => return Err(failed(format!("no end within {PATIENCE:?}"), false)),
+        Ok(output) => output.map_err(|error| failed(not_run(program, &error), false))?,
+        Err(_) => {
+            let reason = format!("no end within {PATIENCE:?}: does another program hold its lock?");
+            return Err(failed(reason, false));
+        }
     };
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
@@ -39,7 +43,14 @@ pub(super) async fn run(program: &str, args: &[&str], input: &str) -> Result<Str
     Err(failed(format!("{}: {said}", output.status), output.status.code() == Some(1)))
 }
 
-async fn output(program: &str, args: &[&str], input: &str) -> std::io::Result<Output> {
+fn not_run(program: &str, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => format!("{error}: install {program}, or put it in the PATH"),
+        _ => error.to_string(),
+    }
+}
+
+async fn output(program: &str, args: &[&str], input: &str) -> io::Result<Output> {
     let mut child = Command::new(program)
         .args(args)
         .stdin(Stdio::piped())

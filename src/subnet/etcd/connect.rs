@@ -1,5 +1,6 @@
 //! How etcd is reached: endpoints, TLS, user.
 
+use super::connection::cause;
 use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
 use std::fmt;
 use std::io;
@@ -46,20 +47,34 @@ pub struct TlsFiles {
     pub authority: Option<PathBuf>,
 }
 
-/// A file that TLS needs cannot be read.
+/// A file that TLS needs is of no use.
 #[derive(Debug, thiserror::Error)]
-#[error("reading {path}: {source}")]
-pub struct AccessError {
-    /// The file.
-    pub path: PathBuf,
-    /// What came back.
-    pub source: io::Error,
+pub enum AccessError {
+    /// It cannot be read.
+    #[error(
+        "reading {path}: {source}: correct -etcd-cafile, -etcd-certfile or -etcd-keyfile, or let \
+         this user read it"
+    )]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What came back.
+        source: io::Error,
+    },
+    /// TLS makes nothing of it.
+    #[error(
+        "the certificate of -etcd-certfile and the key of -etcd-keyfile are of no use: {0}: both \
+         must be PEM, and the key the certificate's"
+    )]
+    Unusable(String),
 }
 
 /// How etcd is reached.
 #[derive(Clone)]
 pub struct Access {
     endpoints: Vec<String>,
+    /// Whether a client certificate is given; then only `http://` is plain.
+    is_certified: bool,
     tls: Option<TlsOptions>,
     credentials: Option<Credentials>,
 }
@@ -71,30 +86,46 @@ impl fmt::Debug for Access {
 }
 
 impl Access {
-    /// Reads the files. As in flannel, a client certificate makes TLS; without one, endpoints that
-    /// say `https` are checked against the system's authorities, and `http` is plain.
+    /// Reads the files. As in flannel, a client certificate makes TLS of all endpoints that do not
+    /// say `http`; without one, those that say `https` are checked against the system's authorities,
+    /// and others are plain.
     ///
     /// # Errors
-    /// [`AccessError`].
+    /// [`AccessError::Read`].
     pub fn new(
         endpoints: Vec<String>,
         tls: Option<&TlsFiles>,
         credentials: Option<Credentials>,
     ) -> Result<Self, AccessError> {
-        let is_https = endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
+        let is_certified = tls.is_some();
         let tls = match tls {
-            Some(files) if is_https => {
-                let roots = match &files.authority {
-                    Some(authority) => Some(read(authority)?),
-                    None => system_roots(),
-                };
-                let identity = Identity::from_pem(read(&files.certificate)?, read(&files.key)?);
-                Some(with_roots(roots).identity(identity))
+            Some(files) => Some(certified(files)?),
+            None if endpoints.iter().any(|endpoint| !is_plain(endpoint, false)) => {
+                Some(with_roots(system_roots()))
             }
-            None if is_https => Some(with_roots(system_roots())),
-            _ => None,
+            None => None,
         };
-        Ok(Self { endpoints, tls, credentials })
+        Ok(Self { endpoints, is_certified, tls, credentials })
+    }
+
+    /// Whether certificate and key can be used; a connection tells only when it is made, and that is
+    /// tried again and again. Nothing is sent.
+    ///
+    /// # Errors
+    /// [`AccessError::Unusable`].
+    pub async fn check(&self) -> Result<(), AccessError> {
+        let Some(tls) = self.tls.clone().filter(|_| self.is_certified) else { return Ok(()) };
+        let options = ConnectOptions::new().with_tls(tls);
+        match Client::connect(["https://localhost"], Some(options)).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(AccessError::Unusable(cause(&error))),
+        }
+    }
+
+    /// Endpoints that are spoken to in the clear.
+    pub fn plain_endpoints(&self) -> impl Iterator<Item = &str> {
+        let plain = |endpoint: &&str| is_plain(endpoint, self.is_certified);
+        self.endpoints.iter().map(String::as_str).filter(plain)
     }
 
     pub(super) fn endpoints(&self) -> &[String] {
@@ -109,7 +140,7 @@ impl Access {
             .with_connect_timeout(CONNECT)
             .with_require_leader(true)
             .with_auto_token_refresh(true);
-        if let Some(tls) = self.tls.as_ref().filter(|_| endpoint.starts_with("https://")) {
+        if let Some(tls) = self.tls.as_ref().filter(|_| !is_plain(endpoint, self.is_certified)) {
             options = options.with_tls(tls.clone());
         }
         if let Some(Credentials { user, password }) = &self.credentials {
@@ -117,6 +148,24 @@ impl Access {
         }
         Client::connect([endpoint], Some(options)).await
     }
+}
+
+/// Whether an endpoint is spoken to in the clear: as in Go's client, one without a scheme is if there
+/// is no certificate.
+fn is_plain(endpoint: &str, is_certified: bool) -> bool {
+    if endpoint.starts_with("https://") {
+        return false;
+    }
+    endpoint.starts_with("http://") || !is_certified
+}
+
+fn certified(files: &TlsFiles) -> Result<TlsOptions, AccessError> {
+    let roots = match &files.authority {
+        Some(authority) => Some(read(authority)?),
+        None => system_roots(),
+    };
+    let identity = Identity::from_pem(read(&files.certificate)?, read(&files.key)?);
+    Ok(with_roots(roots).identity(identity))
 }
 
 fn with_roots(roots: Option<Vec<u8>>) -> TlsOptions {
@@ -133,5 +182,34 @@ fn system_roots() -> Option<Vec<u8>> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, AccessError> {
-    std::fs::read(path).map_err(|source| AccessError { path: path.to_owned(), source })
+    std::fs::read(path).map_err(|source| AccessError::Read { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn with_a_certificate_only_http_is_plain() {
+        for (endpoint, without, with) in [
+            ("http://192.0.2.1:2379", true, true),
+            ("https://192.0.2.1:2379", false, false),
+            ("192.0.2.1:2379", true, false),
+            ("etcd.example:2379", true, false),
+        ] {
+            assert_eq!(is_plain(endpoint, false), without, "{endpoint}");
+            assert_eq!(is_plain(endpoint, true), with, "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn files_are_read_whatever_the_endpoints_say() {
+        let nowhere = PathBuf::from("/nowhere.pem");
+        let files =
+            TlsFiles { key: nowhere.clone(), certificate: nowhere.clone(), authority: None };
+
+        let read = Access::new(vec!["http://192.0.2.1:2379".to_owned()], Some(&files), None);
+
+        assert!(matches!(read, Err(AccessError::Read { path, .. }) if path == nowhere));
+    }
 }

@@ -7,24 +7,26 @@
 //! ```
 //! Messages are flanneld's where it has one, for those who look for them.
 
+mod begin;
+mod beside;
+
+use self::begin::{external, manager, network_config, probes};
+use self::beside::beside;
 use super::start::await_port;
 use super::watch::watch;
 use super::{Gateway, StartError, WorkerFailure};
-use crate::config::flanneld::{Etcd, Flanneld};
+use crate::config::flanneld::Flanneld;
 use crate::config::load::{self, Place, default_socket};
 use crate::config::{Mtu, OVERHEAD_V4, Settings};
 use crate::control::{self, Call, Request, Response};
 use crate::host::external_interface::{self, ExternalError, ExternalInterface};
-use crate::host::firewall::{Backend, Firewall, Scope};
-use crate::host::{HostError, LinkEvents, Network, Previous, SubnetEnv};
-use crate::subnet::etcd::{Access, AccessError, EtcdManager};
+use crate::host::{HostError, LinkEvent, LinkEvents, Network, Previous, SubnetEnv};
+use crate::subnet::etcd::AccessError;
 use crate::subnet::{
-    AcquireError, BackendError, Held, Holder, Keeper, Keeping, Leases, Manager, NetworkConfig,
-    NetworkError, OwnLease, PeerSet, Prefix, Reconciler, Revoked, TooManyPeers, acquire,
+    AcquireError, BackendError, Change, Held, Holder, Keeper, Keeping, Leases, NetworkConfig,
+    OwnLease, PeerSet, Reconciler, Revoked, TooManyPeers, acquire,
 };
-use crate::telemetry::http::{self, Answer, HttpError, Routes};
-use crate::telemetry::observer::Observer;
-use crate::telemetry::prometheus;
+use crate::telemetry::http::{self, HttpError};
 use crate::telemetry::snapshot::{EtcdStatus, IgnoredLeases};
 use futures_util::StreamExt;
 use ipnet::Ipv4Net;
@@ -40,12 +42,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
-/// Pause between two attempts to read the network's configuration.
-const CONFIG_RETRY: Duration = Duration::from_secs(1);
-/// How often a reason that stays the same is logged again.
+/// How often it is said again that there are too many leases.
 const REMINDER: Duration = Duration::from_secs(60);
-/// Calls that may wait for the control plane.
-const PENDING_CALLS: usize = 16;
 /// Changes that are logged one by one; of more at a time only the number.
 const NAMED_CHANGES: usize = 16;
 /// Packets that cross a bridge pass iptables only if this is there.
@@ -59,7 +57,10 @@ pub enum FlanneldError {
     Access(#[from] AccessError),
     /// The address for probes.
     #[error("Start healthz server error. {0}")]
-    Health(#[from] HttpError),
+    Health(HttpError),
+    /// The address for metrics.
+    #[error("serving TWILL_METRICS: {0}")]
+    Metrics(HttpError),
     /// A backend that is not ours.
     #[error("Error fetching backend: {0}")]
     Backend(#[from] BackendError),
@@ -75,9 +76,6 @@ pub enum FlanneldError {
     /// Links, addresses and routes.
     #[error("Error registering network: {0}")]
     Host(#[from] HostError),
-    /// More leases than a gateway can know.
-    #[error(transparent)]
-    Peers(#[from] TooManyPeers),
     /// A worker failed while running.
     #[error(transparent)]
     Worker(#[from] WorkerFailure),
@@ -93,36 +91,43 @@ pub enum FlanneldError {
 /// rules stay, as they do at the end without an error.
 pub fn run(options: Flanneld) -> Result<(), FlanneldError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        info!("Installing signal handlers");
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        tokio::select! {
-            _ = terminate.recv() => info!("shutdownHandler sent cancel signal..."),
-            _ = interrupt.recv() => info!("shutdownHandler sent cancel signal..."),
-            // Boxed, because it is large and lives as long as the program.
-            ended = Box::pin(serve(options)) => match ended {
-                Ok(Revoked) => {}
-                Err(failure) => return Err(failure),
-            },
-        }
-        info!("Exiting cleanly...");
-        Ok(())
-    })
+    let ended = runtime.block_on(until_the_end(options));
+    // An etcd endpoint's name may still be waiting for a name server.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn until_the_end(options: Flanneld) -> Result<(), FlanneldError> {
+    info!("Installing signal handlers");
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => info!("shutdownHandler sent cancel signal..."),
+        _ = interrupt.recv() => info!("shutdownHandler sent cancel signal..."),
+        // Boxed, because it is large and lives as long as the program.
+        ended = Box::pin(serve(options)) => match ended {
+            Ok(Revoked) => {}
+            Err(failure) => return Err(failure),
+        },
+    }
+    info!("Exiting cleanly...");
+    Ok(())
 }
 
 async fn serve(options: Flanneld) -> Result<Revoked, FlanneldError> {
     let previous = Previous::read(&options.subnet_file);
-    let manager = manager(&options.etcd, previous)?;
+    let manager = manager(&options.etcd, previous).await?;
     let ready = Arc::new(AtomicBool::new(false));
     let inside = Arc::new(OnceLock::new());
     let mut pages = Vec::new();
     if let Some(listen) = options.healthz {
         info!("Start healthz server on {listen}");
-        pages.push(http::serve(listen, probes(&ready, &inside)).await?);
+        let served = http::serve(listen, probes(&ready, &inside)).await;
+        pages.push(served.map_err(FlanneldError::Health)?);
     }
     if let Some(listen) = options.interface.metrics {
-        pages.push(http::serve(listen, probes(&ready, &inside)).await?);
+        let served = http::serve(listen, probes(&ready, &inside)).await;
+        pages.push(served.map_err(FlanneldError::Metrics)?);
     }
     let config = network_config(&manager).await?;
     info!("Found network config - Backend type: udp");
@@ -160,58 +165,6 @@ async fn serve(options: Flanneld) -> Result<Revoked, FlanneldError> {
     }
 }
 
-fn manager(etcd: &Etcd, previous: Previous) -> Result<EtcdManager, AccessError> {
-    let access = Access::new(etcd.endpoints.clone(), etcd.tls.as_ref(), etcd.credentials.clone())?;
-    let before = previous.subnet.map_or_else(|| "None".to_owned(), |subnet| subnet.to_string());
-    info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {before}");
-    Ok(EtcdManager::new(access, Prefix::new(&etcd.prefix)))
-}
-
-fn probes(ready: &Arc<AtomicBool>, inside: &Arc<OnceLock<Arc<Observer>>>) -> Routes {
-    let (ready, inside) = (Arc::clone(ready), Arc::clone(inside));
-    Routes::default()
-        .with("/healthz", || Answer::text(200, "flanneld is running"))
-        .with("/readyz", move || match ready.load(Ordering::Relaxed) {
-            true => Answer::text(200, "flanneld is ready"),
-            false => Answer::text(503, "flanneld is not ready yet"),
-        })
-        .with("/metrics", move || prometheus::page(&inside))
-}
-
-/// Asks for the configuration until there is one that can be used.
-async fn network_config(manager: &EtcdManager) -> Result<NetworkConfig, BackendError> {
-    let mut told: Option<(String, Instant)> = None;
-    loop {
-        let reason = match manager.config().await {
-            Ok(text) => match NetworkConfig::parse(&text) {
-                Ok(config) => return Ok(config),
-                Err(NetworkError::Backend(other)) => return Err(other),
-                Err(mistake) => mistake.to_string(),
-            },
-            Err(cause) => cause.to_string(),
-        };
-        let is_news =
-            told.as_ref().is_none_or(|(last, at)| *last != reason || at.elapsed() >= REMINDER);
-        if is_news {
-            error!("Couldn't fetch network config: {reason}; trying again every second");
-            told = Some((reason, Instant::now()));
-        }
-        tokio::time::sleep(CONFIG_RETRY).await;
-    }
-}
-
-async fn external(
-    options: &Flanneld,
-    network: &Network,
-) -> Result<ExternalInterface, FlanneldError> {
-    let survey = network.survey().await?;
-    let path = match options.external.can_reach {
-        Some(address) => network.path_to(address).await.ok(),
-        None => None,
-    };
-    Ok(external_interface::choose(&options.external, &survey, path)?)
-}
-
 /// What a node is made of.
 struct Setting {
     options: Flanneld,
@@ -229,6 +182,8 @@ struct Node {
     reconciler: Reconciler,
     leases: watch::Receiver<Leases>,
     pace: Pace,
+    /// When it was last said that there are more leases than a gateway can know.
+    overfull: Option<Instant>,
     calls: mpsc::Receiver<Call>,
     _control: Option<control::Served>,
     /// Whether `subnet.env` is there.
@@ -289,7 +244,7 @@ impl Node {
 
         let tasks = beside(&setting, &network).await;
         let watch = watch(&gateway, &settings, options.interface.probe());
-        let (ask, calls) = mpsc::channel(PENDING_CALLS);
+        let (ask, calls) = mpsc::channel(control::PENDING_CALLS);
         let socket = setting.options.interface.socket.clone();
         let socket = socket.unwrap_or_else(|| default_socket(gateway.device()));
         let served = control::serve(&socket, None, ask).inspect_err(|reason| {
@@ -303,6 +258,7 @@ impl Node {
             reconciler,
             leases,
             pace: Pace::after(Duration::ZERO),
+            overfull: None,
             calls,
             _control: served.ok(),
             written: false,
@@ -351,15 +307,17 @@ impl Node {
                     self.pace.waiting = true;
                     Ok(())
                 }
-                () = sleep_until(self.pace.next), if self.pace.waiting => self.follow(),
+                () = sleep_until(self.pace.next), if self.pace.waiting => {
+                    self.follow();
+                    Ok(())
+                }
                 Some(call) = self.calls.recv() => {
                     // The client may have gone away.
                     let _ = call.answer.send(self.answer(call.request));
                     Ok(())
                 }
                 Some(event) = links.next() => {
-                    // The kernel drops a link's routes when it goes down.
-                    if event.index == self.gateway.device_index() && event.up {
+                    if self.may_have_come_up(event) {
                         self.route_again().await;
                     }
                     Ok(())
@@ -371,25 +329,40 @@ impl Node {
         }
     }
 
-    fn follow(&mut self) -> Result<(), FlanneldError> {
+    fn follow(&mut self) {
         let began = Instant::now();
         let leases = self.leases.borrow_and_update().clone();
         self.tell_readiness(leases.own);
         self.gateway.observer().set_etcd(etcd_status(&leases));
-        let change = self.reconciler.apply(PeerSet::clone(&leases.peers))?;
-        if !change.is_empty() {
+        let applied = self.reconciler.apply(PeerSet::clone(&leases.peers));
+        if applied.as_ref().is_ok_and(|change| !change.is_empty()) {
             self.gateway.publish(self.reconciler.view());
         }
         self.pace = Pace::after(began.elapsed());
-        for (what, subnets) in [("added", &change.changed), ("removed", &change.removed)] {
-            match subnets.len() {
-                ..=NAMED_CHANGES => {
-                    subnets.iter().for_each(|subnet| info!("Subnet {what}: {subnet}"));
-                }
-                count => info!("Subnets {what}: {count}"),
+        match applied {
+            Ok(change) => {
+                self.overfull = None;
+                tell(&change);
             }
+            Err(reason) => self.complain(reason),
         }
-        Ok(())
+    }
+
+    /// Says, not too often, that the peers stay what they are. To end would end the whole network:
+    /// every node sees the same leases.
+    fn complain(&mut self, reason: TooManyPeers) {
+        if self.overfull.is_none_or(|told| told.elapsed() >= REMINDER) {
+            error!("{reason}: the peers stay what they are; remove leases of nodes that are gone");
+            self.overfull = Some(Instant::now());
+        }
+    }
+
+    /// Whether routes may be missing: the kernel drops a link's when it goes down.
+    fn may_have_come_up(&self, event: LinkEvent) -> bool {
+        match event {
+            LinkEvent::Changed { index, up } => up && index == self.gateway.device_index(),
+            LinkEvent::Missed => true,
+        }
     }
 
     async fn route_again(&self) {
@@ -408,6 +381,15 @@ impl Node {
                 Response::Ok(json!(self.reconciler.current().iter().collect::<Vec<_>>()))
             }
             _ => Response::Error("peers of this gateway come from etcd".to_owned()),
+        }
+    }
+}
+
+fn tell(change: &Change) {
+    for (what, subnets) in [("added", &change.changed), ("removed", &change.removed)] {
+        match subnets.len() {
+            ..=NAMED_CHANGES => subnets.iter().for_each(|subnet| info!("Subnet {what}: {subnet}")),
+            count => info!("Subnets {what}: {count}"),
         }
     }
 }
@@ -439,52 +421,4 @@ fn announce(gateway: &Gateway, settings: &Settings) {
         offloads = %gateway.features(),
         "tunnel is up"
     );
-}
-
-/// Sets up what is beside the tunnel and keeps it there.
-async fn beside(setting: &Setting, network: &Network) -> JoinSet<()> {
-    let Setting { options, config, held, previous, .. } = setting;
-    let rules = options.rules;
-    let is_new = previous.network != Some(config.network) || previous.subnet != Some(held.subnet);
-    if is_new && rules.masquerade && !config.nftables {
-        let show = |net: Option<Ipv4Net>| net.map_or("none".to_owned(), |net| net.to_string());
-        info!(
-            "Current network or subnet ({}, {}) is not equal to previous one ({}, {}), trying to \
-             recycle old iptables rules",
-            config.network,
-            held.subnet,
-            show(previous.network),
-            show(previous.subnet)
-        );
-    }
-    let scope = Scope {
-        network: config.network,
-        subnet: held.subnet,
-        masquerade: rules.masquerade,
-        forward: rules.forward,
-        random_fully: rules.random_fully,
-    };
-    let backend = if config.nftables { Backend::Nftables } else { Backend::Iptables };
-    let firewall = Firewall::start(scope, backend).await;
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        loop {
-            tokio::time::sleep(rules.resync).await;
-            firewall.ensure().await;
-        }
-    });
-    if rules.blackhole {
-        let (network, subnet) = (network.clone(), held.subnet);
-        tasks.spawn(async move {
-            loop {
-                match network.ensure_blackhole(subnet).await {
-                    Ok(true) => info!("Added blackhole route {subnet}"),
-                    Ok(false) => {}
-                    Err(reason) => error!("{reason}"),
-                }
-                tokio::time::sleep(rules.resync).await;
-            }
-        });
-    }
-    tasks
 }

@@ -1,0 +1,56 @@
+//! What is beside the tunnel: firewall rules and the blackhole route.
+
+use super::Setting;
+use crate::host::Network;
+use crate::host::firewall::{Backend, Firewall, Scope};
+use ipnet::Ipv4Net;
+use tokio::task::JoinSet;
+use tracing::{error, info};
+
+/// Sets up what is beside the tunnel and keeps it there.
+pub(super) async fn beside(setting: &Setting, network: &Network) -> JoinSet<()> {
+    let Setting { options, config, held, previous, .. } = setting;
+    let rules = options.rules;
+    let is_new = previous.network != Some(config.network) || previous.subnet != Some(held.subnet);
+    if is_new && rules.masquerade && !config.nftables {
+        let show = |net: Option<Ipv4Net>| net.map_or("none".to_owned(), |net| net.to_string());
+        info!(
+            "Current network or subnet ({}, {}) is not equal to previous one ({}, {}), trying to \
+             recycle old iptables rules",
+            config.network,
+            held.subnet,
+            show(previous.network),
+            show(previous.subnet)
+        );
+    }
+    let scope = Scope {
+        network: config.network,
+        subnet: held.subnet,
+        masquerade: rules.masquerade,
+        forward: rules.forward,
+        random_fully: rules.random_fully,
+    };
+    let backend = if config.nftables { Backend::Nftables } else { Backend::Iptables };
+    let firewall = Firewall::start(scope, backend).await;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        loop {
+            tokio::time::sleep(rules.resync).await;
+            firewall.ensure().await;
+        }
+    });
+    if rules.blackhole {
+        let (network, subnet) = (network.clone(), held.subnet);
+        tasks.spawn(async move {
+            loop {
+                match network.ensure_blackhole(subnet).await {
+                    Ok(true) => info!("Added blackhole route {subnet}"),
+                    Ok(false) => {}
+                    Err(reason) => error!("{reason}"),
+                }
+                tokio::time::sleep(rules.resync).await;
+            }
+        });
+    }
+    tasks
+}
