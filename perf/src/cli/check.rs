@@ -7,7 +7,7 @@ use crate::experiment::Plan;
 use crate::path::External;
 use crate::report::{Verdict, changes, comparison};
 use crate::results::{PlanRecord, Results};
-use crate::targets::{Standing, Target, Targets, markdown, rows, table};
+use crate::targets::{Finding, Standing, Target, Targets, markdown, rows, table};
 use crate::testbed::Wire;
 use crate::workload::Workload;
 use std::path::Path;
@@ -92,10 +92,13 @@ fn targets(args: &CheckArgs, file: &Path) -> Result<(), Failure> {
     println!("\n{}", if args.markdown { markdown(&rows) } else { table(&findings) });
     let count = |standing| findings.iter().filter(|f| f.standing() == standing).count();
     let missed = count(Standing::Missed);
-    let unknown = findings
-        .iter()
-        .filter(|finding| finding.standing() == Standing::Unknown && !finding.target.external)
-        .count();
+    // A gateway that the user did not bring is no fault; one that was brought and failed is.
+    let brought = |finding: &&Finding<'_>| {
+        let known = |name: &str| results.plan.paths.iter().any(|path| path == name);
+        !finding.target.external || finding.target.baseline.as_deref().is_some_and(known)
+    };
+    let flaws: Vec<_> =
+        findings.iter().filter(brought).filter_map(|finding| finding.flaw.clone()).collect();
     println!(
         "{} of {} targets reached, {} of them with the aim; {missed} missed, {} not measured",
         count(Standing::Aim) + count(Standing::Reached),
@@ -103,11 +106,15 @@ fn targets(args: &CheckArgs, file: &Path) -> Result<(), Failure> {
         count(Standing::Aim),
         count(Standing::Unknown)
     );
-    match (missed, unknown) {
-        (0, 0) => Ok(()),
-        (0, _) => Err(Failure::Unusable(format!("{unknown} targets could not be measured"))),
+    match (missed, unique(flaws.iter().map(String::as_str))) {
+        (0, flaws) if flaws.is_empty() => Ok(()),
+        (0, flaws) => Err(unknown(&flaws)),
         _ => Err(Failure::Regression(format!("{missed} targets are missed"))),
     }
+}
+
+fn unknown(flaws: &[&str]) -> Failure {
+    Failure::Unusable(format!("cannot be judged:\n  {}", flaws.join("\n  ")))
 }
 
 /// What must be measured to judge the targets.

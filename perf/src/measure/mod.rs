@@ -16,6 +16,13 @@ use processes::Processes;
 /// Bytes per GiB.
 const GIB: f64 = (1u64 << 30) as f64;
 
+/// Whether a number is measured in the discarded round alone, because measuring it costs time (see
+/// [`Meter::count_calls`]).
+#[must_use]
+pub fn is_counted_apart(key: &str) -> bool {
+    key == "calls_per_packet"
+}
+
 /// Reads the books at the borders of the measured time.
 #[derive(Debug, Default)]
 pub struct Meter {
