@@ -164,6 +164,12 @@ impl Cell {
         Some(format!("{} over {}, {} wire: {why}", self.workload, self.path, self.wire))
     }
 
+    /// Whether its path is what the project builds, and not what it is compared with.
+    #[must_use]
+    pub fn is_twill(&self) -> bool {
+        self.path == "twill" || self.path.starts_with("twill:")
+    }
+
     /// The keys that its rounds have.
     #[must_use]
     pub fn keys(&self) -> BTreeSet<&str> {

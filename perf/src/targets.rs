@@ -121,7 +121,8 @@ impl Target {
             Some(baseline) => own.ratio(baseline, key, seed),
             None => own.estimate(key, seed),
         };
-        measured.ok_or_else(|| format!("{} over {}: nothing to divide by", self.workload, self.path))
+        measured
+            .ok_or_else(|| format!("{} over {}: nothing to divide by", self.workload, self.path))
     }
 }
 

@@ -144,7 +144,7 @@ fn summary(results: &Results, wire: &str, workload: &str) -> String {
     let Some(baseline) = results.cell(wire, &results.plan.baseline, workload) else {
         return String::new();
     };
-    let ours = results.group(wire, workload).find(|cell| cell.path.starts_with("twill"));
+    let ours = results.group(wire, workload).find(|cell| cell.is_twill());
     let Some(ours) = ours.filter(|ours| ours.path != baseline.path) else { return String::new() };
     let Some(ratio) = ours.ratio(baseline, &ours.headline, results.plan.seed) else {
         return String::new();

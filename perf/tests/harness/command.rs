@@ -2,7 +2,8 @@
 
 use crate::faulty::{Faults, template};
 use crate::turn;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -15,67 +16,55 @@ fn twill_perf(args: &[&str]) -> Command {
     command
 }
 
-/// Measures one path through gateways with faults, three short rounds.
-fn measure(faults: Faults, folder: &Path) -> Output {
-    let folder = folder.to_str().expect("a folder in UTF-8");
-    let external = template("gateway", faults);
-    let args = [
-        "run",
-        "--path",
-        "gateway",
-        "--external",
-        &external,
-        "--baseline",
-        "gateway",
-        "--workload",
-        "tcp-1",
-        "latency",
-        "--wire",
-        "mtu",
-        "--rounds",
-        "3",
-        "--seconds",
-        "0.5",
-        "--seed",
-        "7",
-        "--output",
-        folder,
-    ];
-    twill_perf(&args).output().expect("the program runs")
+/// Measures paths, one of them through a gateway without faults, three short rounds.
+fn measure(paths: &[&str], twill: &Path, folder: &Path) -> Output {
+    let external = template("gateway", Faults::default());
+    let mut command = twill_perf(&["run", "--path"]);
+    command.args(paths).args(["--external", &external, "--baseline", "gateway"]);
+    command.args(["--workload", "tcp-1", "latency", "--wire", "mtu", "--rounds", "3"]);
+    command.args(["--seconds", "0.5", "--seed", "7", "--twill"]).arg(twill);
+    command.arg("--output").arg(folder).output().expect("the program runs")
 }
 
 #[test]
-fn a_slowed_gateway_makes_the_check_fail_and_an_equal_one_does_not() {
+fn a_slowed_twill_makes_the_check_fail_and_an_equal_one_or_a_slowed_neighbour_does_not() {
     let Some(_turn) = turn("check") else { return };
     let folder = tempfile::tempdir().unwrap();
     let before = folder.path().join("before");
-    let output = measure(Faults::default(), &before);
+    let output = measure(&["gateway", "twill"], &twill(), &before);
     assert!(output.status.success(), "{output:?}");
-    let file = before.join("results.json");
 
-    let check = |faults: Faults, tolerance: &str| {
-        let external = template("gateway", faults);
-        let output = folder.path().join("after");
-        let args = [
-            "check",
-            "--against",
-            file.to_str().unwrap(),
-            "--external",
-            &external,
-            "--tolerance",
-            tolerance,
-            "--output",
-            output.to_str().unwrap(),
-        ];
-        twill_perf(&args).output().unwrap()
+    let check = |twill: &Path, faults: Faults, tolerance: &str| {
+        let mut command = twill_perf(&["check", "--against"]);
+        command.arg(before.join("results.json")).arg("--twill").arg(twill);
+        command.args(["--external", &template("gateway", faults), "--tolerance", tolerance]);
+        command.arg("--output").arg(folder.path().join("after")).output().unwrap()
     };
-    let slowed = check(Faults { work_us: 1000, delay_ms: 5, ..Faults::default() }, "5");
-    let equal = check(Faults::default(), "90");
+    let slowed = check(&slowed_twill(folder.path()), Faults::default(), "5");
+    let equal = check(&twill(), Faults::default(), "90");
+    let slow_neighbour = Faults { delay_ms: 2, ..Faults::default() };
+    let neighbour = check(&twill(), slow_neighbour, "90");
 
     let said = String::from_utf8_lossy(&slowed.stdout);
     assert_eq!(slowed.status.code(), Some(1), "{slowed:?}");
-    assert!(said.contains("WORSE"), "{said}");
+    assert!(said.contains("WORSE") && said.contains("goodput against gateway"), "{said}");
     assert_eq!(equal.status.code(), Some(0), "{equal:?}");
+    assert_eq!(neighbour.status.code(), Some(0), "{neighbour:?}");
+    assert!(String::from_utf8_lossy(&neighbour.stdout).contains("WORSE"), "{neighbour:?}");
+}
+
+/// A twill whose host sends no more than 5 Mbit/s.
+fn slowed_twill(folder: &Path) -> PathBuf {
+    let script = folder.join("slowed");
+    let limit = "tbf rate 5mbit burst 70000 latency 20ms";
+    let twill = twill();
+    let text = format!(
+        "#!/bin/sh\n[ \"$1\" = run ] && tc qdisc replace dev u0 root {limit}\nexec {} \"$@\"\n",
+        twill.display()
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    script
 }
 
 #[test]
@@ -83,7 +72,7 @@ fn results_hold_what_is_needed_to_run_them_again_and_become_a_page() {
     let Some(_turn) = turn("results") else { return };
     let folder = tempfile::tempdir().unwrap();
 
-    let output = measure(Faults::default(), folder.path());
+    let output = measure(&["gateway"], Path::new("none"), folder.path());
 
     assert!(output.status.success(), "{output:?}");
     let text = fs::read_to_string(folder.path().join("results.json")).unwrap();
