@@ -205,15 +205,29 @@ fn workers_take_no_more_than_their_share_of_a_cpu() {
     }
 }
 
-/// The gateway's program, which stands beside the harness; built if only the harness was.
+/// The gateway's program, which stands beside the harness; built if only the harness was, or if its
+/// sources have changed since.
 fn twill() -> PathBuf {
     let beside = Path::new(env!("CARGO_BIN_EXE_twill-perf")).with_file_name("twill");
-    if !beside.exists() {
+    if is_stale(&beside) {
+        let folder = beside.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+        let profile = folder.filter(|name| *name != "debug").unwrap_or("dev");
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--quiet", "--package", "twill", "--bin", "twill"]);
-        assert!(cargo.current_dir("..").status().expect("cargo runs").success());
+        cargo.args(["--profile", profile]).current_dir("..");
+        assert!(cargo.status().expect("cargo runs").success());
     }
     beside
+}
+
+/// Whether a program is older than a file that it was made of, by what cargo wrote beside it:
+/// `PROGRAM: FILE FILE …`.
+fn is_stale(program: &Path) -> bool {
+    let modified = |path: &Path| fs::metadata(path).and_then(|file| file.modified());
+    let Ok(made) = modified(program) else { return true };
+    let Ok(sources) = fs::read_to_string(program.with_extension("d")) else { return true };
+    let mut sources = sources.split_whitespace().skip(1);
+    sources.any(|source| modified(Path::new(source)).is_ok_and(|changed| changed > made))
 }
 
 #[test]
@@ -258,7 +272,8 @@ fn kill(child: &mut Child, signal: &str) {
 
 /// Namespaces, folders and processes that carry a test bed's mark.
 fn leftovers(mark: &str) -> Vec<String> {
-    let named = ["/run/netns", "/tmp"].into_iter().flat_map(|folder| {
+    let temporary = std::env::temp_dir();
+    let named = [Path::new("/run/netns"), &temporary].into_iter().flat_map(|folder| {
         fs::read_dir(folder)
             .into_iter()
             .flatten()
