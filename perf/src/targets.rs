@@ -1,7 +1,7 @@
 //! What must be reached, and whether it was.
 
 use crate::metric::{self, Better, format};
-use crate::report::grid;
+use crate::report::{between, grid};
 use crate::results::Results;
 use crate::stats::Estimate;
 use serde::Deserialize;
@@ -157,10 +157,9 @@ pub fn rows(findings: &[Finding<'_>]) -> Vec<Vec<String>> {
             Standing::Unknown => "not measured",
         };
         let (measured, interval) = match finding.measured {
-            Some(measured) => (
-                format(measured.median),
-                format!("{} … {}", format(measured.low), format(measured.high)),
-            ),
+            Some(measured) => {
+                (format(measured.median), between(&measured, "95 % interval", format))
+            }
             None => (String::new(), String::new()),
         };
         rows.push(vec![

@@ -1,4 +1,4 @@
-use super::table::grid;
+use super::table::{between, grid};
 use crate::metric::{self, Better, format};
 use crate::results::{Cell, Results};
 use crate::stats::{Estimate, median};
@@ -172,7 +172,8 @@ impl<'a> Pair<'a> {
 /// Changes as a table.
 #[must_use]
 pub fn comparison(changes: &[Change]) -> String {
-    let title = ["wire", "workload", "path", "number", "before", "after", "ratio", "interval", ""];
+    let title =
+        ["wire", "workload", "path", "number", "before", "after", "ratio", "95 % interval", ""];
     let mut rows = vec![title.map(str::to_owned).to_vec()];
     for change in changes {
         let [wire, workload, path] = change.what.clone();
@@ -187,7 +188,7 @@ pub fn comparison(changes: &[Change]) -> String {
             format(change.medians.0),
             format(change.medians.1),
             format!("{:.2}", change.ratio.median),
-            format!("{:.2} … {:.2}", change.ratio.low, change.ratio.high),
+            between(&change.ratio, title[7], |value| format!("{value:.2}")),
             change.verdict.word().to_owned(),
         ]);
     }

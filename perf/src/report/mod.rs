@@ -11,4 +11,5 @@ pub(crate) use compare::keys;
 pub use compare::{Change, Verdict, changes, changes_to_baseline, comparison};
 pub use hgrm::{hgrm, write_hgrm};
 pub use html::html;
+pub(crate) use table::between;
 pub use table::{grid, tables};
