@@ -204,6 +204,21 @@ fn what_is_beside_the_probes_counts_in_packets_and_offer() {
 }
 
 #[test]
+fn the_witness_omits_the_same_from_bytes_and_from_cost() {
+    let Some(_turn) = turn("iperf3") else { return };
+    let wire = Underlay { rate_mbit: Some(400), ..Underlay::default() };
+
+    let sample = measure(&PathSpec::HostGw, wire, "iperf3", 2.0);
+
+    // Its packets are what passed while its bytes were counted; a second more would be half more.
+    let (bytes, seconds) = (sample.bytes as f64, sample.seconds);
+    assert!((1.9..2.1).contains(&seconds), "{seconds}");
+    let data = bytes / 1448.0;
+    let packets = sample.packets as f64;
+    assert!((data..1.3 * data).contains(&packets), "{packets} packets, {data} with data");
+}
+
+#[test]
 fn a_slow_gateway_is_not_blamed_on_the_generator() {
     let Some(_turn) = turn("slow gateway") else { return };
 
