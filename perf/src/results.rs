@@ -188,17 +188,22 @@ impl Cell {
     /// What a reader must know, each remark with the rounds in which it held.
     #[must_use]
     pub fn notes(&self) -> Vec<(String, usize)> {
-        let mut notes: Vec<(String, usize)> = Vec::new();
-        for note in self.rounds.iter().flatten().flat_map(|sample| &sample.notes) {
-            // The figures differ from round to round, the remark does not.
-            let same = |known: &str| known.split(':').next() == note.split(':').next();
-            match notes.iter_mut().find(|(known, _)| same(known)) {
-                Some((_, count)) => *count += 1,
-                None => notes.push((note.clone(), 1)),
+        let mut notes: Vec<(String, BTreeSet<usize>)> = Vec::new();
+        for (round, sample) in self.rounds.iter().flatten().enumerate() {
+            for note in &sample.notes {
+                match notes.iter_mut().find(|(known, _)| remark(known).eq(remark(note))) {
+                    Some((_, rounds)) => rounds.extend([round]),
+                    None => notes.push((note.clone(), BTreeSet::from([round]))),
+                }
             }
         }
-        notes
+        notes.into_iter().map(|(note, rounds)| (note, rounds.len())).collect()
     }
+}
+
+/// A note without its figures, which differ from round to round where the remark does not.
+fn remark(note: &str) -> impl Iterator<Item = &str> {
+    note.split_whitespace().filter(|word| !word.starts_with(|first: char| first.is_ascii_digit()))
 }
 
 impl Results {
@@ -334,6 +339,23 @@ mod tests {
         assert!(flaw(&whole, "rtt_p99").contains("no round has the round trip p99"));
         assert!(flaw(&short, "goodput").contains("1 of 2 rounds"), "{}", flaw(&short, "goodput"));
         assert!(flaw(&failed, "goodput").ends_with("mtu wire: round 0: no answer"));
+    }
+
+    #[test]
+    fn notes_are_counted_by_remark_whatever_their_figures() {
+        let note = |notes: &[&str]| {
+            let mut round = sample(&[]);
+            notes.iter().for_each(|note| round.note((*note).to_owned()));
+            Some(round)
+        };
+        let [busy, late, later] = [
+            "the generator is the bottleneck: one of its threads filled a core",
+            "the generator is the bottleneck: 1 % of probes left 120 µs late or more",
+            "the generator is the bottleneck: 1 % of probes left 99 µs late or more",
+        ];
+        let cell = cell(sample(&[]), vec![note(&[busy, late]), note(&[busy]), note(&[later])]);
+
+        assert_eq!(cell.notes(), [(busy.to_owned(), 2), (late.to_owned(), 2)]);
     }
 
     #[test]
