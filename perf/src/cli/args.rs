@@ -179,7 +179,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 #[derive(Clone, Debug, Args)]
 pub(super) struct SettingArgs {
     /// Underlay MTU, bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 1500)]
+    #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u16).range(576..))]
     pub(super) mtu: u16,
     /// Share of packets that every host loses on arrival, percent
     #[arg(long, value_name = "PERCENT", default_value_t = 0.0, value_parser = percent)]

@@ -82,6 +82,16 @@ fn a_clean_path_loses_and_reorders_nothing() {
 }
 
 #[test]
+fn paths_stand_below_the_least_mtu_of_ipv6() {
+    let Some(_turn) = turn("small MTU") else { return };
+
+    for path in [PathSpec::Veth, PathSpec::HostGw, PathSpec::Vxlan, faulty(Faults::default())] {
+        let path = build(&path, Underlay { mtu: 1000, ..Underlay::default() });
+        assert!(path.ping(2).is_ok(), "{}", path.name());
+    }
+}
+
+#[test]
 fn a_rate_limit_is_the_goodput_less_the_headers() {
     let Some(_turn) = turn("rate limit") else { return };
     let underlay = Underlay { rate_mbit: Some(100), wire: Wire::Mtu, ..Underlay::default() };
