@@ -55,16 +55,31 @@ fn a_slowed_twill_makes_the_check_fail_and_an_equal_one_or_a_slowed_neighbour_do
 
 /// A twill whose host sends no more than 5 Mbit/s.
 fn slowed_twill(folder: &Path) -> PathBuf {
-    let script = folder.join("slowed");
-    let limit = "tbf rate 5mbit burst 70000 latency 20ms";
-    let twill = twill();
-    let text = format!(
-        "#!/bin/sh\n[ \"$1\" = run ] && tc qdisc replace dev u0 root {limit}\nexec {} \"$@\"\n",
-        twill.display()
-    );
+    let limit = "tc qdisc replace dev u0 root tbf rate 5mbit burst 70000 latency 20ms";
+    twill_after(&format!("[ \"$1\" = run ] && {limit}"), folder)
+}
+
+/// A twill that does something else first.
+fn twill_after(line: &str, folder: &Path) -> PathBuf {
+    let script = folder.join("twill");
+    let text = format!("#!/bin/sh\n{line}\nexec {} \"$@\"\n", twill().display());
     fs::write(&script, text).unwrap();
     fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
     script
+}
+
+#[test]
+fn a_twill_that_does_not_say_what_it_dropped_is_a_failure() {
+    let Some(_turn) = turn("mute twill") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mute = twill_after("[ \"$1\" = status ] && echo mute && exit 3", folder.path());
+
+    let mut command = twill_perf(&["run", "--path", "twill", "--baseline", "twill"]);
+    command.args(["--workload", "rr", "--wire", "offloaded", "--rounds", "1", "--seconds", "0.2"]);
+    let output = command.arg("--twill").arg(mute).arg("--output").arg(folder.path()).output();
+
+    let said = String::from_utf8_lossy(&output.unwrap().stdout).into_owned();
+    assert!(said.contains("round 1:") && said.contains("failed: mute"), "{said}");
 }
 
 #[test]
