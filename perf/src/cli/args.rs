@@ -71,9 +71,10 @@ pub(super) struct RunArgs {
     /// Wires [default: both]
     #[arg(long, value_enum, num_args = 1..)]
     pub(super) wire: Vec<WireName>,
-    /// The path that ratios refer to
-    #[arg(long, default_value = "vxlan")]
-    pub(super) baseline: String,
+    /// The path that ratios refer to; measured, too, if it is not among the paths [default: vxlan if
+    /// it is, else the first path]
+    #[arg(long, value_name = "PATH")]
+    pub(super) baseline: Option<String>,
     #[command(flatten)]
     pub(super) how: HowArgs,
 }
