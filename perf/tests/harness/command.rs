@@ -63,8 +63,8 @@ fn slowed_twill(folder: &Path) -> PathBuf {
 fn twill_after(line: &str, folder: &Path) -> PathBuf {
     let script = folder.join("twill");
     let text = format!("#!/bin/sh\n{line}\nexec {} \"$@\"\n", twill().display());
-    fs::write(&script, text).unwrap();
-    fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    fs::write(&script, text).expect("a script");
+    fs::set_permissions(&script, Permissions::from_mode(0o755)).expect("may be run");
     script
 }
 
