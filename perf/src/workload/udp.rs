@@ -4,6 +4,7 @@ use super::tcp::busy_share;
 use super::watch::{Measured, Total, watch};
 use super::{Course, Window, WorkloadError};
 use crate::measure::Meter;
+use crate::metric::format;
 use crate::sample::{Sample, Series, histogram};
 use crate::sys::{BATCH, ReceiveBatch, now_ns, send_batch};
 use hdrhistogram::Histogram;
@@ -146,7 +147,9 @@ pub(super) fn note_short_offer(sample: &mut Sample, rate: u64) {
     let (offered, wanted) = (sample.get("offered").unwrap_or(0.0), rate as f64 * 1e-3);
     if offered < KEPT * wanted {
         sample.note(format!(
-            "the generator is the bottleneck: it offered {offered:.0} of {wanted:.0} kpps"
+            "the generator is the bottleneck: it offered {} of {} kpps",
+            format(offered),
+            format(wanted)
         ));
     }
 }
