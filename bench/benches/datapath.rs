@@ -15,6 +15,8 @@ use twill_bench::packets::{plain, tcp_segment, tso, udp_packet};
 const PEER: &str = "192.0.2.1:8285";
 /// Frames of one turn.
 const BATCH: usize = 64;
+/// Bytes at the front of a packet that hold all its headers.
+const EDITED: usize = 128;
 
 fn egress(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("egress");
@@ -22,14 +24,14 @@ fn egress(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(BATCH as u64));
     let small = plain(&udp_packet([10, 10, 0, 5], [10, 10, 1, 5], 36));
     group.bench_function("64 single packets of 64 bytes", |bencher| {
-        let mut side = EgressSide::new();
+        let mut side = EgressSide::new(&small);
         bencher.iter(|| side.turn(&small, BATCH));
     });
 
     let super_packet = tso(1420, &tcp_segment([10, 10, 0, 5], [10, 10, 1, 5], 0, 45 * 1420));
     group.throughput(Throughput::Bytes(super_packet.len() as u64));
     group.bench_function("one TCP super-packet of 64 KiB", |bencher| {
-        let mut side = EgressSide::new();
+        let mut side = EgressSide::new(&super_packet);
         bencher.iter(|| side.turn(&super_packet, 1));
     });
     group.finish();
@@ -45,12 +47,12 @@ fn ingress(criterion: &mut Criterion) {
         for (name, coalesce) in [("alone", false), ("joined", true)] {
             group.throughput(Throughput::Elements(64));
             group.bench_function(format!("train of 64 x 92 bytes, {name}, {check}"), |bencher| {
-                let mut side = IngressSide::new(check, coalesce);
+                let mut side = IngressSide::new(check, coalesce, &small);
                 bencher.iter(|| side.turn(&small));
             });
             group.throughput(Throughput::Elements(45));
             group.bench_function(format!("train of 45 x 1472 bytes, {name}, {check}"), |bencher| {
-                let mut side = IngressSide::new(check, coalesce);
+                let mut side = IngressSide::new(check, coalesce, &large);
                 bencher.iter(|| side.turn(&large));
             });
         }
@@ -67,22 +69,26 @@ struct EgressSide {
 }
 
 impl EgressSide {
-    fn new() -> Self {
+    fn new(frame: &[u8]) -> Self {
         let limits = RunLimits { datagrams: 127, bytes: 65507 };
-        Self {
+        let mut side = Self {
             view: view(),
             egress: Egress::new(EgressRules { vnet_hdr: true }),
             out: Datagrams::new(limits, 256, Pieces::new(4096, 1 << 17)),
             replies: Frames::new(8, Pieces::new(8, 8192)),
             slot: vec![0; 1 << 16],
-        }
+        };
+        side.slot[..frame.len()].copy_from_slice(frame);
+        side.turn(frame, 1);
+        let edited = EDITED.min(frame.len());
+        assert_eq!(side.slot[edited..frame.len()], frame[edited..], "egress edits headers only");
+        side
     }
 
-    /// The same frame so many times; its bytes are put back each time, as egress edits them.
+    /// The same frame so many times; its headers are put back each time, as egress edits them.
     fn turn(&mut self, frame: &[u8], times: usize) {
         let world = World { view: &self.view, now_ns: 0 };
-        let edited = frame.len().min(128);
-        self.slot[..frame.len()].copy_from_slice(frame);
+        let edited = EDITED.min(frame.len());
         for slot in 0..times {
             self.slot[..edited].copy_from_slice(&frame[..edited]);
             let frame = TunFrame { slot: Slot(slot as u16), start: 0, len: frame.len() as u32 };
@@ -103,7 +109,7 @@ struct IngressSide {
 }
 
 impl IngressSide {
-    fn new(check: IngressCheck, coalesce: bool) -> Self {
+    fn new(check: IngressCheck, coalesce: bool, datagrams: &[Vec<u8>]) -> Self {
         let rules = IngressRules {
             check,
             peer_sources: Vec::new(),
@@ -112,19 +118,29 @@ impl IngressSide {
             coalesce_tcp: coalesce,
             coalesce_udp: coalesce,
         };
-        Self {
+        let mut side = Self {
             view: view(),
             ingress: Ingress::new(rules, 256),
             out: Frames::new(256, Pieces::new(4096, 1 << 16)),
             slot: vec![0; 1 << 17],
+        };
+        let train = datagrams.concat();
+        side.slot[..train.len()].copy_from_slice(&train);
+        side.turn(datagrams);
+        for (slot, datagram) in side.slot.chunks(datagrams[0].len()).zip(datagrams) {
+            let edited = EDITED.min(datagram.len());
+            assert_eq!(slot[edited..], datagram[edited..], "ingress edits headers only");
         }
+        side
     }
 
+    /// The train's headers are put back each time, as ingress edits them.
     fn turn(&mut self, datagrams: &[Vec<u8>]) {
         let world = World { view: &self.view, now_ns: 0 };
         let segment = datagrams[0].len();
+        let edited = EDITED.min(segment);
         for (datagram, slot) in datagrams.iter().zip(self.slot.chunks_mut(segment)) {
-            slot.copy_from_slice(datagram);
+            slot[..edited].copy_from_slice(&datagram[..edited]);
         }
         let train = Train {
             slot: Slot(0),

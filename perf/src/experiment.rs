@@ -162,10 +162,10 @@ impl Plan {
     ) -> Result<Sample, WorkloadError> {
         let mut meter = path.meter();
         meter.count_calls(counting);
-        let before = path.drops();
+        let before = path.drops()?;
         let mut sample = workload.run(path.course(), &Window::of(self.measure), &mut meter)?;
         meter.describe(&mut sample);
-        if let (Some(before), Some(after)) = (before, path.drops()) {
+        if let (Some(before), Some(after)) = (before, path.drops()?) {
             let mut all = 0;
             for (reason, count) in after {
                 let dropped = count - before.get(&reason).copied().unwrap_or(0).min(count);

@@ -1,8 +1,10 @@
 //! What a run of the harness brought, as kept in `results/*.json`.
 
 use crate::environment::Environment;
+use crate::measure::is_counted_apart;
+use crate::metric;
 use crate::sample::{Sample, from_pairs};
-use crate::stats::Estimate;
+use crate::stats::{Estimate, paired_ratios};
 use crate::testbed::Underlay;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -111,15 +113,14 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// The values of a number over the rounds. What only the discarded round has counts from it.
+    /// The values of a number over the rounds; of what is measured in the discarded round alone, the
+    /// value from there.
     #[must_use]
     pub fn values(&self, key: &str) -> Vec<f64> {
-        let rounds: Vec<_> =
-            self.rounds.iter().flatten().filter_map(|sample| sample.get(key)).collect();
-        if !rounds.is_empty() {
-            return rounds;
+        if is_counted_apart(key) {
+            return self.discarded.iter().filter_map(|sample| sample.get(key)).collect();
         }
-        self.discarded.iter().filter_map(|sample| sample.get(key)).collect()
+        self.rounds.iter().flatten().filter_map(|sample| sample.get(key)).collect()
     }
 
     /// The median of a number over the rounds.
@@ -128,18 +129,45 @@ impl Cell {
         Estimate::of(&self.values(key), seed)
     }
 
+    /// The ratios of a number to the baseline's in the same round.
+    #[must_use]
+    pub fn ratios(&self, baseline: &Self, key: &str) -> Vec<f64> {
+        let value = |sample: &Option<Sample>| sample.as_ref()?.get(key);
+        let pair = |(one, other)| Some((value(one)?, value(other)?));
+        if is_counted_apart(key) {
+            let pair = pair((&self.discarded, &baseline.discarded));
+            return paired_ratios(pair.as_slice());
+        }
+        let pairs = self.rounds.iter().zip(&baseline.rounds).filter_map(pair);
+        paired_ratios(&pairs.collect::<Vec<_>>())
+    }
+
     /// The ratio of a number to the baseline's in the same round.
     #[must_use]
     pub fn ratio(&self, baseline: &Self, key: &str, seed: u64) -> Option<Estimate> {
-        let rounds = self.rounds.iter().zip(&baseline.rounds);
-        let pairs: Vec<_> = rounds
-            .filter_map(|(one, other)| Some((one.as_ref()?.get(key)?, other.as_ref()?.get(key)?)))
-            .collect();
-        if pairs.is_empty() {
-            let (one, other) = (self.discarded.as_ref()?, baseline.discarded.as_ref()?);
-            return Estimate::of_paired_ratios(&[(one.get(key)?, other.get(key)?)], seed);
-        }
-        Estimate::of_paired_ratios(&pairs, seed)
+        Estimate::of(&self.ratios(baseline, key), seed)
+    }
+
+    /// Why nothing can be concluded from a number: a run failed, or rounds lack it.
+    #[must_use]
+    pub fn flaw(&self, key: &str) -> Option<String> {
+        let wanted = if is_counted_apart(key) { 1 } else { self.rounds.len() };
+        let values = self.values(key).len();
+        let why = match self.failures.first() {
+            Some(failure) => failure.clone(),
+            None if values == 0 => format!("no round has the {}", metric::name(key)),
+            None if values < wanted => {
+                format!("{values} of {wanted} rounds have the {}", metric::name(key))
+            }
+            None => return None,
+        };
+        Some(format!("{} over {}, {} wire: {why}", self.workload, self.path, self.wire))
+    }
+
+    /// Whether its path is what the project builds, and not what it is compared with.
+    #[must_use]
+    pub fn is_twill(&self) -> bool {
+        self.path == "twill" || self.path.starts_with("twill:")
     }
 
     /// The keys that its rounds have.
@@ -160,17 +188,22 @@ impl Cell {
     /// What a reader must know, each remark with the rounds in which it held.
     #[must_use]
     pub fn notes(&self) -> Vec<(String, usize)> {
-        let mut notes: Vec<(String, usize)> = Vec::new();
-        for note in self.rounds.iter().flatten().flat_map(|sample| &sample.notes) {
-            // The figures differ from round to round, the remark does not.
-            let same = |known: &str| known.split(':').next() == note.split(':').next();
-            match notes.iter_mut().find(|(known, _)| same(known)) {
-                Some((_, count)) => *count += 1,
-                None => notes.push((note.clone(), 1)),
+        let mut notes: Vec<(String, BTreeSet<usize>)> = Vec::new();
+        for (round, sample) in self.rounds.iter().flatten().enumerate() {
+            for note in &sample.notes {
+                match notes.iter_mut().find(|(known, _)| remark(known).eq(remark(note))) {
+                    Some((_, rounds)) => rounds.extend([round]),
+                    None => notes.push((note.clone(), BTreeSet::from([round]))),
+                }
             }
         }
-        notes
+        notes.into_iter().map(|(note, rounds)| (note, rounds.len())).collect()
     }
+}
+
+/// A note without its figures, which differ from round to round where the remark does not.
+fn remark(note: &str) -> impl Iterator<Item = &str> {
+    note.split_whitespace().filter(|word| !word.starts_with(|first: char| first.is_ascii_digit()))
 }
 
 impl Results {
@@ -263,6 +296,67 @@ pub enum ResultsError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn sample(values: &[(&str, f64)]) -> Sample {
+        let mut sample = Sample::new(1.0);
+        for (key, value) in values {
+            sample.set(key, *value);
+        }
+        sample
+    }
+
+    fn cell(discarded: Sample, rounds: Vec<Option<Sample>>) -> Cell {
+        let [wire, path, workload, headline] =
+            ["mtu", "twill", "tcp-1", "goodput"].map(str::to_owned);
+        let failures = Vec::new();
+        Cell { wire, path, workload, headline, discarded: Some(discarded), rounds, failures }
+    }
+
+    #[test]
+    fn a_number_of_every_round_is_never_taken_from_the_discarded_one() {
+        let discarded = sample(&[("goodput", 9.0), ("calls_per_packet", 0.1)]);
+        let all_failed = cell(discarded.clone(), vec![None, None]);
+        let measured = cell(discarded, vec![Some(sample(&[("goodput", 5.0)])); 2]);
+
+        assert!(all_failed.values("goodput").is_empty());
+        assert!(all_failed.ratios(&all_failed, "goodput").is_empty());
+        assert_eq!(measured.values("goodput"), [5.0, 5.0]);
+        assert_eq!(measured.values("calls_per_packet"), [0.1]);
+        assert_eq!(measured.ratios(&measured, "calls_per_packet"), [1.0]);
+    }
+
+    #[test]
+    fn failures_and_rounds_without_the_number_are_flaws() {
+        let round = sample(&[("goodput", 5.0)]);
+        let discarded = sample(&[("calls_per_packet", 0.1)]);
+        let whole = cell(discarded.clone(), vec![Some(round.clone()); 2]);
+        let short = cell(discarded, vec![Some(round), None]);
+        let failed = Cell { failures: vec!["round 0: no answer".to_owned()], ..whole.clone() };
+
+        let flaw = |cell: &Cell, key| cell.flaw(key).unwrap_or_default();
+
+        assert_eq!(flaw(&whole, "goodput") + &flaw(&whole, "calls_per_packet"), "");
+        assert!(flaw(&whole, "rtt_p99").contains("no round has the round trip p99"));
+        assert!(flaw(&short, "goodput").contains("1 of 2 rounds"), "{}", flaw(&short, "goodput"));
+        assert!(flaw(&failed, "goodput").ends_with("mtu wire: round 0: no answer"));
+    }
+
+    #[test]
+    fn notes_are_counted_by_remark_whatever_their_figures() {
+        let note = |notes: &[&str]| {
+            let mut round = sample(&[]);
+            notes.iter().for_each(|note| round.note((*note).to_owned()));
+            Some(round)
+        };
+        let [busy, late, later] = [
+            "the generator is the bottleneck: one of its threads filled a core",
+            "the generator is the bottleneck: 1 % of probes left 120 µs late or more",
+            "the generator is the bottleneck: 1 % of probes left 99 µs late or more",
+        ];
+        let cell = cell(sample(&[]), vec![note(&[busy, late]), note(&[busy]), note(&[later])]);
+
+        assert_eq!(cell.notes(), [(busy.to_owned(), 2), (late.to_owned(), 2)]);
+    }
 
     #[test]
     fn a_record_names_the_conditions_that_were_asked_for() {

@@ -1,7 +1,7 @@
 //! What must be reached, and whether it was.
 
 use crate::metric::{self, Better, format};
-use crate::report::grid;
+use crate::report::{between, grid};
 use crate::results::Results;
 use crate::stats::Estimate;
 use serde::Deserialize;
@@ -52,8 +52,10 @@ pub struct Finding<'a> {
     pub target: &'a Target,
     /// The wire.
     pub wire: &'a str,
-    /// What was measured; nothing if it was not.
+    /// What was measured; nothing if it was not, or not in every round.
     pub measured: Option<Estimate>,
+    /// Why nothing was.
+    pub flaw: Option<String>,
     /// Whether less is better.
     less: bool,
 }
@@ -67,7 +69,7 @@ pub enum Standing {
     Reached,
     /// Short of what is demanded.
     Missed,
-    /// Not measured.
+    /// Not measured, or not in every round.
     Unknown,
 }
 
@@ -91,15 +93,36 @@ impl Targets {
 
 impl Target {
     fn find<'a>(&'a self, wire: &'a str, results: &Results) -> Finding<'a> {
-        let seed = results.plan.seed;
-        let cell = results.cell(wire, &self.path, &self.workload);
-        let key = self.metric.as_deref().or(cell.map(|cell| cell.headline.as_str())).unwrap_or("");
-        let measured = cell.and_then(|cell| match &self.baseline {
-            Some(baseline) => cell.ratio(results.cell(wire, baseline, &self.workload)?, key, seed),
-            None => cell.estimate(key, seed),
-        });
+        let found = self.look_up(wire, results);
+        let headline = results.cell(wire, &self.path, &self.workload).map(|cell| &cell.headline);
+        let key = self.metric.as_ref().or(headline).map_or("", String::as_str);
         let less = metric::by_key(key).is_some_and(|metric| metric.better == Better::Less);
-        Finding { target: self, wire, measured, less }
+        let (measured, flaw) = match found {
+            Ok(measured) => (Some(measured), None),
+            Err(flaw) => (None, Some(flaw)),
+        };
+        Finding { target: self, wire, measured, flaw, less }
+    }
+
+    /// The number, or why nothing can be concluded from it.
+    fn look_up(&self, wire: &str, results: &Results) -> Result<Estimate, String> {
+        let cell = |path: &str| {
+            let cell = results.cell(wire, path, &self.workload);
+            cell.ok_or_else(|| format!("{} over {path}, {wire} wire: not measured", self.workload))
+        };
+        let own = cell(&self.path)?;
+        let key = self.metric.as_deref().unwrap_or(&own.headline);
+        let baseline = self.baseline.as_deref().map(cell).transpose()?;
+        if let Some(flaw) = own.flaw(key).or_else(|| baseline?.flaw(key)) {
+            return Err(flaw);
+        }
+        let seed = results.plan.seed;
+        let measured = match baseline {
+            Some(baseline) => own.ratio(baseline, key, seed),
+            None => own.estimate(key, seed),
+        };
+        measured
+            .ok_or_else(|| format!("{} over {}: nothing to divide by", self.workload, self.path))
     }
 }
 
@@ -134,10 +157,9 @@ pub fn rows(findings: &[Finding<'_>]) -> Vec<Vec<String>> {
             Standing::Unknown => "not measured",
         };
         let (measured, interval) = match finding.measured {
-            Some(measured) => (
-                format(measured.median),
-                format!("{} … {}", format(measured.low), format(measured.high)),
-            ),
+            Some(measured) => {
+                (format(measured.median), between(&measured, "95 % interval", format))
+            }
             None => (String::new(), String::new()),
         };
         rows.push(vec![
@@ -176,6 +198,8 @@ pub fn markdown(rows: &[Vec<String>]) -> String {
 mod tests {
     use super::*;
     use crate::path::PathSpec;
+    use crate::results::{Cell, PlanRecord, SCHEMA};
+    use crate::sample::Sample;
     use crate::workload::Workload;
 
     #[test]
@@ -190,6 +214,52 @@ mod tests {
             assert!(baseline.is_none_or(|name| name.parse::<PathSpec>().is_ok()), "{target:?}");
             let key = target.metric.as_deref();
             assert!(key.is_none_or(|key| metric::by_key(key).is_some()), "{target:?}");
+        }
+    }
+
+    #[test]
+    fn a_target_is_judged_only_by_rounds_that_all_went_well() {
+        let targets = Targets::parse(
+            "[[target]]\nname = \"TCP\"\nwires = [\"mtu\"]\nworkload = \"tcp-1\"\n\
+             baseline = \"vxlan\"\nat_least = 0.5\naim = 0.9\n",
+        )
+        .unwrap();
+        let well = [Some(6.0), Some(6.0)];
+        let standing = |twill: [Option<f64>; 2], vxlan: [Option<f64>; 2]| {
+            let results = results(&[("twill", twill), ("vxlan", vxlan)]);
+            targets.find(&results)[0].standing()
+        };
+
+        assert_eq!(standing(well, well), Standing::Aim);
+        assert_eq!(standing([Some(1.0), Some(1.0)], well), Standing::Missed);
+        assert_eq!(standing([Some(6.0), None], well), Standing::Unknown);
+        assert_eq!(standing(well, [None, Some(6.0)]), Standing::Unknown);
+        assert_eq!(standing([None, None], [None, None]), Standing::Unknown);
+        assert_eq!(targets.find(&results(&[]))[0].standing(), Standing::Unknown);
+    }
+
+    /// Goodputs by path and round, the discarded round's above all.
+    fn results(paths: &[(&str, [Option<f64>; 2])]) -> Results {
+        let sample = |goodput| {
+            let mut sample = Sample::new(1.0);
+            sample.set("goodput", goodput);
+            sample
+        };
+        let cells = paths.iter().map(|(path, rounds)| Cell {
+            wire: "mtu".to_owned(),
+            path: (*path).to_owned(),
+            workload: "tcp-1".to_owned(),
+            headline: "goodput".to_owned(),
+            discarded: Some(sample(99.0)),
+            rounds: rounds.map(|goodput| goodput.map(sample)).to_vec(),
+            failures: Vec::new(),
+        });
+        Results {
+            schema: SCHEMA,
+            environment: Default::default(),
+            plan: PlanRecord { rounds: 2, ..PlanRecord::default() },
+            unavailable: Vec::new(),
+            cells: cells.collect(),
         }
     }
 }

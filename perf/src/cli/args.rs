@@ -71,9 +71,10 @@ pub(super) struct RunArgs {
     /// Wires [default: both]
     #[arg(long, value_enum, num_args = 1..)]
     pub(super) wire: Vec<WireName>,
-    /// The path that ratios refer to
-    #[arg(long, default_value = "vxlan")]
-    pub(super) baseline: String,
+    /// The path that ratios refer to; measured, too, if it is not among the paths [default: vxlan if
+    /// it is, else the first path]
+    #[arg(long, value_name = "PATH")]
+    pub(super) baseline: Option<String>,
     #[command(flatten)]
     pub(super) how: HowArgs,
 }
@@ -179,7 +180,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 #[derive(Clone, Debug, Args)]
 pub(super) struct SettingArgs {
     /// Underlay MTU, bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 1500)]
+    #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u16).range(576..))]
     pub(super) mtu: u16,
     /// Share of packets that every host loses on arrival, percent
     #[arg(long, value_name = "PERCENT", default_value_t = 0.0, value_parser = percent)]

@@ -5,9 +5,9 @@ use super::measure::{measure, paths};
 use super::{Failure, path};
 use crate::experiment::Plan;
 use crate::path::External;
-use crate::report::{Verdict, changes, comparison};
-use crate::results::{PlanRecord, Results};
-use crate::targets::{Standing, Target, Targets, markdown, rows, table};
+use crate::report::{Verdict, changes_to_baseline, comparison, keys};
+use crate::results::{Cell, PlanRecord, Results};
+use crate::targets::{Finding, Standing, Target, Targets, markdown, rows, table};
 use crate::testbed::Wire;
 use crate::workload::Workload;
 use std::path::Path;
@@ -28,29 +28,50 @@ fn against(args: &CheckArgs, file: &Path) -> Result<(), Failure> {
         Some(file) => Results::load(file)?,
         None => measure(&again(&before.plan, &args.how)?, args.how.output.as_deref())?,
     };
-    let changes = changes(&before, &after, args.tolerance / 100.0);
+    let changes = changes_to_baseline(&before, &after, args.tolerance / 100.0);
     print!("\n{}", comparison(&changes));
-    let worse = changes.iter().filter(|change| change.verdict == Verdict::Worse).count();
-    let lost = before
-        .cells
-        .iter()
-        .filter(|cell| {
-            let now = after.cell(&cell.wire, &cell.path, &cell.workload);
-            !cell.values(&cell.headline).is_empty()
-                && now.is_none_or(|now| now.values(&cell.headline).is_empty())
-        })
-        .map(|cell| format!("{} over {} on the {} wire", cell.workload, cell.path, cell.wire))
-        .collect::<Vec<_>>();
-    if !lost.is_empty() {
-        return Err(Failure::Regression(format!("no longer measurable: {}", lost.join(", "))));
+    let flaws = flaws(&before, &after);
+    let worse = changes.iter().filter(|change| {
+        let [wire, workload, path] = &change.what;
+        let ours = after.cell(wire, path, workload).is_some_and(Cell::is_twill);
+        ours && change.verdict == Verdict::Worse
+    });
+    match (worse.count(), flaws.is_empty()) {
+        (0, true) => Ok(()),
+        (0, false) => Err(unknown(&flaws.iter().map(String::as_str).collect::<Vec<_>>())),
+        (worse, _) => {
+            Err(Failure::Regression(format!("{worse} numbers of twill are worse than before")))
+        }
     }
-    if changes.is_empty() {
-        return Err(Failure::Unusable("the runs have nothing in common".to_owned()));
+}
+
+/// Why numbers of twill, or of the baseline that they are divided by, cannot be judged.
+fn flaws(before: &Results, after: &Results) -> Vec<String> {
+    let mut flaws = Vec::new();
+    let twills: Vec<_> = before.cells.iter().filter(|cell| cell.is_twill()).collect();
+    if twills.is_empty() {
+        flaws.push("the earlier run has no twill".to_owned());
     }
-    if worse > 0 {
-        return Err(Failure::Regression(format!("{worse} numbers are worse than before")));
+    for cell in twills {
+        let (wire, path, workload) = (&cell.wire, &cell.path, &cell.workload);
+        for key in keys(cell, before.cell(wire, &before.plan.baseline, workload)) {
+            // What a workload never had (a p99 of too few probes) is nothing to judge.
+            if cell.values(key).is_empty() && key != cell.headline {
+                continue;
+            }
+            for (when, results) in [("before", before), ("now", after)] {
+                let Some(own) = results.cell(wire, path, workload) else {
+                    flaws.push(format!("{when}: {workload} over {path}, {wire} wire: no run"));
+                    continue;
+                };
+                let baseline = results.cell(wire, &results.plan.baseline, workload);
+                let flaw = own.flaw(key).or_else(|| baseline?.flaw(key));
+                flaws.extend(flaw.map(|flaw| format!("{when}: {flaw}")));
+            }
+        }
     }
-    Ok(())
+    flaws.dedup();
+    flaws
 }
 
 /// The plan of an earlier run, with today's twill, seed and externals of the same names.
@@ -92,10 +113,13 @@ fn targets(args: &CheckArgs, file: &Path) -> Result<(), Failure> {
     println!("\n{}", if args.markdown { markdown(&rows) } else { table(&findings) });
     let count = |standing| findings.iter().filter(|f| f.standing() == standing).count();
     let missed = count(Standing::Missed);
-    let unknown = findings
-        .iter()
-        .filter(|finding| finding.standing() == Standing::Unknown && !finding.target.external)
-        .count();
+    // A gateway that the user did not bring is no fault; one that was brought and failed is.
+    let brought = |finding: &&Finding<'_>| {
+        let known = |name: &str| results.plan.paths.iter().any(|path| path == name);
+        !finding.target.external || finding.target.baseline.as_deref().is_some_and(known)
+    };
+    let flaws: Vec<_> =
+        findings.iter().filter(brought).filter_map(|finding| finding.flaw.clone()).collect();
     println!(
         "{} of {} targets reached, {} of them with the aim; {missed} missed, {} not measured",
         count(Standing::Aim) + count(Standing::Reached),
@@ -103,11 +127,15 @@ fn targets(args: &CheckArgs, file: &Path) -> Result<(), Failure> {
         count(Standing::Aim),
         count(Standing::Unknown)
     );
-    match (missed, unknown) {
-        (0, 0) => Ok(()),
-        (0, _) => Err(Failure::Unusable(format!("{unknown} targets could not be measured"))),
+    match (missed, unique(flaws.iter().map(String::as_str))) {
+        (0, flaws) if flaws.is_empty() => Ok(()),
+        (0, flaws) => Err(unknown(&flaws)),
         _ => Err(Failure::Regression(format!("{missed} targets are missed"))),
     }
+}
+
+fn unknown(flaws: &[&str]) -> Failure {
+    Failure::Unusable(format!("cannot be judged:\n  {}", flaws.join("\n  ")))
 }
 
 /// What must be measured to judge the targets.

@@ -36,7 +36,7 @@ pub(super) fn run(spec: &PathSpec, setting: &Setting) -> Result<(), Failure> {
         samples.push(sample);
     }
     let ping = path.ping(10)?;
-    let books: Vec<_> = path.statuses().iter().map(Books::read).collect();
+    let books: Vec<_> = path.statuses()?.iter().map(Books::read).collect();
     progress.finish();
 
     print!("{}", table(&path, setting, &samples, &ping));

@@ -41,14 +41,26 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     }
     let workloads =
         if args.workload.is_empty() { parse(&DEFAULT_WORKLOADS)? } else { args.workload.clone() };
-    let plan = Plan {
-        paths: paths(&names, how)?,
-        workloads,
-        wires: wires(&args.wire),
-        baseline: path(&args.baseline, &how.external)?,
-        ..how.plan()
-    };
+    let (paths, baseline) = with_baseline(paths(&names, how)?, args.baseline.as_deref(), how)?;
+    let plan = Plan { paths, workloads, wires: wires(&args.wire), baseline, ..how.plan() };
     measure(&plan, how.output.as_deref()).map(drop)
+}
+
+/// The paths and their baseline, which must be one of them: without it there is no ratio.
+fn with_baseline(
+    mut paths: Vec<PathSpec>,
+    wanted: Option<&str>,
+    how: &HowArgs,
+) -> Result<(Vec<PathSpec>, PathSpec), Failure> {
+    let baseline = match wanted {
+        Some(name) => path(name, &how.external)?,
+        None if paths.contains(&PathSpec::Vxlan) => PathSpec::Vxlan,
+        None => paths[0].clone(),
+    };
+    if !paths.contains(&baseline) {
+        paths.insert(0, baseline.clone());
+    }
+    Ok((paths, baseline))
 }
 
 pub(super) fn quick(args: &QuickArgs) -> Result<(), Failure> {
@@ -187,7 +199,9 @@ fn stamp(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::args::{Cli, Command};
     use super::*;
+    use clap::Parser;
 
     #[test]
     fn shares_are_granted_as_far_as_there_are_cpus() {
@@ -197,6 +211,29 @@ mod tests {
         let refused = granted(3.1, 62, 2).expect_err("more than there is").to_string();
 
         assert!(refused.contains("at most 3.0 %"), "{refused}");
+    }
+
+    #[test]
+    fn a_baseline_is_always_among_the_paths() {
+        let args = ["twill-perf", "run", "--path", "twill", "classic"];
+        let chosen = |baseline: &[&str], names: &[&str]| {
+            let Command::Run(run) = Cli::parse_from(args.iter().chain(baseline)).command else {
+                panic!("another command")
+            };
+            let paths = paths(names, &run.how).unwrap();
+            let (paths, baseline) =
+                with_baseline(paths, run.baseline.as_deref(), &run.how).unwrap();
+            let paths: Vec<_> = paths.iter().map(PathSpec::to_string).collect();
+            (paths.join(" "), baseline.to_string())
+        };
+        let pair = |paths: &str, baseline: &str| (paths.to_owned(), baseline.to_owned());
+
+        assert_eq!(chosen(&[], &["twill", "vxlan"]), pair("twill vxlan", "vxlan"));
+        assert_eq!(chosen(&[], &["twill", "classic"]), pair("twill classic", "twill"));
+        assert_eq!(
+            chosen(&["--baseline", "classic"], &["twill"]),
+            pair("classic twill", "classic")
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
 use rustix::process::{Pid, Signal, kill_process};
+use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -33,10 +34,19 @@ impl Calls {
     }
 
     /// Calls per second while it counted.
-    pub(super) fn stop(self) -> Option<f64> {
+    pub(super) fn stop(mut self) -> Option<f64> {
         let _ = kill_process(Pid::from_child(&self.perf), Signal::INT);
-        let output = self.perf.wait_with_output().ok()?;
-        per_second(&String::from_utf8_lossy(&output.stderr))
+        let mut said = String::new();
+        self.perf.stderr.take()?.read_to_string(&mut said).ok()?;
+        per_second(&said)
+    }
+}
+
+impl Drop for Calls {
+    /// It must not stay attached where traffic fails before it is stopped.
+    fn drop(&mut self) {
+        let _ = self.perf.kill();
+        let _ = self.perf.wait();
     }
 }
 
@@ -60,6 +70,16 @@ fn per_second(said: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_counts_ends_with_its_handle() {
+        let perf = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = Pid::from_child(&perf);
+
+        drop(Calls { perf });
+
+        assert!(rustix::process::test_kill_process(pid).is_err());
+    }
 
     #[test]
     fn the_rate_is_all_calls_by_the_time_of_the_last_line() {

@@ -16,6 +16,13 @@ use processes::Processes;
 /// Bytes per GiB.
 const GIB: f64 = (1u64 << 30) as f64;
 
+/// Whether a number is measured in the discarded round alone, because measuring it costs time (see
+/// [`Meter::count_calls`]).
+#[must_use]
+pub fn is_counted_apart(key: &str) -> bool {
+    key == "calls_per_packet"
+}
+
 /// Reads the books at the borders of the measured time.
 #[derive(Debug, Default)]
 pub struct Meter {
@@ -83,9 +90,8 @@ impl Meter {
         let (Some(before), Some(after)) = (&self.before, &self.after) else { return };
         let seconds = after.at_ns.saturating_sub(before.at_ns).max(1) as f64 * 1e-9;
         let segments = after.pods.tcp_sent.saturating_sub(before.pods.tcp_sent);
-        if sample.packets == 0 {
-            sample.packets = segments;
-        }
+        // Beside packets that the generators counted themselves.
+        sample.packets += segments;
         if segments > 1000 {
             let again = after.pods.tcp_again.saturating_sub(before.pods.tcp_again);
             sample.set("retransmitted", again as f64 / segments as f64);
@@ -104,7 +110,7 @@ impl Meter {
             }
         }
         if let Some(calls) = self.calls_per_second.filter(|_| sample.packets > 0) {
-            sample.set("calls_per_packet", calls * sample.seconds / sample.packets as f64);
+            sample.set("calls_per_packet", calls * seconds / sample.packets as f64);
         }
 
         let drops = |after: u64, before: u64| after.saturating_sub(before) as f64;

@@ -64,9 +64,7 @@ impl External {
             ("mtu", mtu.to_string()),
             ("dir", bed.folder().display().to_string()),
         ];
-        values.iter().fold(self.template.clone(), |line, (name, value)| {
-            line.replace(&format!("{{{name}}}"), value)
-        })
+        fill(&self.template, &values)
     }
 }
 
@@ -98,7 +96,7 @@ impl FromStr for External {
         if name.is_empty() || template.trim().is_empty() {
             return Err(invalid("write NAME=COMMAND"));
         }
-        if let Some(word) = placeholders(template).find(|word| !is_known(word)) {
+        if let Some((_, word)) = placeholders(template).find(|(_, word)| !is_known(word)) {
             let known: Vec<_> = PLACEHOLDERS.iter().map(|(name, _)| *name).collect();
             return Err(invalid(&format!("no placeholder {word:?}; known are {known:?}")));
         }
@@ -106,13 +104,29 @@ impl FromStr for External {
     }
 }
 
-/// The words in single braces; `${…}` and `{ …; }` are the shell's.
-fn placeholders(template: &str) -> impl Iterator<Item = &str> {
-    template.split('{').skip(1).zip(template.split('{')).filter_map(|(after, before)| {
-        let (word, _) = after.split_once('}')?;
+/// The words in single braces, each with the place of its opening one; `${…}` and `{ …; }` are the
+/// shell's.
+fn placeholders(template: &str) -> impl Iterator<Item = (usize, &str)> {
+    template.match_indices('{').filter_map(|(at, _)| {
+        let (word, _) = template[at + 1..].split_once('}')?;
         let plain = !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-        (plain && !before.ends_with('$')).then_some(word)
+        (plain && !template[..at].ends_with('$')).then_some((at, word))
     })
+}
+
+/// The template with the values of its placeholders.
+fn fill(template: &str, values: &[(&str, String)]) -> String {
+    let mut line = String::new();
+    let mut done = 0;
+    for (at, word) in placeholders(template) {
+        if let Some((_, value)) = values.iter().find(|(name, _)| *name == word) {
+            line.push_str(&template[done..at]);
+            line.push_str(value);
+            done = at + word.len() + 2;
+        }
+    }
+    line.push_str(&template[done..]);
+    line
 }
 
 fn is_known(word: &str) -> bool {
@@ -136,6 +150,15 @@ mod tests {
         assert_eq!((plain.name.as_str(), plain.mtu), ("wg", None));
         assert_eq!(plain.template, "run --to {remote}=x");
         assert_eq!((sized.name.as_str(), sized.mtu), ("wg", Some(1420)));
+    }
+
+    #[test]
+    fn placeholders_are_filled_and_the_shells_words_are_left_alone() {
+        let values = [("dir", "/tmp/{mtu}".to_owned()), ("mtu", "1472".to_owned())];
+
+        let line = fill("dir=x; { run {dir} --mtu={mtu}{mtu} ${dir} {host}; }", &values);
+
+        assert_eq!(line, "dir=x; { run /tmp/{mtu} --mtu=14721472 ${dir} {host}; }");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Paths that the kernel alone provides.
 
-use crate::testbed::{Host, Pod, Testbed, TestbedError};
+use crate::testbed::{Host, Pod, Testbed, TestbedError, has_ipv6};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Two pods joined by one pair of devices: what the generators can do at most.
@@ -11,7 +11,10 @@ pub(super) fn linked_pods(bed: &Testbed, mtu: u16) -> Result<[Pod; 2], TestbedEr
         let v4 = Ipv4Addr::new(10, 244, 0, index);
         let v6 = Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, index.into());
         let pod = Pod::assume(namespace, v4, v6);
-        pod.ip(&format!("address add {v4}/24 dev eth0\naddress add {v6}/64 dev eth0 nodad"))?;
+        pod.ip(&format!("address add {v4}/24 dev eth0"))?;
+        if has_ipv6(mtu) {
+            pod.ip(&format!("address add {v6}/64 dev eth0 nodad"))?;
+        }
         Ok::<_, TestbedError>(pod)
     };
     Ok([pod(one, 1)?, pod(other, 2)?])

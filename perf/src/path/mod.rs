@@ -195,27 +195,31 @@ impl Path {
     }
 
     /// What each host's twill says of itself, for paths that are one.
-    #[must_use]
-    pub fn statuses(&self) -> Vec<Value> {
-        self.twill.iter().filter_map(|twill| twill.status().ok()).collect()
+    ///
+    /// # Errors
+    /// When one does not answer.
+    pub fn statuses(&self) -> Result<Vec<Value>, TestbedError> {
+        self.twill.iter().map(Twill::status).collect()
     }
 
     /// Packets that the gateways dropped so far, by direction and reason; nothing for paths that
     /// are no twill.
-    #[must_use]
-    pub fn drops(&self) -> Option<BTreeMap<String, u64>> {
+    ///
+    /// # Errors
+    /// When one does not say.
+    pub fn drops(&self) -> Result<Option<BTreeMap<String, u64>>, TestbedError> {
         if self.twill.is_empty() {
-            return None;
+            return Ok(None);
         }
         let mut drops = BTreeMap::new();
-        for books in self.statuses().iter().map(Books::read) {
+        for books in self.statuses()?.iter().map(Books::read) {
             for (name, direction) in [("egress", books.egress), ("ingress", books.ingress)] {
                 for (reason, count) in direction.drops {
                     *drops.entry(format!("{name}_{reason}")).or_insert(0) += count;
                 }
             }
         }
-        Some(drops)
+        Ok(Some(drops))
     }
 
     /// Ends the gateways in good order, then removes everything.

@@ -1,7 +1,7 @@
-use super::table::grid;
+use super::table::{between, grid};
 use crate::metric::{self, Better, format};
 use crate::results::{Cell, Results};
-use crate::stats::Estimate;
+use crate::stats::{Estimate, median};
 
 /// What became of one number between two runs of the harness.
 #[derive(Clone, Debug, PartialEq)]
@@ -10,6 +10,8 @@ pub struct Change {
     pub what: [String; 3],
     /// The key of the number.
     pub key: String,
+    /// The path whose number in the same round it is divided by; the number itself without.
+    pub baseline: Option<String>,
     /// Before and after.
     pub medians: (f64, f64),
     /// After by before.
@@ -27,13 +29,17 @@ pub enum Verdict {
     Worse,
     /// Not different by more than the tolerance.
     Same,
-    /// The intervals are too wide to say.
+    /// The intervals are too wide to say, or there is but one round.
     Unclear,
 }
 
 impl Verdict {
     /// `ratio` is new by old; `tolerance` is a share.
     fn of(ratio: &Estimate, better: Better, tolerance: f64) -> Self {
+        // One round says nothing about the next.
+        if ratio.count < 2 {
+            return Self::Unclear;
+        }
         let (up, down) = (1.0 + tolerance, 1.0 - tolerance);
         let (risen, fallen) = match better {
             Better::More => (Self::Better, Self::Worse),
@@ -61,50 +67,113 @@ impl Verdict {
     }
 }
 
-/// The numbers that decide: the headline, and the tail of what is timed.
-fn keys(cell: &Cell) -> Vec<&str> {
+/// The numbers that decide: the headline, the tail of what is timed, and what a byte costs, of the
+/// machine where the baseline has no gateway.
+pub(crate) fn keys<'a>(cell: &'a Cell, baseline: Option<&Cell>) -> Vec<&'a str> {
+    const GATEWAY: &str = "gateway_cpu_per_gib";
     let mut keys = vec![cell.headline.as_str()];
     if cell.headline == "rtt_p50" {
         keys.push("rtt_p99");
     }
     if cell.headline == "goodput" {
-        keys.push("gateway_cpu_per_gib");
+        let gateways = baseline.is_none_or(|baseline| !baseline.values(GATEWAY).is_empty());
+        keys.push(if gateways { GATEWAY } else { "machine_cpu_per_gib" });
     }
     keys
 }
 
-/// What changed from `old` to `new`, for everything that both measured. `tolerance` is the share
-/// by which a number may differ before it counts.
+/// What changed from `old` to `new`, number by number, for everything that both measured.
+/// `tolerance` is the share by which a number may differ before it counts.
 #[must_use]
 pub fn changes(old: &Results, new: &Results, tolerance: f64) -> Vec<Change> {
-    let mut changes = Vec::new();
-    for cell in &new.cells {
-        let Some(before) = old.cell(&cell.wire, &cell.path, &cell.workload) else { continue };
-        for key in keys(cell) {
-            let (was, is) = (before.values(key), cell.values(key));
-            let ratio = Estimate::of_separate_runs(&is, &was, new.plan.seed);
-            let medians = before
-                .estimate(key, old.plan.seed)
-                .zip(cell.estimate(key, new.plan.seed))
-                .map(|(was, is)| (was.median, is.median));
-            let (Some(ratio), Some(medians)) = (ratio, medians) else { continue };
-            let better = metric::by_key(key).map_or(Better::Neither, |metric| metric.better);
-            changes.push(Change {
-                what: [cell.wire.clone(), cell.workload.clone(), cell.path.clone()],
-                key: key.to_owned(),
-                medians,
-                ratio,
-                verdict: Verdict::of(&ratio, better, tolerance),
-            });
+    pairs(old, new)
+        .flat_map(|pair| {
+            let keys = keys(pair.after, None).into_iter();
+            keys.filter_map(move |key| pair.of(key, tolerance))
+        })
+        .collect()
+}
+
+/// As [`changes`], by ratios to the baseline in the same round: what the machine did differently
+/// between the runs touched the baseline, too. Numbers themselves where the runs share no baseline,
+/// and for the baseline.
+#[must_use]
+pub fn changes_to_baseline(old: &Results, new: &Results, tolerance: f64) -> Vec<Change> {
+    pairs(old, new)
+        .flat_map(|pair| {
+            let baselines = pair.baselines(old, new);
+            let keys = keys(pair.after, baselines.map(|baselines| baselines.after));
+            keys.into_iter().filter_map(move |key| match &baselines {
+                Some(baselines) => pair.of_ratios(baselines, key, tolerance),
+                None => pair.of(key, tolerance),
+            })
+        })
+        .collect()
+}
+
+/// The same wire, workload and path before and after.
+#[derive(Clone, Copy)]
+struct Pair<'a> {
+    before: &'a Cell,
+    after: &'a Cell,
+    seed: u64,
+}
+
+fn pairs<'a>(old: &'a Results, new: &'a Results) -> impl Iterator<Item = Pair<'a>> {
+    new.cells.iter().filter_map(|after| {
+        let before = old.cell(&after.wire, &after.path, &after.workload)?;
+        Some(Pair { before, after, seed: new.plan.seed })
+    })
+}
+
+impl<'a> Pair<'a> {
+    /// The baseline's cells, where both runs have the same one and it is another path.
+    fn baselines(self, old: &'a Results, new: &'a Results) -> Option<Self> {
+        let path = &new.plan.baseline;
+        if *path != old.plan.baseline || *path == self.after.path {
+            return None;
         }
+        let (wire, workload) = (&self.after.wire, &self.after.workload);
+        let (before, after) = (old.cell(wire, path, workload)?, new.cell(wire, path, workload)?);
+        Some(Self { before, after, seed: self.seed })
     }
-    changes
+
+    fn of(self, key: &str, tolerance: f64) -> Option<Change> {
+        self.change(key, None, [self.before.values(key), self.after.values(key)], tolerance)
+    }
+
+    fn of_ratios(self, baselines: &Self, key: &str, tolerance: f64) -> Option<Change> {
+        let ratios =
+            [self.before.ratios(baselines.before, key), self.after.ratios(baselines.after, key)];
+        self.change(key, Some(&baselines.after.path), ratios, tolerance)
+    }
+
+    fn change(
+        self,
+        key: &str,
+        baseline: Option<&str>,
+        [was, is]: [Vec<f64>; 2],
+        tolerance: f64,
+    ) -> Option<Change> {
+        let ratio = Estimate::of_separate_runs(&is, &was, self.seed)?;
+        let better = metric::by_key(key).map_or(Better::Neither, |metric| metric.better);
+        let Cell { wire, workload, path, .. } = self.after.clone();
+        Some(Change {
+            what: [wire, workload, path],
+            key: key.to_owned(),
+            baseline: baseline.map(str::to_owned),
+            medians: (median(&mut was.clone())?, median(&mut is.clone())?),
+            ratio,
+            verdict: Verdict::of(&ratio, better, tolerance),
+        })
+    }
 }
 
 /// Changes as a table.
 #[must_use]
 pub fn comparison(changes: &[Change]) -> String {
-    let title = ["wire", "workload", "path", "number", "before", "after", "ratio", "interval", ""];
+    let title =
+        ["wire", "workload", "path", "number", "before", "after", "ratio", "95 % interval", ""];
     let mut rows = vec![title.map(str::to_owned).to_vec()];
     for change in changes {
         let [wire, workload, path] = change.what.clone();
@@ -112,11 +181,14 @@ pub fn comparison(changes: &[Change]) -> String {
             wire,
             workload,
             path,
-            metric::name(&change.key),
+            match &change.baseline {
+                Some(baseline) => format!("{} against {baseline}", metric::name(&change.key)),
+                None => metric::name(&change.key),
+            },
             format(change.medians.0),
             format(change.medians.1),
             format!("{:.2}", change.ratio.median),
-            format!("{:.2} … {:.2}", change.ratio.low, change.ratio.high),
+            between(&change.ratio, title[7], |value| format!("{value:.2}")),
             change.verdict.word().to_owned(),
         ]);
     }
@@ -126,6 +198,8 @@ pub fn comparison(changes: &[Change]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::{PlanRecord, SCHEMA};
+    use crate::sample::Sample;
 
     fn ratio(low: f64, high: f64) -> Estimate {
         Estimate { median: f64::midpoint(low, high), low, high, count: 5 }
@@ -148,5 +222,57 @@ mod tests {
     fn less_latency_is_better() {
         assert_eq!(Verdict::of(&ratio(0.5, 0.6), Better::Less, 0.05), Verdict::Better);
         assert_eq!(Verdict::of(&ratio(1.5, 1.6), Better::Less, 0.05), Verdict::Worse);
+    }
+
+    #[test]
+    fn a_slow_hour_is_no_change_of_the_ratio_and_a_slow_twill_is() {
+        let before = results([8.0, 4.0]);
+        let slow_hour = results([6.0, 3.0]);
+        let slow_twill = results([8.0, 3.0]);
+        let verdicts = |changes: Vec<Change>| {
+            changes.into_iter().map(|change| (change.baseline.is_some(), change.verdict)).collect()
+        };
+
+        let hour: Vec<_> = verdicts(changes_to_baseline(&before, &slow_hour, 0.05));
+        let twill: Vec<_> = verdicts(changes_to_baseline(&before, &slow_twill, 0.05));
+        let numbers: Vec<_> = verdicts(changes(&before, &slow_hour, 0.05));
+
+        assert_eq!(hour, [(false, Verdict::Worse), (true, Verdict::Same)]);
+        assert_eq!(twill, [(false, Verdict::Same), (true, Verdict::Worse)]);
+        assert_eq!(numbers, [(false, Verdict::Worse), (false, Verdict::Worse)]);
+    }
+
+    #[test]
+    fn a_single_round_decides_nothing() {
+        let single = Estimate { count: 1, ..ratio(0.5, 0.5) };
+
+        assert_eq!(Verdict::of(&single, Better::More, 0.05), Verdict::Unclear);
+    }
+
+    /// Five rounds of goodput over VXLAN, the baseline, and twill.
+    fn results(goodputs: [f64; 2]) -> Results {
+        let cell = |(path, goodput): (&str, f64)| {
+            let round = |drift: f64| {
+                let mut sample = Sample::default();
+                sample.set("goodput", goodput * drift);
+                Some(sample)
+            };
+            Cell {
+                wire: "mtu".to_owned(),
+                path: path.to_owned(),
+                workload: "tcp-1".to_owned(),
+                headline: "goodput".to_owned(),
+                discarded: None,
+                rounds: [1.0, 1.01, 0.99, 1.02, 0.98].map(round).to_vec(),
+                failures: Vec::new(),
+            }
+        };
+        Results {
+            schema: SCHEMA,
+            environment: Default::default(),
+            plan: PlanRecord { baseline: "vxlan".to_owned(), ..PlanRecord::default() },
+            unavailable: Vec::new(),
+            cells: ["vxlan", "twill"].into_iter().zip(goodputs).map(cell).collect(),
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::plots;
 use super::svg::escape;
-use super::table::{remarks, rows};
+use super::table::{remarks, rows, spreads};
 use crate::metric;
 use crate::results::{Cell, Results};
 use std::fmt::Write as _;
@@ -14,7 +14,11 @@ const STYLE: &str = include_str!("page.css");
 pub fn html(results: &Results) -> String {
     let mut body = String::new();
     header(results, &mut body);
-    section(&mut body, "Throughput", INTRO_THROUGHPUT, |body| {
+    let bars = format!(
+        "Medians over the rounds; the line on each bar stands for {}.",
+        spreads(results.plan.rounds)
+    );
+    section(&mut body, "Throughput", &bars, |body| {
         for_each(
             results,
             &["goodput", "delivered", "loss_free", "transactions"],
@@ -61,10 +65,8 @@ pub fn html(results: &Results) -> String {
     )
 }
 
-const INTRO_THROUGHPUT: &str =
-    "Medians over the rounds; the line on each bar is the 95 % interval.";
-const INTRO_LATENCY: &str = "Each step to the right leaves out a tenth of the remaining slowest \
-     answers. Probes leave by the clock and count from the moment they were due, so a stall is \
+const INTRO_LATENCY: &str = "Each step to the right leaves out nine tenths of the remaining \
+     answers, the fastest. Probes leave by the clock and count from the moment they were due, so a stall is \
      charged to every probe that it held up.";
 const INTRO_COST: &str = "Gateway CPU is that of the processes on both hosts; paths within the \
      kernel have none and show only in the machine's, which includes sender and receiver.";

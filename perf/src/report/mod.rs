@@ -7,7 +7,9 @@ mod plots;
 mod svg;
 mod table;
 
-pub use compare::{Change, Verdict, changes, comparison};
+pub(crate) use compare::keys;
+pub use compare::{Change, Verdict, changes, changes_to_baseline, comparison};
 pub use hgrm::{hgrm, write_hgrm};
 pub use html::html;
+pub(crate) use table::between;
 pub use table::{grid, tables};

@@ -1,5 +1,6 @@
 use crate::metric::{self, format};
 use crate::results::{Cell, Results};
+use crate::stats::{Estimate, spread_name};
 use std::fmt::Write as _;
 
 /// What stands beside the headline, by headline: column title and key.
@@ -69,10 +70,11 @@ pub fn tables(results: &Results) -> String {
     let plan = &results.plan;
     let _ = writeln!(
         text,
-        "\n{} rounds of {} s, one more thrown away, paths in turn; medians with 95 % bootstrap \
-         intervals; ratios within rounds; seed {}\n{}",
+        "\n{} rounds of {} s, one more thrown away, paths in turn; medians with {}; ratios within \
+         rounds; seed {}\n{}",
         plan.rounds,
         plan.measure_ms as f64 * 1e-3,
+        spreads(plan.rounds),
         plan.seed,
         results.environment.describe()
     );
@@ -81,6 +83,15 @@ pub fn tables(results: &Results) -> String {
         let _ = writeln!(text, "{conditions}");
     }
     text
+}
+
+/// What medians stand with, in a sentence.
+pub(super) fn spreads(rounds: u32) -> &'static str {
+    if spread_name(rounds as usize) == "range" {
+        "the range of the rounds, which are too few for an interval"
+    } else {
+        "95 % bootstrap intervals"
+    }
 }
 
 fn table(results: &Results, cells: &[&Cell]) -> String {
@@ -96,7 +107,8 @@ pub(super) fn rows(results: &Results, cells: &[&Cell]) -> Vec<Vec<String>> {
         .filter(|(_, key)| cells.iter().any(|cell| is_worth_a_column(cell, key)))
         .collect();
     let against = format!("against {}", results.plan.baseline);
-    let mut title = vec!["path", "median", "95 % interval", &against];
+    let spread = spread_name(results.plan.rounds as usize);
+    let mut title = vec!["path", "median", spread, &against];
     title.extend(columns.iter().map(|(title, _)| *title));
     let mut rows = vec![title.into_iter().map(str::to_owned).collect::<Vec<_>>()];
     for cell in cells {
@@ -104,14 +116,15 @@ pub(super) fn rows(results: &Results, cells: &[&Cell]) -> Vec<Vec<String>> {
         match cell.estimate(headline, seed) {
             Some(estimate) => {
                 row.push(format(estimate.median));
-                row.push(format!("{} … {}", format(estimate.low), format(estimate.high)));
+                row.push(between(&estimate, spread, format));
             }
             None => row.extend(["failed".to_owned(), String::new()]),
         }
         let baseline = cells.iter().find(|other| other.path == results.plan.baseline);
         let ratio = baseline.and_then(|baseline| cell.ratio(baseline, headline, seed));
-        row.push(ratio.map_or(String::new(), |ratio| {
-            format!("{:.2}× ± {:.0} %", ratio.median, ratio.spread() * 100.0)
+        row.push(ratio.map_or(String::new(), |ratio| match ratio.count {
+            1 => format!("{:.2}×", ratio.median),
+            _ => format!("{:.2}× ± {:.0} %", ratio.median, ratio.spread() * 100.0),
         }));
         for (_, key) in &columns {
             let estimate = cell.estimate(key, seed);
@@ -120,6 +133,16 @@ pub(super) fn rows(results: &Results, cells: &[&Cell]) -> Vec<Vec<String>> {
         rows.push(row);
     }
     rows
+}
+
+/// Low and high as they stand below `title`, named if they are something else.
+pub(crate) fn between(estimate: &Estimate, title: &str, write: impl Fn(f64) -> String) -> String {
+    let ends = format!("{} … {}", write(estimate.low), write(estimate.high));
+    match estimate.spread_name() {
+        _ if estimate.count == 1 => "one round".to_owned(),
+        same if same == title => ends,
+        other => format!("{ends} ({other})"),
+    }
 }
 
 /// Numbers that nobody has, and drops that nowhere happened, are no column.
@@ -144,13 +167,16 @@ fn summary(results: &Results, wire: &str, workload: &str) -> String {
     let Some(baseline) = results.cell(wire, &results.plan.baseline, workload) else {
         return String::new();
     };
-    let ours = results.group(wire, workload).find(|cell| cell.path.starts_with("twill"));
+    let ours = results.group(wire, workload).find(|cell| cell.is_twill());
     let Some(ours) = ours.filter(|ours| ours.path != baseline.path) else { return String::new() };
     let Some(ratio) = ours.ratio(baseline, &ours.headline, results.plan.seed) else {
         return String::new();
     };
+    if ratio.count < 2 {
+        return String::new();
+    }
     let (name, baseline) = (metric::name(&ours.headline), &baseline.path);
-    let interval = format!("{:.2} … {:.2}", ratio.low, ratio.high);
+    let interval = between(&ratio, "95 % interval", |value| format!("{value:.2}"));
     if ratio.low <= 1.0 && 1.0 <= ratio.high {
         format!(
             "  {}: {name} as {baseline}'s, as far as this run can say ({interval})\n",
@@ -166,14 +192,9 @@ pub(super) fn remarks(results: &Results, cells: &[&Cell]) -> Vec<(String, String
     let mut remarks = Vec::new();
     for cell in cells {
         let mut add = |note: String| remarks.push((cell.path.clone(), note));
-        if let Some(estimate) = cell.estimate(&cell.headline, results.plan.seed)
-            && estimate.is_noisy()
-        {
-            add(format!(
-                "too noisy to say much: the interval spans {:.0} % of the median; close other \
-                 programs, or take more rounds",
-                estimate.spread() * 200.0
-            ));
+        let estimate = cell.estimate(&cell.headline, results.plan.seed);
+        if let Some(doubt) = estimate.and_then(|estimate| estimate.doubt()) {
+            add(doubt);
         }
         for (note, rounds) in cell.notes() {
             add(format!("{note} (in {rounds} of {} rounds)", results.plan.rounds));

@@ -111,6 +111,14 @@ impl Background {
         if self.ended().is_none() {
             self.signal(Signal::TERM)?;
         }
+        self.finish(limit)
+    }
+
+    /// Waits until it has ended, for its status.
+    ///
+    /// # Errors
+    /// When it does not end within `limit`; then it is killed.
+    pub fn finish(&mut self, limit: Duration) -> Result<ExitStatus, TestbedError> {
         let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = self.ended() {
@@ -119,7 +127,7 @@ impl Background {
             if Instant::now() > deadline {
                 let _ = self.child.kill();
                 return Err(TestbedError::Timeout(format!(
-                    "{} did not end within {limit:?} of SIGTERM:\n{}",
+                    "{} did not end within {limit:?}:\n{}",
                     self.name,
                     self.log()
                 )));

@@ -1,4 +1,4 @@
-use super::{Namespace, TestbedError, UNDERLAY_DEVICE};
+use super::{Namespace, TestbedError, UNDERLAY_DEVICE, has_ipv6};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -68,7 +68,7 @@ impl Host {
     pub fn add_pod(&self, mtu: u16) -> Result<Pod, TestbedError> {
         let number = self.pods.fetch_add(1, Ordering::Relaxed) + 1;
         if number == 1 {
-            self.add_bridge()?;
+            self.add_bridge(mtu)?;
         }
         let pod = Pod {
             namespace: self.namespace.sibling(&format!("h{}p{number}", self.index))?,
@@ -84,8 +84,7 @@ impl Host {
              route add default via {gateway}",
             pod.address
         ))?;
-        // The kernel has no IPv6 on links below its least MTU (RFC 8200 section 5).
-        if mtu >= 1280 {
+        if has_ipv6(mtu) {
             pod.ip(&format!(
                 "address add {}/64 dev {POD_DEVICE} nodad
                  route add default via {gateway_v6}",
@@ -95,14 +94,18 @@ impl Host {
         Ok(pod)
     }
 
-    fn add_bridge(&self) -> Result<(), TestbedError> {
+    fn add_bridge(&self, mtu: u16) -> Result<(), TestbedError> {
         let (gateway, gateway_v6) = self.gateway();
         self.ip(&format!(
             "link add {BRIDGE} type bridge forward_delay 0 mcast_snooping 0
              address add {gateway}/24 dev {BRIDGE}
-             address add {gateway_v6}/64 dev {BRIDGE} nodad
              link set {BRIDGE} up"
-        ))
+        ))?;
+        // Its MTU becomes the least of its ports'.
+        if has_ipv6(mtu) {
+            self.ip(&format!("address add {gateway_v6}/64 dev {BRIDGE} nodad"))?;
+        }
+        Ok(())
     }
 
     fn gateway(&self) -> (Ipv4Addr, Ipv6Addr) {

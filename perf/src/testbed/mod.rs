@@ -28,6 +28,7 @@ pub use background::Background;
 pub use error::TestbedError;
 pub use host::{Host, Pod};
 pub use namespace::Namespace;
+pub(crate) use namespace::has_ipv6;
 pub use underlay::{UNDERLAY_DEVICE, Underlay, Wire};
 
 use guard::Guard;

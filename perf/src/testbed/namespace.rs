@@ -13,6 +13,12 @@ use std::thread;
 /// Where `ip netns` keeps its names.
 pub(super) const NAMESPACES: &str = "/run/netns";
 
+/// Whether devices of this MTU have IPv6: Linux gives it to none below its least (RFC 8200 section
+/// 5), and a kernel without it to no device.
+pub(crate) fn has_ipv6(mtu: u16) -> bool {
+    mtu >= 1280 && fs::exists("/proc/sys/net/ipv6").unwrap_or(false)
+}
+
 /// A network namespace with a name that `ip netns` knows.
 #[derive(Debug, Clone)]
 pub struct Namespace {

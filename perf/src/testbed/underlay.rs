@@ -1,4 +1,4 @@
-use super::{Host, Testbed, TestbedError};
+use super::{Host, Testbed, TestbedError, has_ipv6};
 
 /// The name of a host's device on the underlay.
 pub const UNDERLAY_DEVICE: &str = "u0";
@@ -60,12 +60,11 @@ impl Underlay {
             _ => self.connect_by_switch(bed, hosts)?,
         }
         for host in hosts {
-            host.ip(&format!(
-                "address add {}/24 dev {UNDERLAY_DEVICE}
-                 address add {}/64 dev {UNDERLAY_DEVICE} nodad",
-                host.address(),
-                host.address_v6()
-            ))?;
+            host.ip(&format!("address add {}/24 dev {UNDERLAY_DEVICE}", host.address()))?;
+            if has_ipv6(self.mtu) {
+                let address = host.address_v6();
+                host.ip(&format!("address add {address}/64 dev {UNDERLAY_DEVICE} nodad"))?;
+            }
             self.shape(host)?;
         }
         Ok(())

@@ -1,8 +1,14 @@
 use super::{Course, Window, WorkloadError};
 use crate::measure::Meter;
 use crate::sample::Sample;
-use crate::testbed::TestbedError;
+use crate::testbed::{Background, TestbedError};
+use std::thread;
 use std::time::Duration;
+
+/// What the server writes behind a second that does not count.
+const OMITTED: &str = "(omitted)";
+/// How long it may take to start, to connect and to exchange its results.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// One TCP stream of `iperf3`, as a witness that is not ours.
 pub(super) fn run(
@@ -14,21 +20,33 @@ pub(super) fn run(
     let mut command = course.to.command("iperf3");
     command.args(["--server", "--one-off", "--forceflush", "--bind", &address]);
     let mut server = course.to.spawn("iperf3", &mut command)?;
-    server.wait_for("Server listening", Duration::from_secs(5))?;
+    server.wait_for("Server listening", CONNECT)?;
 
     // Whole seconds are all that its clock of intervals knows.
-    let seconds = window.measure.as_secs().max(1).to_string();
-    let omit = window.warm_up.as_secs().max(1).to_string();
-    meter.begin();
-    let said = course.from.run(
-        "iperf3",
-        &["--client", &address, "--time", &seconds, "--omit", &omit, "--json", "--zerocopy"],
-    )?;
-    meter.end();
+    let measure = Duration::from_secs(window.measure.as_secs().max(1));
+    let omit = Duration::from_secs(window.warm_up.as_secs().max(1));
+    let [time, omitted] = [measure, omit].map(|time| time.as_secs().to_string());
+    let mut command = course.from.command("iperf3");
+    command.args(["--client", &address, "--time", &time, "--omit", &omitted]);
+    command.args(["--json", "--zerocopy"]);
+    let mut client = course.from.spawn("iperf3", &mut command)?;
 
+    // What it leaves out must not cost either: a line for each such second, when that is over. A
+    // client that ended has said why.
+    let over = |server: &Background| {
+        let seconds = server.log().matches(OMITTED).count() as u64;
+        seconds >= omit.as_secs() || client.ended().is_some()
+    };
+    server.wait_until("end of its warm-up", CONNECT + omit, over)?;
+    meter.begin();
+    thread::sleep(measure);
+    meter.end();
+    client.finish(CONNECT)?;
+
+    let said = client.log();
     let (seconds, bytes) = received(&said).ok_or_else(|| TestbedError::Command {
         command: "iperf3 --client".to_owned(),
-        output: said.clone(),
+        output: said,
     })?;
     let mut sample = Sample::new(seconds);
     sample.set("goodput", bytes * 8e-9 / seconds);

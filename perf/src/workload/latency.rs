@@ -1,5 +1,5 @@
-use super::udp::{Sizes, UdpLoad};
-use super::watch::{Total, watch};
+use super::udp::{Sizes, UdpLoad, note_short_offer};
+use super::watch::{Measured, Total, Watched, watch};
 use super::{Course, Window, WorkloadError, tcp, udp};
 use crate::measure::Meter;
 use crate::sample::{Sample, histogram};
@@ -81,100 +81,74 @@ pub(super) fn run(
     meter: &mut Meter,
 ) -> Result<Sample, WorkloadError> {
     match beside {
-        Beside::Nothing => probe.run(course, window, meter),
+        Beside::Nothing => Ok(probe.run(course, window, meter, Total::default)?.0),
         Beside::Tcp => {
-            let (sample, _) = tcp::beside(course, 1, |received| {
-                let mut bytes = 0;
-                let sample =
-                    probe.run_beside(course, window, meter, || received().bytes, &mut bytes);
-                sample.map(|mut sample| {
-                    sample.set("goodput", bytes as f64 * 8e-9 / sample.seconds);
-                    sample
-                })
-            })?;
-            sample
+            let (probed, _) =
+                tcp::beside(course, 1, |received| probe.run(course, window, meter, received))?;
+            let (mut sample, load) = probed?;
+            sample.set("goodput", load.gbit());
+            Ok(sample)
         }
         Beside::Share(percent) => {
             let short = Window { measure: window.measure / 4, ..*window };
             let flooded = udp::run(course, &LOAD, &short, &mut Meter::idle())?;
             let most = flooded.get("delivered").unwrap_or(0.0) * 1e3;
-            let rate = (most * f64::from(percent) / 100.0) as u64;
-            let load = UdpLoad { rate: Some(rate.max(1)), ..LOAD };
-            let (sample, end) = udp::beside(course, &load, |_| probe.run(course, window, meter))?;
-            let mut sample = sample?;
-            sample.set("offered", rate as f64 * 1e-3);
+            let rate = ((most * f64::from(percent) / 100.0) as u64).max(1);
+            let load = UdpLoad { rate: Some(rate), ..LOAD };
+            let (probed, end) = udp::beside(course, &load, |totals| {
+                probe.run(course, window, meter, || totals.so_far())
+            })?;
+            let (mut sample, load) = probed?;
+            sample.set("offered", load.offered_kpps());
             sample.set("load_loss", end.loss());
+            note_short_offer(&mut sample, rate);
             Ok(sample)
         }
     }
 }
 
 impl Probe {
+    /// Probes through one window; also returns what became of the load beside, as `loaded` tells.
     fn run(
         &self,
         course: Course<'_>,
         window: &Window,
         meter: &mut Meter,
-    ) -> Result<Sample, WorkloadError> {
-        self.run_beside(course, window, meter, || 0, &mut 0)
-    }
-
-    /// Probes through one window; `load_bytes` becomes what `loaded` grew by meanwhile.
-    fn run_beside(
-        &self,
-        course: Course<'_>,
-        window: &Window,
-        meter: &mut Meter,
-        loaded: impl Fn() -> u64,
-        load_bytes: &mut u64,
-    ) -> Result<Sample, WorkloadError> {
+        loaded: impl Fn() -> Total,
+    ) -> Result<(Sample, Watched), WorkloadError> {
         let (asking, answering) = sockets(course)?;
+        let measured = Measured::default();
         let answered = AtomicU64::new(0);
         let (stop, ended) = (AtomicBool::new(false), AtomicBool::new(false));
 
-        let (watched, asked, times) = thread::scope(|scope| {
-            scope.spawn(|| answer(&answering, &ended));
-            let hearing = scope.spawn(|| hear(&asking, &answered, &ended));
-            let sending = scope.spawn(|| self.ask(&asking, &stop));
-            let watched = watch(window, meter, || Total {
-                bytes: loaded(),
-                packets: answered.load(Ordering::Relaxed),
-                ..Total::default()
-            });
+        let (watched, asked, [arrived, heard], end_ns) = thread::scope(|scope| {
+            let answers = scope.spawn(|| answer(&answering, &measured, &ended));
+            let hearing = scope.spawn(|| hear(&asking, &measured, &answered, &ended));
+            let sending = scope.spawn(|| self.ask(&asking, &measured, &stop));
+            let watched = watch(window, meter, &measured, loaded);
             stop.store(true, Ordering::Relaxed);
             let asked = sending.join().expect("the probe does not panic");
             wait_for_answers(asked.count, &answered);
+            let end_ns = now_ns();
             ended.store(true, Ordering::Relaxed);
-            (watched, asked, hearing.join().expect("the listener does not panic"))
+            let seen = [answers, hearing].map(|side| side.join().expect("no side panics"));
+            (watched, asked, seen, end_ns)
         });
 
-        let heard = times.rtt.len();
-        if heard == 0 {
+        let answers = heard.times.len();
+        if answers == 0 {
             return Err(WorkloadError::Silence("answers to latency probes".to_owned()));
         }
-        *load_bytes = watched.amount.bytes;
         let mut sample = Sample::new(watched.seconds);
-        sample.set("loss", 1.0 - heard as f64 / asked.count.max(1) as f64);
-        sample.bytes = watched.amount.bytes + watched.amount.packets * 2 * SIZE as u64;
-        sample.packets = watched.amount.packets * 2;
-        let late = |times: &Histogram<u64>| times.value_at_quantile(0.99);
-        if late(&asked.lag) > late(&times.rtt) / 2 {
-            sample.note(format!(
-                "the generator is the bottleneck: 1 % of probes left {:.0} µs late or more",
-                late(&asked.lag) as f64 * 1e-3
-            ));
-        }
-        if !asked.real_time {
-            sample.note("probes without real-time priority: the scheduler's delays count".into());
-        }
-        sample.histogram("rtt", times.rtt);
-        sample.histogram("one_way", times.one_way);
-        sample.histogram("lag", asked.lag);
-        Ok(sample)
+        sample.bytes = watched.amount.bytes + answers * 2 * SIZE as u64;
+        sample.packets = watched.amount.packets + answers * 2;
+        let due = self.due(&asked, &measured);
+        describe(&mut sample, asked, &due, [arrived, heard], end_ns);
+        Ok((sample, watched))
     }
 
     /// Asks by the clock until told to stop.
-    fn ask(&self, socket: &UdpSocket, stop: &AtomicBool) -> Asked {
+    fn ask(&self, socket: &UdpSocket, measured: &Measured, stop: &AtomicBool) -> Asked {
         // The default slack of 50 µs would be most of what is measured.
         let _ = rustix::thread::set_current_timer_slack(NonZero::new(1));
         let real_time = real_time();
@@ -182,31 +156,116 @@ impl Probe {
         let mut count = 0;
         let start_ns = now_ns();
         while !stop.load(Ordering::Relaxed) {
-            let due_ns = start_ns + count * 1_000_000_000 / u64::from(self.rate);
+            let due_ns = self.due_ns(start_ns, count);
             sleep_until(due_ns.saturating_sub(SPIN_NS));
             while now_ns() < due_ns {
                 std::hint::spin_loop();
             }
-            lag.saturating_record(now_ns() - due_ns);
+            if measured.holds(due_ns) {
+                lag.saturating_record(now_ns() - due_ns);
+            }
             let mut message = [0; SIZE];
             message[..8].copy_from_slice(&due_ns.to_be_bytes());
+            message[8..16].copy_from_slice(&count.to_be_bytes());
             // A refusal is a loss: the schedule does not wait for the path.
             let _ = socket.send(&message);
             count += 1;
         }
-        Asked { count, lag, real_time }
+        Asked { start_ns, count, lag, real_time }
+    }
+
+    /// The probes of the measured time: number, and when it was due.
+    fn due(&self, asked: &Asked, measured: &Measured) -> Vec<(u64, u64)> {
+        let all = (0..asked.count).map(|number| (number, self.due_ns(asked.start_ns, number)));
+        all.filter(|(_, due_ns)| measured.holds(*due_ns)).collect()
+    }
+
+    fn due_ns(&self, start_ns: u64, number: u64) -> u64 {
+        start_ns + number * 1_000_000_000 / u64::from(self.rate)
     }
 }
 
+/// `seen` is by the answering side, then by the asking side.
+fn describe(
+    sample: &mut Sample,
+    asked: Asked,
+    due: &[(u64, u64)],
+    [mut arrived, mut heard]: [Seen; 2],
+    end_ns: u64,
+) {
+    arrived.charge_missing(due, end_ns);
+    let lost = heard.charge_missing(due, end_ns);
+    sample.set("loss", lost as f64 / due.len().max(1) as f64);
+    if lost > 0 {
+        sample.note(format!(
+            "probes without an answer: {lost} of {}; each counts as waiting until the end, so \
+             percentiles which they reach are lower bounds",
+            due.len()
+        ));
+    }
+    let late = |times: &Histogram<u64>| times.value_at_quantile(0.99);
+    if late(&asked.lag) > late(&heard.times) / 2 {
+        sample.note(format!(
+            "the generator is the bottleneck: 1 % of probes left {:.0} µs late or more",
+            late(&asked.lag) as f64 * 1e-3
+        ));
+    }
+    if !asked.real_time {
+        sample.note("probes without real-time priority: the scheduler's delays count".into());
+    }
+    sample.histogram("rtt", heard.times);
+    sample.histogram("one_way", arrived.times);
+    sample.histogram("lag", asked.lag);
+}
+
 struct Asked {
+    start_ns: u64,
     count: u64,
     lag: Histogram<u64>,
     real_time: bool,
 }
 
-struct Times {
-    rtt: Histogram<u64>,
-    one_way: Histogram<u64>,
+/// The probes that one side saw, and how long after they were due; those due in the measured time
+/// are timed.
+struct Seen {
+    numbers: Vec<bool>,
+    times: Histogram<u64>,
+}
+
+impl Seen {
+    fn new() -> Self {
+        Self { numbers: Vec::new(), times: histogram() }
+    }
+
+    /// Books a probe; whether it was the first of its number.
+    fn saw(&mut self, message: &[u8; SIZE], measured: &Measured) -> bool {
+        let now = now_ns();
+        let field = |at: usize| {
+            message[at..at + 8].iter().fold(0, |field, byte| field << 8 | u64::from(*byte))
+        };
+        let (due_ns, number) = (field(0), field(8) as usize);
+        if number >= self.numbers.len() {
+            self.numbers.resize(number + 1, false);
+        }
+        if std::mem::replace(&mut self.numbers[number], true) {
+            return false;
+        }
+        if measured.holds(due_ns) {
+            self.times.saturating_record(now.saturating_sub(due_ns));
+        }
+        true
+    }
+
+    /// Probes that never came, by number and time at which they were due, waited until the end at
+    /// least: without them, a path that loses what it is slow with would look fast. Returns how many.
+    fn charge_missing(&mut self, due: &[(u64, u64)], end_ns: u64) -> usize {
+        let seen = |number: u64| self.numbers.get(number as usize) == Some(&true);
+        let missing: Vec<_> = due.iter().filter(|(number, _)| !seen(*number)).collect();
+        for (_, due_ns) in &missing {
+            self.times.saturating_record(end_ns.saturating_sub(*due_ns));
+        }
+        missing.len()
+    }
 }
 
 fn sockets(course: Course<'_>) -> Result<(UdpSocket, UdpSocket), WorkloadError> {
@@ -225,39 +284,64 @@ fn sockets(course: Course<'_>) -> Result<(UdpSocket, UdpSocket), WorkloadError> 
     Ok((asking, answering))
 }
 
-/// Sends every probe back with the time at which it came.
-fn answer(socket: &UdpSocket, ended: &AtomicBool) {
+/// Sends every probe back.
+fn answer(socket: &UdpSocket, measured: &Measured, ended: &AtomicBool) -> Seen {
     real_time();
+    let mut seen = Seen::new();
     let mut message = [0; SIZE];
     while !ended.load(Ordering::Relaxed) {
         if let Ok((SIZE, from)) = socket.recv_from(&mut message) {
-            message[8..16].copy_from_slice(&now_ns().to_be_bytes());
+            seen.saw(&message, measured);
             let _ = socket.send_to(&message, from);
         }
     }
+    seen
 }
 
-fn hear(socket: &UdpSocket, answered: &AtomicU64, ended: &AtomicBool) -> Times {
+fn hear(socket: &UdpSocket, measured: &Measured, answered: &AtomicU64, ended: &AtomicBool) -> Seen {
     real_time();
-    let mut times = Times { rtt: histogram(), one_way: histogram() };
+    let mut seen = Seen::new();
     let mut message = [0; SIZE];
     while !ended.load(Ordering::Relaxed) {
-        if let Ok(SIZE) = socket.recv(&mut message) {
-            let now = now_ns();
-            let time = |at: usize| {
-                message[at..at + 8].iter().fold(0, |time, byte| time << 8 | u64::from(*byte))
-            };
-            times.rtt.saturating_record(now.saturating_sub(time(0)));
-            times.one_way.saturating_record(time(8).saturating_sub(time(0)));
+        if let Ok(SIZE) = socket.recv(&mut message)
+            && seen.saw(&message, measured)
+        {
             answered.fetch_add(1, Ordering::Relaxed);
         }
     }
-    times
+    seen
 }
 
 fn wait_for_answers(asked: u64, answered: &AtomicU64) {
     let deadline_ns = now_ns() + GRACE.as_nanos() as u64;
     while answered.load(Ordering::Relaxed) < asked && now_ns() < deadline_ns {
         thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_probe_waits_until_the_end_and_a_duplicate_counts_once() {
+        let measured = Measured::default();
+        measured.begin(0, u64::MAX);
+        let probe = |number: u64, due_ns: u64| {
+            let mut message = [0; SIZE];
+            message[..8].copy_from_slice(&due_ns.to_be_bytes());
+            message[8..16].copy_from_slice(&number.to_be_bytes());
+            message
+        };
+        let due_ns = now_ns();
+        let mut seen = Seen::new();
+
+        assert!(seen.saw(&probe(2, due_ns), &measured) && !seen.saw(&probe(2, due_ns), &measured));
+        let due = [(1, due_ns), (2, due_ns), (3, due_ns)];
+        let lost = seen.charge_missing(&due, due_ns + 5_000_000_000);
+
+        assert_eq!((lost, seen.times.len()), (2, 3));
+        assert!(seen.times.value_at_quantile(0.3) < 1_000_000_000);
+        assert!(seen.times.value_at_quantile(0.5) >= 4_990_000_000);
     }
 }

@@ -1,10 +1,15 @@
 use crate::sys::{now_ns, sleep_until};
 
-/// Shortest sleep: below it, the timer costs more than the packets.
+/// Shortest sleep: below it, the timer costs more than the packets. What would be due in between is
+/// due together at the end, so that no packet's time holds a nap of its sender.
 const NAP_NS: u64 = 50_000;
 
-/// An open-loop schedule: packet n is due at start + n / rate, whatever happened before. A sender
-/// that falls behind catches up, and its packets carry the time at which they were due.
+/// Packets per second that are closer than naps.
+const CLOSE: u64 = 1_000_000_000 / NAP_NS;
+
+/// An open-loop schedule: packet n is due at start + n / rate, or at the end of the nap into which
+/// that falls where packets are closer than naps, whatever happened before. A sender that falls
+/// behind catches up, and its packets carry the time at which they were due.
 #[derive(Debug)]
 pub(super) struct Pace {
     start_ns: u64,
@@ -26,11 +31,14 @@ impl Pace {
         self.now_ns = now_ns();
         let Some(rate) = self.rate else { return self.burst };
         let first_ns = self.due_ns(self.done, rate);
-        if first_ns > self.now_ns {
-            sleep_until(first_ns.max(self.now_ns + NAP_NS));
+        while first_ns > self.now_ns {
+            sleep_until(first_ns);
             self.now_ns = now_ns();
         }
-        let passed_ns = self.now_ns - self.start_ns;
+        let mut passed_ns = self.now_ns - self.start_ns;
+        if rate > CLOSE {
+            passed_ns -= passed_ns % NAP_NS;
+        }
         let due = (u128::from(passed_ns) * u128::from(rate) / 1_000_000_000) as u64 + 1;
         (due.saturating_sub(self.done) as usize).clamp(1, self.burst)
     }
@@ -49,7 +57,8 @@ impl Pace {
     }
 
     fn due_ns(&self, number: u64, rate: u64) -> u64 {
-        self.start_ns + (u128::from(number) * 1_000_000_000 / u128::from(rate)) as u64
+        let after_ns = (u128::from(number) * 1_000_000_000).div_ceil(u128::from(rate)) as u64;
+        self.start_ns + if rate > CLOSE { after_ns.next_multiple_of(NAP_NS) } else { after_ns }
     }
 }
 
@@ -70,22 +79,28 @@ mod tests {
             pace.sent(due);
         }
 
-        let expected: Vec<_> = (0..scheduled.len() as u64).map(|n| start_ns + n * 1000).collect();
+        let due_ns = |n: u64| start_ns + (n * 1000).next_multiple_of(NAP_NS);
+        let expected: Vec<_> = (0..scheduled.len() as u64).map(due_ns).collect();
         assert_eq!(scheduled, expected);
     }
 
     #[test]
     fn nothing_is_sent_before_it_is_due() {
-        let mut pace = Pace::start(Some(1000), 64);
+        for rate in [1000, 30_000, 1_234_567] {
+            let mut pace = Pace::start(Some(rate), 64);
+            let mut sent = 0;
 
-        for number in 0..10 {
-            let due = pace.wait();
-            for index in 0..due {
-                assert!(pace.scheduled_ns(index) <= now_ns(), "packet {number}");
+            while sent < rate / 100 {
+                let due = pace.wait();
+                for index in 0..due {
+                    assert!(pace.scheduled_ns(index) <= now_ns(), "packet {sent} + {index}");
+                }
+                pace.sent(due);
+                sent += due as u64;
             }
-            pace.sent(due);
-        }
 
-        assert!(now_ns() - pace.start_ns >= 9_000_000);
+            let passed_ns = now_ns() - pace.start_ns;
+            assert!(passed_ns >= (sent - 1) * 1_000_000_000 / rate, "{sent} within {passed_ns} ns");
+        }
     }
 }

@@ -1,9 +1,10 @@
 use super::tcp::connect;
-use super::watch::{Total, watch};
+use super::watch::{Measured, Total, watch};
 use super::{Course, Window, WorkloadError};
 use crate::measure::Meter;
 use crate::sample::{Sample, Series, histogram};
 use crate::sys::now_ns;
+use hdrhistogram::Histogram;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +25,7 @@ pub(super) fn run(
         socket.set_nodelay(true).map_err(WorkloadError::socket("setting TCP_NODELAY"))?;
     }
     let answered = AtomicU64::new(0);
+    let measured = Measured::default();
     let total = || {
         let packets = answered.load(Ordering::Relaxed);
         Total { bytes: packets * 2 * SIZE as u64, packets, ..Total::default() }
@@ -31,8 +33,8 @@ pub(super) fn run(
 
     let (watched, rtt) = thread::scope(|scope| {
         scope.spawn(|| answer(&server));
-        let asking = scope.spawn(|| ask(&client, &answered));
-        let watched = watch(window, meter, total);
+        let asking = scope.spawn(|| ask(&client, &answered, &measured));
+        let watched = watch(window, meter, &measured, total);
         let _ = client.shutdown(Shutdown::Both);
         let _ = server.shutdown(Shutdown::Both);
         (watched, asking.join().expect("the client does not panic"))
@@ -52,7 +54,7 @@ pub(super) fn run(
     Ok(sample)
 }
 
-fn ask(mut socket: &TcpStream, answered: &AtomicU64) -> hdrhistogram::Histogram<u64> {
+fn ask(mut socket: &TcpStream, answered: &AtomicU64, measured: &Measured) -> Histogram<u64> {
     let mut rtt = histogram();
     let mut message = [0x51; SIZE];
     loop {
@@ -61,7 +63,9 @@ fn ask(mut socket: &TcpStream, answered: &AtomicU64) -> hdrhistogram::Histogram<
         if asked.and_then(|()| socket.read_exact(&mut message)).is_err() {
             return rtt;
         }
-        rtt.saturating_record(now_ns() - start_ns);
+        if measured.holds(start_ns) {
+            rtt.saturating_record(now_ns() - start_ns);
+        }
         answered.fetch_add(1, Ordering::Relaxed);
     }
 }

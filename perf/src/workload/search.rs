@@ -1,16 +1,42 @@
-use super::udp::{UdpLoad, beside, run as run_udp};
+use super::udp::{KEPT, UdpLoad, beside, run as run_udp};
+use super::watch::{Measured, watch};
 use super::{Course, Window, WorkloadError};
 use crate::measure::Meter;
 use crate::sample::Sample;
-use std::thread;
 
 /// Loss that still counts as none, so that one hiccup of the machine does not decide: 1 in 10,000.
 const TOLERATED: f64 = 1e-4;
 /// The search ends when it knows the rate this well.
 const PRECISION: f64 = 0.02;
 
+/// Measured runs at most, each at a lower rate, until one confirms what the short trials found.
+const CONFIRMATIONS: u32 = 4;
+/// What is left of a rate that was not confirmed.
+const STEP_DOWN: f64 = 0.95;
+
+/// What became of one rate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Trial {
+    /// The share of packets that never arrived.
+    loss: f64,
+    /// Packets per second that were sent.
+    offered: f64,
+}
+
+impl Trial {
+    /// A rate passes only if it was really offered: a path is not as good as its generator's wishes.
+    fn passes(self, rate: u64) -> bool {
+        self.is_free_of_loss() && self.offered >= KEPT * rate as f64
+    }
+
+    fn is_free_of_loss(self) -> bool {
+        self.loss <= TOLERATED
+    }
+}
+
 /// The highest rate without loss (RFC 2544, section 26.1): a binary search between nothing and what
-/// the path delivers when flooded, then one measured run at the rate found.
+/// the path delivers when flooded, then one measured run at the rate found, which must lose nothing
+/// either.
 pub(super) fn run(
     course: Course<'_>,
     load: &UdpLoad,
@@ -23,26 +49,77 @@ pub(super) fn run(
     // Flooding starves a gateway: the best rate may lie above what is then delivered.
     let ceiling = flooded.get("delivered").unwrap_or(0.0) * 1e3 * 1.5;
 
-    let mut failure = None;
-    let found = highest_rate(ceiling as u64, |rate| {
-        let load = UdpLoad { rate: Some(rate), ..load.clone() };
-        let trial = beside(course, &load, |_| thread::sleep(short.warm_up + short.measure));
-        match trial {
-            Ok(((), end)) => end.loss() <= TOLERATED && end.received() > 0,
-            Err(error) => {
-                failure = Some(error);
-                false
+    let (mut failure, mut short_of) = (None, None);
+    let found = highest_rate(ceiling as u64, |rate| match try_rate(course, load, &short, rate) {
+        Ok(trial) => {
+            if trial.is_free_of_loss() && !trial.passes(rate) {
+                short_of = Some((trial.offered, rate));
             }
+            trial.passes(rate)
+        }
+        Err(error) => {
+            failure = Some(error);
+            false
         }
     });
     if let Some(error) = failure {
         return Err(error);
     }
-
-    let confirmed = UdpLoad { rate: Some(found.max(1)), ..load.clone() };
-    let mut sample = run_udp(course, &confirmed, window, meter)?;
-    sample.set("loss_free", found as f64 * 1e-3);
+    let mut sample = confirm(course, load, window, meter, found)?;
+    if let Some((offered, rate)) = short_of {
+        sample.note(format!(
+            "the generator is the bottleneck: of {:.0} kpps, which lost nothing, it offered {:.0}",
+            rate as f64 * 1e-3,
+            offered * 1e-3
+        ));
+    }
     Ok(sample)
+}
+
+fn try_rate(
+    course: Course<'_>,
+    load: &UdpLoad,
+    window: &Window,
+    rate: u64,
+) -> Result<Trial, WorkloadError> {
+    let load = UdpLoad { rate: Some(rate), ..load.clone() };
+    let (watched, end) = beside(course, &load, |totals| {
+        watch(window, &mut Meter::idle(), &Measured::default(), || totals.so_far())
+    })?;
+    let loss = if end.received() == 0 { 1.0 } else { end.loss() };
+    Ok(Trial { loss, offered: watched.offered_kpps() * 1e3 })
+}
+
+/// Measures at the rate found, or as little below as it takes to lose nothing for the whole time.
+fn confirm(
+    course: Course<'_>,
+    load: &UdpLoad,
+    window: &Window,
+    meter: &mut Meter,
+    found: u64,
+) -> Result<Sample, WorkloadError> {
+    let (mut rate, mut runs) = (found.max(1), 0);
+    loop {
+        let load = UdpLoad { rate: Some(rate), ..load.clone() };
+        let mut sample = run_udp(course, &load, window, meter)?;
+        let of = |key| sample.get(key).unwrap_or(0.0);
+        let trial = Trial { loss: of("loss"), offered: of("offered") * 1e3 };
+        runs += 1;
+        if found == 0 || trial.is_free_of_loss() {
+            sample.set("loss_free", trial.offered.min(found as f64) * 1e-3);
+            return Ok(sample);
+        }
+        if runs == CONFIRMATIONS {
+            sample.set("loss_free", 0.0);
+            sample.note(format!(
+                "no rate was confirmed: the last, {:.0} kpps, lost {:.2} %",
+                rate as f64 * 1e-3,
+                trial.loss * 100.0
+            ));
+            return Ok(sample);
+        }
+        rate = ((rate as f64 * STEP_DOWN) as u64).max(1);
+    }
 }
 
 /// The highest rate up to `ceiling` at which `passes` holds, to within 2 %, if it holds below some
@@ -86,6 +163,18 @@ mod tests {
             prop_assert!(best - found <= 1 + best / 40, "{found} of {best}");
             prop_assert!(trials <= 30);
         }
+    }
+
+    #[test]
+    fn a_rate_that_was_not_offered_does_not_pass() {
+        let most = 300_000f64;
+        let generator = |rate: u64| Trial { loss: 0.0, offered: most.min(rate as f64) };
+
+        let found = highest_rate(2_000_000, |rate| generator(rate).passes(rate));
+
+        assert!(KEPT * found as f64 <= most && found as f64 >= 0.95 * most, "{found}");
+        assert!(!Trial { loss: 2.0 * TOLERATED, offered: 1000.0 }.passes(1000));
+        assert!(!Trial { loss: f64::NAN, offered: 1000.0 }.passes(1000));
     }
 
     #[test]

@@ -23,25 +23,26 @@ impl Default for Flow {
 }
 
 impl Flow {
-    /// Books one arrival.
-    pub fn saw(&mut self, number: u64) {
+    /// Books one arrival; whether it is the packet's first.
+    pub fn saw(&mut self, number: u64) -> bool {
         if number >= self.next {
             self.forget(self.next, number);
             self.next = number + 1;
             self.mark(number);
             self.unique += 1;
-            return;
+            return true;
         }
         let within_window = self.next - number <= WINDOW;
         if within_window && self.is_marked(number) {
             self.duplicates += 1;
-            return;
+            return false;
         }
         if within_window {
             self.mark(number);
         }
         self.unique += 1;
         self.reordered += 1;
+        true
     }
 
     /// Packets that arrived, each counted once.
@@ -101,8 +102,9 @@ mod tests {
             let (mut duplicates, mut reordered, mut highest) = (0, 0, None);
 
             for number in numbers {
-                flow.saw(number);
-                if !seen.insert(number) {
+                let first = seen.insert(number);
+                prop_assert_eq!(flow.saw(number), first);
+                if !first {
                     duplicates += 1;
                 } else if highest.is_some_and(|highest| number < highest) {
                     reordered += 1;

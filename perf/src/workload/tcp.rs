@@ -1,4 +1,4 @@
-use super::watch::{Total, watch};
+use super::watch::{Measured, Total, watch};
 use super::{Course, Window, WorkloadError};
 use crate::measure::Meter;
 use crate::sample::{Sample, Series};
@@ -25,7 +25,8 @@ pub(super) fn run(
     window: &Window,
     meter: &mut Meter,
 ) -> Result<Sample, WorkloadError> {
-    let (watched, busiest) = beside(course, streams, |received| watch(window, meter, received))?;
+    let (watched, busiest) =
+        beside(course, streams, |received| watch(window, meter, &Measured::default(), received))?;
 
     if watched.amount.bytes == 0 {
         return Err(WorkloadError::Silence(format!("{streams} TCP streams")));

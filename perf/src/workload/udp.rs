@@ -1,15 +1,18 @@
 use super::pace::Pace;
 use super::sequence::Flow;
 use super::tcp::busy_share;
-use super::watch::{Total, watch};
+use super::watch::{Measured, Total, watch};
 use super::{Course, Window, WorkloadError};
 use crate::measure::Meter;
+use crate::metric::format;
 use crate::sample::{Sample, Series, histogram};
 use crate::sys::{BATCH, ReceiveBatch, now_ns, send_batch};
 use hdrhistogram::Histogram;
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+use rustix::thread::set_current_timer_slack;
 use std::fmt;
 use std::net::UdpSocket;
+use std::num::NonZero;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -25,6 +28,9 @@ const QUIET: Duration = Duration::from_millis(200);
 const HEADER: usize = 20;
 /// The largest payload that fits a packet of 1450 bytes, VXLAN's.
 const MAX_SIZE: u16 = 1422;
+
+/// The share of a rate that must have been offered for the rate to count as offered.
+pub(super) const KEPT: f64 = 0.98;
 
 /// Payload sizes of a stream of packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +118,8 @@ pub(super) fn run(
     window: &Window,
     meter: &mut Meter,
 ) -> Result<Sample, WorkloadError> {
-    let (watched, end) = beside(course, load, |totals| watch(window, meter, || totals.so_far()))?;
+    let (watched, end) =
+        beside(course, load, |totals| watch(window, meter, &totals.measured, || totals.so_far()))?;
 
     if end.received() == 0 {
         return Err(WorkloadError::Silence(format!("UDP {load}")));
@@ -120,7 +127,7 @@ pub(super) fn run(
     let mut sample = Sample::new(watched.seconds);
     sample.set("delivered", watched.kpps());
     sample.set("goodput", watched.gbit());
-    sample.set("offered", watched.amount.sent as f64 * 1e-3 / watched.seconds);
+    sample.set("offered", watched.offered_kpps());
     end.describe(&mut sample);
     sample.bytes = watched.amount.bytes;
     sample.packets = watched.amount.packets;
@@ -136,11 +143,13 @@ pub(super) fn run(
 }
 
 /// An open-loop generator that does not keep its schedule measures itself.
-fn note_short_offer(sample: &mut Sample, rate: u64) {
+pub(super) fn note_short_offer(sample: &mut Sample, rate: u64) {
     let (offered, wanted) = (sample.get("offered").unwrap_or(0.0), rate as f64 * 1e-3);
-    if offered < 0.98 * wanted {
+    if offered < KEPT * wanted {
         sample.note(format!(
-            "the generator is the bottleneck: it offered {offered:.0} of {wanted:.0} kpps"
+            "the generator is the bottleneck: it offered {} of {} kpps",
+            format(offered),
+            format(wanted)
         ));
     }
 }
@@ -153,16 +162,17 @@ fn note_path_not_full(sample: &mut Sample) {
     }
 }
 
-/// The running totals of generator and sink.
+/// The running totals of generator and sink, and the time whose packets are timed.
 #[derive(Debug, Default)]
 pub(super) struct Totals {
     sent: AtomicU64,
     packets: AtomicU64,
     bytes: AtomicU64,
+    pub(super) measured: Measured,
 }
 
 impl Totals {
-    fn so_far(&self) -> Total {
+    pub(super) fn so_far(&self) -> Total {
         Total {
             bytes: self.bytes.load(Ordering::Relaxed),
             packets: self.packets.load(Ordering::Relaxed),
@@ -171,7 +181,8 @@ impl Totals {
     }
 }
 
-/// How a load ended: all packets of the whole run, the warm-up included.
+/// How a load ended: all packets of the whole run, the warm-up included; times are only of those
+/// that were due in the measured time.
 #[derive(Debug)]
 pub(super) struct End {
     sent: Vec<u64>,
@@ -226,6 +237,8 @@ pub(super) fn beside<T>(
     thread::scope(|scope| {
         let receiver = scope.spawn(|| receive(&sink, load.flows, &totals, &ended));
         let sender = scope.spawn(|| {
+            // The default slack of 50 µs would be part of every time.
+            let _ = set_current_timer_slack(NonZero::new(1));
             let mut sent = Vec::new();
             let busy = busy_share(|| sent = send(&sources, load, &totals, &stop));
             (sent, busy)
@@ -319,10 +332,13 @@ fn receive(
         for message in batch.messages(count) {
             let Some((flow, number, scheduled_ns)) = read_header(message) else { continue };
             let Some(book) = books.get_mut(flow) else { continue };
-            book.saw(number);
-            one_way.saturating_record(now.saturating_sub(scheduled_ns));
-            bytes += message.len() as u64;
-            packets += 1;
+            if totals.measured.holds(scheduled_ns) {
+                one_way.saturating_record(now.saturating_sub(scheduled_ns));
+            }
+            if book.saw(number) {
+                bytes += message.len() as u64;
+                packets += 1;
+            }
         }
         totals.bytes.store(bytes, Ordering::Relaxed);
         totals.packets.store(packets, Ordering::Relaxed);

@@ -1,5 +1,6 @@
 use crate::measure::Meter;
 use crate::sys::now_ns;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -22,6 +23,34 @@ impl Window {
     pub fn of(measure: Duration) -> Self {
         let warm_up = (measure / 10).clamp(Duration::from_millis(100), Duration::from_millis(500));
         Self { warm_up, measure }
+    }
+}
+
+/// The measured time, for those who time packets while it passes: what was due outside is not part
+/// of it.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    start_ns: AtomicU64,
+    end_ns: AtomicU64,
+}
+
+impl Default for Measured {
+    /// Not begun.
+    fn default() -> Self {
+        Self { start_ns: AtomicU64::new(u64::MAX), end_ns: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl Measured {
+    pub(super) fn begin(&self, start_ns: u64, end_ns: u64) {
+        self.end_ns.store(end_ns, Ordering::Relaxed);
+        self.start_ns.store(start_ns, Ordering::Release);
+    }
+
+    /// Whether it has begun, and this moment lies within.
+    pub(crate) fn holds(&self, due_ns: u64) -> bool {
+        due_ns >= self.start_ns.load(Ordering::Acquire)
+            && due_ns < self.end_ns.load(Ordering::Relaxed)
     }
 }
 
@@ -52,15 +81,26 @@ impl Watched {
     pub(crate) fn kpps(&self) -> f64 {
         self.amount.packets as f64 * 1e-3 / self.seconds
     }
+
+    /// Thousand packets per second that were sent.
+    pub(crate) fn offered_kpps(&self) -> f64 {
+        self.amount.sent as f64 * 1e-3 / self.seconds
+    }
 }
 
-/// Watches a running total through one window.
-pub(crate) fn watch(window: &Window, meter: &mut Meter, total: impl Fn() -> Total) -> Watched {
+/// Watches a running total through one window, and says when it begins.
+pub(crate) fn watch(
+    window: &Window,
+    meter: &mut Meter,
+    measured: &Measured,
+    total: impl Fn() -> Total,
+) -> Watched {
     thread::sleep(window.warm_up);
     meter.begin();
     let first = total();
     let start_ns = now_ns();
     let end_ns = start_ns + window.measure.as_nanos() as u64;
+    measured.begin(start_ns, end_ns);
 
     let mut series = Vec::new();
     let (mut last, mut last_ns) = (first, start_ns);
@@ -83,4 +123,22 @@ pub(crate) fn watch(window: &Window, meter: &mut Meter, total: impl Fn() -> Tota
         sent: last.sent - first.sent,
     };
     Watched { seconds: (last_ns - start_ns) as f64 * 1e-9, amount, series }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_measured_time_holds_neither_the_warm_up_nor_what_comes_after() {
+        let measured = Measured::default();
+        assert!(!measured.holds(0) && !measured.holds(100));
+
+        measured.begin(100, 200);
+
+        assert_eq!(
+            [99, 100, 199, 200].map(|due_ns| measured.holds(due_ns)),
+            [false, true, true, false]
+        );
+    }
 }

@@ -2,7 +2,8 @@
 
 use crate::faulty::{Faults, template};
 use crate::turn;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -15,67 +16,70 @@ fn twill_perf(args: &[&str]) -> Command {
     command
 }
 
-/// Measures one path through gateways with faults, three short rounds.
-fn measure(faults: Faults, folder: &Path) -> Output {
-    let folder = folder.to_str().expect("a folder in UTF-8");
-    let external = template("gateway", faults);
-    let args = [
-        "run",
-        "--path",
-        "gateway",
-        "--external",
-        &external,
-        "--baseline",
-        "gateway",
-        "--workload",
-        "tcp-1",
-        "latency",
-        "--wire",
-        "mtu",
-        "--rounds",
-        "3",
-        "--seconds",
-        "0.5",
-        "--seed",
-        "7",
-        "--output",
-        folder,
-    ];
-    twill_perf(&args).output().expect("the program runs")
+/// Measures paths, one of them through a gateway without faults, three short rounds.
+fn measure(paths: &[&str], twill: &Path, folder: &Path) -> Output {
+    let external = template("gateway", Faults::default());
+    let mut command = twill_perf(&["run", "--path"]);
+    command.args(paths).args(["--external", &external, "--baseline", "gateway"]);
+    command.args(["--workload", "tcp-1", "latency", "--wire", "mtu", "--rounds", "3"]);
+    command.args(["--seconds", "0.5", "--seed", "7", "--twill"]).arg(twill);
+    command.arg("--output").arg(folder).output().expect("the program runs")
 }
 
 #[test]
-fn a_slowed_gateway_makes_the_check_fail_and_an_equal_one_does_not() {
+fn a_slowed_twill_makes_the_check_fail_and_an_equal_one_or_a_slowed_neighbour_does_not() {
     let Some(_turn) = turn("check") else { return };
     let folder = tempfile::tempdir().unwrap();
     let before = folder.path().join("before");
-    let output = measure(Faults::default(), &before);
+    let output = measure(&["gateway", "twill"], &twill(), &before);
     assert!(output.status.success(), "{output:?}");
-    let file = before.join("results.json");
 
-    let check = |faults: Faults, tolerance: &str| {
-        let external = template("gateway", faults);
-        let output = folder.path().join("after");
-        let args = [
-            "check",
-            "--against",
-            file.to_str().unwrap(),
-            "--external",
-            &external,
-            "--tolerance",
-            tolerance,
-            "--output",
-            output.to_str().unwrap(),
-        ];
-        twill_perf(&args).output().unwrap()
+    let check = |twill: &Path, faults: Faults, tolerance: &str| {
+        let mut command = twill_perf(&["check", "--against"]);
+        command.arg(before.join("results.json")).arg("--twill").arg(twill);
+        command.args(["--external", &template("gateway", faults), "--tolerance", tolerance]);
+        command.arg("--output").arg(folder.path().join("after")).output().unwrap()
     };
-    let slowed = check(Faults { work_us: 1000, delay_ms: 5, ..Faults::default() }, "5");
-    let equal = check(Faults::default(), "90");
+    let slowed = check(&slowed_twill(folder.path()), Faults::default(), "5");
+    let equal = check(&twill(), Faults::default(), "90");
+    let slow_neighbour = Faults { delay_ms: 2, ..Faults::default() };
+    let neighbour = check(&twill(), slow_neighbour, "90");
 
     let said = String::from_utf8_lossy(&slowed.stdout);
     assert_eq!(slowed.status.code(), Some(1), "{slowed:?}");
-    assert!(said.contains("WORSE"), "{said}");
+    assert!(said.contains("WORSE") && said.contains("goodput against gateway"), "{said}");
     assert_eq!(equal.status.code(), Some(0), "{equal:?}");
+    assert_eq!(neighbour.status.code(), Some(0), "{neighbour:?}");
+    assert!(String::from_utf8_lossy(&neighbour.stdout).contains("WORSE"), "{neighbour:?}");
+}
+
+/// A twill whose host sends no more than 5 Mbit/s.
+fn slowed_twill(folder: &Path) -> PathBuf {
+    let limit = "tc qdisc replace dev u0 root tbf rate 5mbit burst 70000 latency 20ms";
+    twill_after(&format!("[ \"$1\" = run ] && {limit}"), folder)
+}
+
+/// A twill that does something else first.
+fn twill_after(line: &str, folder: &Path) -> PathBuf {
+    let script = folder.join("twill");
+    let text = format!("#!/bin/sh\n{line}\nexec {} \"$@\"\n", twill().display());
+    fs::write(&script, text).expect("a script");
+    fs::set_permissions(&script, Permissions::from_mode(0o755)).expect("may be run");
+    script
+}
+
+#[test]
+fn a_twill_that_does_not_say_what_it_dropped_is_a_failure() {
+    let Some(_turn) = turn("mute twill") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mute = twill_after("[ \"$1\" = status ] && echo mute && exit 3", folder.path());
+
+    let mut command = twill_perf(&["run", "--path", "twill", "--baseline", "twill"]);
+    command.args(["--workload", "rr", "--wire", "offloaded", "--rounds", "1", "--seconds", "0.2"]);
+    let output = command.arg("--twill").arg(mute).arg("--output").arg(folder.path()).output();
+
+    let said = String::from_utf8_lossy(&output.unwrap().stdout).into_owned();
+    assert!(said.contains("round 1:") && said.contains("failed: mute"), "{said}");
 }
 
 #[test]
@@ -83,7 +87,7 @@ fn results_hold_what_is_needed_to_run_them_again_and_become_a_page() {
     let Some(_turn) = turn("results") else { return };
     let folder = tempfile::tempdir().unwrap();
 
-    let output = measure(Faults::default(), folder.path());
+    let output = measure(&["gateway"], Path::new("none"), folder.path());
 
     assert!(output.status.success(), "{output:?}");
     let text = fs::read_to_string(folder.path().join("results.json")).unwrap();
@@ -216,15 +220,29 @@ fn workers_take_no_more_than_their_share_of_a_cpu() {
     }
 }
 
-/// The gateway's program, which stands beside the harness; built if only the harness was.
+/// The gateway's program, which stands beside the harness; built if only the harness was, or if its
+/// sources have changed since.
 fn twill() -> PathBuf {
     let beside = Path::new(env!("CARGO_BIN_EXE_twill-perf")).with_file_name("twill");
-    if !beside.exists() {
+    if is_stale(&beside) {
+        let folder = beside.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+        let profile = folder.filter(|name| *name != "debug").unwrap_or("dev");
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--quiet", "--package", "twill", "--bin", "twill"]);
-        assert!(cargo.current_dir("..").status().expect("cargo runs").success());
+        cargo.args(["--profile", profile]).current_dir("..");
+        assert!(cargo.status().expect("cargo runs").success());
     }
     beside
+}
+
+/// Whether a program is older than a file that it was made of, by what cargo wrote beside it:
+/// `PROGRAM: FILE FILE …`.
+fn is_stale(program: &Path) -> bool {
+    let modified = |path: &Path| fs::metadata(path).and_then(|file| file.modified());
+    let Ok(made) = modified(program) else { return true };
+    let Ok(sources) = fs::read_to_string(program.with_extension("d")) else { return true };
+    let mut sources = sources.split_whitespace().skip(1);
+    sources.any(|source| modified(Path::new(source)).is_ok_and(|changed| changed > made))
 }
 
 #[test]
@@ -269,7 +287,8 @@ fn kill(child: &mut Child, signal: &str) {
 
 /// Namespaces, folders and processes that carry a test bed's mark.
 fn leftovers(mark: &str) -> Vec<String> {
-    let named = ["/run/netns", "/tmp"].into_iter().flat_map(|folder| {
+    let temporary = std::env::temp_dir();
+    let named = [Path::new("/run/netns"), &temporary].into_iter().flat_map(|folder| {
         fs::read_dir(folder)
             .into_iter()
             .flatten()

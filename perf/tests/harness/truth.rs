@@ -82,6 +82,16 @@ fn a_clean_path_loses_and_reorders_nothing() {
 }
 
 #[test]
+fn paths_stand_below_the_least_mtu_of_ipv6() {
+    let Some(_turn) = turn("small MTU") else { return };
+
+    for path in [PathSpec::Veth, PathSpec::HostGw, PathSpec::Vxlan, faulty(Faults::default())] {
+        let path = build(&path, Underlay { mtu: 1000, ..Underlay::default() });
+        assert!(path.ping(2).is_ok(), "{}", path.name());
+    }
+}
+
+#[test]
 fn a_rate_limit_is_the_goodput_less_the_headers() {
     let Some(_turn) = turn("rate limit") else { return };
     let underlay = Underlay { rate_mbit: Some(100), wire: Wire::Mtu, ..Underlay::default() };
@@ -137,6 +147,8 @@ fn a_duplicating_gateway_is_caught() {
     let duplicates = number(&sample, "duplicates");
     // The warm-up's packets, a tenth, are in the books, too.
     assert!((0.1 * sent..0.12 * sent).contains(&duplicates), "{duplicates} of {sent}");
+    let delivered = number(&sample, "delivered") * 1e3 * sample.seconds;
+    assert!(delivered < 1.01 * sent, "{delivered} of {sent}: duplicates count once");
     assert_eq!(number(&sample, "reordered"), 0.0);
 }
 
@@ -161,6 +173,59 @@ fn a_generator_that_cannot_keep_up_is_said_to_be_the_bottleneck() {
 
     assert!(is_bottleneck(&beyond), "{:?}", beyond.notes);
     assert!(!is_bottleneck(&within), "{:?}", within.notes);
+}
+
+#[test]
+fn a_path_that_takes_everything_has_no_higher_rate_than_the_generator_offered() {
+    let Some(_turn) = turn("search") else { return };
+
+    let sample = measure(&PathSpec::Veth, Underlay::default(), "ndr-64", 1.0);
+
+    let (found, offered) = (number(&sample, "loss_free"), number(&sample, "offered"));
+    assert!(0.0 < found && found <= 1.001 * offered, "{found} of {offered} kpps offered");
+    assert!(is_bottleneck(&sample), "{:?}", sample.notes);
+}
+
+#[test]
+fn lost_probes_are_not_left_out_of_the_percentiles() {
+    let Some(_turn) = turn("lost probes") else { return };
+    let underlay = Underlay { loss: 0.05, ..Underlay::default() };
+
+    let sample = measure(&PathSpec::HostGw, underlay, "latency", 3.0);
+
+    // Lost on the way or on the way back: 10 % of probes wait until the end.
+    let (loss, waited) = (number(&sample, "loss"), number(&sample, "rtt_p99"));
+    assert!((0.06..0.14).contains(&loss), "{loss}");
+    assert!(waited > 1e6, "p99 {waited} µs");
+    assert!(number(&sample, "rtt_p50") < 1e5, "{:?}", sample.values);
+    assert!(sample.notes.iter().any(|note| note.contains("without an answer")), "{sample:?}");
+}
+
+#[test]
+fn what_is_beside_the_probes_counts_in_packets_and_offer() {
+    let Some(_turn) = turn("load beside") else { return };
+
+    let sample = measure(&PathSpec::HostGw, Underlay::default(), "latency@50", 2.0);
+
+    let load = number(&sample, "offered") * 1e3 * sample.seconds;
+    let probes = 2.0 * 1000.0 * sample.seconds;
+    let packets = sample.packets as f64;
+    assert!((0.9..1.1).contains(&(packets / (load + probes))), "{packets} of {load} + {probes}");
+}
+
+#[test]
+fn the_witness_omits_the_same_from_bytes_and_from_cost() {
+    let Some(_turn) = turn("iperf3") else { return };
+    let wire = Underlay { rate_mbit: Some(400), ..Underlay::default() };
+
+    let sample = measure(&PathSpec::HostGw, wire, "iperf3", 2.0);
+
+    // Its packets are what passed while its bytes were counted; a second more would be half more.
+    let (bytes, seconds) = (sample.bytes as f64, sample.seconds);
+    assert!((1.9..2.1).contains(&seconds), "{seconds}");
+    let data = bytes / 1448.0;
+    let packets = sample.packets as f64;
+    assert!((data..1.3 * data).contains(&packets), "{packets} packets, {data} with data");
 }
 
 #[test]
