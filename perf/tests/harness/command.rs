@@ -213,10 +213,11 @@ fn workers_take_no_more_than_their_share_of_a_cpu() {
     assert!(said.contains("each worker limited to 4 % of a CPU"), "{said}");
     let results = Results::load(&folder.path().join("results.json")).unwrap();
     for (path, queues) in [("twill:queues=1", 1.0), ("twill:queues=2", 2.0)] {
-        // A flood keeps at least the sending side busy.
+        // A flood keeps at least the sending side busy. Linux looks at shares by the tick: what is
+        // taken too much, up to 10 ms, is given back later.
         let cpus = results.cell("mtu", path, "udp-64x64").unwrap().values("gateway_cpu")[0];
         let granted = 2.0 * queues * share;
-        assert!((granted * 0.45..granted * 1.25).contains(&cpus), "{path}: {cpus} of {granted}");
+        assert!((granted * 0.45..granted * 1.6).contains(&cpus), "{path}: {cpus} of {granted}");
     }
 }
 
