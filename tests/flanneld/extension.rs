@@ -56,7 +56,7 @@ impl<'a> Gateway<'a> {
         process.wait_for("running", Duration::from_secs(10)).unwrap();
         // Where the program and its socket are is all that differs from the document.
         let here = CONFIG.replace(
-            "/usr/local/bin/twill peer",
+            "/usr/bin/twill peer",
             &format!("{twill} peer --socket {}", socket.display()),
         );
         let config: Value = serde_json::from_str(&here).unwrap();
