@@ -55,10 +55,8 @@ impl<'a> Gateway<'a> {
         process.wait_until("its socket", Duration::from_secs(10), |_| socket.exists()).unwrap();
         process.wait_for("running", Duration::from_secs(10)).unwrap();
         // Where the program and its socket are is all that differs from the document.
-        let here = CONFIG.replace(
-            "/usr/bin/twill peer",
-            &format!("{twill} peer --socket {}", socket.display()),
-        );
+        let here = CONFIG
+            .replace("/usr/bin/twill peer", &format!("{twill} peer --socket {}", socket.display()));
         let config: Value = serde_json::from_str(&here).unwrap();
         assert_eq!(config["Backend"]["Type"], "extension");
         Self { host, config, _process: process }
