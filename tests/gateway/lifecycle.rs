@@ -205,7 +205,7 @@ fn a_device_that_goes_down_costs_no_cpu_and_comes_back_with_its_routes() {
         pair.hosts[0].ip(&format!("link set {DEVICE} down")).unwrap();
         let idle = cpu_share(pid, SECOND);
         // What others' packets cost is charged to whoever is running: not each time to this one.
-        let trickle = (0..3).map(|_| loaded(100)).find(|share| *share < 0.05);
+        let trickle = (0..3).map(|_| loaded(100)).find(|share| *share < up / 2.0);
         let down = loaded(10_000);
         let refused = pair.drops(0, "ingress", "tun_down");
         assert!(pair.ping().is_err());
@@ -215,7 +215,7 @@ fn a_device_that_goes_down_costs_no_cpu_and_comes_back_with_its_routes() {
             "{engine}: {up:.3} up; {idle:.3}, {trickle:.3?}, {down:.3} down, {refused} refused"
         );
         assert!(idle < 0.05, "{engine}: {idle:.3} of a CPU");
-        assert!(trickle.is_some(), "{engine}: more than 5 % of a CPU for 100 datagrams a second");
+        assert!(trickle.is_some(), "{engine}: 100 datagrams a second cost as much as thousands");
         // A loop that spins takes all of a CPU; the machine's other work decides what arrives.
         assert!(down < 2.0 * up + 0.15, "{engine}: {down:.3} of a CPU, {up:.3} while it was up");
         assert!(refused > 1000, "{}", pair.status(0));
