@@ -86,8 +86,8 @@ pub(super) fn bind(path: &Path, group: Option<u32>) -> Result<(UnixListener, Nam
     let identity = identity(path).map_err(cannot)?;
     let name = Name { path: path.to_owned(), identity };
     if let Some(group) = group {
-        let path = path.to_owned();
-        share(&name.path, group).map_err(|source| ServerError::Group { path, group, source })?;
+        let cannot = |source| ServerError::Group { path: path.to_owned(), group, source };
+        share(path, group).map_err(cannot)?;
     }
     Ok((listener, name))
 }

@@ -90,8 +90,8 @@ pub fn choose(
         };
         return found.and_then(finish).map_err(ExternalError::NoDefault);
     }
-    let by_word = interfaces.iter().map(|word| (word.clone(), by_word(survey, word)));
-    let by_pattern = patterns.iter().map(|word| (word.clone(), by_pattern(survey, word)));
+    let by_word = interfaces.iter().map(|word| (word.clone(), by(survey, word, by_word)));
+    let by_pattern = patterns.iter().map(|word| (word.clone(), by(survey, word, by_pattern)));
     let by_path = can_reach.iter().map(|address| {
         (address.to_string(), by_path(survey, path).ok_or(NoInterface::Unreachable(*address)))
     });
@@ -110,11 +110,15 @@ pub fn choose(
 
 type Found<'a> = Result<(&'a Interface, Option<Ipv4Addr>), NoInterface>;
 
-fn by_word<'a>(survey: &'a Survey, word: &str) -> Found<'a> {
-    // As in flannel, nothing stands for the default: `-iface=$VARIABLE` with an empty variable.
+/// As in flannel, nothing stands for the default: `-iface=$VARIABLE` with an empty variable.
+fn by<'a>(survey: &'a Survey, word: &str, find: fn(&'a Survey, &str) -> Found<'a>) -> Found<'a> {
     if word.is_empty() {
         return default_route(survey).map(|interface| (interface, None));
     }
+    find(survey, word)
+}
+
+fn by_word<'a>(survey: &'a Survey, word: &str) -> Found<'a> {
     if let Ok(address) = word.parse() {
         return owner(survey, address).map(|owner| (owner, Some(address)));
     }
@@ -124,9 +128,6 @@ fn by_word<'a>(survey: &'a Survey, word: &str) -> Found<'a> {
 
 /// Addresses of all interfaces first, then names.
 fn by_pattern<'a>(survey: &'a Survey, pattern: &str) -> Found<'a> {
-    if pattern.is_empty() {
-        return default_route(survey).map(|interface| (interface, None));
-    }
     let expression = Regex::new(pattern)
         .map_err(|error| NoInterface::Pattern(pattern.to_owned(), error.to_string()))?;
     for interface in &survey.interfaces {

@@ -1,6 +1,6 @@
 //! Opening a tunnel socket.
 
-use crate::sys::sockopt;
+use crate::sys::{address, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
@@ -170,11 +170,6 @@ fn set_buffers(socket: &Socket, bytes: u32) -> io::Result<()> {
 }
 
 fn cannot_bind(listen: SocketAddr, source: io::Error) -> SocketError {
-    let cure = match source.kind() {
-        io::ErrorKind::AddrInUse => "another process has this port: stop it, or listen elsewhere",
-        io::ErrorKind::AddrNotAvailable => "no interface of this host has this address",
-        io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
-        _ => "see `twill doctor`",
-    };
+    let cure = address::bind_cure(&source).unwrap_or("see `twill doctor`");
     SocketError::Bind { listen, source, cure }
 }

@@ -1,5 +1,7 @@
-//! Socket addresses as the kernel writes them, read without trusting their length.
+//! Socket addresses as the kernel writes them, read without trusting their length; and what to do
+//! about one that cannot be had.
 
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Bytes of the longest address that a UDP socket reports, `sockaddr_in6`.
@@ -19,6 +21,21 @@ pub fn parse(bytes: &[u8]) -> Option<SocketAddr> {
         libc::AF_INET6 => {
             let octets: [u8; 16] = bytes.get(8..24)?.try_into().ok()?;
             Some((Ipv6Addr::from(octets), port).into())
+        }
+        _ => None,
+    }
+}
+
+/// What to do about an address that cannot be bound, where the error tells.
+#[must_use]
+pub fn bind_cure(error: &io::Error) -> Option<&'static str> {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            Some("another process has this port: stop it, or listen elsewhere")
+        }
+        io::ErrorKind::AddrNotAvailable => Some("no interface of this host has this address"),
+        io::ErrorKind::PermissionDenied => {
+            Some("ports below 1024 need root or CAP_NET_BIND_SERVICE")
         }
         _ => None,
     }

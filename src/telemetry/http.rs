@@ -1,5 +1,6 @@
 //! A small HTTP server for probes and metrics.
 
+use crate::sys::address;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE};
@@ -91,15 +92,8 @@ pub struct HttpError {
     pub source: io::Error,
 }
 
-fn cure(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::AddrInUse => {
-            ": another process has this address: stop it, or listen elsewhere"
-        }
-        io::ErrorKind::AddrNotAvailable => ": no interface of this host has this address",
-        io::ErrorKind::PermissionDenied => ": ports below 1024 need root or CAP_NET_BIND_SERVICE",
-        _ => "",
-    }
+fn cure(source: &io::Error) -> String {
+    address::bind_cure(source).map_or_else(String::new, |cure| format!(": {cure}"))
 }
 
 /// A server that runs until it is dropped.

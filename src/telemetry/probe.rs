@@ -167,10 +167,10 @@ impl Prober {
         loop {
             let targets = targets(&observer.view());
             observer.probes.retain(&targets);
-            self.aims.retain(|name, _| targets.iter().any(|target| target.name == *name));
+            self.follow(&targets);
             let pause = self.every / targets.len().max(1) as u32;
             for target in &targets {
-                self.send(target, &observer.probes);
+                self.send(&target.name, &observer.probes);
                 self.receive(Instant::now() + pause, &observer.probes).await;
             }
             if targets.is_empty() {
@@ -180,29 +180,29 @@ impl Prober {
         }
     }
 
-    fn send(&mut self, target: &Target, probes: &Probes) {
+    fn send(&mut self, peer: &Arc<str>, probes: &Probes) {
+        let Some(&Aim { address, .. }) = self.aims.get(peer) else { return };
         self.sequence = self.sequence.wrapping_add(1);
         let message = request(self.sequence, self.cookie);
-        let address = self.aim(target);
         let to = SocketAddrV4::new(address, 0).into();
         let sent_ns = clock::monotonic_ns();
-        probes.change(&target.name, |probed| probed.sent += 1);
+        probes.change(peer, |probed| probed.sent += 1);
         // A probe that cannot leave is one that is not answered.
         let _ = self.socket.try_send_to(&message, to);
-        let underway = Underway { peer: Arc::clone(&target.name), address, sent_ns };
+        let underway = Underway { peer: Arc::clone(peer), address, sent_ns };
         if let Some(forgotten) = self.underway.insert(self.sequence, underway) {
             probes.change(&forgotten.peer, |probed| probed.lost += 1);
         }
     }
 
-    /// Where to look for a peer's gateway.
-    fn aim(&mut self, target: &Target) -> Ipv4Addr {
-        let network = target.network;
-        let aim = self.aims.entry(Arc::clone(&target.name)).or_insert_with(|| Aim::at(network));
-        if aim.network != network {
-            *aim = Aim::at(network);
-        }
-        aim.address
+    /// Aims at each target, at what answered before if its network is still the same.
+    fn follow(&mut self, targets: &[Target]) {
+        let mut known = std::mem::take(&mut self.aims);
+        let aims = targets.iter().map(|Target { name, network }| {
+            let aim = known.remove(name).filter(|aim| aim.network == *network);
+            (Arc::clone(name), aim.unwrap_or_else(|| Aim::at(*network)))
+        });
+        self.aims = aims.collect();
     }
 
     /// Takes answers until a moment has come.

@@ -3,12 +3,18 @@
 use super::cluster::{Cluster, NETWORK};
 use super::etcd::Transport;
 
+/// One node, and an etcd that speaks TLS only and holds a network; its authority's certificate, the
+/// client's, and the client's key. Nothing where test beds may be skipped.
+fn secured(test: &str) -> Option<(Cluster, [String; 3])> {
+    let cluster = Cluster::with(test, 1, Transport::Tls)?;
+    cluster.etcd.configure(NETWORK);
+    let files = ["ca.pem", "client.pem", "client.key"].map(|name| cluster.etcd.file(name));
+    Some((cluster, files))
+}
+
 #[test]
 fn a_client_certificate_opens_etcd() {
-    let Some(cluster) = Cluster::with("TLS", 1, Transport::Tls) else { return };
-    cluster.etcd.configure(NETWORK);
-    let [ca, cert, key] =
-        ["ca.pem", "client.pem", "client.key"].map(|name| cluster.etcd.file(name));
+    let Some((cluster, [ca, cert, key])) = secured("TLS") else { return };
 
     let node =
         cluster.running(0, &["-etcd-cafile", &ca, "-etcd-certfile", &cert, "-etcd-keyfile", &key]);
@@ -20,9 +26,7 @@ fn a_client_certificate_opens_etcd() {
 
 #[test]
 fn without_the_certificates_key_tls_is_not_used_and_that_is_said() {
-    let Some(cluster) = Cluster::with("half of TLS", 1, Transport::Tls) else { return };
-    cluster.etcd.configure(NETWORK);
-    let [ca, cert] = ["ca.pem", "client.pem"].map(|name| cluster.etcd.file(name));
+    let Some((cluster, [ca, cert, _])) = secured("half of TLS") else { return };
     let mut node = cluster.node(0);
 
     node.start(&cluster.on_underlay(&["-etcd-cafile", &ca, "-etcd-certfile", &cert]));
@@ -34,10 +38,7 @@ fn without_the_certificates_key_tls_is_not_used_and_that_is_said() {
 
 #[test]
 fn with_a_certificate_an_endpoint_without_a_scheme_is_not_spoken_to_in_the_clear() {
-    let Some(cluster) = Cluster::with("no scheme", 1, Transport::Tls) else { return };
-    cluster.etcd.configure(NETWORK);
-    let [ca, cert, key] =
-        ["ca.pem", "client.pem", "client.key"].map(|name| cluster.etcd.file(name));
+    let Some((cluster, [ca, cert, key])) = secured("no scheme") else { return };
     let endpoint = cluster.etcd.endpoint().replace("https://", "");
     let files = ["-etcd-cafile", &ca, "-etcd-certfile", &cert, "-etcd-keyfile", &key];
 
