@@ -4,19 +4,14 @@
 #[cfg(test)]
 extern crate self as twill;
 
-pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod control;
-pub mod datapath;
 pub mod engine;
 pub mod gateway;
 pub mod host;
-pub mod offload;
-pub mod route;
 pub mod socket;
 pub mod subnet;
 pub mod sys;
 pub mod telemetry;
 pub mod tun;
-pub mod wire;

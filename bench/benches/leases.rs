@@ -6,10 +6,10 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use ipnet::{IpNet, Ipv4Net};
 use std::hint::black_box;
 use std::net::Ipv4Addr;
-use twill::route::View;
 use twill::subnet::{
     Entry, Event, Holder, LeaseTable, Own, Position, Prefix, Reconciler, Snapshot,
 };
+use twill_datapath::route::View;
 
 /// Leases of /24 from 10.0.0.0/8, all but the first.
 const LEASES: u32 = 65_000;

@@ -4,12 +4,12 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
-use twill::batch::{Frames, Piece, Pieces, Slot, Source};
-use twill::offload::coalesce::Coalescer;
-use twill::offload::split::{MAX_HEADER_LEN, Plan};
-use twill::offload::vnet_hdr::VnetHdr;
-use twill::wire::checksum::Sum;
 use twill_bench::packets::{tcp_segment, tso, udp_packet};
+use twill_datapath::batch::{Frames, Piece, Pieces, Slot, Source};
+use twill_datapath::offload::coalesce::Coalescer;
+use twill_datapath::offload::split::{MAX_HEADER_LEN, Plan};
+use twill_datapath::offload::vnet_hdr::VnetHdr;
+use twill_datapath::wire::checksum::Sum;
 
 fn checksum(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("checksum");

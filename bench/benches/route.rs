@@ -8,7 +8,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
-use twill::route::{Holder, Overlay, Peer, PeerIndex, Table, View};
+use twill_datapath::route::{Holder, Overlay, Peer, PeerIndex, Table, View};
 
 /// Destinations per measurement, as many as a batch of frames asks for.
 const PROBES: usize = 64;

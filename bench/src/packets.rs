@@ -1,8 +1,8 @@
 //! Packets and frames to work on.
 
-use twill::offload::vnet_hdr::{GsoType, VnetHdr};
-use twill::wire::checksum::Sum;
-use twill::wire::{protocol, tcp, udp};
+use twill_datapath::offload::vnet_hdr::{GsoType, VnetHdr};
+use twill_datapath::wire::checksum::Sum;
+use twill_datapath::wire::{protocol, tcp, udp};
 
 /// A packet without virtio header's information: complete.
 #[must_use]

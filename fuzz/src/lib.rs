@@ -4,15 +4,15 @@
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use twill::batch::{Frame, FrameKind, Frames, Full, Piece, Pieces, Slot, Source, Train};
-use twill::config::IngressCheck;
 use twill::config::file::{self, FileErrors, Located};
-use twill::datapath::{Ingress, IngressRules, Progress, World};
-use twill::offload::coalesce::Coalescer;
-use twill::offload::split::{self, Plan, complete_checksum};
-use twill::offload::vnet_hdr::{self, GsoType, VnetHdr};
-use twill::route::{Overlay, Peer, PeerIndex, View};
-use twill::wire::{ipv4, ipv6, protocol};
+use twill_datapath::IngressCheck;
+use twill_datapath::batch::{Frame, FrameKind, Frames, Full, Piece, Pieces, Slot, Source, Train};
+use twill_datapath::offload::coalesce::Coalescer;
+use twill_datapath::offload::split::{self, Plan, complete_checksum};
+use twill_datapath::offload::vnet_hdr::{self, GsoType, VnetHdr};
+use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
+use twill_datapath::wire::{ipv4, ipv6, protocol};
+use twill_datapath::{Ingress, IngressRules, Progress, World};
 
 /// A target's name, which is its corpus's too, and its body.
 pub type Target = (&'static str, fn(&[u8]));

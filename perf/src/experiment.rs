@@ -4,12 +4,12 @@ use crate::environment::{Environment, offloads_on};
 use crate::path::{Path, PathSpec, Setting};
 use crate::results::{Cell, Missing, PlanRecord, Results, SCHEMA};
 use crate::sample::Sample;
-use crate::testbed::{Underlay, Wire};
 use crate::workload::{Window, Workload, WorkloadError};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use std::time::Duration;
+use twill_testbed::{Underlay, Wire};
 
 /// What to measure.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! The harness: builds hosts in network namespaces, runs traffic between their containers over one
 //! path or another, and says what each path really does and costs.
 //!
-//! - [`testbed`] builds hosts, pods and wires, and removes them however the program ends.
+//! - [`twill_testbed`] builds hosts, pods and wires, and removes them however the program ends.
 //! - [`path`] is what joins the pods: the kernel, twill, or a gateway that the user brings.
 //! - [`workload`] is the traffic: generators and sinks that account for every packet.
 //! - [`measure`] reads what a run cost and where it lost, from the kernel's books; [`books`] what a
@@ -25,5 +25,4 @@ pub mod sample;
 pub mod stats;
 mod sys;
 pub mod targets;
-pub mod testbed;
 pub mod workload;

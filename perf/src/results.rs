@@ -5,12 +5,12 @@ use crate::measure::is_counted_apart;
 use crate::metric;
 use crate::sample::{Sample, from_pairs};
 use crate::stats::{Estimate, paired_ratios};
-use crate::testbed::Underlay;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::{fs, io};
+use twill_testbed::Underlay;
 
 /// The version of the file's layout.
 pub const SCHEMA: u32 = 1;

@@ -2,15 +2,16 @@
 
 use super::{Outcome, warn_of_filter};
 use crate::config::file::{FeatureName, Interface, Queues, address, network};
-use crate::config::{IngressCheck, MAX_BUSY_POLL_US, Pinning, SourcePorts, Steering};
+use crate::config::{MAX_BUSY_POLL_US, Pinning, SourcePorts, Steering};
 use crate::engine::EngineChoice;
 use crate::gateway::standalone;
-use crate::offload::feature::Feature;
 use crate::telemetry::log::{self, LogFormat};
 use clap::Args;
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use twill_datapath::IngressCheck;
+use twill_datapath::offload::feature::Feature;
 
 /// Flags win over the environment, the environment over the file.
 #[derive(Clone, Debug, Args)]

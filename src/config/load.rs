@@ -209,7 +209,7 @@ pub fn settings(interface: &file::Interface, place: Place) -> io::Result<Setting
         queues,
         engine: interface.engine,
         offloads: interface.features(),
-        gso_forced: interface.forces(crate::offload::feature::Feature::Gso),
+        gso_forced: interface.forces(twill_datapath::offload::feature::Feature::Gso),
         ingress_check: interface.ingress_check,
         peer_sources: interface.peer_sources.clone(),
         source_ports: interface.source_ports.unwrap_or(spread),

@@ -7,15 +7,14 @@ pub mod flanneld;
 pub mod load;
 mod values;
 
-pub use values::{
-    IngressCheck, InvalidValue, MAX_BUSY_POLL_US, Mtu, Pinning, QueueCount, SourcePorts, Steering,
-};
+pub use values::{InvalidValue, MAX_BUSY_POLL_US, Mtu, Pinning, QueueCount, SourcePorts, Steering};
 
 use crate::engine::EngineChoice;
-use crate::offload::feature::FeatureSet;
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::time::Duration;
+use twill_datapath::IngressCheck;
+use twill_datapath::offload::feature::FeatureSet;
 
 /// Bytes that the tunnel adds to a packet over IPv4: IP header and UDP header.
 pub const OVERHEAD_V4: u16 = 28;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use twill_datapath::wire::udp;
 
 /// A value out of its range or vocabulary: what it is for, what was given, what is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,7 +27,7 @@ impl Mtu {
     /// The smallest that IPv4 allows (RFC 791).
     pub const MIN: u16 = 68;
     /// The largest packet that one UDP datagram over IPv4 carries.
-    pub const MAX: u16 = 65507;
+    pub const MAX: u16 = udp::MAX_PAYLOAD;
 
     /// The MTU, brought into its range.
     #[must_use]
@@ -126,18 +127,6 @@ macro_rules! words {
             }
         }
     };
-}
-
-words! {
-    /// What ingress demands of a datagram before its packet reaches the TUN device.
-    IngressCheck, "ingress check", "strict, peer or off",
-    /// The outer source is a peer, the inner source is behind that peer, the inner destination is
-    /// behind us.
-    Strict => "strict",
-    /// The outer source is a peer.
-    Peer => "peer",
-    /// Whatever arrives, as flannel does.
-    Off => "off",
 }
 
 words! {

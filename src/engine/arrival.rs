@@ -1,9 +1,9 @@
 //! What a receive brought, or what its failure means: the same for every engine.
 
 use super::{EngineError, EngineStats};
-use crate::batch::{Flaw, Slot, Train};
 use crate::sys::{address, cmsg};
 use std::io;
+use twill_datapath::batch::{Flaw, Slot, Train};
 
 /// One message as recvmsg(2) reports it.
 pub(super) struct Arrival<'a> {

@@ -3,10 +3,10 @@
 
 use super::EngineStats;
 use super::memory::{Memory, Slots};
-use crate::batch::{Failure, Frame, Frames, Outcome};
 use crate::sys::mmsg;
 use std::io;
 use std::os::fd::BorrowedFd;
+use twill_datapath::batch::{Failure, Frame, Frames, Outcome};
 
 /// `UIO_MAXIOV`: pieces of one frame at most.
 const MAX_PIECES: usize = 1024;

@@ -2,15 +2,15 @@
 //! out, and it refuses what a test tells it to.
 
 use super::{Engine, EngineError, EngineKind, EngineStats};
-use crate::batch::{
-    Chain, Datagrams, Failure, Frames, Inbox, Outcome, Piece, Pieces, Slot, Source, Train, TunFrame,
-};
 use crate::sys::clock;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
+use twill_datapath::batch::{
+    Chain, Datagrams, Failure, Frames, Inbox, Outcome, Piece, Pieces, Slot, Source, Train, TunFrame,
+};
 
 /// Decides with which `errno` something is refused, looking at its bytes.
 pub(crate) type Refusal = fn(&[u8]) -> Option<i32>;

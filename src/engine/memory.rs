@@ -1,6 +1,6 @@
 //! From pieces to bytes: what an engine's slots and a batch's headers have in common.
 
-use crate::batch::{Piece, Slot, Source};
+use twill_datapath::batch::{Piece, Slot, Source};
 
 /// Receive slots whose bytes can be looked at.
 pub(super) trait Slots {

@@ -11,9 +11,9 @@
 
 use super::memory::{Memory, Slots};
 use super::policy::RunState;
-use crate::batch::{Datagrams, Piece, Run};
 use crate::sys::cmsg;
 use socket2::SockAddr;
+use twill_datapath::batch::{Datagrams, Piece, Run};
 
 /// Messages in one chunk.
 const CHUNK: usize = 64;

@@ -34,10 +34,10 @@ pub use probe::{open, open_on, probe};
 pub use tokio_uring::TokioUring;
 pub use uring::Uring;
 
-use crate::batch::{Datagrams, Frames, Inbox, Outcome, Slot};
-use crate::offload::vnet_hdr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
+use twill_datapath::batch::{Datagrams, Frames, Inbox, Outcome, Slot};
+use twill_datapath::offload::vnet_hdr;
 
 /// What an engine drives. All descriptors are nonblocking.
 #[derive(Debug)]
@@ -176,7 +176,7 @@ pub trait Engine {
     /// Sends all runs, in order per peer, and returns when the kernel has taken or refused each of
     /// them. A run that the kernel refuses only for being a run is replayed as plain datagrams,
     /// each exactly once; a datagram that is too long for its path leaves in IP fragments if it may
-    /// ([`Destination::may_fragment`](crate::batch::Destination::may_fragment)).
+    /// ([`Destination::may_fragment`](twill_datapath::batch::Destination::may_fragment)).
     fn send(&mut self, datagrams: &Datagrams, outcome: &mut Outcome);
 
     /// Writes all frames in order and returns when the kernel has taken or refused each of them.

@@ -4,13 +4,13 @@ use super::{
     Ability, Classic, Engine, EngineError, EngineKind, Epoll, Kernel, Ports, TokioUring, Tuning,
     Uring,
 };
-use crate::batch::Inbox;
 use crate::socket;
 use crate::tun;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
+use twill_datapath::batch::Inbox;
 
 /// How long a packet may take through the throw-away device.
 const PATIENCE: Duration = Duration::from_secs(2);

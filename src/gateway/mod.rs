@@ -1,7 +1,7 @@
 //! The composition root: the only place that sees both planes.
 //!
 //! [`Gateway::start`] brings the data plane up, all of it or nothing; the control plane then
-//! publishes a new [`View`](crate::route::View) whenever peers change, and stops it at the end.
+//! publishes a new [`View`](twill_datapath::route::View) whenever peers change, and stops it at the end.
 
 #[cfg(feature = "etcd")]
 pub mod flanneld;

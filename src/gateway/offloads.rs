@@ -1,13 +1,13 @@
 //! Which offloads a gateway uses, and why each is on or off.
 
 use crate::engine::EngineKind;
-use crate::offload::feature::{Feature, FeatureSet};
 use crate::socket::{self, GsoPolicy};
 use crate::sys::kernel;
 use crate::telemetry::snapshot::Offload;
 use crate::tun::Joined;
 use std::io;
 use tracing::info;
+use twill_datapath::offload::feature::{Feature, FeatureSet};
 
 /// What the decision rests on.
 #[derive(Clone, Copy, Debug)]

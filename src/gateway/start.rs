@@ -2,13 +2,9 @@
 
 use super::offloads::{self, Grounds};
 use super::worker::{BATCH, Common, Worker};
-use crate::batch::RunLimits;
 use crate::config::{Pinning, Settings, SourcePorts, Steering};
-use crate::datapath::{EgressRules, IngressRules};
 use crate::engine::{self, Choice, Engine, EngineError, EngineKind, Ports, Tuning};
 use crate::host::nic::{Nic, device_of};
-use crate::offload::feature::{Feature, FeatureSet};
-use crate::route::View;
 use crate::socket::{self, Originator, SocketError, SocketSpec};
 use crate::sys::ioctl::interface_index;
 use crate::sys::{affinity, clock, kernel};
@@ -28,6 +24,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc as events;
 use tracing::warn;
+use twill_datapath::batch::RunLimits;
+use twill_datapath::offload::feature::{Feature, FeatureSet};
+use twill_datapath::route::View;
+use twill_datapath::{EgressRules, IngressRules};
 
 /// Bytes of one run: the largest UDP payload over IPv4.
 const MAX_RUN_BYTES: u32 = 65_507;
@@ -456,9 +456,9 @@ mod tests {
     use super::*;
     use crate::config::QueueCount;
     use crate::engine::{EngineChoice, PREFERENCE};
-    use crate::route::Overlay;
     use std::thread;
-    use twill_perf::testbed::Testbed;
+    use twill_datapath::route::Overlay;
+    use twill_testbed::Testbed;
 
     #[test]
     fn an_engine_that_fails_after_its_probe_makes_way_for_the_next_one_of_auto() {

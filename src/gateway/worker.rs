@@ -12,17 +12,8 @@
 //! A packet never leaves its worker, which is what keeps every flow in order. After the start
 //! nothing here allocates or locks.
 
-use crate::batch::{
-    Datagrams, Failure, Frame, Frames, Inbox, Outcome, Piece, Pieces, RunLimits, Source, Train,
-    TunFrame,
-};
 use crate::config::{OVERHEAD_V4, OVERHEAD_V6};
-use crate::datapath::{
-    Egress, EgressRules, Ingress, IngressRules, Progress, Unwritten, World, unjoin,
-};
 use crate::engine::{Engine, EngineError};
-use crate::offload::vnet_hdr;
-use crate::route::View;
 use crate::socket::{self, Originator};
 use crate::telemetry::counter::TurnBooks;
 use crate::telemetry::instruments::{Meter, WorkerInstruments};
@@ -31,6 +22,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use twill_datapath::batch::{
+    Datagrams, Failure, Frame, Frames, Inbox, Outcome, Piece, Pieces, RunLimits, Source, Train,
+    TunFrame,
+};
+use twill_datapath::offload::vnet_hdr;
+use twill_datapath::route::View;
+use twill_datapath::{
+    Egress, EgressRules, Ingress, IngressRules, Progress, Unwritten, World, unjoin,
+};
 
 /// Arrivals per direction in one turn: enough to share a send among small packets, few enough that
 /// the first one does not wait long for the last.

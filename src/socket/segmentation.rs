@@ -1,7 +1,7 @@
 //! What `UDP_SEGMENT` may be used for on this kernel.
 
-use crate::offload::feature::Feature;
 use crate::sys::kernel::Version;
+use twill_datapath::offload::feature::Feature;
 
 /// Whether runs are sent with `UDP_SEGMENT`, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]

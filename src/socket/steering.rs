@@ -21,10 +21,10 @@
 
 use super::{SocketError, SocketSpec, open};
 use crate::sys::sockopt::{Instruction, attach_to_group};
-use crate::wire::{ipv4, ipv6, protocol};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use twill_datapath::wire::{ipv4, ipv6, protocol};
 
 /// Knuth's multiplicative hashing: 2^32 divided by the golden ratio.
 const GOLDEN: u32 = 0x9e37_79b1;

@@ -1,10 +1,10 @@
 //! From the peers that somebody wants to the view that workers look up.
 
 use super::{Peer, PeerSet};
-use crate::route::{Overlay, PeerIndex, View};
 use ipnet::IpNet;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use twill_datapath::route::{Overlay, PeerIndex, View};
 
 /// The most peers that a gateway knows at a time: flannel's 65,536 leases, twice.
 const MAX_PEERS: usize = 131_072;
@@ -106,8 +106,8 @@ impl Reconciler {
         View::new(Overlay { peers, local: self.local.clone(), addresses: self.addresses.clone() })
     }
 
-    fn routed(&self, peer: &Peer) -> crate::route::Peer {
-        crate::route::Peer {
+    fn routed(&self, peer: &Peer) -> twill_datapath::route::Peer {
+        twill_datapath::route::Peer {
             index: self.numbers[&peer.name],
             name: peer.name.as_str().into(),
             endpoint: peer.endpoint,

@@ -5,11 +5,11 @@
 //! under a sequence number, which is odd meanwhile: a reader that sees it change reads again, so
 //! that packets in = packets out + drops holds for every reading.
 
-use crate::datapath::{DropReason, ReplyTally, Tally};
 use crate::engine::EngineStats;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
+use twill_datapath::{DropReason, ReplyTally, Tally};
 
 /// A number with one writer.
 #[derive(Debug, Default)]

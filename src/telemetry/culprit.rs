@@ -1,8 +1,8 @@
 //! Whose datagrams a worker dropped last, by reason: a name for the log, no more.
 
-use crate::datapath::DropReason;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
+use twill_datapath::DropReason;
 
 /// One worker's note for every reason; written by the worker, read by anybody.
 #[derive(Debug, Default)]

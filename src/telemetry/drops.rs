@@ -4,13 +4,13 @@
 use super::counter::Books;
 use super::observer::Observer;
 use super::snapshot::DeviceDrops;
-use crate::datapath::DropReason;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::field::display;
 use tracing::{info, warn};
+use twill_datapath::DropReason;
 
 /// How often the books are looked at.
 const LOOK: Duration = Duration::from_secs(1);

@@ -8,10 +8,10 @@ use super::counter::{TurnBooks, WorkerBooks};
 use super::culprit::Culprits;
 use super::histogram::{Layout, Recorder};
 use super::peers::PeerTable;
-use crate::batch::{Datagrams, Frames, Inbox, Train};
-use crate::datapath::TrainReport;
 use crate::sys::clock;
 use std::sync::Arc;
+use twill_datapath::TrainReport;
+use twill_datapath::batch::{Datagrams, Frames, Inbox, Train};
 
 /// What a histogram's numbers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -340,9 +340,9 @@ impl Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Destination, Inbox, Piece, Pieces, RunLimits, Slot, Source};
-    use crate::datapath::Progress;
-    use crate::route::PeerIndex;
+    use twill_datapath::Progress;
+    use twill_datapath::batch::{Destination, Inbox, Piece, Pieces, RunLimits, Slot, Source};
+    use twill_datapath::route::PeerIndex;
 
     const PEER: PeerIndex = PeerIndex(3);
 

@@ -8,13 +8,13 @@ use super::probe::Probes;
 use super::snapshot::{
     About, DeviceDrops, EtcdStatus, Histograms, Offload, PeerStatus, Snapshot, WorkerStatus,
 };
-use crate::datapath::DropReason;
-use crate::offload::feature::Feature;
-use crate::route::View;
 use crate::sys::clock;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use twill_datapath::DropReason;
+use twill_datapath::offload::feature::Feature;
+use twill_datapath::route::View;
 
 /// Nanoseconds of a second.
 const SECOND: f64 = 1e9;

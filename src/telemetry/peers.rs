@@ -6,9 +6,9 @@
 //! was counted before ([`Ledger`]), the worker never clears anything.
 
 use super::counter::Counter;
-use crate::route::{PeerIndex, View};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, OnceLock};
+use twill_datapath::route::{PeerIndex, View};
 
 /// Peers in one block.
 const BLOCK: usize = 256;
@@ -182,7 +182,7 @@ fn total<'a>(index: PeerIndex, tables: impl Iterator<Item = &'a PeerTable>) -> P
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::{Overlay, Peer};
+    use twill_datapath::route::{Overlay, Peer};
 
     #[test]
     fn a_peer_with_a_used_number_begins_at_zero() {

@@ -10,9 +10,7 @@ use super::histogram::Distribution;
 use super::instruments::PEER_RTT;
 use super::observer::Observer;
 use super::snapshot::ProbeStatus;
-use crate::route::View;
 use crate::sys::clock;
-use crate::wire::icmp::kind::{ECHO_REPLY, ECHO_REQUEST};
 use ipnet::{IpNet, Ipv4Net};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
+use twill_datapath::route::View;
+use twill_datapath::wire::icmp::kind::{ECHO_REPLY, ECHO_REQUEST};
 
 /// Peers that are probed: the first by number. 20 KiB of histogram each.
 const MAX_PROBED: usize = 1024;
@@ -259,7 +259,7 @@ fn request(sequence: u16, cookie: u64) -> [u8; MESSAGE] {
     message[0] = ECHO_REQUEST;
     message[6..8].copy_from_slice(&sequence.to_be_bytes());
     message[8..].copy_from_slice(&cookie.to_be_bytes());
-    let checksum = crate::wire::checksum::Sum::default().bytes(&message).finish();
+    let checksum = twill_datapath::wire::checksum::Sum::default().bytes(&message).finish();
     message[2..4].copy_from_slice(&checksum.to_be_bytes());
     message
 }
@@ -278,7 +278,7 @@ fn reply(mut received: &[u8], raw: bool, cookie: u64) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::{Overlay, Peer, PeerIndex};
+    use twill_datapath::route::{Overlay, Peer, PeerIndex};
 
     #[test]
     fn only_answers_to_our_own_probes_count() {

@@ -9,13 +9,13 @@ use super::http::Answer;
 use super::instruments::{self, Instrument, PEER_RTT, Unit};
 use super::observer::Observer;
 use super::snapshot::{Histograms, PeerStatus, Snapshot};
-use crate::datapath::DropReason;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use twill_datapath::DropReason;
 
 /// What all names begin with.
 const PREFIX: &str = "twill";

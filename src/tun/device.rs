@@ -1,12 +1,12 @@
 //! Creating a TUN device with one or many queues.
 
 use super::TunError;
-use crate::offload::feature::{Feature, FeatureSet};
-use crate::offload::vnet_hdr;
 use crate::sys::ioctl;
 use std::fs::OpenOptions;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use twill_datapath::offload::feature::{Feature, FeatureSet};
+use twill_datapath::offload::vnet_hdr;
 
 /// The device to create.
 #[derive(Clone, Copy, Debug)]

@@ -2,14 +2,14 @@
 //! kernels grant an offload and then refuse its packets (6.6.44 refuses a short last segment).
 
 use super::{Device, DeviceSpec, TunError};
-use crate::offload::feature::FeatureSet;
-use crate::offload::vnet_hdr::{self, GsoType, VnetHdr};
-use crate::wire::{ipv4, protocol, tcp, udp};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use std::io::{self, IoSliceMut};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use tun::AbstractDevice;
+use twill_datapath::offload::feature::FeatureSet;
+use twill_datapath::offload::vnet_hdr::{self, GsoType, VnetHdr};
+use twill_datapath::wire::{ipv4, protocol, tcp, udp};
 
 /// The throw-away device's name; the kernel numbers it.
 const NAME: &str = "twillprobe%d";

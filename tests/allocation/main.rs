@@ -24,8 +24,8 @@ use std::time::Duration;
 use twill::config::Settings;
 use twill::engine::{EngineChoice, EngineError, EngineKind};
 use twill::gateway::{Gateway, StartError};
-use twill::route::{Overlay, Peer, PeerIndex, View};
-use twill_perf::testbed::{Namespace, Testbed};
+use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
+use twill_testbed::{Namespace, Testbed};
 
 #[global_allocator]
 static COUNTING: Counting = Counting;

@@ -3,7 +3,7 @@
 use crate::missing;
 use std::sync::OnceLock;
 use twill::engine::{self, EngineError, EngineKind};
-use twill_perf::testbed::Testbed;
+use twill_testbed::Testbed;
 
 /// The engines that carry traffic in production, best first.
 const ENGINES: [EngineKind; 3] = [EngineKind::Uring, EngineKind::TokioUring, EngineKind::Epoll];

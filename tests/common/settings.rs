@@ -3,9 +3,10 @@
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::time::Duration;
-use twill::config::{IngressCheck, Mtu, Pinning, QueueCount, Settings, SourcePorts, Steering};
+use twill::config::{Mtu, Pinning, QueueCount, Settings, SourcePorts, Steering};
 use twill::engine::EngineChoice;
-use twill::offload::feature::FeatureSet;
+use twill_datapath::IngressCheck;
+use twill_datapath::offload::feature::FeatureSet;
 
 /// One queue on `tun0`, every offload, flannel's MTU; a test changes what it is about.
 pub(crate) fn settings(listen: SocketAddr, address: IpNet, local: IpNet) -> Settings {

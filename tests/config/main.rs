@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 use std::process::Output;
-use twill_perf::testbed::{Namespace, Testbed};
+use twill_testbed::{Namespace, Testbed};
 
 const START: &str = "[interface]\naddress = \"10.10.1.0/32\"\nlocal = \"10.10.1.0/24\"\n";
 

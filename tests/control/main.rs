@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
 use twill::control::{self, Call, ClientError, Request, Response, call};
-use twill_perf::testbed::Testbed;
+use twill_testbed::Testbed;
 
 /// The largest request that the gateway takes.
 const MAX_REQUEST: usize = 32 << 20;

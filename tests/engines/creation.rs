@@ -8,10 +8,10 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use twill::engine::{self, Choice, EngineChoice, EngineKind};
-use twill::offload::feature::{Feature, FeatureSet};
 use twill::socket::{self, SocketSpec};
 use twill::tun::{self, Device, DeviceSpec};
-use twill_perf::testbed::{Namespace, Testbed};
+use twill_datapath::offload::feature::{Feature, FeatureSet};
+use twill_testbed::{Namespace, Testbed};
 
 const SPEC: DeviceSpec<'_> =
     DeviceSpec { name: "tun0", queues: 1, vnet_hdr: true, offloads: FeatureSet::ALL };

@@ -17,9 +17,9 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use std::{process, thread};
 use twill::engine::EngineKind;
-use twill::offload::feature::Feature;
 use twill::socket;
 use twill::sys::sockopt;
+use twill_datapath::offload::feature::Feature;
 
 #[test]
 fn a_run_that_the_socket_refuses_leaves_one_by_one_exactly_once() {

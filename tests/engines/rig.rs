@@ -11,17 +11,17 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
-use twill::batch::{
+use twill::engine::{self, Engine, EngineError, EngineKind, EngineStats, Kernel, Ports, Tuning};
+use twill::socket::{self, SocketSpec};
+use twill::tun::{self, Device, DeviceSpec};
+use twill_datapath::batch::{
     Chain, Datagrams, Destination, Frame, FrameKind, Frames, Inbox, Outcome, Piece, Pieces,
     RunLimits, Source, Train, TunFrame,
 };
-use twill::engine::{self, Engine, EngineError, EngineKind, EngineStats, Kernel, Ports, Tuning};
-use twill::offload::feature::{Feature, FeatureSet};
-use twill::offload::vnet_hdr;
-use twill::route::PeerIndex;
-use twill::socket::{self, SocketSpec};
-use twill::tun::{self, Device, DeviceSpec};
-use twill_perf::testbed::{Namespace, Testbed};
+use twill_datapath::offload::feature::{Feature, FeatureSet};
+use twill_datapath::offload::vnet_hdr;
+use twill_datapath::route::PeerIndex;
+use twill_testbed::{Namespace, Testbed};
 
 /// The device's address; its network holds the addresses of applications beyond the tunnel.
 pub(crate) const INNER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);

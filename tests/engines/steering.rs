@@ -8,8 +8,8 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 use twill::socket::{self, Originator, SocketSpec};
 use twill::sys::sockopt;
-use twill::wire::checksum::Sum;
-use twill::wire::protocol;
+use twill_datapath::wire::checksum::Sum;
+use twill_datapath::wire::protocol;
 
 const GROUP: usize = 5;
 

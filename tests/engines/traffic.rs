@@ -7,12 +7,12 @@ use crate::rig::{
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use twill::batch::{
+use twill::sys::sockopt;
+use twill_datapath::batch::{
     Datagrams, Destination, Flaw, Frames, Outcome, Piece, Pieces, RunLimits, Source,
 };
-use twill::offload::feature::Feature;
-use twill::route::PeerIndex;
-use twill::sys::sockopt;
+use twill_datapath::offload::feature::Feature;
+use twill_datapath::route::PeerIndex;
 
 /// Bytes of IPv4 and UDP headers.
 const HEADERS: usize = 28;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
-use twill_perf::testbed::{Background, Host, Namespace, Testbed, Underlay};
+use twill_testbed::{Background, Host, Namespace, Testbed, Underlay};
 
 /// A network with few enough subnets to see them all, and enough for everybody. A node
 /// without a lease picks one of the first hundred that are free, 10.5.1.0 to 10.5.100.0; peers that

@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
-use twill_perf::testbed::{Background, Namespace, Testbed};
+use twill_testbed::{Background, Namespace, Testbed};
 
 /// Where all keys of these tests are.
 pub(crate) const PREFIX: &str = "/coreos.com/network";
@@ -133,7 +133,7 @@ impl Etcd {
         self.try_ctl(args).unwrap()
     }
 
-    fn try_ctl(&self, args: &[&str]) -> Result<String, twill_perf::testbed::TestbedError> {
+    fn try_ctl(&self, args: &[&str]) -> Result<String, twill_testbed::TestbedError> {
         let endpoints = format!("--endpoints={}", self.endpoint());
         let mut all = vec!["ETCDCTL_API=3", "etcdctl", "--command-timeout=3s", &endpoints];
         let (ca, cert, key) = (

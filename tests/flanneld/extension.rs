@@ -4,7 +4,7 @@
 use serde_json::Value;
 use std::fs;
 use std::time::Duration;
-use twill_perf::testbed::{Background, Host, Testbed, TestbedError, Underlay};
+use twill_testbed::{Background, Host, Testbed, TestbedError, Underlay};
 
 /// What docs/COMPAT.md tells users to put into etcd.
 const CONFIG: &str = include_str!("../../dist/flannel-extension.json");

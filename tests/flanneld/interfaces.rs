@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use twill::config::flanneld::External;
 use twill::host::Network;
 use twill::host::external_interface::{ExternalError, ExternalInterface, choose};
-use twill_perf::testbed::{Namespace, Testbed};
+use twill_testbed::{Namespace, Testbed};
 
 #[test]
 fn the_default_routes_interface_is_taken() {

@@ -12,7 +12,7 @@ use twill::subnet::{
     AcquireError, Held, Holder, Keeper, Keeping, Leases, NetworkConfig, OwnLease, Prefix, Revoked,
     acquire,
 };
-use twill_perf::testbed::Testbed;
+use twill_testbed::Testbed;
 
 #[test]
 fn ten_nodes_race_for_seven_subnets_and_each_goes_to_one() {

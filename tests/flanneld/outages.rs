@@ -4,7 +4,7 @@ use super::cluster::{Cluster, END, NETWORK, Node};
 use super::etcd::until;
 use super::wait::within;
 use std::time::Duration;
-use twill_perf::testbed::Background;
+use twill_testbed::Background;
 
 /// A frozen etcd is noticed within this.
 const NOTICED: Duration = Duration::from_secs(15);
@@ -119,7 +119,7 @@ fn sorted(words: &[String]) -> Vec<&str> {
     words
 }
 
-pub(super) fn ping(from: &twill_perf::testbed::Namespace, to: &str) -> Background {
+pub(super) fn ping(from: &twill_testbed::Namespace, to: &str) -> Background {
     from.spawn("ping", from.command("ping").args(["-i", "0.01", "-q", to])).unwrap()
 }
 

@@ -2,7 +2,7 @@
 
 use super::cluster::{Cluster, Node};
 use super::etcd::until;
-use twill_perf::testbed::Namespace;
+use twill_testbed::Namespace;
 
 const ONE: &str = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.52.0","SubnetMax":"10.5.52.0"}"#;
 const ONE_NFT: &str = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.52.0","SubnetMax":"10.5.52.0","EnableNFTables":true}"#;

@@ -4,7 +4,7 @@ use crate::pair::{PATIENCE, Pair};
 use rustix::process::Signal;
 use std::path::PathBuf;
 use std::time::Duration;
-use twill_perf::testbed::{Background, UNDERLAY_DEVICE};
+use twill_testbed::{Background, UNDERLAY_DEVICE};
 
 /// Ethernet, IPv4 without options, UDP.
 const OUTER: usize = 14 + 20 + 8;

@@ -8,7 +8,7 @@ use etherparse::PacketBuilder;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-use twill_perf::testbed::Underlay;
+use twill_testbed::Underlay;
 
 #[test]
 fn strangers_and_forgers_are_kept_out() {

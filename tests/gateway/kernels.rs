@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use twill_perf::testbed::Underlay;
+use twill_testbed::Underlay;
 
 /// `io_uring_register`'s operations (include/uapi/linux/io_uring.h).
 const REGISTER_PROBE: u64 = 8;

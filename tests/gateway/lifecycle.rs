@@ -9,7 +9,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use twill_perf::testbed::{Background, Pod, Underlay};
+use twill_testbed::{Background, Pod, Underlay};
 
 #[test]
 fn a_stopped_gateway_leaves_nothing_behind() {

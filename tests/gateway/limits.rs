@@ -3,7 +3,7 @@
 use crate::engines::engines;
 use crate::pair::{DEVICE, PATIENCE, Pair};
 use std::process::Command;
-use twill_perf::testbed::Background;
+use twill_testbed::Background;
 
 const TWILL: &str = env!("CARGO_BIN_EXE_twill");
 

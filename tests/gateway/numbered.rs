@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::ops::Sub;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use twill_perf::testbed::Namespace;
+use twill_testbed::Namespace;
 
 /// Where datagrams go and come back from. No protocol that tcpdump knows has this port.
 pub(crate) const ECHO: u16 = 7100;

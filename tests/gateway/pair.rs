@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use twill::control::{self, Request};
-use twill_perf::testbed::{Background, Host, Pod, Testbed, Underlay, Wire};
+use twill_testbed::{Background, Host, Pod, Testbed, Underlay, Wire};
 
 /// How long anything may take that should happen at once; only a hang exceeds it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

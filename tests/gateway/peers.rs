@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use twill::control::{self, Request};
 use twill::subnet::Peer;
-use twill_perf::testbed::Underlay;
+use twill_testbed::Underlay;
 
 #[test]
 fn peers_are_added_changed_and_removed_by_arguments_alone() {

@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use twill::sys::sockopt;
-use twill_perf::testbed::{Namespace, Underlay, Wire};
+use twill_testbed::{Namespace, Underlay, Wire};
 
 const FLOWS: usize = 64;
 const SMALL: Load<'_> = Load { flows: FLOWS, rounds: 20, sizes: &[64], window: 512 };

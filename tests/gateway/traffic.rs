@@ -7,7 +7,7 @@ use crate::pair::{DEVICE, Pair, output, wires_and_mtus};
 use etherparse::{Ipv4HeaderSlice, TcpHeaderSlice, UdpHeaderSlice, ip_number};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use twill_perf::testbed::{UNDERLAY_DEVICE, Underlay, Wire};
+use twill_testbed::{UNDERLAY_DEVICE, Underlay, Wire};
 
 #[test]
 fn nothing_is_reordered_or_duplicated() {

@@ -4,8 +4,8 @@
 use crate::packets::{Recipe, any_super_packet, coalesce, cut};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
-use twill::offload::vnet_hdr::{self, GsoType, VnetHdr};
-use twill::wire::tcp::flags::{ACK, CWR, FIN, PSH};
+use twill_datapath::offload::vnet_hdr::{self, GsoType, VnetHdr};
+use twill_datapath::wire::tcp::flags::{ACK, CWR, FIN, PSH};
 
 /// `VIRTIO_NET_HDR_GSO_ECN`.
 const GSO_ECN: u8 = 0x80;

@@ -5,12 +5,12 @@ use crate::packets::{DESTINATION_V4, Recipe, behind_options, coalesce, cut, forw
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
-use twill::batch::FrameKind;
-use twill::offload::feature::FeatureSet;
-use twill::offload::vnet_hdr::VnetHdr;
 use twill::tun::{Device, DeviceSpec};
-use twill::wire::tcp::flags::{ACK, CWR, ECE, FIN, PSH};
-use twill_perf::testbed::{Namespace, Testbed};
+use twill_datapath::batch::FrameKind;
+use twill_datapath::offload::feature::FeatureSet;
+use twill_datapath::offload::vnet_hdr::VnetHdr;
+use twill_datapath::wire::tcp::flags::{ACK, CWR, ECE, FIN, PSH};
+use twill_testbed::{Namespace, Testbed};
 
 /// UDP port of the packet that follows what is to be read.
 const MARKER: u16 = 9;

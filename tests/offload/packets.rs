@@ -2,12 +2,12 @@
 
 use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder, TcpHeader};
 use proptest::prelude::*;
-use twill::batch::{Frame, FrameKind, Frames, Full, Piece, Pieces, Slot, Source};
-use twill::offload::coalesce::Coalescer;
-use twill::offload::split::Plan;
-use twill::offload::vnet_hdr::{GsoType, VnetHdr};
-use twill::wire::checksum::Sum;
-use twill::wire::{ipv4, ipv6, protocol, tcp, udp};
+use twill_datapath::batch::{Frame, FrameKind, Frames, Full, Piece, Pieces, Slot, Source};
+use twill_datapath::offload::coalesce::Coalescer;
+use twill_datapath::offload::split::Plan;
+use twill_datapath::offload::vnet_hdr::{GsoType, VnetHdr};
+use twill_datapath::wire::checksum::Sum;
+use twill_datapath::wire::{ipv4, ipv6, protocol, tcp, udp};
 
 /// Where packets come from and go to; the kernel test's routes know them.
 pub(crate) const SOURCE_V4: [u8; 4] = [10, 1, 0, 2];

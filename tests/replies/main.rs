@@ -13,8 +13,8 @@ use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 use twill::gateway::Gateway;
-use twill::route::{Overlay, Peer, PeerIndex, View};
-use twill_perf::testbed::{Host, Namespace, Testbed, Underlay};
+use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
+use twill_testbed::{Host, Namespace, Testbed, Underlay};
 
 /// An address of the overlay that nobody holds.
 const NOWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 244, 99, 9), 9);

@@ -8,7 +8,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
-use twill_perf::testbed::Host;
+use twill_testbed::Host;
 
 /// Histograms tell values apart to 1 %.
 const PRECISION: f64 = 0.01;

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use twill_perf::testbed::{Background, Host, Pod, Testbed, Underlay};
+use twill_testbed::{Background, Host, Pod, Testbed, Underlay};
 
 pub(crate) const TWILL: &str = env!("CARGO_BIN_EXE_twill");
 /// Where a gateway serves metrics, within its host's namespace.

@@ -3,11 +3,11 @@
 use crate::cases::{A, B, CASES, Case, Given, Outcome, Stock, bytes};
 use etherparse::{IpSlice, Ipv4HeaderSlice};
 use std::net::IpAddr;
-use twill::batch::{Chain, Datagrams, Frames, Pieces, RunLimits, Slot, Train, TunFrame};
-use twill::config::IngressCheck;
-use twill::datapath::{Egress, EgressRules, Ingress, IngressRules, World};
-use twill::route::{Overlay, Peer, PeerIndex, View};
-use twill::wire::ipv4;
+use twill_datapath::IngressCheck;
+use twill_datapath::batch::{Chain, Datagrams, Frames, Pieces, RunLimits, Slot, Train, TunFrame};
+use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
+use twill_datapath::wire::ipv4;
+use twill_datapath::{Egress, EgressRules, Ingress, IngressRules, World};
 
 #[test]
 fn every_packet_leaves_as_the_table_says() {

@@ -8,11 +8,12 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
-use twill::config::{IngressCheck, Settings};
+use twill::config::Settings;
 use twill::engine::{EngineChoice, EngineError, EngineKind};
 use twill::gateway::{Gateway, StartError};
-use twill::route::{Overlay, Peer, PeerIndex, View};
-use twill_perf::testbed::{Namespace, Testbed};
+use twill_datapath::IngressCheck;
+use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
+use twill_testbed::{Namespace, Testbed};
 
 /// The gateway under test.
 const GATEWAY: &str = "192.0.2.100:8285";

@@ -1,10 +1,10 @@
 //! The words as typed.
 
 use crate::path::External;
-use crate::testbed::Wire;
 use crate::workload::Workload;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use twill_testbed::Wire;
 
 /// Compares network paths between containers: throughput, loss, latency, and what they cost.
 ///

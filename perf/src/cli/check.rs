@@ -8,10 +8,10 @@ use crate::path::External;
 use crate::report::{Verdict, changes_to_baseline, comparison, keys};
 use crate::results::{Cell, PlanRecord, Results};
 use crate::targets::{Finding, Standing, Target, Targets, markdown, rows, table};
-use crate::testbed::Wire;
 use crate::workload::Workload;
 use std::path::Path;
 use std::time::Duration;
+use twill_testbed::Wire;
 
 pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
     match (&args.against, &args.targets) {

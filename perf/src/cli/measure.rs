@@ -7,11 +7,11 @@ use crate::experiment::{Observer, Plan};
 use crate::path::PathSpec;
 use crate::report::{html, tables, write_hgrm};
 use crate::results::Results;
-use crate::testbed::Wire;
 use crate::workload::Workload;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use twill_testbed::Wire;
 
 const DEFAULT_PATHS: [&str; 4] = ["host-gw", "vxlan", "twill", "classic"];
 const DEFAULT_WORKLOADS: [&str; 6] =

@@ -11,12 +11,12 @@ use crate::path::{
 };
 use crate::report::{changes, comparison};
 use crate::results::{Results, ResultsError};
-use crate::testbed::{TestbedError, Underlay, Wire};
 use crate::workload::{UnknownWorkload, WorkloadError};
 use args::{Cli, Command, CompareArgs, ReportArgs, SettingArgs};
 use clap::Parser;
 use std::path::Path;
 use std::process::ExitCode;
+use twill_testbed::{TestbedError, Underlay, Wire};
 
 /// Why a command did not end well.
 #[derive(Debug, thiserror::Error)]

@@ -7,11 +7,11 @@ mod processes;
 
 use crate::sample::Sample;
 use crate::sys::now_ns;
-use crate::testbed::Namespace;
 use calls::Calls;
 use machine::Machine;
 use network::Network;
 use processes::Processes;
+use twill_testbed::Namespace;
 
 /// Bytes per GiB.
 const GIB: f64 = (1u64 << 30) as f64;

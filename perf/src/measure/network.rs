@@ -1,6 +1,6 @@
-use crate::testbed::Namespace;
 use std::fs;
 use std::iter::Sum;
+use twill_testbed::Namespace;
 
 /// The kernel's books of one namespace, or of several added up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

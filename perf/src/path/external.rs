@@ -1,9 +1,9 @@
 //! Gateways that the user brings: a command line for each host.
 
 use super::Setting;
-use crate::testbed::{Background, Host, Testbed, TestbedError};
 use std::fmt;
 use std::str::FromStr;
+use twill_testbed::{Background, Host, Testbed, TestbedError};
 
 /// What a template may name, with its meaning.
 pub(super) const PLACEHOLDERS: &[(&str, &str)] = &[

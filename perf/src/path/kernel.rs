@@ -1,7 +1,7 @@
 //! Paths that the kernel alone provides.
 
-use crate::testbed::{Host, Pod, Testbed, TestbedError, has_ipv6};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use twill_testbed::{Host, Pod, Testbed, TestbedError, has_ipv6};
 
 /// Two pods joined by one pair of devices: what the generators can do at most.
 pub(super) fn linked_pods(bed: &Testbed, mtu: u16) -> Result<[Pod; 2], TestbedError> {

@@ -17,12 +17,12 @@ pub use twill::{Twill, find_twill};
 
 use crate::books::Books;
 use crate::measure::Meter;
-use crate::testbed::{Background, Host, Namespace, Pod, Testbed, TestbedError, Underlay};
 use crate::workload::Course;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use twill_testbed::{Background, Host, Namespace, Pod, Testbed, TestbedError, Underlay};
 
 /// How long a path may take until its pods reach each other.
 const READY: Duration = Duration::from_secs(15);

@@ -1,6 +1,6 @@
-use crate::testbed::{Background, Namespace, TestbedError};
 use std::fs;
 use std::time::Duration;
+use twill_testbed::{Background, Namespace, TestbedError};
 
 /// The time in which a share is used up and comes back. Linux looks at it by the tick, up to 10 ms
 /// apart; and where a worker's turn is short, its batches are, too.

@@ -1,10 +1,10 @@
 use super::{Setting, TwillSpec};
-use crate::testbed::{Background, Host, Namespace, Testbed, TestbedError};
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use twill_testbed::{Background, Host, Namespace, Testbed, TestbedError};
 
 /// The port of flannel's udp backend.
 const PORT: u16 = 8285;

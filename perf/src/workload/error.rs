@@ -1,5 +1,5 @@
-use crate::testbed::TestbedError;
 use std::io;
+use twill_testbed::TestbedError;
 
 /// Why traffic could not be run.
 #[derive(Debug, thiserror::Error)]

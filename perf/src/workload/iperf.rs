@@ -1,9 +1,9 @@
 use super::{Course, Window, WorkloadError};
 use crate::measure::Meter;
 use crate::sample::Sample;
-use crate::testbed::{Background, TestbedError};
 use std::thread;
 use std::time::Duration;
+use twill_testbed::{Background, TestbedError};
 
 /// What the server writes behind a second that does not count.
 const OMITTED: &str = "(omitted)";

@@ -269,7 +269,7 @@ impl Seen {
 }
 
 fn sockets(course: Course<'_>) -> Result<(UdpSocket, UdpSocket), WorkloadError> {
-    let bind = |pod: &crate::testbed::Pod| {
+    let bind = |pod: &twill_testbed::Pod| {
         let socket = pod.enter(|| UdpSocket::bind((pod.address(), 0)))?;
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
         Ok(socket)

@@ -25,9 +25,9 @@ pub use watch::Window;
 
 use crate::measure::Meter;
 use crate::sample::Sample;
-use crate::testbed::Pod;
 use std::fmt;
 use std::str::FromStr;
+use twill_testbed::Pod;
 
 /// Where traffic flows.
 #[derive(Clone, Copy, Debug)]

@@ -5,7 +5,7 @@ mod faulty;
 mod truth;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use twill_perf::testbed::Testbed;
+use twill_testbed::Testbed;
 
 /// One measurement at a time: they share the machine. Nothing where test beds may be skipped.
 fn turn(test: &str) -> Option<MutexGuard<'static, ()>> {

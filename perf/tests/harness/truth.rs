@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 use twill_perf::path::{Path, PathSpec, Setting};
 use twill_perf::sample::Sample;
-use twill_perf::testbed::{Underlay, Wire};
 use twill_perf::workload::{Window, Workload};
+use twill_testbed::{Underlay, Wire};
 
 fn build(spec: &PathSpec, underlay: Underlay) -> Path {
     let setting = Setting {

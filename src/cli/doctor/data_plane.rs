@@ -5,7 +5,6 @@ use super::{Finding, engines};
 use crate::config::file::Interface;
 use crate::engine::{Choice, EngineChoice};
 use crate::gateway::expected_offloads;
-use crate::offload::feature::{Feature, FeatureSet};
 use crate::socket::{self, Originator, SocketSpec};
 use crate::sys::{affinity, kernel, sockopt};
 use crate::tun;
@@ -13,6 +12,7 @@ use rustix::process::{Resource, getrlimit};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
+use twill_datapath::offload::feature::{Feature, FeatureSet};
 
 const KERNEL: &str = "kernel";
 const TUN: &str = "TUN device";

@@ -8,7 +8,6 @@ mod go_flags;
 
 use super::run::DataArgs;
 use super::warn_of_filter;
-use crate::config::IngressCheck;
 use crate::config::file::Interface;
 use crate::config::flanneld::{Etcd, External, Flanneld, Rules};
 use crate::gateway::flanneld;
@@ -21,6 +20,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use tracing::{error, warn};
+use twill_datapath::IngressCheck;
 
 /// The variables of `twill run`.
 #[derive(Debug, Parser)]

@@ -15,9 +15,8 @@ pub use mistake::{FileErrors, Located, Mistake};
 pub use read::{address, network};
 pub use tables::parse;
 
-use super::{IngressCheck, InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering};
+use super::{InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering};
 use crate::engine::EngineChoice;
-use crate::offload::feature::{Feature, FeatureSet};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,6 +25,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 use toml::Spanned;
+use twill_datapath::IngressCheck;
+use twill_datapath::offload::feature::{Feature, FeatureSet};
 
 /// UDP port of flannel's `udp` backend.
 pub const DEFAULT_PORT: u16 = 8285;

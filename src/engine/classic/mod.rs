@@ -23,7 +23,6 @@ use super::deliver::Writer;
 use super::memory::{Memory, Slots};
 use super::transmit::{KernelSend, Transmitter};
 use super::{Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
-use crate::batch::{Datagrams, Flaw, Frames, Inbox, Outcome, Slot, Train, TunFrame};
 use crate::sys::clock;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -33,6 +32,7 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
+use twill_datapath::batch::{Datagrams, Flaw, Frames, Inbox, Outcome, Slot, Train, TunFrame};
 
 const FRAME: Slot = Slot(0);
 const DATAGRAM: Slot = Slot(1);

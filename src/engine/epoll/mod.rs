@@ -15,12 +15,12 @@ use super::deliver::Writer;
 use super::memory::{Memory, Slots};
 use super::transmit::{KernelSend, Transmitter};
 use super::{Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
-use crate::batch::{Datagrams, Frames, Inbox, Outcome, Slot};
 use crate::sys::clock;
 use receive::{FrameArena, TrainSlots};
 use rustix::event::epoll;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
+use twill_datapath::batch::{Datagrams, Frames, Inbox, Outcome, Slot};
 
 /// The engine; see the module.
 pub struct Epoll {

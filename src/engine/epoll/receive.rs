@@ -1,13 +1,13 @@
 //! The receiving side: what the kernel fills, and how it is told of.
 #![allow(unsafe_code, reason = "recvmmsg takes pointers")]
 
-use crate::batch::{Slot, Train, TunFrame};
 use crate::engine::arrival::{self, Arrival};
 use crate::engine::messages::empty_header;
 use crate::engine::{EngineError, EngineStats, Tuning};
 use crate::sys::{address, cmsg, mmsg};
 use rustix::io::Errno;
 use std::os::fd::BorrowedFd;
+use twill_datapath::batch::{Slot, Train, TunFrame};
 
 /// Bytes of frames that one turn reads at most with segmentation offload: some super-packets, and
 /// still within a core's second-level cache.

@@ -26,7 +26,6 @@ use super::deliver::{Packets, WriteCalls, Writer};
 use super::memory::{Memory, Slots};
 use super::transmit::{SendCalls, Transmitter, some};
 use super::{Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
-use crate::batch::{Datagrams, Frames, Inbox, Outcome, Slot, TunFrame};
 use crate::socket::{Fragmentation, set_fragmentation};
 use crate::sys::clock;
 use bytes::BytesMut;
@@ -39,6 +38,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio_uring::Runtime;
+use twill_datapath::batch::{Datagrams, Frames, Inbox, Outcome, Slot, TunFrame};
 
 /// Buffers per direction.
 const BUFFERS: usize = 32;

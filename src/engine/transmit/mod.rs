@@ -5,7 +5,6 @@ use super::EngineStats;
 use super::memory::{Memory, Slots};
 use super::messages::{Cursor, Message, Messages};
 use super::policy::{Reaction, RunState, Scope, react};
-use crate::batch::{Datagrams, Destination, Failure, Outcome, Run};
 use crate::socket::{Fragmentation, set_fragmentation};
 use crate::sys::mmsg;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -15,6 +14,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 use tracing::warn;
+use twill_datapath::batch::{Datagrams, Destination, Failure, Outcome, Run};
 
 /// How long to wait for room in a socket, each of the few times.
 const ROOM_WAIT: Duration = Duration::from_millis(2);

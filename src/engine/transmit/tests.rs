@@ -1,8 +1,8 @@
 use super::*;
-use crate::batch::{Destination, Piece, Pieces, RunLimits, Slot, Source};
 use crate::engine::fault::{Faulty, Sent};
-use crate::route::PeerIndex;
 use proptest::prelude::*;
+use twill_datapath::batch::{Destination, Piece, Pieces, RunLimits, Slot, Source};
+use twill_datapath::route::PeerIndex;
 
 /// Errors that the kernel gives to a run and not to its datagrams.
 const OF_RUNS: [i32; 3] = [libc::EIO, libc::EINVAL, libc::EMSGSIZE];

@@ -19,7 +19,6 @@ use super::deliver::Writer;
 use super::memory::{Memory, Slots};
 use super::transmit::{KernelSend, Transmitter};
 use super::{Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
-use crate::batch::{Datagrams, Frames, Inbox, Outcome, Slot, Train, TunFrame};
 use crate::sys::{address, clock, cmsg};
 use buffers::BufferRing;
 use io_uring::types::{CancelBuilder, Fixed, RecvMsgOut, SubmitArgs, Timespec};
@@ -27,6 +26,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
+use twill_datapath::batch::{Datagrams, Frames, Inbox, Outcome, Slot, Train, TunFrame};
 
 /// Submissions that may wait: one per operation, and room to arm them again.
 const SUBMISSIONS: u32 = 16;

@@ -1,18 +1,18 @@
 //! Workers on an engine without a kernel: whole turns, and what the kernel may refuse.
 
 use super::*;
-use crate::config::IngressCheck;
-use crate::datapath::{DropReason, Tally};
 use crate::engine::loopback::{Loopback, Refusal, Wires};
-use crate::offload::vnet_hdr::{self, GsoType, VnetHdr};
-use crate::route::{Overlay, Peer, PeerIndex};
-use crate::wire::checksum::Sum;
-use crate::wire::{protocol, tcp, udp};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
+use twill_datapath::IngressCheck;
+use twill_datapath::offload::vnet_hdr::{self, GsoType, VnetHdr};
+use twill_datapath::route::{Overlay, Peer, PeerIndex};
+use twill_datapath::wire::checksum::Sum;
+use twill_datapath::wire::{protocol, tcp, udp};
+use twill_datapath::{DropReason, Tally};
 
 /// A host at the near gateway, and one at the far one.
 const NEAR: [u8; 4] = [10, 10, 0, 5];

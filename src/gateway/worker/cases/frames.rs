@@ -6,8 +6,8 @@ use super::packets::{
     with_id, with_partial_checksum,
 };
 use super::*;
-use crate::offload::vnet_hdr::GsoType;
 use etherparse::PacketBuilder;
+use twill_datapath::offload::vnet_hdr::GsoType;
 
 /// A host whose gateway nobody runs.
 const NOWHERE: [u8; 4] = [10, 10, 99, 1];

@@ -15,15 +15,11 @@ mod datagrams;
 mod frames;
 #[path = "../../../../tests/common/missing.rs"]
 mod missing;
-#[path = "../../../../tests/datapath/packets.rs"]
+#[path = "../../../../datapath/tests/datapath/packets.rs"]
 mod packets;
 
 use super::*;
-use crate::config::IngressCheck;
-use crate::datapath::{DropReason, Tally};
 use crate::engine::{self, EngineKind, Ports, Tuning};
-use crate::offload::vnet_hdr::VnetHdr;
-use crate::route::{Overlay, Peer, PeerIndex};
 use crate::socket::SocketSpec;
 use crate::sys::{kernel, sockopt};
 use crate::telemetry::counter::Direction;
@@ -36,6 +32,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
+use twill_datapath::IngressCheck;
+use twill_datapath::offload::vnet_hdr::VnetHdr;
+use twill_datapath::route::{Overlay, Peer, PeerIndex};
+use twill_datapath::{DropReason, Tally};
 
 /// How long anything may take that must happen at last.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,0 +1,50 @@
+//! What becomes of every packet: pure functions from bytes to bytes.
+//!
+//! ```text
+//!  TunFrame ──> Egress  ──> Datagrams (to peers)      + ICMP errors (to inner senders)
+//!  Train    ──> Ingress ──> Frames (to the TUN device)
+//! ```
+//!
+//! Packets are edited in place in the engine's slots; what leaves is described by pieces of them.
+//! Both directions keep books that balance: packets in = packets out + drops by reason. What the
+//! kernel refuses afterwards is booked back by `refused`.
+
+mod check;
+mod egress;
+mod errno;
+mod icmp_reply;
+mod ingress;
+mod inner;
+mod unjoin;
+mod verdict;
+
+pub use check::{IngressCheck, UnknownIngressCheck};
+pub use egress::{Egress, EgressRules};
+pub use icmp_reply::ReplyTally;
+pub use ingress::{Ingress, IngressRules, TrainReport, Unwritten};
+pub use unjoin::unjoin;
+pub use verdict::{DropReason, Tally};
+
+use crate::route::View;
+
+/// What the datapath may know beside the packet.
+#[derive(Clone, Copy, Debug)]
+pub struct World<'a> {
+    /// Peers and networks.
+    pub view: &'a View,
+    /// The time, nanoseconds of a monotonic clock.
+    pub now_ns: u64,
+}
+
+/// How far an arrival got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// All of it was forwarded or dropped.
+    Done,
+    /// The batch is full: hand it to the engine, clear it, and call again with this `next`. Nothing
+    /// is counted or edited twice.
+    Full {
+        /// The first segment that is still to do.
+        next: usize,
+    },
+}
