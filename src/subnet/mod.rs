@@ -10,6 +10,8 @@ mod clock;
 pub mod etcd;
 mod go_json;
 mod keeper;
+#[cfg(feature = "kube")]
+pub mod kube;
 mod lease;
 mod manager;
 mod network;
