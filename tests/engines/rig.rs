@@ -5,7 +5,6 @@
 //!                                               fd00::1                fd00::2
 //! ```
 
-use crate::missing;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
@@ -21,7 +20,7 @@ use twill_datapath::batch::{
 use twill_datapath::offload::feature::{Feature, FeatureSet};
 use twill_datapath::offload::vnet_hdr;
 use twill_datapath::route::PeerIndex;
-use twill_testbed::{Namespace, Testbed};
+use twill_testbed::{Namespace, Testbed, missing};
 
 /// The device's address; its network holds the addresses of applications beyond the tunnel.
 pub(crate) const INNER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -89,7 +88,7 @@ pub(crate) fn every_engine(test: &str, plan: Plan, body: impl Fn(&mut Rig) + Syn
                 1
             }
             Err(error @ EngineError::Unsupported { .. }) => {
-                missing::skip(kind, &error);
+                missing::skip(kind.name(), &error);
                 0
             }
             Err(error) => panic!("engine {name}: {error}"),

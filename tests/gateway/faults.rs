@@ -1,7 +1,7 @@
 //! What the underlay refuses, and what comes of it.
 
-use crate::engines::engines;
 use crate::pair::Pair;
+use twill_testbed::engines;
 
 #[test]
 fn a_narrow_path_is_told_to_senders_and_fragments_still_cross() {

@@ -1,14 +1,12 @@
 //! What arrives from outside that should not get in.
 
-use crate::engines::engines;
 use crate::numbered::{Counted, Load, beside, echo_numbered, flood};
 use crate::pair::Pair;
-use crate::process::resident_kib;
 use etherparse::PacketBuilder;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-use twill_testbed::Underlay;
+use twill_testbed::{Underlay, engines, process::resident_kib};
 
 #[test]
 fn strangers_and_forgers_are_kept_out() {

@@ -1,15 +1,13 @@
 //! Starting, stopping, dying, and the device being pulled away.
 
-use crate::engines::engines;
 use crate::numbered::{Load, beside, echo_numbered, flood};
 use crate::pair::{DEVICE, PATIENCE, Pair, output};
-use crate::process::cpu_seconds;
 use rustix::process::Signal;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use twill_testbed::{Background, Pod, Underlay};
+use twill_testbed::{Background, Pod, Underlay, engines, process::cpu_seconds};
 
 #[test]
 fn a_stopped_gateway_leaves_nothing_behind() {

@@ -1,9 +1,8 @@
 //! Too little of what a gateway needs: it runs, or says in one line what is missing.
 
-use crate::engines::engines;
 use crate::pair::{DEVICE, PATIENCE, Pair};
 use std::process::Command;
-use twill_testbed::Background;
+use twill_testbed::{Background, engines};
 
 const TWILL: &str = env!("CARGO_BIN_EXE_twill");
 

@@ -1,6 +1,5 @@
 //! Peers come and go while traffic flows.
 
-use crate::engines::engines;
 use crate::numbered::{Load, beside, echo_numbered};
 use crate::pair::{PATIENCE, Pair};
 use rustix::process::Signal;
@@ -9,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use twill::control::{self, Request};
 use twill::subnet::Peer;
-use twill_testbed::Underlay;
+use twill_testbed::{Underlay, engines};
 
 #[test]
 fn peers_are_added_changed_and_removed_by_arguments_alone() {

@@ -1,11 +1,9 @@
 //! Many queues: every flow in order, and where flows go.
 
 use crate::capture::{Capture, Datagram, datagrams};
-use crate::engines::engines;
 use crate::ingress::udp;
 use crate::numbered::{ECHO, Load, beside, echo_numbered};
 use crate::pair::{PATIENCE, Pair};
-use crate::snmp;
 use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -13,7 +11,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use twill::sys::sockopt;
-use twill_testbed::{Namespace, Underlay, Wire};
+use twill_testbed::{Namespace, Underlay, Wire, engines, snmp};
 
 const FLOWS: usize = 64;
 const SMALL: Load<'_> = Load { flows: FLOWS, rounds: 20, sizes: &[64], window: 512 };

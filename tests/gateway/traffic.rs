@@ -1,13 +1,12 @@
 //! Everything crosses, whole and in order, on every engine, wire and MTU.
 
 use crate::capture::{self, Capture, datagrams};
-use crate::engines::engines;
 use crate::numbered::{Load, echo_numbered};
 use crate::pair::{DEVICE, Pair, output, wires_and_mtus};
 use etherparse::{Ipv4HeaderSlice, TcpHeaderSlice, UdpHeaderSlice, ip_number};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use twill_testbed::{UNDERLAY_DEVICE, Underlay, Wire};
+use twill_testbed::{UNDERLAY_DEVICE, Underlay, Wire, engines};
 
 #[test]
 fn nothing_is_reordered_or_duplicated() {

@@ -1,6 +1,5 @@
 //! Known delay in, same delay out.
 
-use crate::engines::engines;
 use crate::gateways::{PATIENCE, PROBED, Pair, Wish, eventually};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -8,7 +7,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
-use twill_testbed::Host;
+use twill_testbed::{Host, engines};
 
 /// Histograms tell values apart to 1 %.
 const PRECISION: f64 = 0.01;

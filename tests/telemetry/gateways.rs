@@ -1,6 +1,5 @@
 //! Two hosts with a running twill each, and ways to look into them.
 
-use crate::wait::within;
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
@@ -8,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use twill_testbed::{Background, Host, Pod, Testbed, Underlay};
+use twill_testbed::{Background, Host, Pod, Testbed, Underlay, within};
 
 pub(crate) const TWILL: &str = env!("CARGO_BIN_EXE_twill");
 /// Where a gateway serves metrics, within its host's namespace.
