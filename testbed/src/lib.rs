@@ -27,6 +27,8 @@ pub mod missing;
 mod namespace;
 #[cfg(feature = "packets")]
 pub mod packets;
+#[cfg(feature = "gateway")]
+pub mod pair;
 pub mod process;
 #[cfg(feature = "gateway")]
 mod settings;

@@ -8,7 +8,13 @@ mod kernels;
 mod lifecycle;
 mod limits;
 mod numbered;
-mod pair;
 mod peers;
 mod queues;
 mod traffic;
+
+use twill_testbed::pair::Setup;
+
+/// Gateways of this build that run an engine.
+fn with(engine: &str) -> Setup<'_> {
+    Setup { engine, ..Setup::new(env!("CARGO_BIN_EXE_twill")) }
+}

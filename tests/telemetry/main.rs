@@ -4,5 +4,17 @@
 
 mod delays;
 mod exports;
-mod gateways;
 mod terminal;
+
+use twill_testbed::pair::Setup;
+
+const TWILL: &str = env!("CARGO_BIN_EXE_twill");
+/// Setting: the gateways send packets of their own.
+const PROBED: &str = "probe_seconds = 1";
+/// Setting: every packet is the test's.
+const UNPROBED: &str = "probe_seconds = 0";
+
+/// Gateways with these lines of configuration.
+fn with(lines: &str) -> Setup<'_> {
+    Setup { lines, ..Setup::new(TWILL) }
+}
