@@ -31,6 +31,8 @@ pub mod packets;
 pub mod pair;
 pub mod process;
 #[cfg(feature = "gateway")]
+pub mod rig;
+#[cfg(feature = "gateway")]
 mod settings;
 pub mod snmp;
 mod underlay;

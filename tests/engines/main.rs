@@ -5,6 +5,5 @@
 mod creation;
 mod device;
 mod faults;
-mod rig;
 mod steering;
 mod traffic;
