@@ -12,17 +12,17 @@
 //! - [`report`] shows results: tables, percentile files, one HTML page.
 //! - [`targets`] compares them with what must be reached, or with what was.
 
-pub mod books;
+mod books;
 pub mod cli;
-pub mod environment;
-pub mod experiment;
-pub mod measure;
-pub mod metric;
+mod environment;
+mod experiment;
+mod measure;
+mod metric;
 pub mod path;
-pub mod report;
+mod report;
 pub mod results;
 pub mod sample;
-pub mod stats;
+mod stats;
 mod sys;
-pub mod targets;
+mod targets;
 pub mod workload;

@@ -1,8 +1,10 @@
 //! Every number that the harness reports: key, name, unit, and which way is better.
 
+use std::collections::BTreeMap;
+
 /// Which way is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Better {
+pub(crate) enum Better {
     /// More is better.
     More,
     /// Less is better.
@@ -13,21 +15,21 @@ pub enum Better {
 
 /// One kind of number.
 #[derive(Clone, Copy, Debug)]
-pub struct Metric {
+pub(crate) struct Metric {
     /// Its key in files.
-    pub key: &'static str,
+    pub(crate) key: &'static str,
     /// Its name for people.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Its unit.
-    pub unit: &'static str,
+    pub(crate) unit: &'static str,
     /// Which way is better.
-    pub better: Better,
+    pub(crate) better: Better,
 }
 
 macro_rules! metrics {
     ($($key:literal $name:literal $unit:literal $better:ident,)+) => {
         /// All of them, in the order in which they are printed.
-        pub const ALL: &[Metric] = &[
+        pub(crate) const ALL: &[Metric] = &[
             $(Metric { key: $key, name: $name, unit: $unit, better: Better::$better },)+
         ];
     };
@@ -81,21 +83,23 @@ metrics! {
 }
 
 /// The metric with that key.
-#[must_use]
-pub fn by_key(key: &str) -> Option<&'static Metric> {
+pub(crate) fn by_key(key: &str) -> Option<&'static Metric> {
     ALL.iter().find(|metric| metric.key == key)
 }
 
 /// A key's name for people; keys that only some gateways have (drops by reason) speak for
 /// themselves.
-#[must_use]
-pub fn name(key: &str) -> String {
+pub(crate) fn name(key: &str) -> String {
     by_key(key).map_or_else(|| key.replace('_', " "), |metric| metric.name.to_owned())
 }
 
+/// The unit of each number by its key, for files.
+pub(crate) fn units() -> BTreeMap<String, String> {
+    ALL.iter().map(|metric| (metric.key.to_owned(), metric.unit.to_owned())).collect()
+}
+
 /// A number with three or four digits, as people write it.
-#[must_use]
-pub fn format(value: f64) -> String {
+pub(crate) fn format(value: f64) -> String {
     let digits = match value.abs() {
         0.0 => 0,
         size if size >= 100.0 => 0,

@@ -24,11 +24,11 @@ pub(super) const PLACEHOLDERS: &[(&str, &str)] = &[
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct External {
     /// The path's name in reports.
-    pub name: String,
+    pub(crate) name: String,
     /// The shell command with its placeholders.
-    pub template: String,
+    pub(crate) template: String,
     /// The MTU of its pods; what twill's pods have, without.
-    pub mtu: Option<u16>,
+    pub(crate) mtu: Option<u16>,
 }
 
 impl External {

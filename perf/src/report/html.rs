@@ -10,8 +10,7 @@ use std::fmt::Write as _;
 const STYLE: &str = include_str!("page.css");
 
 /// The report of one run of the harness.
-#[must_use]
-pub fn html(results: &Results) -> String {
+pub(crate) fn html(results: &Results) -> String {
     let mut body = String::new();
     header(results, &mut body);
     let bars = format!(

@@ -62,9 +62,9 @@ impl FromStr for Beside {
 /// counts from the moment at which a question was due. A path that stalls is charged for every
 /// question that had to wait (no coordinated omission).
 #[derive(Clone, Copy, Debug)]
-pub struct Probe {
+pub(crate) struct Probe {
     /// Questions per second.
-    pub rate: u32,
+    pub(crate) rate: u32,
 }
 
 impl Default for Probe {

@@ -124,7 +124,7 @@ fn confirm(
 
 /// The highest rate up to `ceiling` at which `passes` holds, to within 2 %, if it holds below some
 /// rate and not above. Zero if it never does.
-pub fn highest_rate(ceiling: u64, mut passes: impl FnMut(u64) -> bool) -> u64 {
+pub(crate) fn highest_rate(ceiling: u64, mut passes: impl FnMut(u64) -> bool) -> u64 {
     let (mut good, mut bad) = (0, ceiling);
     if ceiling > 0 && passes(ceiling) {
         return ceiling;

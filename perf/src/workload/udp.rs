@@ -57,11 +57,11 @@ impl Sizes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UdpLoad {
     /// Payload sizes.
-    pub sizes: Sizes,
+    pub(crate) sizes: Sizes,
     /// Flows, each with a source port of its own.
-    pub flows: u16,
+    pub(crate) flows: u16,
     /// Packets per second over all flows, by the clock; without, as fast as the sender can.
-    pub rate: Option<u64>,
+    pub(crate) rate: Option<u64>,
 }
 
 impl fmt::Display for UdpLoad {
@@ -118,8 +118,9 @@ pub(super) fn run(
     window: &Window,
     meter: &mut Meter,
 ) -> Result<Sample, WorkloadError> {
-    let (watched, end) =
-        beside(course, load, |totals| watch(window, meter, &totals.measured, || totals.so_far()))?;
+    let (watched, end) = meter.account(|meter| {
+        beside(course, load, |totals| watch(window, meter, &totals.measured, || totals.so_far()))
+    })?;
 
     if end.received() == 0 {
         return Err(WorkloadError::Silence(format!("UDP {load}")));

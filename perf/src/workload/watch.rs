@@ -12,9 +12,9 @@ const STEP: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     /// Before the measured time, so that windows open and caches fill.
-    pub warm_up: Duration,
+    pub(crate) warm_up: Duration,
     /// The measured time.
-    pub measure: Duration,
+    pub(crate) measure: Duration,
 }
 
 impl Window {

@@ -23,24 +23,16 @@ fn build(spec: &PathSpec, underlay: Underlay) -> Path {
 /// Builds a path, runs one workload over it, and returns its numbers.
 fn measure(spec: &PathSpec, underlay: Underlay, workload: &str, seconds: f64) -> Sample {
     let path = build(spec, underlay);
-    let mut meter = path.meter();
-    let window = Window::of(Duration::from_secs_f64(seconds));
     let workload: Workload = workload.parse().expect("a workload");
-    let mut sample = workload.run(path.course(), &window, &mut meter).expect("traffic crosses");
-    meter.describe(&mut sample);
-    sample
+    let window = Window::of(Duration::from_secs_f64(seconds));
+    path.run(&workload, &window, false).expect("traffic crosses")
 }
 
 /// As [`measure`], with the gateways' system calls counted.
 fn count_calls(spec: &PathSpec, workload: &str) -> Sample {
     let path = build(spec, Underlay::default());
-    let mut meter = path.meter();
-    meter.count_calls(true);
     let workload: Workload = workload.parse().expect("a workload");
-    let window = Window::of(Duration::from_secs(2));
-    let mut sample = workload.run(path.course(), &window, &mut meter).expect("traffic crosses");
-    meter.describe(&mut sample);
-    sample
+    path.run(&workload, &Window::of(Duration::from_secs(2)), true).expect("traffic crosses")
 }
 
 fn faulty(faults: Faults) -> PathSpec {
