@@ -1,4 +1,4 @@
-//! What a twill says of itself: engine, offloads, and books that must balance.
+//! What a twill reports about itself: engine, offloads, and packet counts, which must balance.
 
 use serde_json::Value;
 use std::collections::BTreeMap;

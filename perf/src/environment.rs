@@ -1,4 +1,4 @@
-//! The machine, so that somebody else can judge the numbers and run them again.
+//! The machine and the programs, so that somebody else can judge the numbers and repeat them.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ const SYSCTLS: [&str; 9] = [
     "kernel.io_uring_disabled",
 ];
 
-/// Where and with what results were made.
+/// The machine and the programs that made the results.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Environment {
     /// Start, seconds after 1970.
@@ -33,7 +33,7 @@ pub(crate) struct Environment {
     pub(crate) command: Vec<String>,
     /// Version of the harness.
     pub(crate) harness: String,
-    /// What `twill --version` said.
+    /// The output of `twill --version`.
     pub(crate) twill: Option<String>,
     /// The commit of the working directory, with `-dirty` if files differ from it.
     pub(crate) commit: Option<String>,
@@ -45,13 +45,13 @@ pub(crate) struct Environment {
     pub(crate) cpus: usize,
     /// Memory, MiB.
     pub(crate) memory_mib: u64,
-    /// Whether a hypervisor stands below, as far as the CPU says.
+    /// Whether the CPU reports a hypervisor.
     pub(crate) virtual_machine: bool,
     /// The scaling governor of the first CPU, if it has one.
     pub(crate) governor: Option<String>,
-    /// Load average over a minute when the run began: what else ran.
+    /// Load average over the minute before the run.
     pub(crate) load: f64,
-    /// CPU weaknesses and what the kernel does about them.
+    /// CPU vulnerabilities and their mitigations.
     pub(crate) mitigations: BTreeMap<String, String>,
     /// Kernel parameters.
     pub(crate) sysctls: BTreeMap<String, String>,
@@ -62,7 +62,7 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    /// Looks around.
+    /// Reads it from /proc, /sys and the programs.
     pub(crate) fn read(twill: &Path) -> Self {
         let cpuinfo = read("/proc/cpuinfo");
         let meminfo = read("/proc/meminfo");

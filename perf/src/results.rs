@@ -1,4 +1,4 @@
-//! What a run of the harness brought, as kept in `results/*.json`.
+//! The results of one run of the harness, as kept in `results.json`.
 
 use crate::environment::Environment;
 use crate::measure::is_counted_apart;
@@ -31,7 +31,7 @@ pub struct Results {
     /// The unit of each number by its key; a share lies between 0 and 1.
     #[serde(default)]
     pub(crate) units: BTreeMap<String, String>,
-    /// What the machine could not offer.
+    /// Paths that could not be built.
     pub(crate) unavailable: Vec<Missing>,
     /// The measurements.
     pub(crate) cells: Vec<Cell>,
@@ -71,7 +71,7 @@ pub(crate) struct PlanRecord {
 }
 
 impl PlanRecord {
-    /// What was not as it is unless asked for, in words; nothing where all was.
+    /// The settings that differ from the defaults, in words.
     pub(crate) fn conditions(&self) -> String {
         let percent = |ppm: u32| f64::from(ppm) * 1e-4;
         let all = [
@@ -293,7 +293,7 @@ impl Results {
 #[derive(Debug, thiserror::Error)]
 pub enum ResultsError {
     /// The file itself.
-    #[error("{path}: {source}")]
+    #[error("cannot read or write {path}: {source}")]
     File {
         /// The file.
         path: String,
@@ -301,7 +301,7 @@ pub enum ResultsError {
         source: io::Error,
     },
     /// Its content.
-    #[error("{path} holds no results: {source}")]
+    #[error("{path} is not a results file: {source}")]
     Format {
         /// The file.
         path: String,
@@ -309,13 +309,45 @@ pub enum ResultsError {
         source: serde_json::Error,
     },
     /// Another version of the harness wrote it.
-    #[error("{path} has layout {schema}, this program reads layout {SCHEMA}: run it again")]
+    #[error("{path} has layout {schema}, but this program reads layout {SCHEMA}: measure again")]
     Schema {
         /// The file.
         path: String,
         /// Its layout.
         schema: u32,
     },
+}
+
+/// Goodputs by round over VXLAN, the baseline, and over twill, for tests of reports.
+#[cfg(test)]
+pub(crate) fn sample_run(vxlan: &[f64], twill: &[f64]) -> Results {
+    let cell = |(path, goodputs): (&str, &[f64])| {
+        let round = |goodput: &f64| {
+            let mut sample = Sample::new(1.0);
+            sample.set("goodput", *goodput);
+            Some(sample)
+        };
+        let [wire, path, workload, headline] = ["mtu", path, "tcp-1", "goodput"].map(str::to_owned);
+        let rounds = goodputs.iter().map(round).collect();
+        Cell { wire, path, workload, headline, discarded: None, rounds, failures: Vec::new() }
+    };
+    Results {
+        schema: SCHEMA,
+        interrupted: None,
+        environment: Environment::default(),
+        plan: PlanRecord {
+            wires: vec!["mtu".to_owned()],
+            rounds: vxlan.len() as u32,
+            measure_ms: 1000,
+            mtu: 1500,
+            hosts: 2,
+            baseline: "vxlan".to_owned(),
+            ..PlanRecord::default()
+        },
+        units: metric::units(),
+        unavailable: Vec::new(),
+        cells: [("vxlan", vxlan), ("twill", twill)].into_iter().map(cell).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -348,6 +380,34 @@ mod tests {
         assert_eq!(measured.values("goodput"), [5.0, 5.0]);
         assert_eq!(measured.values("calls_per_packet"), [0.1]);
         assert_eq!(measured.ratios(&measured, "calls_per_packet"), [1.0]);
+    }
+
+    #[test]
+    fn the_schema_of_the_file_is_the_one_that_is_checked_in() {
+        let checked_in = include_str!("../results.schema.json");
+
+        assert_eq!(
+            Results::schema(),
+            checked_in,
+            "write it again: twill-perf schema > perf/results.schema.json"
+        );
+    }
+
+    #[test]
+    fn an_interrupted_run_says_how_many_rounds_are_whole_and_leaves_out_what_has_none() {
+        let mut results = sample_run(&[8.0; 3], &[4.0; 3]);
+        results.cells[0].rounds.truncate(2);
+        results.cells[1].rounds.truncate(1);
+        let mut early = results.clone();
+        early.cells[1].rounds.clear();
+
+        results.interrupt();
+        early.interrupt();
+
+        let said = |results: &Results| results.interrupted.clone().unwrap();
+        assert_eq!(said(&results), "1 of 3 rounds finished on the mtu wire, wire 1 of 1");
+        assert_eq!(said(&early), "0 of 3 rounds finished on the mtu wire, wire 1 of 1");
+        assert_eq!((results.cells.len(), early.cells.len()), (2, 1));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What one run of one workload over one path brought.
+//! The numbers of one run of one workload over one path.
 
 use hdrhistogram::Histogram;
 use schemars::JsonSchema;

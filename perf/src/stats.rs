@@ -77,12 +77,12 @@ impl Estimate {
     /// Why it says little, if it does.
     pub(crate) fn doubt(&self) -> Option<String> {
         if self.count < 2 {
-            return Some("one round says nothing about the next: take more rounds".to_owned());
+            return Some("one round shows no spread: measure more rounds".to_owned());
         }
         (self.high - self.low > NOISY * self.median.abs()).then(|| {
             format!(
-                "too noisy to say much: the {} spans {:.0} % of the median; close other programs, \
-                 or take more rounds",
+                "noisy: the {} spans {:.0} % of the median; close other programs or measure more \
+                 rounds",
                 self.spread_name(),
                 self.spread() * 200.0
             )

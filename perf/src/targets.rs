@@ -1,4 +1,4 @@
-//! What must be reached, and whether it was.
+//! The numbers that are required of paths, and whether a run reached them.
 
 use crate::metric::{self, Better, format};
 use crate::report::between;
@@ -120,8 +120,9 @@ impl Target {
             Some(baseline) => own.ratio(baseline, key, seed),
             None => own.estimate(key, seed),
         };
-        measured
-            .ok_or_else(|| format!("{} over {}: nothing to divide by", self.workload, self.path))
+        measured.ok_or_else(|| {
+            format!("{} over {}: the number of the baseline is 0", self.workload, self.path)
+        })
     }
 }
 

@@ -67,7 +67,8 @@ fn flaws(before: &Results, after: &Results) -> Vec<String> {
             }
             for (when, results) in [("before", before), ("now", after)] {
                 let Some(own) = results.cell(wire, path, workload) else {
-                    flaws.push(format!("{when}: {workload} over {path}, {wire} wire: no run"));
+                    flaws
+                        .push(format!("{when}: {workload} over {path}, {wire} wire: not measured"));
                     continue;
                 };
                 let baseline = results.cell(wire, &results.plan.baseline, workload);
@@ -173,7 +174,7 @@ fn targets(args: &CheckArgs, file: &Path) -> Result<(), Failure> {
     match (missed, unique(flaws.iter().map(String::as_str))) {
         (0, flaws) if flaws.is_empty() => Ok(()),
         (0, flaws) => Err(unknown(&flaws)),
-        _ => Err(Failure::Regression(format!("{missed} targets are missed"))),
+        _ => Err(Failure::Regression(format!("{missed} targets were missed"))),
     }
 }
 

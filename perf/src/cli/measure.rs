@@ -120,8 +120,8 @@ fn granted(percent: f64, workers: usize, cpus: usize) -> Result<f64, Failure> {
         return Ok(percent);
     }
     Err(Failure::Unusable(format!(
-        "--worker-share: {workers} workers cannot have {percent} % of {cpus} CPUs each; at most \
-         {:.1} %, or fewer queues",
+        "--worker-share: {workers} workers cannot each have {percent} % of a CPU on {cpus} CPUs; \
+         use at most {:.1} %, or fewer queues",
         (most * 10.0).floor() / 10.0
     )))
 }
@@ -166,7 +166,9 @@ pub(super) fn measure(
     let results = lock(&results).clone();
     save(&results, &folder, printed)?;
     if results.cells.is_empty() {
-        return Err(Failure::Unusable("no path could be measured".to_owned()));
+        return Err(Failure::Unusable(
+            "no path could be measured: the reasons stand above".to_owned(),
+        ));
     }
     Ok(results)
 }

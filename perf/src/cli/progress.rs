@@ -1,3 +1,5 @@
+//! The progress line on standard error.
+
 use super::output::report;
 use std::io::{IsTerminal, stderr};
 use std::sync::mpsc;

@@ -1,4 +1,4 @@
-//! What a run costs and where it loses: read from the kernel's books before and after.
+//! What a run costs and where it loses packets: kernel counters, read before and after.
 
 mod calls;
 mod machine;
@@ -22,7 +22,7 @@ pub(crate) fn is_counted_apart(key: &str) -> bool {
     key == "calls_per_packet"
 }
 
-/// Reads the books at the borders of the measured time.
+/// Reads the kernel's counters before and after the measured time.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     hosts: Vec<Namespace>,

@@ -1,4 +1,4 @@
-//! The ways between two pods that are compared.
+//! The paths between two pods that are compared: builds them, runs traffic, removes them.
 //!
 //! ```text
 //!  veth      pod ═══════════════════ pod
@@ -44,9 +44,9 @@ pub struct Setting {
     pub worker_share: Option<f64>,
 }
 
-/// A path that this machine cannot offer, and why.
+/// A path that could not be built, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("{path} is not available here: {reason}")]
+#[error("cannot build the path {path}: {reason}")]
 pub struct Unavailable {
     /// The path's name.
     pub(crate) path: String,
@@ -54,7 +54,7 @@ pub struct Unavailable {
     pub(crate) reason: String,
 }
 
-/// A path that stands: pods reach each other.
+/// A path that is ready: its pods reach each other.
 #[derive(Debug)]
 pub struct Path {
     name: String,
@@ -69,7 +69,7 @@ impl Path {
     /// Builds hosts and pods in namespaces of their own and starts what joins them.
     ///
     /// # Errors
-    /// When the machine, or a gateway, does not let the pods reach each other.
+    /// When the pods do not reach each other.
     pub fn build(spec: &PathSpec, setting: &Setting) -> Result<Self, Unavailable> {
         let unavailable = |reason: TestbedError| Unavailable {
             path: spec.to_string(),

@@ -1,3 +1,5 @@
+//! The names of paths, and what they ask for.
+
 use super::External;
 use std::fmt;
 use std::path::PathBuf;
@@ -131,10 +133,10 @@ impl TwillSpec {
     }
 }
 
-/// A name that is no path.
+/// An unknown name of a path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown path {0:?}: known are veth, host-gw, vxlan, twill, classic, what --external names; \
+    "unknown path {0:?}: use veth, host-gw, vxlan, twill, classic or a NAME from --external; \
      twill:WORDS takes an engine (auto, uring, tokio-uring, epoll), -OFFLOAD (tso, uso, gso, gro, \
      coalesce-tcp, coalesce-udp), queues=N, busy-poll=MICROSECONDS, -telemetry and bin=FILE, \
      separated by commas"

@@ -1,3 +1,5 @@
+//! Runs a twill on each host: its configuration, its process, its status.
+
 use super::{Setting, TwillSpec};
 use serde_json::Value;
 use std::fmt::Write as _;

@@ -1,3 +1,5 @@
+//! What changed between two runs of the harness.
+
 use super::table::between;
 use crate::metric::{self, Better, format};
 use crate::results::{Cell, Results};
@@ -207,8 +209,7 @@ pub(crate) fn comparison(changes: &[Change]) -> Vec<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::{PlanRecord, SCHEMA};
-    use crate::sample::Sample;
+    use crate::results::sample_run;
 
     fn ratio(low: f64, high: f64) -> Estimate {
         Estimate { median: f64::midpoint(low, high), low, high, count: 5 }
@@ -260,30 +261,8 @@ mod tests {
 
     /// Five rounds of goodput over VXLAN, the baseline, and twill.
     fn results(goodputs: [f64; 2]) -> Results {
-        let cell = |(path, goodput): (&str, f64)| {
-            let round = |drift: f64| {
-                let mut sample = Sample::default();
-                sample.set("goodput", goodput * drift);
-                Some(sample)
-            };
-            Cell {
-                wire: "mtu".to_owned(),
-                path: path.to_owned(),
-                workload: "tcp-1".to_owned(),
-                headline: "goodput".to_owned(),
-                discarded: None,
-                rounds: [1.0, 1.01, 0.99, 1.02, 0.98].map(round).to_vec(),
-                failures: Vec::new(),
-            }
-        };
-        Results {
-            schema: SCHEMA,
-            interrupted: None,
-            units: Default::default(),
-            environment: Default::default(),
-            plan: PlanRecord { baseline: "vxlan".to_owned(), ..PlanRecord::default() },
-            unavailable: Vec::new(),
-            cells: ["vxlan", "twill"].into_iter().zip(goodputs).map(cell).collect(),
-        }
+        let [vxlan, twill] =
+            goodputs.map(|goodput| [1.0, 1.01, 0.99, 1.02, 0.98].map(|drift| goodput * drift));
+        sample_run(&vxlan, &twill)
     }
 }

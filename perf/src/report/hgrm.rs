@@ -1,3 +1,5 @@
+//! Percentile files for HdrHistogram's plotter.
+
 use crate::results::Results;
 use crate::workload::Workload;
 use hdrhistogram::Histogram;

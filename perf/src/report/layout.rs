@@ -53,20 +53,18 @@ fn csv(row: &[String]) -> String {
 /// Aligned columns. Those beyond `width` stand in a table below, with the leading columns again.
 fn folded(rows: &[Vec<String>], lead: usize, width: Option<usize>) -> String {
     let widths = widths(rows);
-    let wanted =
-        |columns: &[usize]| columns.iter().map(|column| widths[*column] + 2).sum::<usize>();
     let leading: Vec<_> = (0..lead.min(widths.len())).collect();
-    let room = width.map_or(usize::MAX, |width| (width + 2).saturating_sub(wanted(&leading)));
+    let taken: usize = leading.iter().map(|column| widths[*column] + 2).sum();
+    let room = width.map_or(usize::MAX, |width| (width + 2).saturating_sub(taken));
 
     let mut parts = vec![leading.clone()];
     let mut used = 0;
-    for column in lead..widths.len() {
-        let wanted = widths[column] + 2;
-        if used > 0 && used + wanted > room {
+    for (column, width) in widths.iter().enumerate().skip(lead) {
+        if used > 0 && used + width + 2 > room {
             parts.push(leading.clone());
             used = 0;
         }
-        used += wanted;
+        used += width + 2;
         if let Some(part) = parts.last_mut() {
             part.push(column);
         }

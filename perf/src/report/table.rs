@@ -1,3 +1,5 @@
+//! Tables of measurements, and the notes around them.
+
 use super::layout::Layout;
 use super::verdict::{busy, verdicts};
 use crate::metric::{self, format};
@@ -88,7 +90,7 @@ fn text(results: &Results, layout: Layout, [heading, item]: [&str; 2]) -> String
     for missing in &results.unavailable {
         let reason = missing.reason.replace('\n', "\n    ");
         let (path, wire) = (&missing.path, &missing.wire);
-        let _ = writeln!(text, "\n{path} is missing on the {wire} wire: {reason}");
+        let _ = writeln!(text, "\n{path} was not measured on the {wire} wire: {reason}");
     }
     let _ = writeln!(text, "\n{}", conclusion(results).join("\n"));
     text

@@ -27,14 +27,9 @@ fn verdict(results: &Results, cell: &Cell, baseline: &Cell) -> Option<String> {
     let (path, name, other) = (&cell.path, metric::name(key), &baseline.path);
     Some(match direction(&ratio, key) {
         Some(word) => {
-            format!(
-                "{path}: {name} is {:.2} times that of {other} ({spread}): {word}",
-                ratio.median
-            )
+            format!("{path}: {name} {:.2} times {other}'s ({spread}): {word}", ratio.median)
         }
-        None => {
-            format!("{path}: {name} differs from that of {other} by less than noise ({spread})")
-        }
+        None => format!("{path}: {name} as {other}'s, within noise ({spread})"),
     })
 }
 
@@ -66,4 +61,43 @@ pub(crate) fn busy(results: &Results) -> Option<String> {
     let reasons = reasons.join(", ");
     (!reasons.is_empty())
         .then(|| format!("The machine was busy ({reasons}): close other programs and run it again"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::html;
+    use crate::results::sample_run;
+
+    #[test]
+    fn a_sentence_says_which_way_is_better_and_noise_is_no_difference() {
+        let said =
+            |twill: [f64; 3]| verdicts(&sample_run(&[8.0; 3], &twill), "mtu", "tcp-1").join("");
+
+        assert!(said([4.0, 4.1, 4.2]).contains("0.51 times vxlan's (range 0.50 … 0.53): worse"));
+        assert!(said([16.0; 3]).ends_with("better"));
+        assert!(said([7.0, 8.0, 9.0]).contains("as vxlan's, within noise"));
+    }
+
+    #[test]
+    fn a_page_begins_with_date_machine_warning_and_verdict() {
+        let mut results = sample_run(&[8.0; 3], &[4.0; 3]);
+        results.environment.started = 951_782_400;
+        results.environment.cpus = 2;
+        results.environment.load = 1.5;
+
+        let page = html(&results);
+
+        let at = |text: &str| page.find(text).unwrap_or_else(|| panic!("no {text}: {page}"));
+        let order = [
+            "29 February 2000, 00:00 UTC",
+            "2 CPUs",
+            "The machine was busy (load average 1.50",
+            "0.50 times",
+            "<section>",
+        ];
+        assert!(order.map(at).is_sorted());
+        results.environment.load = 0.1;
+        assert!(!html(&results).contains("busy"));
+    }
 }

@@ -139,11 +139,11 @@ impl FromStr for Workload {
     }
 }
 
-/// A name that is no workload.
+/// An unknown name of a workload.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown workload {0:?}: known are tcp-N (N streams), udp-SIZE or udp-mix with xFLOWS and \
-     @PACKETS_PER_SECOND if wanted (udp-64x64, udp-mix@100000), ndr-SIZE, rr, latency, latency@50, \
+    "unknown workload {0:?}: use tcp-STREAMS, udp-SIZE or udp-mix with optional xFLOWS and \
+     @PACKETS_PER_SECOND (udp-64x64, udp-mix@100000), ndr-SIZE, rr, latency, latency@50, \
      latency@90, latency+tcp, iperf3"
 )]
 pub struct UnknownWorkload(pub String);

@@ -1,4 +1,4 @@
-//! What became of one flow's numbered packets.
+//! Counts which packets of a flow arrived, twice, or out of order.
 
 /// How far back a number is remembered; an older one cannot be told from a duplicate any more and
 /// counts as late.

@@ -1,3 +1,5 @@
+//! Numbered UDP packets: a generator, a sink, and the count of what is lost on the way.
+
 use super::pace::Pace;
 use super::sequence::Flow;
 use super::tcp::busy_share;
@@ -123,7 +125,7 @@ pub(super) fn run(
     })?;
 
     if end.received() == 0 {
-        return Err(WorkloadError::Silence(format!("UDP {load}")));
+        return Err(WorkloadError::Silence(format!("UDP packets (udp-{load})")));
     }
     let mut sample = Sample::new(watched.seconds);
     sample.set("delivered", watched.kpps());
@@ -159,7 +161,9 @@ pub(super) fn note_short_offer(sample: &mut Sample, rate: u64) {
 fn note_path_not_full(sample: &mut Sample) {
     let lost = sample.get("loss").unwrap_or(1.0);
     if lost < 0.001 {
-        sample.note("the generator is the bottleneck: the path took all that it sent".to_owned());
+        sample.note(
+            "the generator is the bottleneck: the path carried everything that it sent".to_owned(),
+        );
     }
 }
 

@@ -1,3 +1,5 @@
+//! The measured time, and what passes in it.
+
 use crate::measure::Meter;
 use crate::sys::now_ns;
 use std::sync::atomic::{AtomicU64, Ordering};

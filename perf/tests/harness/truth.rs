@@ -233,6 +233,21 @@ fn a_slow_gateway_is_not_blamed_on_the_generator() {
 }
 
 #[test]
+fn packets_that_a_slow_gateway_loses_are_found_where_it_lost_them() {
+    let Some(_turn) = turn("losses") else { return };
+
+    let slow = Faults { work_us: 100, ..Faults::default() };
+    let sample = measure(&faulty(slow), Underlay::default(), "udp-512", 1.0);
+
+    let lost = number(&sample, "lost");
+    let places = ["drops_tun", "drops_socket", "drops_device", "drops_sink", "drops_backlog"];
+    let found: f64 = places.iter().map(|key| number(&sample, key)).sum();
+    assert!(lost > 1000.0, "{:?}", sample.values);
+    // The backlog is that of the whole machine, and a device may drop a packet that is no payload.
+    assert!((0.99..1.02).contains(&(found / lost)), "{found} of {lost}: {:?}", sample.values);
+}
+
+#[test]
 fn system_calls_of_all_threads_count_once() {
     let Some(_turn) = turn("system calls") else { return };
 
