@@ -4,7 +4,7 @@ use super::show::{histograms, print, time_ns};
 use super::{GatewayArgs, Outcome};
 use crate::telemetry::histogram::Distribution;
 use crate::telemetry::instruments::{PEER_RTT, Unit, WORKER};
-use crate::telemetry::snapshot::Histograms;
+use crate::telemetry::status::Histograms;
 use clap::Args;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};

@@ -2,11 +2,11 @@
 
 use super::{GatewayArgs, Outcome};
 use crate::control::{Request, call};
-use crate::telemetry::snapshot::{Histograms, Snapshot};
+use crate::telemetry::status::{Histograms, GatewayStatus};
 use std::io::{self, Write};
 
 /// Asks a gateway for its numbers.
-pub(super) fn snapshot(gateway: &GatewayArgs) -> Result<Snapshot, Box<dyn std::error::Error>> {
+pub(super) fn snapshot(gateway: &GatewayArgs) -> Result<GatewayStatus, Box<dyn std::error::Error>> {
     Ok(serde_json::from_value(call(&gateway.socket(), Request::Status)?)?)
 }
 

@@ -4,7 +4,7 @@ use super::show::{age, bytes, count, print, snapshot, time_ns};
 use super::{GatewayArgs, Outcome};
 use crate::telemetry::counter::Direction;
 use crate::telemetry::histogram::Summary;
-use crate::telemetry::snapshot::{PeerStatus, Snapshot};
+use crate::telemetry::status::{PeerStatus, GatewayStatus};
 use clap::{Args, ValueEnum};
 use std::fmt::{self, Write};
 
@@ -35,7 +35,7 @@ pub(super) fn status(args: &StatusArgs) -> Outcome {
     print(&text)
 }
 
-fn describe(snapshot: &Snapshot, out: &mut String) -> fmt::Result {
+fn describe(snapshot: &GatewayStatus, out: &mut String) -> fmt::Result {
     let about = &snapshot.about;
     writeln!(out, "interface: {}", about.device)?;
     writeln!(out, "  listening: {}", about.listen)?;
@@ -90,7 +90,7 @@ fn direction(
 }
 
 /// Packets that the kernel lost before twill could see them.
-fn queues(snapshot: &Snapshot, out: &mut String) -> fmt::Result {
+fn queues(snapshot: &GatewayStatus, out: &mut String) -> fmt::Result {
     let device = snapshot.tun.unwrap_or_default().egress;
     let socket = snapshot.counters.socket_overflows;
     if device > 0 || socket > 0 {
@@ -128,7 +128,7 @@ fn describe_peer(peer: &PeerStatus, out: &mut String) -> fmt::Result {
 }
 
 /// Field by field as docs/TELEMETRY.md lists them; `-` for what is not known.
-fn dump(snapshot: &Snapshot, out: &mut String) -> fmt::Result {
+fn dump(snapshot: &GatewayStatus, out: &mut String) -> fmt::Result {
     let about = &snapshot.about;
     writeln!(
         out,
@@ -175,7 +175,7 @@ fn dump(snapshot: &Snapshot, out: &mut String) -> fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::snapshot::tests::busy;
+    use crate::telemetry::status::tests::busy;
 
     #[test]
     fn people_see_what_matters() {

@@ -2,7 +2,7 @@
 
 use crate::telemetry::counter::Direction;
 use crate::telemetry::histogram::{Distribution, Summary};
-use crate::telemetry::snapshot::{Histograms, PeerStatus, Snapshot};
+use crate::telemetry::status::{Histograms, PeerStatus, GatewayStatus};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ const HISTORY: usize = 512;
 #[derive(Clone, Debug)]
 pub(super) struct Reading {
     pub(super) at: Instant,
-    pub(super) snapshot: Snapshot,
+    pub(super) snapshot: GatewayStatus,
     pub(super) histograms: Histograms,
 }
 
@@ -215,7 +215,7 @@ fn peer_rates(now: &PeerStatus, was: &PeerStatus, seconds: f64) -> PeerRates {
 }
 
 /// Everything that loses packets, full queues included, with its rate.
-fn drops(now: &Snapshot, was: &Snapshot, seconds: f64) -> Vec<(&'static str, String, f64)> {
+fn drops(now: &GatewayStatus, was: &GatewayStatus, seconds: f64) -> Vec<(&'static str, String, f64)> {
     let mut drops = Vec::new();
     let mut add = |direction, reason: &str, now: u64, was: u64| {
         if now > 0 {
@@ -229,9 +229,9 @@ fn drops(now: &Snapshot, was: &Snapshot, seconds: f64) -> Vec<(&'static str, Str
             add(direction, reason, *count, was.drops.get(reason).copied().unwrap_or(0));
         }
     }
-    let device = |snapshot: &Snapshot| snapshot.tun.unwrap_or_default().egress;
+    let device = |snapshot: &GatewayStatus| snapshot.tun.unwrap_or_default().egress;
     add("egress", "device queue full", device(now), device(was));
-    let socket = |snapshot: &Snapshot| snapshot.counters.socket_overflows;
+    let socket = |snapshot: &GatewayStatus| snapshot.counters.socket_overflows;
     add("ingress", "socket queue full", socket(now), socket(was));
     drops.sort_by(|one, other| other.2.total_cmp(&one.2).then_with(|| one.1.cmp(&other.1)));
     drops

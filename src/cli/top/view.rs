@@ -230,8 +230,8 @@ mod tests {
     use super::*;
     use crate::telemetry::histogram::Distribution;
     use crate::telemetry::instruments::EGRESS_LATENCY;
-    use crate::telemetry::snapshot::tests::busy;
-    use crate::telemetry::snapshot::{Histograms, Snapshot};
+    use crate::telemetry::status::tests::busy;
+    use crate::telemetry::status::{Histograms, GatewayStatus};
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
     use std::time::{Duration, Instant};
@@ -320,7 +320,7 @@ mod tests {
         model
     }
 
-    fn reading(snapshot: Snapshot, values: u64) -> Reading {
+    fn reading(snapshot: GatewayStatus, values: u64) -> Reading {
         let mut egress = Distribution::new(EGRESS_LATENCY.layout);
         egress.record(10_000, values);
         egress.record(20_000, values / 10);
