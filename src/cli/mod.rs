@@ -196,6 +196,7 @@ mod tests {
         let mut command = Args::command();
         let run = command.find_subcommand_mut("run").unwrap();
         let help = run.render_help().to_string();
+        let help: String = help.split_whitespace().collect::<Vec<_>>().join(" ");
 
         for values in [
             "auto, uring, tokio-uring, epoll, classic",

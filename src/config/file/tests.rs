@@ -251,8 +251,8 @@ subnets = "10.0.0/24""#,
             ],
         ),
         (
-            "[Peer]\nAllowedIPs = 1\n[Peer]\nAllowedIPs = 2",
-            &["3:2: duplicate table [Peer]: in twill each peer is called [[peer]]"],
+            "[Peer]\n[Peer]\n",
+            &["2:2: duplicate table [Peer]: in twill each peer is called [[peer]]"],
         ),
         ("[peer]\nendpoint = \"b\"", &["1:1: expected [[peer]] tables, found a table"]),
         (
