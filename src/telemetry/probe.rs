@@ -9,7 +9,7 @@
 use super::histogram::Distribution;
 use super::instruments::PEER_RTT;
 use super::observer::Observer;
-use super::snapshot::ProbeStatus;
+use super::status::ProbeStatus;
 use crate::sys::clock;
 use ipnet::{IpNet, Ipv4Net};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};

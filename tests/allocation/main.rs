@@ -6,13 +6,7 @@
 #![allow(unsafe_code, reason = "an allocator is unsafe by its signature")]
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
-#[path = "../common/missing.rs"]
-mod missing;
-#[path = "../common/settings.rs"]
-mod settings;
-
 use ipnet::IpNet;
-use settings::settings;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::io::{Read, Write};
@@ -25,7 +19,7 @@ use twill::config::Settings;
 use twill::engine::{EngineChoice, EngineError, EngineKind};
 use twill::gateway::{Gateway, StartError};
 use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
-use twill_testbed::{Namespace, Testbed};
+use twill_testbed::{Namespace, Testbed, missing, settings};
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
@@ -116,7 +110,7 @@ impl Side {
         let gateway = match started {
             Ok(gateway) => gateway,
             Err(StartError::Engine { source: error @ EngineError::Unsupported { .. }, .. }) => {
-                missing::skip(self.kind, &error);
+                missing::skip(self.kind.name(), &error);
                 return None;
             }
             Err(error) => panic!("{error}"),

@@ -3,18 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
-#[path = "../common/settings.rs"]
-mod settings;
-
 use ipnet::IpNet;
-use settings::settings;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 use twill::gateway::Gateway;
 use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
-use twill_testbed::{Host, Namespace, Testbed, Underlay};
+use twill_testbed::{Host, Namespace, Testbed, Underlay, settings};
 
 /// An address of the overlay that nobody holds.
 const NOWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 244, 99, 9), 9);

@@ -2,8 +2,6 @@
 //! the kernel is handed.
 
 use crate::cases::{A, B, CASES, Case, Given, Outcome, bytes};
-use crate::missing;
-use crate::settings::settings;
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -13,7 +11,7 @@ use twill::engine::{EngineChoice, EngineError, EngineKind};
 use twill::gateway::{Gateway, StartError};
 use twill_datapath::IngressCheck;
 use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
-use twill_testbed::{Namespace, Testbed};
+use twill_testbed::{Namespace, Testbed, missing, settings};
 
 /// The gateway under test.
 const GATEWAY: &str = "192.0.2.100:8285";
@@ -209,7 +207,7 @@ fn start(namespace: &Namespace, kind: EngineKind) -> Option<Gateway> {
     match namespace.enter(|| Gateway::start(&settings, view)) {
         Ok(gateway) => Some(gateway),
         Err(StartError::Engine { source: error @ EngineError::Unsupported { .. }, .. }) => {
-            missing::skip(kind, &error);
+            missing::skip(kind.name(), &error);
             None
         }
         Err(error) => panic!("engine {kind}: {error}"),

@@ -6,7 +6,3 @@
 mod cases;
 mod datapath;
 mod devices;
-#[path = "../common/missing.rs"]
-mod missing;
-#[path = "../common/settings.rs"]
-mod settings;

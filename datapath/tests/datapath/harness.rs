@@ -1,6 +1,5 @@
 //! A gateway without devices: frames and trains go in as bytes and come out as bytes.
 
-pub(crate) use crate::packets::*;
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use twill_datapath::IngressCheck;
@@ -10,6 +9,7 @@ use twill_datapath::batch::{
 use twill_datapath::offload::vnet_hdr::VnetHdr;
 use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
 use twill_datapath::{Egress, EgressRules, Ingress, IngressRules, Progress, World};
+pub(crate) use twill_testbed::packets::*;
 
 /// Peer A's UDP address.
 pub(crate) const A: &str = "192.0.2.1:8285";

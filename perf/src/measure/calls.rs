@@ -1,3 +1,5 @@
+//! Counts system calls of the gateways with `perf stat`.
+
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::Read;
 use std::process::{Child, Command, Stdio};

@@ -1,28 +1,30 @@
-use super::table::{between, grid};
+//! What changed between two runs of the harness.
+
+use super::table::between;
 use crate::metric::{self, Better, format};
 use crate::results::{Cell, Results};
 use crate::stats::{Estimate, median};
 
 /// What became of one number between two runs of the harness.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Change {
+pub(crate) struct Change {
     /// Wire, workload and path.
-    pub what: [String; 3],
+    pub(crate) what: [String; 3],
     /// The key of the number.
-    pub key: String,
+    pub(crate) key: String,
     /// The path whose number in the same round it is divided by; the number itself without.
-    pub baseline: Option<String>,
+    pub(crate) baseline: Option<String>,
     /// Before and after.
-    pub medians: (f64, f64),
+    pub(crate) medians: (f64, f64),
     /// After by before.
-    pub ratio: Estimate,
+    pub(crate) ratio: Estimate,
     /// What that means.
-    pub verdict: Verdict,
+    pub(crate) verdict: Verdict,
 }
 
 /// What a change means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Better by more than noise and tolerance.
     Better,
     /// Worse by more than noise and tolerance.
@@ -84,8 +86,7 @@ pub(crate) fn keys<'a>(cell: &'a Cell, baseline: Option<&Cell>) -> Vec<&'a str> 
 
 /// What changed from `old` to `new`, number by number, for everything that both measured.
 /// `tolerance` is the share by which a number may differ before it counts.
-#[must_use]
-pub fn changes(old: &Results, new: &Results, tolerance: f64) -> Vec<Change> {
+pub(crate) fn changes(old: &Results, new: &Results, tolerance: f64) -> Vec<Change> {
     pairs(old, new)
         .flat_map(|pair| {
             let keys = keys(pair.after, None).into_iter();
@@ -97,8 +98,7 @@ pub fn changes(old: &Results, new: &Results, tolerance: f64) -> Vec<Change> {
 /// As [`changes`], by ratios to the baseline in the same round: what the machine did differently
 /// between the runs touched the baseline, too. Numbers themselves where the runs share no baseline,
 /// and for the baseline.
-#[must_use]
-pub fn changes_to_baseline(old: &Results, new: &Results, tolerance: f64) -> Vec<Change> {
+pub(crate) fn changes_to_baseline(old: &Results, new: &Results, tolerance: f64) -> Vec<Change> {
     pairs(old, new)
         .flat_map(|pair| {
             let baselines = pair.baselines(old, new);
@@ -169,11 +169,22 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// Changes as a table.
-#[must_use]
-pub fn comparison(changes: &[Change]) -> String {
-    let title =
-        ["wire", "workload", "path", "number", "before", "after", "ratio", "95 % interval", ""];
+/// Columns of [`comparison`] that name a row.
+pub(crate) const LEAD: usize = 4;
+
+/// Changes as rows, a title row first.
+pub(crate) fn comparison(changes: &[Change]) -> Vec<Vec<String>> {
+    let title = [
+        "wire",
+        "workload",
+        "path",
+        "number",
+        "before",
+        "after",
+        "ratio",
+        "95 % interval",
+        "verdict",
+    ];
     let mut rows = vec![title.map(str::to_owned).to_vec()];
     for change in changes {
         let [wire, workload, path] = change.what.clone();
@@ -192,14 +203,13 @@ pub fn comparison(changes: &[Change]) -> String {
             change.verdict.word().to_owned(),
         ]);
     }
-    grid(&rows)
+    rows
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::{PlanRecord, SCHEMA};
-    use crate::sample::Sample;
+    use crate::results::sample_run;
 
     fn ratio(low: f64, high: f64) -> Estimate {
         Estimate { median: f64::midpoint(low, high), low, high, count: 5 }
@@ -251,28 +261,8 @@ mod tests {
 
     /// Five rounds of goodput over VXLAN, the baseline, and twill.
     fn results(goodputs: [f64; 2]) -> Results {
-        let cell = |(path, goodput): (&str, f64)| {
-            let round = |drift: f64| {
-                let mut sample = Sample::default();
-                sample.set("goodput", goodput * drift);
-                Some(sample)
-            };
-            Cell {
-                wire: "mtu".to_owned(),
-                path: path.to_owned(),
-                workload: "tcp-1".to_owned(),
-                headline: "goodput".to_owned(),
-                discarded: None,
-                rounds: [1.0, 1.01, 0.99, 1.02, 0.98].map(round).to_vec(),
-                failures: Vec::new(),
-            }
-        };
-        Results {
-            schema: SCHEMA,
-            environment: Default::default(),
-            plan: PlanRecord { baseline: "vxlan".to_owned(), ..PlanRecord::default() },
-            unavailable: Vec::new(),
-            cells: ["vxlan", "twill"].into_iter().zip(goodputs).map(cell).collect(),
-        }
+        let [vxlan, twill] =
+            goodputs.map(|goodput| [1.0, 1.01, 0.99, 1.02, 0.98].map(|drift| goodput * drift));
+        sample_run(&vxlan, &twill)
     }
 }

@@ -1,3 +1,5 @@
+//! Why traffic could not be run.
+
 use std::io;
 use twill_testbed::TestbedError;
 
@@ -12,8 +14,8 @@ pub enum WorkloadError {
         /// What came back.
         source: io::Error,
     },
-    /// Nothing arrived at all.
-    #[error("nothing arrived: {0}")]
+    /// The path carried nothing.
+    #[error("the path carried none of the {0}")]
     Silence(String),
     /// The outside witness failed.
     #[error(transparent)]

@@ -1,3 +1,5 @@
+//! Bulk TCP by iperf3, to check the own generator.
+
 use super::{Course, Window, WorkloadError};
 use crate::measure::Meter;
 use crate::sample::Sample;

@@ -1,3 +1,5 @@
+//! Probes at fixed times, alone or during other traffic.
+
 use super::udp::{Sizes, UdpLoad, note_short_offer};
 use super::watch::{Measured, Total, Watched, watch};
 use super::{Course, Window, WorkloadError, tcp, udp};
@@ -62,9 +64,9 @@ impl FromStr for Beside {
 /// counts from the moment at which a question was due. A path that stalls is charged for every
 /// question that had to wait (no coordinated omission).
 #[derive(Clone, Copy, Debug)]
-pub struct Probe {
+pub(crate) struct Probe {
     /// Questions per second.
-    pub rate: u32,
+    pub(crate) rate: u32,
 }
 
 impl Default for Probe {
@@ -198,8 +200,8 @@ fn describe(
     sample.set("loss", lost as f64 / due.len().max(1) as f64);
     if lost > 0 {
         sample.note(format!(
-            "probes without an answer: {lost} of {}; each counts as waiting until the end, so \
-             percentiles which they reach are lower bounds",
+            "{lost} of {} probes without an answer: each is timed until the end of the run, so the \
+             highest percentiles are lower bounds",
             due.len()
         ));
     }
@@ -211,7 +213,10 @@ fn describe(
         ));
     }
     if !asked.real_time {
-        sample.note("probes without real-time priority: the scheduler's delays count".into());
+        sample.note(
+            "cannot set real-time priority for probes: the times include delays of the scheduler"
+                .into(),
+        );
     }
     sample.histogram("rtt", heard.times);
     sample.histogram("one_way", arrived.times);

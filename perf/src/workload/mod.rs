@@ -16,9 +16,8 @@ mod udp;
 mod watch;
 
 pub use error::WorkloadError;
-pub use latency::{Beside, Probe};
-pub use search::highest_rate;
-pub use sequence::Flow;
+pub use latency::Beside;
+use latency::Probe;
 pub use udp::{Sizes, UdpLoad};
 pub(crate) use watch::STEP_SECONDS;
 pub use watch::Window;
@@ -31,11 +30,11 @@ use twill_testbed::Pod;
 
 /// Where traffic flows.
 #[derive(Clone, Copy, Debug)]
-pub struct Course<'a> {
+pub(crate) struct Course<'a> {
     /// The pod that sends, or asks.
-    pub from: &'a Pod,
+    pub(crate) from: &'a Pod,
     /// The pod that receives, or answers.
-    pub to: &'a Pod,
+    pub(crate) to: &'a Pod,
 }
 
 /// What traffic, by a name that is the same on the command line, in files and in reports.
@@ -65,7 +64,7 @@ impl Workload {
     ///
     /// # Errors
     /// When a socket cannot be made or the traffic does not get across at all.
-    pub fn run(
+    pub(crate) fn run(
         &self,
         course: Course<'_>,
         window: &Window,
@@ -84,8 +83,7 @@ impl Workload {
     }
 
     /// Whether its round trips are what it is about.
-    #[must_use]
-    pub fn is_timed(&self) -> bool {
+    pub(crate) fn is_timed(&self) -> bool {
         matches!(self, Self::Request | Self::Latency(_))
     }
 
@@ -141,11 +139,11 @@ impl FromStr for Workload {
     }
 }
 
-/// A name that is no workload.
+/// An unknown name of a workload.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown workload {0:?}: known are tcp-N (N streams), udp-SIZE or udp-mix with xFLOWS and \
-     @PACKETS_PER_SECOND if wanted (udp-64x64, udp-mix@100000), ndr-SIZE, rr, latency, latency@50, \
+    "unknown workload {0:?}: use tcp-STREAMS, udp-SIZE or udp-mix with optional xFLOWS and \
+     @PACKETS_PER_SECOND (udp-64x64, udp-mix@100000), ndr-SIZE, rr, latency, latency@50, \
      latency@90, latency+tcp, iperf3"
 )]
 pub struct UnknownWorkload(pub String);

@@ -1,3 +1,5 @@
+//! When packets leave: by the clock, or as fast as possible.
+
 use crate::sys::{now_ns, sleep_until};
 
 /// Shortest sleep: below it, the timer costs more than the packets. What would be due in between is

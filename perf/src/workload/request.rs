@@ -1,3 +1,5 @@
+//! Requests and answers over one TCP connection.
+
 use super::tcp::connect;
 use super::watch::{Measured, Total, watch};
 use super::{Course, Window, WorkloadError};

@@ -1,3 +1,5 @@
+//! The search for the highest rate without loss.
+
 use super::udp::{KEPT, UdpLoad, beside, run as run_udp};
 use super::watch::{Measured, watch};
 use super::{Course, Window, WorkloadError};
@@ -68,9 +70,9 @@ pub(super) fn run(
     let mut sample = confirm(course, load, window, meter, found)?;
     if let Some((offered, rate)) = short_of {
         sample.note(format!(
-            "the generator is the bottleneck: of {:.0} kpps, which lost nothing, it offered {:.0}",
-            rate as f64 * 1e-3,
-            offered * 1e-3
+            "the generator is the bottleneck: it offered {:.0} of {:.0} kpps, and none was lost",
+            offered * 1e-3,
+            rate as f64 * 1e-3
         ));
     }
     Ok(sample)
@@ -112,7 +114,7 @@ fn confirm(
         if runs == CONFIRMATIONS {
             sample.set("loss_free", 0.0);
             sample.note(format!(
-                "no rate was confirmed: the last, {:.0} kpps, lost {:.2} %",
+                "no loss-free rate found: the last rate, {:.0} kpps, lost {:.2} %",
                 rate as f64 * 1e-3,
                 trial.loss * 100.0
             ));
@@ -124,7 +126,7 @@ fn confirm(
 
 /// The highest rate up to `ceiling` at which `passes` holds, to within 2 %, if it holds below some
 /// rate and not above. Zero if it never does.
-pub fn highest_rate(ceiling: u64, mut passes: impl FnMut(u64) -> bool) -> u64 {
+pub(crate) fn highest_rate(ceiling: u64, mut passes: impl FnMut(u64) -> bool) -> u64 {
     let (mut good, mut bad) = (0, ceiling);
     if ceiling > 0 && passes(ceiling) {
         return ceiling;

@@ -1,3 +1,5 @@
+//! Numbered UDP packets: a generator, a sink, and the count of what is lost on the way.
+
 use super::pace::Pace;
 use super::sequence::Flow;
 use super::tcp::busy_share;
@@ -57,11 +59,11 @@ impl Sizes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UdpLoad {
     /// Payload sizes.
-    pub sizes: Sizes,
+    pub(crate) sizes: Sizes,
     /// Flows, each with a source port of its own.
-    pub flows: u16,
+    pub(crate) flows: u16,
     /// Packets per second over all flows, by the clock; without, as fast as the sender can.
-    pub rate: Option<u64>,
+    pub(crate) rate: Option<u64>,
 }
 
 impl fmt::Display for UdpLoad {
@@ -118,11 +120,12 @@ pub(super) fn run(
     window: &Window,
     meter: &mut Meter,
 ) -> Result<Sample, WorkloadError> {
-    let (watched, end) =
-        beside(course, load, |totals| watch(window, meter, &totals.measured, || totals.so_far()))?;
+    let (watched, end) = meter.account(|meter| {
+        beside(course, load, |totals| watch(window, meter, &totals.measured, || totals.so_far()))
+    })?;
 
     if end.received() == 0 {
-        return Err(WorkloadError::Silence(format!("UDP {load}")));
+        return Err(WorkloadError::Silence(format!("UDP packets (udp-{load})")));
     }
     let mut sample = Sample::new(watched.seconds);
     sample.set("delivered", watched.kpps());
@@ -158,7 +161,9 @@ pub(super) fn note_short_offer(sample: &mut Sample, rate: u64) {
 fn note_path_not_full(sample: &mut Sample) {
     let lost = sample.get("loss").unwrap_or(1.0);
     if lost < 0.001 {
-        sample.note("the generator is the bottleneck: the path took all that it sent".to_owned());
+        sample.note(
+            "the generator is the bottleneck: the path carried everything that it sent".to_owned(),
+        );
     }
 }
 

@@ -1,3 +1,5 @@
+//! The measured time, and what passes in it.
+
 use crate::measure::Meter;
 use crate::sys::now_ns;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,9 +14,9 @@ const STEP: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     /// Before the measured time, so that windows open and caches fill.
-    pub warm_up: Duration,
+    pub(crate) warm_up: Duration,
     /// The measured time.
-    pub measure: Duration,
+    pub(crate) measure: Duration,
 }
 
 impl Window {

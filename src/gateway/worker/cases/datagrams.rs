@@ -1,11 +1,11 @@
 //! D1 to D25: what arrives from the underlay.
 
-use super::packets::{
+use super::*;
+use twill_testbed::packets::{
     AT_A, AT_B, HERE, MARTIANS, MTU, OUT_OF_SCOPE, OWN, dropped, forwarded, fragments,
     one_hop_less, packet, stamped, tiny_fragment, udp, udp6, unjoinable, with_header, with_id,
     with_total_len,
 };
-use super::*;
 
 /// The discard service, which nobody runs: the kernel answers port unreachable.
 const NOBODY: &str = "127.0.0.5:9";

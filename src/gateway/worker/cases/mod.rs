@@ -13,17 +13,12 @@
 
 mod datagrams;
 mod frames;
-#[path = "../../../../tests/common/missing.rs"]
-mod missing;
-#[path = "../../../../datapath/tests/datapath/packets.rs"]
-mod packets;
 
 use super::*;
 use crate::engine::{self, EngineKind, Ports, Tuning};
 use crate::socket::SocketSpec;
 use crate::sys::{kernel, sockopt};
 use crate::telemetry::counter::Direction;
-use packets::{MTU, OWN, apart, with_vnet_hdr, without_meaningless_id};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -36,6 +31,8 @@ use twill_datapath::IngressCheck;
 use twill_datapath::offload::vnet_hdr::VnetHdr;
 use twill_datapath::route::{Overlay, Peer, PeerIndex};
 use twill_datapath::{DropReason, Tally};
+use twill_testbed::missing;
+use twill_testbed::packets::{MTU, OWN, apart, with_vnet_hdr, without_meaningless_id};
 
 /// How long anything may take that must happen at last.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -104,7 +101,7 @@ fn engines(kinds: &[EngineKind], plan: Plan, body: impl Fn(&mut Rig)) {
                 body(&mut rig);
                 tested += 1;
             }
-            Err(error @ EngineError::Unsupported { .. }) => missing::skip(*kind, &error),
+            Err(error @ EngineError::Unsupported { .. }) => missing::skip(kind.name(), &error),
             Err(error) => panic!("engine {kind}: {error}"),
         }
     }

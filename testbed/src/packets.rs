@@ -1,6 +1,8 @@
 //! Packets as hosts send them, with checksums that etherparse or RFC 1071's own words compute, and
 //! the books that they lead to. Shared by the cases of the datapath alone and those of every engine.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
+
 use etherparse::PacketBuilder;
 use std::net::Ipv4Addr;
 use twill_datapath::batch::{Frames, Pieces};
@@ -8,34 +10,34 @@ use twill_datapath::offload::vnet_hdr::{self, GsoType, VnetHdr};
 use twill_datapath::{DropReason, Progress, Tally, unjoin};
 
 /// MTU of the TUN device.
-pub(crate) const MTU: u16 = 1472;
+pub const MTU: u16 = 1472;
 /// The TUN device's address, the first of the lease as flannel sets it.
-pub(crate) const OWN: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 0);
+pub const OWN: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 0);
 /// A host behind this gateway.
-pub(crate) const HERE: [u8; 4] = [10, 10, 0, 5];
+pub const HERE: [u8; 4] = [10, 10, 0, 5];
 /// A host behind peer A.
-pub(crate) const AT_A: [u8; 4] = [10, 10, 1, 5];
+pub const AT_A: [u8; 4] = [10, 10, 1, 5];
 /// A host behind peer B.
-pub(crate) const AT_B: [u8; 4] = [10, 10, 2, 5];
+pub const AT_B: [u8; 4] = [10, 10, 2, 5];
 
 /// TCP flags.
-pub(crate) const FIN: u8 = 0x01;
-pub(crate) const SYN: u8 = 0x02;
-pub(crate) const PSH: u8 = 0x08;
-pub(crate) const ACK: u8 = 0x10;
-pub(crate) const URG: u8 = 0x20;
-pub(crate) const ECE: u8 = 0x40;
-pub(crate) const CWR: u8 = 0x80;
+pub const FIN: u8 = 0x01;
+pub const SYN: u8 = 0x02;
+pub const PSH: u8 = 0x08;
+pub const ACK: u8 = 0x10;
+pub const URG: u8 = 0x20;
+pub const ECE: u8 = 0x40;
+pub const CWR: u8 = 0x80;
 
 /// The books of one arrival that was dropped: `packets` in with `bytes`, all for one reason.
-pub(crate) fn dropped(reason: DropReason, packets: u64, bytes: usize) -> Tally {
+pub fn dropped(reason: DropReason, packets: u64, bytes: usize) -> Tally {
     let mut tally = Tally { packets_in: packets, bytes_in: bytes as u64, ..Tally::default() };
     tally.drop(reason, packets);
     tally
 }
 
 /// The books of arrivals that were all forwarded unchanged in length.
-pub(crate) fn forwarded(packets: u64, bytes: usize) -> Tally {
+pub fn forwarded(packets: u64, bytes: usize) -> Tally {
     Tally {
         packets_in: packets,
         bytes_in: bytes as u64,
@@ -46,7 +48,7 @@ pub(crate) fn forwarded(packets: u64, bytes: usize) -> Tally {
 }
 
 /// A UDP packet, its checksums computed by etherparse.
-pub(crate) fn udp(from: [u8; 4], to: [u8; 4], ttl: u8, payload: &[u8]) -> Vec<u8> {
+pub fn udp(from: [u8; 4], to: [u8; 4], ttl: u8, payload: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ipv4(from, to, ttl).udp(4000, 4001);
     let mut packet = Vec::new();
     builder.write(&mut packet, payload).unwrap();
@@ -54,7 +56,7 @@ pub(crate) fn udp(from: [u8; 4], to: [u8; 4], ttl: u8, payload: &[u8]) -> Vec<u8
 }
 
 /// A UDP packet over IPv6.
-pub(crate) fn udp6(from: &str, to: &str, hops: u8, payload: &[u8]) -> Vec<u8> {
+pub fn udp6(from: &str, to: &str, hops: u8, payload: &[u8]) -> Vec<u8> {
     let address = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
     let builder = PacketBuilder::ipv6(address(from), address(to), hops).udp(4000, 4001);
     let mut packet = Vec::new();
@@ -63,7 +65,7 @@ pub(crate) fn udp6(from: &str, to: &str, hops: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// An ICMP echo request.
-pub(crate) fn ping(from: [u8; 4], to: [u8; 4], ttl: u8) -> Vec<u8> {
+pub fn ping(from: [u8; 4], to: [u8; 4], ttl: u8) -> Vec<u8> {
     let builder = PacketBuilder::ipv4(from, to, ttl).icmpv4_echo_request(7, 1);
     let mut packet = Vec::new();
     builder.write(&mut packet, b"twill").unwrap();
@@ -71,19 +73,19 @@ pub(crate) fn ping(from: [u8; 4], to: [u8; 4], ttl: u8) -> Vec<u8> {
 }
 
 /// The packet after changing its header by `edit` and computing the header checksum anew.
-pub(crate) fn with_header(mut packet: Vec<u8>, edit: impl FnOnce(&mut [u8])) -> Vec<u8> {
+pub fn with_header(mut packet: Vec<u8>, edit: impl FnOnce(&mut [u8])) -> Vec<u8> {
     edit(&mut packet);
     fix_checksum(&mut packet);
     packet
 }
 
 /// The packet as a gateway passes it on: one hop less.
-pub(crate) fn one_hop_less(packet: &[u8]) -> Vec<u8> {
+pub fn one_hop_less(packet: &[u8]) -> Vec<u8> {
     with_header(packet.to_vec(), |header| header[8] -= 1)
 }
 
 /// Writes the IPv4 header checksum, word by word as in RFC 1071.
-pub(crate) fn fix_checksum(packet: &mut [u8]) {
+pub fn fix_checksum(packet: &mut [u8]) {
     packet[10..12].fill(0);
     let header_len = usize::from(packet[0] & 0x0f) * 4;
     let checksum = internet_checksum(&packet[..header_len.min(packet.len())]);
@@ -91,7 +93,7 @@ pub(crate) fn fix_checksum(packet: &mut [u8]) {
 }
 
 /// RFC 1071 section 4.1.
-pub(crate) fn internet_checksum(bytes: &[u8]) -> u16 {
+pub fn internet_checksum(bytes: &[u8]) -> u16 {
     let mut sum: u32 = bytes
         .chunks(2)
         .map(|word| u32::from(u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)])))
@@ -103,7 +105,7 @@ pub(crate) fn internet_checksum(bytes: &[u8]) -> u16 {
 }
 
 /// What a host behind this gateway is told about a packet to nowhere, in the form of flannel's proxy.
-pub(crate) fn net_unreachable(quoted: &[u8]) -> Vec<u8> {
+pub fn net_unreachable(quoted: &[u8]) -> Vec<u8> {
     let mut reply = vec![
         0x45, 0, 0, 0, 0, 0, 0, 0, 8, 1, 0, 0, 10, 10, 0, 0, 10, 10, 0, 5, // IP
         3, 0, 0, 0, 0, 0, 0, 0, // ICMP
@@ -117,7 +119,7 @@ pub(crate) fn net_unreachable(quoted: &[u8]) -> Vec<u8> {
 }
 
 /// A frame as a TUN device with `IFF_VNET_HDR` hands it out.
-pub(crate) fn with_vnet_hdr(header: VnetHdr, packet: &[u8]) -> Vec<u8> {
+pub fn with_vnet_hdr(header: VnetHdr, packet: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(vnet_hdr::LEN + packet.len());
     frame.extend_from_slice(&header.to_bytes());
     frame.extend_from_slice(packet);
@@ -125,14 +127,7 @@ pub(crate) fn with_vnet_hdr(header: VnetHdr, packet: &[u8]) -> Vec<u8> {
 }
 
 /// A TCP packet with a timestamp option, its checksums computed by etherparse.
-pub(crate) fn tcp(
-    from: [u8; 4],
-    to: [u8; 4],
-    ttl: u8,
-    sequence: u32,
-    flags: u8,
-    data: &[u8],
-) -> Vec<u8> {
+pub fn tcp(from: [u8; 4], to: [u8; 4], ttl: u8, sequence: u32, flags: u8, data: &[u8]) -> Vec<u8> {
     let mut packet = Vec::new();
     let mut builder = PacketBuilder::ipv4(from, to, ttl)
         .tcp(4000, 80, sequence, 1000)
@@ -160,7 +155,7 @@ pub(crate) fn tcp(
 }
 
 /// A TCP packet from A to here with this timestamp.
-pub(crate) fn stamped(stamp: u8, sequence: u32) -> Vec<u8> {
+pub fn stamped(stamp: u8, sequence: u32) -> Vec<u8> {
     let mut packet = Vec::new();
     PacketBuilder::ipv4(AT_A, HERE, 64)
         .tcp(4000, 80, sequence, 1000)
@@ -174,7 +169,7 @@ pub(crate) fn stamped(stamp: u8, sequence: u32) -> Vec<u8> {
 
 /// The packet as the kernel hands it out for segmentation. Its checksum is complete where the
 /// kernel's would be partial; segmentation computes it anew either way.
-pub(crate) fn tso(gso_size: usize, packet: &[u8]) -> Vec<u8> {
+pub fn tso(gso_size: usize, packet: &[u8]) -> Vec<u8> {
     let header = VnetHdr {
         needs_csum: true,
         gso_type: GsoType::TcpV4,
@@ -187,7 +182,7 @@ pub(crate) fn tso(gso_size: usize, packet: &[u8]) -> Vec<u8> {
 }
 
 /// The packets of a frame, cut by `unjoin` in batches of so many frames.
-pub(crate) fn apart((header, packet): &(VnetHdr, Vec<u8>), room: usize) -> Vec<Vec<u8>> {
+pub fn apart((header, packet): &(VnetHdr, Vec<u8>), room: usize) -> Vec<Vec<u8>> {
     let frame = with_vnet_hdr(*header, packet);
     let mut out = Frames::new(room, Pieces::new(room, 2000 * room));
     let mut packets = Vec::new();
@@ -210,32 +205,32 @@ pub(crate) fn apart((header, packet): &(VnetHdr, Vec<u8>), room: usize) -> Vec<V
 }
 
 /// A packet from A to here that breaks no rule.
-pub(crate) fn packet() -> Vec<u8> {
+pub fn packet() -> Vec<u8> {
     udp(AT_A, HERE, 64, b"payload")
 }
 
-pub(crate) fn with_total_len(packet: Vec<u8>, len: usize) -> Vec<u8> {
+pub fn with_total_len(packet: Vec<u8>, len: usize) -> Vec<u8> {
     with_header(packet, |header| header[2..4].copy_from_slice(&(len as u16).to_be_bytes()))
 }
 
-pub(crate) fn payload(len: usize) -> Vec<u8> {
+pub fn payload(len: usize) -> Vec<u8> {
     (0..len).map(|index| (index % 251) as u8).collect()
 }
 
-pub(crate) fn with_id(packet: Vec<u8>, id: u16) -> Vec<u8> {
+pub fn with_id(packet: Vec<u8>, id: u16) -> Vec<u8> {
     with_header(packet, |header| header[4..6].copy_from_slice(&id.to_be_bytes()))
 }
 
 /// The packet without its identification where that means nothing, because DF is set (RFC 6864). One
 /// with a wrong header checksum stays as it is.
-pub(crate) fn without_meaningless_id(packet: Vec<u8>) -> Vec<u8> {
+pub fn without_meaningless_id(packet: Vec<u8>) -> Vec<u8> {
     let header_len = usize::from(packet[0] & 0x0f) * 4;
     let valid = internet_checksum(&packet[..header_len]) == 0;
     if packet[6] & 0x40 != 0 && valid { with_id(packet, 0) } else { packet }
 }
 
 /// The pseudo-header of an IPv4 packet's transport checksum.
-pub(crate) fn pseudo_header(packet: &[u8]) -> Vec<u8> {
+pub fn pseudo_header(packet: &[u8]) -> Vec<u8> {
     let mut bytes = packet[12..20].to_vec();
     bytes.extend_from_slice(&[0, packet[9]]);
     bytes.extend_from_slice(&(packet.len() as u16 - 20).to_be_bytes());
@@ -243,7 +238,7 @@ pub(crate) fn pseudo_header(packet: &[u8]) -> Vec<u8> {
 }
 
 /// Inner sources that no host has.
-pub(crate) const MARTIANS: [[u8; 4]; 10] = [
+pub const MARTIANS: [[u8; 4]; 10] = [
     [0, 0, 0, 0],
     [0, 1, 2, 3],
     [127, 0, 0, 1],
@@ -257,7 +252,7 @@ pub(crate) const MARTIANS: [[u8; 4]; 10] = [
 ];
 
 /// Inner destinations that are not behind this gateway.
-pub(crate) const OUT_OF_SCOPE: [[u8; 4]; 9] = [
+pub const OUT_OF_SCOPE: [[u8; 4]; 9] = [
     [127, 0, 0, 1],
     [169, 254, 169, 254],
     [224, 0, 0, 1],
@@ -270,12 +265,12 @@ pub(crate) const OUT_OF_SCOPE: [[u8; 4]; 9] = [
 ];
 
 /// The first, a middle and the last fragment of one packet, all of one length.
-pub(crate) fn fragments() -> [Vec<u8>; 3] {
+pub fn fragments() -> [Vec<u8>; 3] {
     [fragment(0, true, &[1; 600]), fragment(608, true, &[2; 600]), fragment(1216, false, &[3; 600])]
 }
 
 /// A first fragment without all of its UDP header.
-pub(crate) fn tiny_fragment() -> Vec<u8> {
+pub fn tiny_fragment() -> Vec<u8> {
     let mut tiny = fragment(0, true, b"");
     tiny.truncate(24);
     with_total_len(tiny, 24)
@@ -290,7 +285,7 @@ fn fragment(offset: u16, more: bool, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Packets of which no two may be joined, by name.
-pub(crate) fn unjoinable() -> Vec<(&'static str, Vec<u8>)> {
+pub fn unjoinable() -> Vec<(&'static str, Vec<u8>)> {
     let stream = |flags, sequence| tcp(AT_A, HERE, 64, sequence, flags, &payload(100));
     let mut short_offset = stream(ACK, 1);
     short_offset[32] = 0x40;
@@ -315,7 +310,7 @@ pub(crate) fn unjoinable() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 /// Packets to nowhere that get no answer.
-pub(crate) fn unanswerable() -> Vec<Vec<u8>> {
+pub fn unanswerable() -> Vec<Vec<u8>> {
     let nowhere = [10, 10, 99, 1];
     let fragment = with_header(udp(HERE, nowhere, 64, b""), |header| header[7] = 1);
     let icmp_error = with_header(ping(HERE, nowhere, 64), |packet| packet[20] = 3);
@@ -332,7 +327,7 @@ pub(crate) fn unanswerable() -> Vec<Vec<u8>> {
 }
 
 /// Virtio headers that do not fit a TCP packet of so many bytes.
-pub(crate) fn misfits(len: usize) -> Vec<VnetHdr> {
+pub fn misfits(len: usize) -> Vec<VnetHdr> {
     let tcp4 = VnetHdr {
         needs_csum: true,
         gso_type: GsoType::TcpV4,
@@ -359,7 +354,7 @@ pub(crate) fn misfits(len: usize) -> Vec<VnetHdr> {
 }
 
 /// The packet with the sum of its pseudo-header where its UDP checksum belongs.
-pub(crate) fn with_partial_checksum(whole: &[u8]) -> Vec<u8> {
+pub fn with_partial_checksum(whole: &[u8]) -> Vec<u8> {
     let mut partial = whole.to_vec();
     let sum = !internet_checksum(&pseudo_header(whole));
     partial[26..28].copy_from_slice(&sum.to_be_bytes());
