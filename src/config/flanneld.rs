@@ -2,6 +2,8 @@
 
 use super::file::Interface;
 use crate::subnet::etcd::{Credentials, TlsFiles};
+#[cfg(feature = "kube")]
+use crate::subnet::kube::{self, annotations::Annotations};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Flanneld {
     /// Where the leases are.
-    pub etcd: Etcd,
+    pub leases: LeaseStore,
     /// Which interface carries the tunnel.
     pub external: External,
     /// Where to write subnet, network and MTU.
@@ -26,6 +28,47 @@ pub struct Flanneld {
 }
 
 /// Where the leases are.
+#[derive(Clone, Debug)]
+pub enum LeaseStore {
+    /// In etcd.
+    Etcd(Etcd),
+    /// In the nodes of a Kubernetes cluster.
+    #[cfg(feature = "kube")]
+    Kube(Kube),
+}
+
+/// The Kubernetes cluster that this is a node of.
+#[cfg(feature = "kube")]
+#[derive(Clone, Debug)]
+pub struct Kube {
+    /// How its API server is reached.
+    pub access: kube::Options,
+    /// The annotations' keys.
+    pub annotations: Annotations,
+    /// The file with the network's configuration.
+    pub net_config: PathBuf,
+    /// Whether to tell the cluster that the node has a network.
+    pub sets_condition: bool,
+    /// Which node this is.
+    pub node: NodeName,
+}
+
+/// How a node knows its own name.
+#[cfg(feature = "kube")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeName {
+    /// It was told: `NODE_NAME`.
+    Given(String),
+    /// It is the node on which this pod runs.
+    OfPod {
+        /// `POD_NAMESPACE`.
+        namespace: String,
+        /// `POD_NAME`.
+        pod: String,
+    },
+}
+
+/// Access to etcd.
 #[derive(Clone, Debug)]
 pub struct Etcd {
     /// URLs, or addresses with a port.
