@@ -23,8 +23,12 @@ mod engines;
 mod error;
 mod guard;
 mod host;
+#[cfg(feature = "gateway")]
+pub mod local;
 pub mod missing;
 mod namespace;
+#[cfg(feature = "packets")]
+pub mod overlay;
 #[cfg(feature = "packets")]
 pub mod packets;
 #[cfg(feature = "gateway")]
@@ -37,6 +41,8 @@ mod settings;
 pub mod snmp;
 mod underlay;
 mod wait;
+#[cfg(feature = "packets")]
+pub mod wire;
 
 pub use background::Background;
 #[cfg(feature = "gateway")]

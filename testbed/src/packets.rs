@@ -3,22 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
+use crate::overlay::{AT_A, AT_B, HERE};
 use etherparse::PacketBuilder;
-use std::net::Ipv4Addr;
 use twill_datapath::batch::{Frames, Pieces};
 use twill_datapath::offload::vnet_hdr::{self, GsoType, VnetHdr};
 use twill_datapath::{DropReason, Progress, Tally, unjoin};
-
-/// MTU of the TUN device.
-pub const MTU: u16 = 1472;
-/// The TUN device's address, the first of the lease as flannel sets it.
-pub const OWN: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 0);
-/// A host behind this gateway.
-pub const HERE: [u8; 4] = [10, 10, 0, 5];
-/// A host behind peer A.
-pub const AT_A: [u8; 4] = [10, 10, 1, 5];
-/// A host behind peer B.
-pub const AT_B: [u8; 4] = [10, 10, 2, 5];
 
 /// TCP flags.
 pub const FIN: u8 = 0x01;

@@ -1,20 +1,16 @@
 //! A gateway without devices: frames and trains go in as bytes and come out as bytes.
 
 use ipnet::IpNet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use twill_datapath::IngressCheck;
 use twill_datapath::batch::{
     Chain, Datagrams, Flaw, Frames, Piece, Pieces, RunLimits, Slot, Source, Train, TunFrame,
 };
 use twill_datapath::offload::vnet_hdr::VnetHdr;
-use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
+use twill_datapath::route::{Overlay, View};
 use twill_datapath::{Egress, EgressRules, Ingress, IngressRules, Progress, World};
+pub(crate) use twill_testbed::overlay::*;
 pub(crate) use twill_testbed::packets::*;
-
-/// Peer A's UDP address.
-pub(crate) const A: &str = "192.0.2.1:8285";
-/// Peer B's UDP address.
-pub(crate) const B: &str = "192.0.2.2:8285";
 
 /// What a host is set up with; tests change what they are about.
 #[derive(Clone, Debug)]
@@ -31,18 +27,8 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        let peer = |index, subnet: &str, endpoint: &str| Peer {
-            index: PeerIndex(index),
-            name: subnet.into(),
-            endpoint: endpoint.parse().unwrap(),
-            subnets: vec![subnet.parse().unwrap()],
-        };
         Self {
-            overlay: Overlay {
-                peers: vec![peer(0, "10.10.1.0/24", A), peer(1, "10.10.2.0/24", B)],
-                local: vec!["10.10.0.0/24".parse().unwrap()],
-                addresses: vec![IpAddr::V4(OWN)],
-            },
+            overlay: with_a_and_b(),
             check: IngressCheck::Strict,
             peer_sources: Vec::new(),
             vnet_hdr: false,

@@ -2,9 +2,8 @@
 
 use super::*;
 use twill_testbed::packets::{
-    AT_A, AT_B, HERE, MARTIANS, MTU, OUT_OF_SCOPE, OWN, dropped, forwarded, fragments,
-    one_hop_less, packet, stamped, tiny_fragment, udp, udp6, unjoinable, with_header, with_id,
-    with_total_len,
+    MARTIANS, OUT_OF_SCOPE, dropped, forwarded, fragments, one_hop_less, packet, stamped,
+    tiny_fragment, udp, udp6, unjoinable, with_header, with_id, with_total_len,
 };
 
 /// The discard service, which nobody runs: the kernel answers port unreachable.
