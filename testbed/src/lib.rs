@@ -18,6 +18,8 @@
 //! ```
 
 mod background;
+#[cfg(feature = "packets")]
+pub mod cases;
 #[cfg(feature = "gateway")]
 mod engines;
 mod error;
@@ -41,8 +43,6 @@ mod settings;
 pub mod snmp;
 mod underlay;
 mod wait;
-#[cfg(feature = "packets")]
-pub mod wire;
 
 pub use background::Background;
 #[cfg(feature = "gateway")]

@@ -2,12 +2,13 @@
 
 use etherparse::{IpSlice, Ipv4HeaderSlice};
 use twill_datapath::IngressCheck;
-use twill_datapath::batch::{Chain, Datagrams, Frames, Pieces, RunLimits, Slot, Train, TunFrame};
+use twill_datapath::batch::{Datagrams, Frames, Pieces, RunLimits, Slot, Train, TunFrame};
 use twill_datapath::route::View;
 use twill_datapath::wire::ipv4;
 use twill_datapath::{Egress, EgressRules, Ingress, IngressRules, World};
+use twill_testbed::cases::wire::{CASES, Case, Given, Outcome, Stock, bytes};
 use twill_testbed::overlay::with_a_and_b;
-use twill_testbed::wire::{CASES, Case, Given, Outcome, Stock, bytes};
+use twill_testbed::packets::gather;
 
 #[test]
 fn every_packet_leaves_as_the_table_says() {
@@ -117,18 +118,9 @@ fn replay(given: Given) -> Left {
     }
     let to_peers = datagrams.runs().iter().map(|run| {
         assert_eq!(run.datagrams, 1);
-        (Some(run.destination.to.to_string()), gather(&datagrams.pieces, &run.chain, &slot))
+        (Some(run.destination.to.to_string()), gather(&datagrams.pieces, &run.chain, |_| &slot))
     });
     let to_tun =
-        frames.frames().iter().map(|frame| (None, gather(&frames.pieces, &frame.chain, &slot)));
+        frames.frames().iter().map(|frame| (None, gather(&frames.pieces, &frame.chain, |_| &slot)));
     to_peers.chain(to_tun).collect()
-}
-
-fn gather(pieces: &Pieces, chain: &Chain, slot: &[u8]) -> Vec<u8> {
-    let len: u32 = pieces.iter(chain).map(|piece| piece.len).sum();
-    let mut bytes = vec![0; len as usize];
-    pieces.copy(chain, 0, &mut bytes, |piece, out| {
-        out.copy_from_slice(&slot[piece.offset as usize..][..out.len()]);
-    });
-    bytes
 }

@@ -10,8 +10,8 @@ use twill::engine::{EngineChoice, EngineKind};
 use twill::gateway::Gateway;
 use twill_datapath::IngressCheck;
 use twill_datapath::route::View;
+use twill_testbed::cases::wire::{CASES, Case, Given, Outcome, bytes};
 use twill_testbed::overlay::{A, B, with_a_and_b};
-use twill_testbed::wire::{CASES, Case, Given, Outcome, bytes};
 use twill_testbed::{Namespace, Testbed, local, settings};
 
 /// The gateway under test.

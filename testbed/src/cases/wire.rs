@@ -65,6 +65,7 @@ pub fn bytes(dump: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
 
+/// The table.
 pub const CASES: &[Case] = &[
     Case {
         name: "a UDP packet to a lease loses one hop",
