@@ -180,13 +180,13 @@ const MEASURING: [&str; 10] = [
 #[derive(Clone, Debug, Args)]
 #[command(group = clap::ArgGroup::new("goal").required(true).args(["against", "targets"]))]
 pub(super) struct CheckArgs {
-    /// Compare with an earlier results.json, measured again in the same way
+    /// Measure an earlier results.json again and compare
     ///
     /// --rounds and --seconds may differ from the earlier run. The network and the CPUs of the
     /// gateways may not.
     #[arg(long, value_name = "FILE")]
     pub(super) against: Option<PathBuf>,
-    /// Compare with required numbers, as in perf/targets.toml
+    /// Compare with required numbers, such as perf/targets.toml
     #[arg(long, value_name = "FILE")]
     pub(super) targets: Option<PathBuf>,
     /// Judge this results.json instead of measuring

@@ -108,7 +108,7 @@ fn conclusions(results: &Results, body: &mut String) {
     for (wire, workload) in results.groups() {
         for verdict in verdicts(results, wire, workload) {
             let (group, verdict) = (format!("{workload}, {wire} wire"), escape(&verdict));
-            let _ = write!(rows, "<li><b>{}</b> {verdict}</li>", escape(&group));
+            let _ = write!(rows, "<li><b>{}:</b> {verdict}</li>", escape(&group));
         }
     }
     if !rows.is_empty() {

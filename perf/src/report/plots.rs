@@ -17,7 +17,7 @@ fn colour(results: &Results, path: &str) -> String {
     format!("c{}", index % COLOURS)
 }
 
-/// One bar for each path, with its interval, and each round as a dot's width on it.
+/// One bar for each path, with its interval.
 pub(super) fn bars(results: &Results, cells: &[&Cell], key: &str) -> Option<String> {
     const ROW: f64 = 38.0;
     let estimates: Vec<_> = cells

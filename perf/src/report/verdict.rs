@@ -29,7 +29,7 @@ fn verdict(results: &Results, cell: &Cell, baseline: &Cell) -> Option<String> {
         Some(word) => {
             format!("{path}: {name} {:.2} times {other}'s ({spread}): {word}", ratio.median)
         }
-        None => format!("{path}: {name} as {other}'s, within noise ({spread})"),
+        None => format!("{path}: same {name} as {other} within noise ({spread})"),
     })
 }
 
@@ -76,7 +76,7 @@ mod tests {
 
         assert!(said([4.0, 4.1, 4.2]).contains("0.51 times vxlan's (range 0.50 … 0.53): worse"));
         assert!(said([16.0; 3]).ends_with("better"));
-        assert!(said([7.0, 8.0, 9.0]).contains("as vxlan's, within noise"));
+        assert!(said([7.0, 8.0, 9.0]).contains("same goodput as vxlan within noise"));
     }
 
     #[test]
