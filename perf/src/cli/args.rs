@@ -129,7 +129,7 @@ pub(super) struct ScaleArgs {
     pub(super) engine: Option<String>,
     /// Limit each worker to this share of a CPU
     ///
-    /// Shows on a machine with few CPUs, too, whether many workers share the work well.
+    /// Shows on a machine with few CPUs whether many workers share the work well.
     #[arg(long, value_name = "PERCENT", value_parser = some_percent, conflicts_with = "gateway_cpus")]
     pub(super) worker_share: Option<f64>,
     /// Use this wire between the hosts
@@ -163,7 +163,7 @@ pub(super) struct ReportArgs {
     pub(super) output: Option<PathBuf>,
 }
 
-/// What makes no sense where nothing is measured.
+/// Options that make no sense if nothing is measured.
 const MEASURING: [&str; 10] = [
     "rounds",
     "seconds",
