@@ -2,7 +2,7 @@
 
 use super::Outcome;
 use crate::control::{Request, call};
-use crate::telemetry::status::{Histograms, GatewayStatus};
+use crate::telemetry::status::{GatewayStatus, Histograms};
 use std::io::{self, Write};
 use std::path::Path;
 

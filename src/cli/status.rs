@@ -4,7 +4,7 @@ use super::show::{self, age, bytes, count, print, time_ns};
 use super::{GatewayArgs, Outcome};
 use crate::telemetry::counter::Direction;
 use crate::telemetry::histogram::Summary;
-use crate::telemetry::status::{PeerStatus, GatewayStatus};
+use crate::telemetry::status::{GatewayStatus, PeerStatus};
 use clap::{Args, ValueEnum};
 use std::fmt::{self, Write};
 
@@ -60,8 +60,7 @@ fn describe(status: &GatewayStatus, out: &mut String) -> fmt::Result {
     let workers = if about.queues == 1 { "worker" } else { "workers" };
     let (engine, reason) = (&about.engine, &about.engine_reason);
     writeln!(out, "  engine: {engine}, {} {workers} ({reason})", about.queues)?;
-    let on: Vec<_> =
-        status.offloads.iter().filter(|it| it.on).map(|it| it.name.as_str()).collect();
+    let on: Vec<_> = status.offloads.iter().filter(|it| it.on).map(|it| it.name.as_str()).collect();
     writeln!(out, "  offloads: {}", if on.is_empty() { "none".to_owned() } else { on.join(", ") })?;
     for offload in status.offloads.iter().filter(|offload| !offload.on) {
         writeln!(out, "    without {}: {}", offload.name, offload.reason)?;
@@ -72,7 +71,10 @@ fn describe(status: &GatewayStatus, out: &mut String) -> fmt::Result {
     queues(status, out)?;
     if status.imbalance != 0 {
         let off = status.imbalance;
-        writeln!(out, "  unaccounted for: {off} packets neither forwarded nor dropped, a bug in twill")?;
+        writeln!(
+            out,
+            "  unaccounted for: {off} packets neither forwarded nor dropped, a bug in twill"
+        )?;
     }
     if let Some(etcd) = &status.etcd {
         let answers = if etcd.connected { "answers" } else { "does not answer" };
@@ -111,7 +113,10 @@ fn queues(status: &GatewayStatus, out: &mut String) -> fmt::Result {
     let socket = status.counters.socket_overflows;
     if device > 0 || socket > 0 {
         let (name, listen) = (&status.about.device, status.about.listen);
-        writeln!(out, "  queue overflows: {device} packets at {name}, {socket} datagrams at UDP {listen}")?;
+        writeln!(
+            out,
+            "  queue overflows: {device} packets at {name}, {socket} datagrams at UDP {listen}"
+        )?;
     }
     Ok(())
 }

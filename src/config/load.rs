@@ -157,12 +157,13 @@ fn check_interface(file: &File, mtu: Mtu, mistakes: &mut Vec<Mistake>) {
     let overhead = overhead(interface.listen);
     let smallest = overhead + Mtu::MIN;
     if interface.underlay_mtu.is_some_and(|underlay| underlay < smallest) {
-        let message = format!("underlay_mtu is too small: the tunnel adds {overhead} bytes, so at least {smallest}");
+        let message = format!(
+            "underlay_mtu is too small: the tunnel adds {overhead} bytes, so at least {smallest}"
+        );
         mistakes.push(Mistake::at(file.places.of("underlay_mtu"), message));
     } else if interface.address.iter().any(|net| net.addr().is_ipv6()) && mtu.bytes() < MIN_MTU_V6 {
         let key = if interface.mtu.is_some() { "mtu" } else { "underlay_mtu" };
-        let message =
-            format!("mtu {mtu} is too small for an IPv6 address: at least {MIN_MTU_V6}");
+        let message = format!("mtu {mtu} is too small for an IPv6 address: at least {MIN_MTU_V6}");
         mistakes.push(Mistake::at(file.places.of(key), message));
     }
 }
@@ -172,18 +173,16 @@ fn socket_group(file: &File, mistakes: &mut Vec<Mistake>) -> Option<u32> {
     let named = || Group::from_name(word).ok()?.map(|group| group.gid.as_raw());
     let number = word.parse().ok().or_else(named);
     if number.is_none() {
-        let message =
-            format!("group {word:?} does not exist: create it (groupadd {word}), or remove this line");
+        let message = format!(
+            "group {word:?} does not exist: create it (groupadd {word}), or remove this line"
+        );
         mistakes.push(Mistake::at(file.places.of("socket_group"), message));
     }
     number
 }
 
 /// The peers with their addresses, and those that have none at the moment, each with the reason.
-fn peers(
-    file: &File,
-    mistakes: &mut Vec<Mistake>,
-) -> (PeerSet, Vec<(Unresolved, AddressError)>) {
+fn peers(file: &File, mistakes: &mut Vec<Mistake>) -> (PeerSet, Vec<(Unresolved, AddressError)>) {
     let listen = file.interface.listen;
     let mut places = HashMap::with_capacity(file.peers.len());
     let (mut peers, mut unresolved) = (PeerSet::default(), Vec::new());

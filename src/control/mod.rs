@@ -11,8 +11,8 @@
 //! the read-only ones. The control plane handles requests one after the other. A client that is
 //! slow, silent or sends nonsense delays no other client, and never a worker.
 
-pub mod clients;
 mod client;
+pub mod clients;
 mod protocol;
 mod server;
 mod socket;

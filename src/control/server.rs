@@ -105,7 +105,9 @@ async fn converse(
             Some(Ok(Message { request, .. })) if may_change || request.is_read_only() => {
                 ask(request, &calls).await
             }
-            Some(Ok(_)) => Response::Error(format!("user {uid} may only read: run this command as root")),
+            Some(Ok(_)) => {
+                Response::Error(format!("user {uid} may only read: run this command as root"))
+            }
             Some(Err(error)) => Response::Error(error),
             None => Response::Error(format!("request too long: the limit is {most} bytes")),
         };
@@ -122,7 +124,11 @@ async fn converse(
 }
 
 /// Writes an answer as fast as the client reads it.
-async fn write_answer(writer: &mut OwnedWriteHalf, mut answer: &[u8], silence: &Silence) -> io::Result<()> {
+async fn write_answer(
+    writer: &mut OwnedWriteHalf,
+    mut answer: &[u8],
+    silence: &Silence,
+) -> io::Result<()> {
     while !answer.is_empty() {
         silence.begin();
         let written = writer.write(answer).await?;

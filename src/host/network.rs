@@ -195,7 +195,7 @@ impl Network {
             let Err(source) = request.execute().await else { continue };
             match errno(&source) {
                 Some(libc::EEXIST) => there.push(*network),
-                Some(libc::ENETDOWN) => return Ok(()),
+                Some(libc::ENETDOWN) => return HostError::all(failures),
                 _ => failures.push(failed_for(*network, format!("cannot route {network}"), source)),
             }
         }
@@ -261,8 +261,9 @@ impl Network {
     pub async fn remove_route(&self, index: u32, network: IpNet) -> Result<(), HostError> {
         match self.handle.route().del(route(index, network)).execute().await {
             Err(source) if errno(&source) == Some(libc::ESRCH) => Ok(()),
-            done => done
-                .map_err(|source| failed_for(network, format!("cannot remove route {network}"), source)),
+            done => done.map_err(|source| {
+                failed_for(network, format!("cannot remove route {network}"), source)
+            }),
         }
     }
 }

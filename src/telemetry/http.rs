@@ -151,11 +151,7 @@ async fn accept(listener: TcpListener, routes: Arc<Routes>) {
     }
 }
 
-async fn converse(
-    stream: TcpStream,
-    routes: Arc<Routes>,
-    silence: &Silence,
-) -> hyper::Result<()> {
+async fn converse(stream: TcpStream, routes: Arc<Routes>, silence: &Silence) -> hyper::Result<()> {
     let service = service_fn(|request: Request<Incoming>| {
         let answer = routes.answer(request.method(), request.uri().path());
         // The client has to read the answer and to send its next request.

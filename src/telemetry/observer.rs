@@ -6,7 +6,7 @@ use super::instruments::{self, WorkerInstruments};
 use super::peers::{Ledger, PeerTable};
 use super::probe::Probes;
 use super::status::{
-    About, DeviceDrops, EtcdStatus, Histograms, Offload, PeerStatus, GatewayStatus, WorkerStatus,
+    About, DeviceDrops, EtcdStatus, GatewayStatus, Histograms, Offload, PeerStatus, WorkerStatus,
 };
 use crate::sys::clock;
 use std::collections::BTreeMap;

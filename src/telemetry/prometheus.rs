@@ -8,7 +8,7 @@ use super::counter::Direction;
 use super::http::Answer;
 use super::instruments::{self, Instrument, PEER_RTT, Unit};
 use super::observer::Observer;
-use super::status::{Histograms, PeerStatus, GatewayStatus};
+use super::status::{GatewayStatus, Histograms, PeerStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;

@@ -134,7 +134,10 @@ fn mistakes_that_only_the_host_or_the_whole_file_shows_have_a_place_and_a_cure()
             format!("{START}socket_group = \"no-such-group\"\n"),
             "f:4:16: group \"no-such-group\" does not exist: create it (groupadd no-such-group), or",
         ),
-        (format!("{START}underlay_mtu = 90\n"), "f:4:16: underlay_mtu is too small: the tunnel adds 28 bytes, so at least 96"),
+        (
+            format!("{START}underlay_mtu = 90\n"),
+            "f:4:16: underlay_mtu is too small: the tunnel adds 28 bytes, so at least 96",
+        ),
         (
             "[interface]\nmtu = 1200\naddress = \"2001:db8::1/128\"\n".to_owned(),
             "f:2:7: mtu 1200 is too small for an IPv6 address: at least 1280",
@@ -180,7 +183,10 @@ fn peer_commands_say_what_they_need() {
     let nobody = ["--socket", "/nowhere/twill.sock"];
     for (args, told) in [
         (&["add", "10.10.2.0/24"][..], "<ENDPOINT>"),
-        (&["add", "10.10.2", "192.0.2.2"], "invalid network \"10.10.2\": write it like 10.10.1.0/24"),
+        (
+            &["add", "10.10.2", "192.0.2.2"],
+            "invalid network \"10.10.2\": write it like 10.10.1.0/24",
+        ),
         (&["add", "10.10.2.0/24", "192.0.2.300"], "invalid endpoint \"192.0.2.300\""),
         (&["del"], "<WHICH>"),
         (&["sync", "/nowhere/peers.toml"], "cannot read /nowhere/peers.toml: No such file"),
@@ -214,7 +220,8 @@ fn a_peer_whose_name_does_not_resolve_keeps_no_other_peer_out() {
 fn a_reader_that_closes_the_pipe_ends_a_command_quietly() {
     let Some(host) = Host::new("a_reader_that_closes") else { return };
     let (good, bad) = (host.bed.folder().join("good"), host.bed.folder().join("bad"));
-    std::fs::write(&good, format!("{START}{}", peer("b", "192.0.2.2", "\"10.10.2.0/24\""))).unwrap();
+    std::fs::write(&good, format!("{START}{}", peer("b", "192.0.2.2", "\"10.10.2.0/24\"")))
+        .unwrap();
     std::fs::write(&bad, "[interface]\n").unwrap();
     let (good, bad) = (good.to_str().unwrap(), bad.to_str().unwrap());
     for (args, code) in [

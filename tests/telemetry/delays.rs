@@ -3,7 +3,6 @@
 use crate::engines::engines;
 use crate::gateways::{PATIENCE, PROBED, Pair, Wish, eventually};
 use rustix::process::Signal;
-use serde_json::Value;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::mpsc;
 use std::thread;

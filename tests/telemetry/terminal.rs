@@ -14,7 +14,9 @@ fn top_fits_its_terminal_and_follows_its_size() {
     eventually("rates", || {
         pair.send(300, 100);
         let screen = terminal.screen();
-        screen.contains("p50") && !screen.contains("- latency") && !screen.contains(" 0 packets/s   0 bit/s")
+        screen.contains("p50")
+            && !screen.contains("- latency")
+            && !screen.contains(" 0 packets/s   0 bit/s")
     });
     let small = terminal.screen();
     terminal.resize(200, 60);
@@ -25,7 +27,8 @@ fn top_fits_its_terminal_and_follows_its_size() {
         println!("{screen}");
         assert!(screen.lines().count() <= height);
         assert!(screen.lines().all(|line| line.chars().count() <= width), "{screen}");
-        for part in ["twill0", "all packets accounted for", "egress", "ingress", "other", "q quit"] {
+        for part in ["twill0", "all packets accounted for", "egress", "ingress", "other", "q quit"]
+        {
             assert!(screen.contains(part), "{part:?} is not on\n{screen}");
         }
     }

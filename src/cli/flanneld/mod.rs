@@ -62,7 +62,9 @@ pub(super) fn main(args: impl Iterator<Item = String>) -> ExitCode {
         warn!("{mistake}");
     }
     if let Some(first) = rest.first() {
-        warn!("ignoring {first:?} and all arguments after it: flags end at the first argument without -");
+        warn!(
+            "ignoring {first:?} and all arguments after it: flags end at the first argument without -"
+        );
     }
     let options = match resolve(&typed, &data) {
         Ok(options) => options,
@@ -224,9 +226,12 @@ fn healthz(typed: &Typed) -> Result<Option<SocketAddr>, String> {
     if port <= 0 {
         return Ok(None);
     }
-    let port = u16::try_from(port).map_err(|_| format!("invalid -healthz-port {port}: allowed: 0 to 65535"))?;
+    let port = u16::try_from(port)
+        .map_err(|_| format!("invalid -healthz-port {port}: allowed: 0 to 65535"))?;
     let ip = typed.text(&flags::HEALTHZ_IP);
-    let ip = ip.parse::<IpAddr>().map_err(|_| format!("invalid -healthz-ip {ip:?}: not an IP address"))?;
+    let ip = ip
+        .parse::<IpAddr>()
+        .map_err(|_| format!("invalid -healthz-ip {ip:?}: not an IP address"))?;
     Ok(Some(SocketAddr::new(ip, port)))
 }
 

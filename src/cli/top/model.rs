@@ -2,7 +2,7 @@
 
 use crate::telemetry::counter::Direction;
 use crate::telemetry::histogram::{Distribution, Summary};
-use crate::telemetry::status::{Histograms, PeerStatus, GatewayStatus};
+use crate::telemetry::status::{GatewayStatus, Histograms, PeerStatus};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
@@ -215,7 +215,11 @@ fn peer_rates(now: &PeerStatus, was: &PeerStatus, seconds: f64) -> PeerRates {
 }
 
 /// Every cause of drops, queue overflows included, with its rate.
-fn drops(now: &GatewayStatus, was: &GatewayStatus, seconds: f64) -> Vec<(&'static str, String, f64)> {
+fn drops(
+    now: &GatewayStatus,
+    was: &GatewayStatus,
+    seconds: f64,
+) -> Vec<(&'static str, String, f64)> {
     let mut drops = Vec::new();
     let mut add = |direction, reason: &str, now: u64, was: u64| {
         if now > 0 {

@@ -231,7 +231,7 @@ mod tests {
     use crate::telemetry::histogram::Distribution;
     use crate::telemetry::instruments::EGRESS_LATENCY;
     use crate::telemetry::status::tests::busy;
-    use crate::telemetry::status::{Histograms, GatewayStatus};
+    use crate::telemetry::status::{GatewayStatus, Histograms};
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
     use std::time::{Duration, Instant};

@@ -91,7 +91,10 @@ pub(super) fn parsed<T: FromStr<Err: Display>>(value: &Value<'_>) -> Read<T> {
 pub(super) fn number(value: &Value<'_>) -> Read<u32> {
     match value.get_ref() {
         DeValue::Integer(number) => in_range(number).ok_or_else(|| {
-            Mistake::at(value.span(), format!("{number} is out of range: allowed: 0 to {}", u32::MAX))
+            Mistake::at(
+                value.span(),
+                format!("{number} is out of range: allowed: 0 to {}", u32::MAX),
+            )
         }),
         other => Err(mismatch(value, "a whole number", other)),
     }

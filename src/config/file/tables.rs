@@ -58,7 +58,10 @@ const PEER: &[Key<PeerWords>] = &[
     ("subnets", |it, value| {
         it.subnets = networks(value)?;
         match it.subnets.as_slice() {
-            [] => Err(Mistake::at(value.span(), "empty subnets: a peer without subnets receives no packets")),
+            [] => Err(Mistake::at(
+                value.span(),
+                "empty subnets: a peer without subnets receives no packets",
+            )),
             _ => Ok(()),
         }
     }),
@@ -97,7 +100,8 @@ pub fn parse(text: &str) -> Result<(File, Vec<Mistake>), Vec<Mistake>> {
             ("interface", other) => mistakes.push(mismatch(value, "a table, [interface]", other)),
             ("peer", other) => mistakes.push(mismatch(value, "[[peer]] tables", other)),
             (other, _) if other.eq_ignore_ascii_case("interface") => {
-                let message = format!("unknown table [{other}]: in twill this is called [interface]");
+                let message =
+                    format!("unknown table [{other}]: in twill this is called [interface]");
                 mistakes.push(Mistake::at(key.span(), message));
             }
             (other, _) if other.eq_ignore_ascii_case("peer") => {
@@ -126,7 +130,8 @@ fn interface(table: &DeTable<'_>, file: &mut File, mistakes: &mut Vec<Mistake>) 
     file.places.keys = there.into_iter().collect();
     if file.interface.mtu.is_some() && file.interface.underlay_mtu.is_some() {
         let span = file.places.of("underlay_mtu");
-        mistakes.push(Mistake::at(span, "mtu and underlay_mtu exclude each other: keep one of them"));
+        mistakes
+            .push(Mistake::at(span, "mtu and underlay_mtu exclude each other: keep one of them"));
     }
 }
 
@@ -169,7 +174,8 @@ fn device_name(value: &Value<'_>) -> Read<String> {
     if fits && !name.contains(bad) {
         return Ok(name);
     }
-    let message = "invalid device name: allowed: 1 to 15 characters, no whitespace and none of / : %";
+    let message =
+        "invalid device name: allowed: 1 to 15 characters, no whitespace and none of / : %";
     Err(Mistake::at(value.span(), message))
 }
 

@@ -74,7 +74,10 @@ adress = "10.0.0.1/32""#,
                 "2:1: unknown key \"colour\" in [interface]: known keys: name, address, local, mtu, underlay_mtu, listen, queues, engine, offload, ingress_check, peer_sources, source_ports, steering, pinning, busy_poll_us, socket_buffer, device_queue, socket, socket_group, metrics, telemetry, probe_seconds",
             ],
         ),
-        ("[interfaces]\n", &["1:2: unknown key \"interfaces\" in the file: did you mean interface?"]),
+        (
+            "[interfaces]\n",
+            &["1:2: unknown key \"interfaces\" in the file: did you mean interface?"],
+        ),
         ("[[peers]]\n", &["1:3: unknown key \"peers\" in the file: did you mean peer?"]),
         ("interface = 3", &["1:13: expected a table, [interface], found a whole number"]),
         ("peer = 3", &["1:8: expected [[peer]] tables, found a whole number"]),
@@ -98,12 +101,16 @@ address = ["10.0.0.1", 4]"#,
         (
             r#"[interface]
 name = "a/b""#,
-            &["2:8: invalid device name: allowed: 1 to 15 characters, no whitespace and none of / : %"],
+            &[
+                "2:8: invalid device name: allowed: 1 to 15 characters, no whitespace and none of / : %",
+            ],
         ),
         (
             r#"[interface]
 name = "sixteen-letters-""#,
-            &["2:8: invalid device name: allowed: 1 to 15 characters, no whitespace and none of / : %"],
+            &[
+                "2:8: invalid device name: allowed: 1 to 15 characters, no whitespace and none of / : %",
+            ],
         ),
         ("[interface]\nmtu = 60", &["2:7: invalid mtu \"60\": allowed: 68 to 65507 bytes"]),
         ("[interface]\nmtu = 70000", &["2:7: invalid mtu \"70000\": allowed: 68 to 65507 bytes"]),
@@ -128,7 +135,10 @@ listen = "0.0.0.0:0""#,
             &["2:10: invalid address \"0.0.0.0:0\": write it with a port, like 0.0.0.0:8285"],
         ),
         ("[interface]\nqueues = 0", &["2:10: invalid queues \"0\": allowed: 1 to 256, or auto"]),
-        ("[interface]\nqueues = 257", &["2:10: invalid queues \"257\": allowed: 1 to 256, or auto"]),
+        (
+            "[interface]\nqueues = 257",
+            &["2:10: invalid queues \"257\": allowed: 1 to 256, or auto"],
+        ),
         (
             r#"[interface]
 queues = "many""#,
