@@ -10,7 +10,7 @@ use crate::sys::ioctl::interface_index;
 use crate::sys::{affinity, clock, kernel};
 use crate::telemetry::instruments::WorkerInstruments;
 use crate::telemetry::observer::Observer;
-use crate::telemetry::snapshot::{About, Offload};
+use crate::telemetry::status::{About, Offload};
 use crate::tun::{self, Device, DeviceSpec, TunError};
 use arc_swap::ArcSwap;
 use std::io;

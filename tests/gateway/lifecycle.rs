@@ -103,7 +103,7 @@ fn a_second_instance_fails_at_once_and_harms_nothing() {
         let same_device = run(elsewhere.to_str().unwrap(), other.to_str().unwrap());
         let same_port = run(renamed.to_str().unwrap(), other.to_str().unwrap());
 
-        assert!(same_socket.contains("another gateway answers there"), "{same_socket}");
+        assert!(same_socket.contains("another gateway uses it"), "{same_socket}");
         assert!(same_device.contains("a device of that name exists"), "{same_device}");
         assert!(same_port.contains("another process has this port"), "{same_port}");
         assert!(!pair.hosts[0].run("ip", &["link"]).unwrap().contains("tw1"));
