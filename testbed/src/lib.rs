@@ -18,13 +18,19 @@
 //! ```
 
 mod background;
+#[cfg(feature = "packets")]
+pub mod cases;
 #[cfg(feature = "gateway")]
 mod engines;
 mod error;
 mod guard;
 mod host;
+#[cfg(feature = "gateway")]
+pub mod local;
 pub mod missing;
 mod namespace;
+#[cfg(feature = "packets")]
+pub mod overlay;
 #[cfg(feature = "packets")]
 pub mod packets;
 #[cfg(feature = "gateway")]
