@@ -1,51 +1,61 @@
-//! `twill check`.
+//! `twill check`: what a configuration file means, without running it.
 
 use super::Outcome;
-use crate::config::load::load;
+use super::show::print;
+use crate::config::load::{Standalone, load};
 use clap::Args;
 use ipnet::IpNet;
+use std::fmt::{self, Write};
 use std::path::PathBuf;
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct CheckArgs {
-    /// The configuration file.
+    /// Configuration file
     file: PathBuf,
 }
 
 pub(super) fn check(args: &CheckArgs) -> Outcome {
     let loaded = load(&args.file, |_| {})?;
+    let mut text = format!("{}: ok\n", args.file.display());
+    describe(&loaded, &mut text)?;
+    print(&text)
+}
+
+fn describe(loaded: &Standalone, out: &mut String) -> fmt::Result {
     let settings = &loaded.settings;
-    println!("{}: ok", args.file.display());
-    println!("  device        {} ({})", settings.device, list(&settings.addresses));
-    println!("  mtu           {}", settings.mtu);
-    println!("  listen        {}", settings.listen);
-    println!("  local         {}", list(&settings.local));
-    println!("  queues        {}", settings.queues.count());
-    println!("  engine        {}", settings.engine);
-    println!("  offloads      {}", settings.offloads);
-    println!("  ingress check {}", settings.ingress_check);
     let sources = list(&settings.peer_sources);
-    println!("  peer sources  {}", if sources.is_empty() { "none but peers" } else { &sources });
-    println!("  source ports  {}", settings.source_ports);
-    println!("  steering      {}", settings.steering);
-    println!("  pinning       {}", settings.pinning);
-    let busy = Some(settings.busy_poll).filter(|time| !time.is_zero());
-    println!("  busy poll     {}", or(busy.map(|time| format!("{time:?}")), "none"));
-    println!("  socket buffer {} bytes", settings.socket_buffer);
-    println!("  device queue  {} packets", settings.device_queue);
-    println!("  socket        {}", loaded.socket.display());
-    println!("  socket group  {}", or(loaded.socket_group, "none"));
-    println!("  metrics       {}", or(loaded.metrics, "not served"));
-    println!("  telemetry     {}", settings.telemetry);
-    println!(
-        "  probes        {}",
-        or(loaded.probe.map(|every| format!("every {every:?}")), "none")
-    );
+    let busy_poll = Some(settings.busy_poll).filter(|time| !time.is_zero());
+    let rows = [
+        ("device", format!("{} ({})", settings.device, list(&settings.addresses))),
+        ("mtu", settings.mtu.to_string()),
+        ("listen", settings.listen.to_string()),
+        ("local", list(&settings.local)),
+        ("queues", settings.queues.count().to_string()),
+        ("engine", settings.engine.to_string()),
+        ("offloads", settings.offloads.to_string()),
+        ("ingress check", settings.ingress_check.to_string()),
+        ("peer sources", if sources.is_empty() { "peers only".to_owned() } else { sources }),
+        ("source ports", settings.source_ports.to_string()),
+        ("steering", settings.steering.to_string()),
+        ("pinning", settings.pinning.to_string()),
+        ("busy poll", or(busy_poll.map(|time| format!("{time:?}")), "none")),
+        ("socket buffer", format!("{} bytes", settings.socket_buffer)),
+        ("device queue", format!("{} packets", settings.device_queue)),
+        ("socket", loaded.socket.display().to_string()),
+        ("socket group", or(loaded.socket_group, "none")),
+        ("metrics", or(loaded.metrics, "not served")),
+        ("telemetry", settings.telemetry.to_string()),
+        ("probes", or(loaded.probe.map(|every| format!("every {every:?}")), "none")),
+    ];
+    for (name, value) in rows {
+        writeln!(out, "  {name:13} {value}")?;
+    }
     for peer in loaded.peers.iter() {
-        println!("  peer          {} at {} with {}", peer.name, peer.endpoint, list(&peer.subnets));
+        let subnets = list(&peer.subnets);
+        writeln!(out, "  peer          {} at {} with {subnets}", peer.name, peer.endpoint)?;
     }
     for warning in &loaded.warnings {
-        println!("  warning       {warning}");
+        writeln!(out, "  warning       {warning}")?;
     }
     Ok(())
 }

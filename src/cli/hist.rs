@@ -1,10 +1,10 @@
-//! `twill hist`: a running gateway's histograms, whole or interval by interval.
+//! `twill hist`: the histograms of a running gateway, since its start or by interval.
 
 use super::show::{histograms, print, time_ns};
 use super::{GatewayArgs, Outcome};
 use crate::telemetry::histogram::Distribution;
 use crate::telemetry::instruments::{PEER_RTT, Unit, WORKER};
-use crate::telemetry::snapshot::Histograms;
+use crate::telemetry::status::Histograms;
 use clap::Args;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
@@ -25,47 +25,46 @@ const LINE: usize = 64 << 10;
 pub(super) struct HistArgs {
     #[command(flatten)]
     gateway: GatewayArgs,
-    /// Only this one: egress, ingress, egress-batch, ingress-batch, send, write, or rtt with the
-    /// name of a peer behind a colon, as in rtt:b.
+    /// Print one histogram: egress, ingress, egress-batch, ingress-batch, send, write or rtt:PEER
     name: Option<String>,
-    /// The full percentile distribution of NAME, as HdrHistogram's tools plot it (.hgrm).
+    /// Print the percentile distribution of NAME in HdrHistogram's .hgrm format
     #[arg(long, requires = "name", conflicts_with = "hlog")]
     hgrm: bool,
-    /// Record one histogram per interval to this file, as HdrHistogram's tools read it (.hlog),
-    /// until the count is reached or the program is told to end.
+    /// Record one histogram per interval to FILE, in HdrHistogram's .hlog format
     #[arg(long, value_name = "FILE")]
     hlog: Option<PathBuf>,
-    /// Seconds of an interval: show what is recorded during one, instead of all since the start.
+    /// Print what an interval of this length adds [default: all since the start]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     interval: Option<u32>,
-    /// Intervals to show or to record.
+    /// Stop after this many intervals
     #[arg(long, requires = "interval", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 }
 
 pub(super) fn hist(args: &HistArgs) -> Outcome {
+    let socket = args.gateway.socket()?;
     if let Some(file) = &args.hlog {
-        return record(args, file);
+        return record(args, &socket, file);
     }
     let Some(seconds) = args.interval else {
-        return show(args, &read(args)?);
+        return show(args, &read(args, &socket)?);
     };
-    let mut before = read(args)?;
+    let mut before = read(args, &socket)?;
     for _ in 0..args.count.unwrap_or(1) {
         std::thread::sleep(Duration::from_secs(seconds.into()));
-        let now = read(args)?;
+        let now = read(args, &socket)?;
         show(args, &since(&now, &before))?;
         before = now;
     }
     Ok(())
 }
 
-/// A histogram and what it is called.
+/// Histograms with their names.
 type Named = Vec<(String, Distribution)>;
 
-/// The histograms that are asked for.
-fn read(args: &HistArgs) -> Result<Named, Box<dyn std::error::Error>> {
-    choose(histograms(&args.gateway)?, args.name.as_deref()).map_err(Into::into)
+/// The histograms that the arguments select.
+fn read(args: &HistArgs, socket: &Path) -> Result<Named, Box<dyn std::error::Error>> {
+    choose(histograms(socket)?, args.name.as_deref()).map_err(Into::into)
 }
 
 fn choose(all: Histograms, name: Option<&str>) -> Result<Named, String> {
@@ -79,12 +78,12 @@ fn choose(all: Histograms, name: Option<&str>) -> Result<Named, String> {
     let names: Vec<_> = all.iter().map(|(name, _)| name.clone()).collect();
     let one: Named = all.into_iter().filter(|(other, _)| other == name).collect();
     if one.is_empty() {
-        return Err(format!("no histogram is called {name:?}; there are {}", names.join(", ")));
+        return Err(format!("unknown histogram {name:?}: choose one of {}", names.join(", ")));
     }
     Ok(one)
 }
 
-/// What came between two readings; a gateway that was restarted meanwhile begins again.
+/// What a later reading has more than an earlier one; all of it if the gateway restarted between.
 fn since(now: &Named, before: &Named) -> Named {
     let earlier = |name: &str| before.iter().find(|(other, _)| other == name).map(|(_, it)| it);
     now.iter()
@@ -117,7 +116,7 @@ fn table(shown: &Named, out: &mut String) -> fmt::Result {
     writeln!(
         out,
         "{:width$} {:>12} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
-        "histogram", "values", "mean", "50 %", "90 %", "99 %", "99.9 %", "highest"
+        "histogram", "values", "mean", "p50", "p90", "p99", "p99.9", "max"
     )?;
     for (name, values) in shown {
         let all = values.summary();
@@ -170,13 +169,13 @@ fn hgrm(values: &Distribution, unit: Unit, out: &mut String) -> fmt::Result {
     writeln!(out, "#[Buckets = {buckets:12}, SubBuckets     = {steps:12}]")
 }
 
-fn record(args: &HistArgs, path: &Path) -> Outcome {
-    let cannot = |error: io::Error| format!("writing {}: {error}", path.display());
+fn record(args: &HistArgs, socket: &Path, path: &Path) -> Outcome {
+    let cannot = |error: io::Error| format!("cannot write {}: {error}", path.display());
     let every = Duration::from_secs(args.interval.unwrap_or(1).into());
     let start = SystemTime::now();
     let began = Instant::now();
-    // First: a file that is there already stays as it is when no gateway answers.
-    let mut before = read(args)?;
+    // Read first: an existing file stays as it is when no gateway answers.
+    let mut before = read(args, socket)?;
     let mut at = began.elapsed();
     // Every line is one write, so a log that is cut off by a signal is whole up to its last line.
     let mut file = LineWriter::with_capacity(LINE, File::create(path).map_err(cannot)?);
@@ -191,11 +190,11 @@ fn record(args: &HistArgs, path: &Path) -> Outcome {
     let mut log = builder.begin_log_with(&mut file, &mut serializer).map_err(cannot)?;
     while args.count.is_none_or(|count| intervals < count) {
         std::thread::sleep(every);
-        let (now, now_at) = (read(args)?, began.elapsed());
+        let (now, now_at) = (read(args, socket)?, began.elapsed());
         for (name, values) in since(&now, &before) {
             let tag = name.replace([',', ' '], "_");
             log.write_histogram(&values.histogram, at, now_at - at, Tag::new(&tag))
-                .map_err(|error| format!("writing {}: {error}", path.display()))?;
+                .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         }
         (before, at) = (now, now_at);
         intervals += 1;
@@ -216,7 +215,7 @@ mod tests {
         std::fs::write(&log, "precious").unwrap();
         let socket = Some(folder.path().join("none.sock"));
         let args = HistArgs {
-            gateway: GatewayArgs { socket, device: "twill0".to_owned() },
+            gateway: GatewayArgs { socket, device: None },
             name: None,
             hgrm: false,
             hlog: Some(log.clone()),

@@ -1,9 +1,11 @@
-//! `twill peer`: arguments only, nothing asked, the same call twice changes nothing the second
-//! time, so that a program can drive it.
+//! `twill peer`: lists and changes the peers of a running gateway.
+//!
+//! For programs, too: it asks no questions, and to repeat a command changes nothing.
 
+use super::show::print;
 use super::{GatewayArgs, Outcome};
 use crate::config::file::{Endpoint, FileErrors, Mistake, network, parse};
-use crate::config::load::address;
+use crate::config::load::{AddressError, address};
 use crate::control::{Request, call};
 use crate::subnet::Peer;
 use clap::{Args, Subcommand};
@@ -21,37 +23,37 @@ pub(super) struct PeerArgs {
 
 #[derive(Clone, Debug, Subcommand)]
 enum PeerCommand {
-    /// Add a peer, or change the one of its name.
+    /// Add a peer, or replace the one of the same name
     Add {
-        /// Inner networks behind the peer, separated by commas.
+        /// Inner networks behind the peer, separated by commas
         #[arg(value_delimiter = ',', value_parser = network, required = true)]
         subnets: Vec<IpNet>,
-        /// Its address: host or host:port; the port is the gateway's own unless given.
+        /// UDP address of the peer: HOST or HOST:PORT [default port: this gateway's]
         endpoint: Endpoint,
-        /// What to call it; its first network unless given.
+        /// Name of the peer [default: its first network]
         #[arg(long)]
         name: Option<String>,
     },
-    /// Take a peer out; one that is not there is fine.
+    /// Remove a peer; succeeds if it does not exist
     Del {
-        /// Its name, or one of its networks.
+        /// Name of the peer, or one of its networks
         which: String,
     },
-    /// Make the peers exactly those of a configuration file.
+    /// Replace all peers with those of a configuration file
     Sync {
-        /// The file; only its [[peer]] tables count.
+        /// Configuration file; only its [[peer]] tables are read
         file: PathBuf,
     },
-    /// List the peers.
+    /// List the peers
     List {
-        /// As JSON.
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
 }
 
 pub(super) fn peer(args: PeerArgs) -> Outcome {
-    let socket = args.gateway.socket();
+    let socket = args.gateway.socket()?;
     match args.command {
         PeerCommand::Add { subnets, endpoint, name } => {
             let name = name.unwrap_or_else(|| subnets[0].trunc().to_string());
@@ -63,7 +65,7 @@ pub(super) fn peer(args: PeerArgs) -> Outcome {
         }
         PeerCommand::Sync { file } => {
             let text = std::fs::read_to_string(&file)
-                .map_err(|error| format!("reading {}: {error}", file.display()))?;
+                .map_err(|error| format!("cannot read {}: {error}", file.display()))?;
             let name = file.display().to_string();
             let wrong = |mistakes: Vec<Mistake>| FileErrors::new(&name, &text, &mistakes);
             let (words, mistakes) = parse(&text).map_err(wrong)?;
@@ -75,32 +77,33 @@ pub(super) fn peer(args: PeerArgs) -> Outcome {
                 let subnets = peer.subnets.iter().map(|subnet| *subnet.get_ref()).collect();
                 Ok(Peer { name: peer.name.clone(), endpoint, subnets })
             });
-            let peers = peers.collect::<Result<_, String>>()?;
+            let peers = peers.collect::<Result<_, AddressError>>()?;
             call(&socket, Request::PeerSync { peers })?;
         }
         PeerCommand::List { json } => {
             let peers = call(&socket, Request::PeerList)?;
-            if json {
-                println!("{peers:#}");
-            } else {
-                print_peers(&serde_json::from_value::<Vec<Peer>>(peers)?);
-            }
+            print(&match json {
+                true => format!("{peers:#}\n"),
+                false => table(&serde_json::from_value::<Vec<Peer>>(peers)?),
+            })?;
         }
     }
     Ok(())
 }
 
-/// The endpoint's address, of IPv4 if a name has both; port 0 stands for the gateway's own, which
-/// only it knows.
-fn with_open_port(endpoint: &Endpoint) -> Result<SocketAddr, String> {
+/// The endpoint's address, IPv4 if a name has both families. Port 0 stands for the gateway's own
+/// port, which only the gateway knows.
+fn with_open_port(endpoint: &Endpoint) -> Result<SocketAddr, AddressError> {
     let v6 = address(endpoint, ([0u16; 8], 0).into());
     address(endpoint, ([0u8; 4], 0).into()).or(v6)
 }
 
-fn print_peers(peers: &[Peer]) {
+/// One line for each peer: name, endpoint, subnets.
+fn table(peers: &[Peer]) -> String {
     let width = peers.iter().map(|peer| peer.name.len()).max().unwrap_or(0);
-    for peer in peers {
+    let line = |peer: &Peer| {
         let subnets: Vec<_> = peer.subnets.iter().map(ToString::to_string).collect();
-        println!("{:width$}  {}  {}", peer.name, peer.endpoint, subnets.join(","));
-    }
+        format!("{:width$}  {}  {}\n", peer.name, peer.endpoint, subnets.join(","))
+    };
+    peers.iter().map(line).collect()
 }

@@ -1,4 +1,4 @@
-//! `twill run`.
+//! `twill run`: a gateway from a configuration file.
 
 use super::{Outcome, warn_of_filter};
 use crate::config::file::{FeatureName, Interface, Queues, address, network};
@@ -7,67 +7,68 @@ use crate::engine::EngineChoice;
 use crate::gateway::standalone;
 use crate::telemetry::log::{self, LogFormat};
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use twill_datapath::IngressCheck;
 use twill_datapath::offload::feature::Feature;
 
-/// Flags win over the environment, the environment over the file.
+/// Flags override the environment, the environment overrides the file.
 #[derive(Clone, Debug, Args)]
 pub(super) struct RunArgs {
-    /// The configuration file.
+    /// Configuration file
     #[arg(long, short, value_name = "FILE", env = "TWILL_CONFIG")]
     config: PathBuf,
     #[command(flatten)]
     data: DataArgs,
 }
 
-/// The data plane and what is seen of it.
+/// Settings of the data plane, of telemetry and of the log.
 #[derive(Clone, Debug, Args)]
 pub(super) struct DataArgs {
-    /// Engine: auto, uring, tokio-uring, epoll or classic.
-    #[arg(long, env = "TWILL_ENGINE")]
+    /// Select the engine; auto takes the fastest that works
+    #[arg(long, value_enum, env = "TWILL_ENGINE")]
     engine: Option<EngineChoice>,
-    /// Workers: a number, or auto for one per CPU.
-    #[arg(long, env = "TWILL_QUEUES")]
+    /// Set the number of workers: 1 to 256, or auto for one per CPU
+    #[arg(long, value_name = "COUNT", env = "TWILL_QUEUES")]
     queues: Option<Queues>,
-    /// Offloads to switch, such as gso=off,coalesce-udp=off.
+    /// Switch offloads on or off: tso, uso, gso, gro, coalesce-tcp, coalesce-udp
     #[arg(long, value_name = "NAME=on|off", value_delimiter = ',', env = "TWILL_OFFLOAD")]
     offload: Vec<Switch>,
-    /// What a datagram must be: strict, peer or off.
-    #[arg(long, env = "TWILL_INGRESS_CHECK")]
+    /// Validate the source of datagrams
+    #[arg(long, value_parser = ingress_check(), env = "TWILL_INGRESS_CHECK")]
     ingress_check: Option<IngressCheck>,
-    /// Outer networks from which any peer's datagrams may come.
+    /// Accept any peer's datagrams from these outer networks, too
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = network,
           env = "TWILL_PEER_SOURCE")]
     peer_source: Vec<IpNet>,
-    /// Whether flows are spread over source ports: fixed or spread.
-    #[arg(long, env = "TWILL_SOURCE_PORTS")]
+    /// Send from one port, or from one port per worker
+    #[arg(long, value_enum, env = "TWILL_SOURCE_PORTS")]
     source_ports: Option<SourcePorts>,
-    /// What spreads the datagrams of a peer with one source port: peers (nothing) or flows.
-    #[arg(long, env = "TWILL_STEERING")]
+    /// Distribute datagrams over workers by peer or by inner flow
+    #[arg(long, value_enum, env = "TWILL_STEERING")]
     steering: Option<Steering>,
-    /// Whether workers are bound to CPUs: none, cpus or nic.
-    #[arg(long, env = "TWILL_PINNING")]
+    /// Bind workers to CPUs
+    #[arg(long, value_enum, env = "TWILL_PINNING")]
     pinning: Option<Pinning>,
-    /// Microseconds for which a worker looks for packets before it sleeps.
+    /// Poll for packets this long before sleeping, 0 to 1000000
     #[arg(long, value_name = "MICROSECONDS", env = "TWILL_BUSY_POLL_US",
           value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_BUSY_POLL_US)))]
     busy_poll_us: Option<u32>,
-    /// The control socket.
+    /// Control socket [default: /run/twill/NAME.sock]
     #[arg(long, value_name = "PATH", env = "TWILL_SOCKET")]
     socket: Option<PathBuf>,
-    /// Where to serve metrics, such as 127.0.0.1:9285.
+    /// Serve metrics and health pages at this address, such as 127.0.0.1:9285
     #[arg(long, value_name = "ADDRESS", value_parser = address, env = "TWILL_METRICS")]
     metrics: Option<SocketAddr>,
-    /// Keep histograms and numbers by peer: true or false.
+    /// Keep histograms and counters by peer
     #[arg(long, env = "TWILL_TELEMETRY")]
     telemetry: Option<bool>,
-    /// Seconds between two probes of a peer through the tunnel, 0 for none.
+    /// Set the interval between probes of a peer, 0 for none
     #[arg(long, value_name = "SECONDS", env = "TWILL_PROBE_SECONDS")]
     probe_seconds: Option<u32>,
-    /// Log lines for people or for machines.
+    /// Log format
     #[arg(long, value_enum, default_value_t = LogFormat::Human, env = "TWILL_LOG_FORMAT")]
     pub(super) log_format: LogFormat,
 }
@@ -83,7 +84,7 @@ impl std::str::FromStr for Switch {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, String> {
-        let wrong = || format!("{word:?}: write an offload's name, then =on or =off");
+        let wrong = || format!("invalid offload {word:?}: write NAME=on or NAME=off");
         let (name, value) = word.split_once('=').ok_or_else(wrong)?;
         let on = match value {
             "on" => true,
@@ -95,8 +96,14 @@ impl std::str::FromStr for Switch {
     }
 }
 
+/// Lists the values in the help; the pure crate has no clap.
+fn ingress_check() -> impl TypedValueParser<Value = IngressCheck> {
+    let names = IngressCheck::ALL.map(IngressCheck::name);
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<IngressCheck>())
+}
+
 impl DataArgs {
-    /// Puts what was typed in place of what the file says.
+    /// Overrides the file's settings with those of the command line.
     pub(super) fn change(&self, interface: &mut Interface) {
         set(&mut interface.engine, self.engine);
         set(&mut interface.queues, self.queues);

@@ -1,27 +1,33 @@
-//! Numbers and text for people.
+//! Asking a gateway, and printing numbers and text for people.
 
-use super::{GatewayArgs, Outcome};
+use super::Outcome;
 use crate::control::{Request, call};
-use crate::telemetry::snapshot::{Histograms, Snapshot};
+use crate::telemetry::status::{GatewayStatus, Histograms};
 use std::io::{self, Write};
+use std::path::Path;
 
 /// Asks a gateway for its numbers.
-pub(super) fn snapshot(gateway: &GatewayArgs) -> Result<Snapshot, Box<dyn std::error::Error>> {
-    Ok(serde_json::from_value(call(&gateway.socket(), Request::Status)?)?)
+pub(super) fn status(socket: &Path) -> Result<GatewayStatus, Box<dyn std::error::Error>> {
+    Ok(serde_json::from_value(call(socket, Request::Status)?)?)
 }
 
 /// Asks a gateway for its histograms.
-pub(super) fn histograms(gateway: &GatewayArgs) -> Result<Histograms, Box<dyn std::error::Error>> {
-    Ok(serde_json::from_value(call(&gateway.socket(), Request::Histograms)?)?)
+pub(super) fn histograms(socket: &Path) -> Result<Histograms, Box<dyn std::error::Error>> {
+    Ok(serde_json::from_value(call(socket, Request::Histograms)?)?)
 }
 
-/// Prints; a reader that has seen enough is no error.
+/// Prints to standard output. A reader that has closed the pipe is no error.
 pub(super) fn print(text: &str) -> Outcome {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         done => Ok(done?),
     }
+}
+
+/// Prints to standard error, as far as anybody reads it.
+pub(super) fn print_error(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// Bytes with three digits and a binary prefix: `1.21 GiB`.
@@ -40,12 +46,12 @@ pub(super) fn bits_per_second(rate: f64) -> String {
     scaled(rate, 1000.0, &["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"])
 }
 
-/// A time in the unit that suits it: `12.3 µs`.
+/// A duration in a fitting unit: `12.3 µs`.
 pub(super) fn time_ns(time_ns: u64) -> String {
     scaled(time_ns as f64, 1000.0, &["ns", "µs", "ms", "s"])
 }
 
-/// A long time, in its two largest units: `3h 12m`.
+/// A long duration, in its two largest units: `3h 12m`.
 pub(super) fn age(seconds: f64) -> String {
     let seconds = seconds.max(0.0) as u64;
     match seconds {
@@ -58,7 +64,7 @@ pub(super) fn age(seconds: f64) -> String {
 
 fn scaled(mut value: f64, step: f64, units: &[&str]) -> String {
     let mut unit = 0;
-    // What would be shown as the next unit's 1 is.
+    // A value that would round up to 1 of the next unit is shown in that unit.
     while value.abs() >= step - 0.5 && unit + 1 < units.len() {
         value /= step;
         unit += 1;

@@ -1,10 +1,10 @@
-//! `twill status`: a running gateway in the manner of `wg show`.
+//! `twill status`: the state of running gateways, in the manner of `wg show`.
 
-use super::show::{age, bytes, count, print, snapshot, time_ns};
+use super::show::{self, age, bytes, count, print, time_ns};
 use super::{GatewayArgs, Outcome};
 use crate::telemetry::counter::Direction;
 use crate::telemetry::histogram::Summary;
-use crate::telemetry::snapshot::{PeerStatus, Snapshot};
+use crate::telemetry::status::{GatewayStatus, PeerStatus};
 use clap::{Args, ValueEnum};
 use std::fmt::{self, Write};
 
@@ -12,10 +12,10 @@ use std::fmt::{self, Write};
 pub(super) struct StatusArgs {
     #[command(flatten)]
     gateway: GatewayArgs,
-    /// All numbers as JSON.
+    /// Print all numbers as JSON, one object per gateway
     #[arg(long, conflicts_with = "form")]
     json: bool,
-    /// `dump`: one line for the gateway and one for each peer, fields separated by tabs.
+    /// Print one line per gateway and per peer, separated by tabs
     form: Option<Form>,
 }
 
@@ -25,44 +25,62 @@ enum Form {
 }
 
 pub(super) fn status(args: &StatusArgs) -> Outcome {
-    let snapshot = snapshot(&args.gateway)?;
-    let mut text = String::new();
-    match args.form {
-        _ if args.json => writeln!(text, "{:#}", serde_json::to_value(&snapshot)?)?,
-        Some(Form::Dump) => dump(&snapshot, &mut text)?,
-        None => describe(&snapshot, &mut text)?,
+    let (mut text, mut failed) = (String::new(), None);
+    for socket in args.gateway.sockets()? {
+        match show::status(&socket) {
+            Ok(status) => append(args, &status, &mut text)?,
+            // One gateway that does not answer hides no other one.
+            Err(error) => failed = Some(error),
+        }
     }
-    print(&text)
+    print(&text)?;
+    failed.map_or(Ok(()), Err)
 }
 
-fn describe(snapshot: &Snapshot, out: &mut String) -> fmt::Result {
-    let about = &snapshot.about;
+fn append(args: &StatusArgs, status: &GatewayStatus, text: &mut String) -> Outcome {
+    match args.form {
+        _ if args.json => writeln!(text, "{:#}", serde_json::to_value(status)?)?,
+        Some(Form::Dump) => dump(status, text)?,
+        None => {
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            describe(status, text)?;
+        }
+    }
+    Ok(())
+}
+
+fn describe(status: &GatewayStatus, out: &mut String) -> fmt::Result {
+    let about = &status.about;
     writeln!(out, "interface: {}", about.device)?;
     writeln!(out, "  listening: {}", about.listen)?;
     writeln!(out, "  mtu: {}", about.mtu)?;
-    writeln!(out, "  up: {}", age(snapshot.uptime_seconds))?;
+    writeln!(out, "  up: {}", age(status.uptime_seconds))?;
     let workers = if about.queues == 1 { "worker" } else { "workers" };
     let (engine, reason) = (&about.engine, &about.engine_reason);
     writeln!(out, "  engine: {engine}, {} {workers} ({reason})", about.queues)?;
-    let on: Vec<_> =
-        snapshot.offloads.iter().filter(|it| it.on).map(|it| it.name.as_str()).collect();
+    let on: Vec<_> = status.offloads.iter().filter(|it| it.on).map(|it| it.name.as_str()).collect();
     writeln!(out, "  offloads: {}", if on.is_empty() { "none".to_owned() } else { on.join(", ") })?;
-    for offload in snapshot.offloads.iter().filter(|offload| !offload.on) {
+    for offload in status.offloads.iter().filter(|offload| !offload.on) {
         writeln!(out, "    without {}: {}", offload.name, offload.reason)?;
     }
-    for (name, books) in [("egress", &snapshot.egress), ("ingress", &snapshot.ingress)] {
-        direction(out, name, books, snapshot.histograms.get(name))?;
+    for (name, books) in [("egress", &status.egress), ("ingress", &status.ingress)] {
+        direction(out, name, books, status.histograms.get(name))?;
     }
-    queues(snapshot, out)?;
-    if snapshot.imbalance != 0 {
-        let off = snapshot.imbalance;
-        writeln!(out, "  books: {off} packets neither forwarded nor dropped: a bug in twill")?;
+    queues(status, out)?;
+    if status.imbalance != 0 {
+        let off = status.imbalance;
+        writeln!(
+            out,
+            "  unaccounted for: {off} packets neither forwarded nor dropped, a bug in twill"
+        )?;
     }
-    if let Some(etcd) = &snapshot.etcd {
+    if let Some(etcd) = &status.etcd {
         let answers = if etcd.connected { "answers" } else { "does not answer" };
         writeln!(out, "  lease: {}, etcd {answers}", etcd.own)?;
     }
-    for peer in &snapshot.peers {
+    for peer in &status.peers {
         writeln!(out)?;
         describe_peer(peer, out)?;
     }
@@ -84,18 +102,21 @@ fn direction(
     }
     if let Some(latency) = latency.filter(|latency| latency.count > 0) {
         let (median, p99) = (time_ns(latency.p50), time_ns(latency.p99));
-        write!(out, ", {median} median inside, {p99} for 99 %")?;
+        write!(out, ", latency {median} p50, {p99} p99")?;
     }
     writeln!(out)
 }
 
-/// Packets that the kernel lost before twill could see them.
-fn queues(snapshot: &Snapshot, out: &mut String) -> fmt::Result {
-    let device = snapshot.tun.unwrap_or_default().egress;
-    let socket = snapshot.counters.socket_overflows;
+/// Packets that the kernel dropped because twill did not read its queues in time.
+fn queues(status: &GatewayStatus, out: &mut String) -> fmt::Result {
+    let device = status.tun.unwrap_or_default().egress;
+    let socket = status.counters.socket_overflows;
     if device > 0 || socket > 0 {
-        let (name, listen) = (&snapshot.about.device, snapshot.about.listen);
-        writeln!(out, "  lost in full queues: {device} at {name}, {socket} at UDP {listen}")?;
+        let (name, listen) = (&status.about.device, status.about.listen);
+        writeln!(
+            out,
+            "  queue overflows: {device} packets at {name}, {socket} datagrams at UDP {listen}"
+        )?;
     }
     Ok(())
 }
@@ -113,23 +134,23 @@ fn describe_peer(peer: &PeerStatus, out: &mut String) -> fmt::Result {
     write!(out, "  transfer: {received} received, {sent} sent")?;
     if traffic.ingress_drops + traffic.egress_drops > 0 {
         let (received, sent) = (traffic.ingress_drops, traffic.egress_drops);
-        write!(out, "; packets dropped: {received} of those received, {sent} to be sent")?;
+        write!(out, "; packets dropped: {received} received, {sent} to be sent")?;
     }
     writeln!(out)?;
     let Some(probe) = &peer.probe else { return Ok(()) };
     let (rtt, lost, sent) = (&probe.rtt, probe.lost, probe.sent);
     if rtt.count > 0 {
         let (median, p99) = (time_ns(rtt.p50), time_ns(rtt.p99));
-        write!(out, "  round trip: {median} median, {p99} for 99 %, ")?;
+        write!(out, "  round trip: {median} p50, {p99} p99, ")?;
     } else {
-        write!(out, "  round trip: unknown, ")?;
+        write!(out, "  round trip: no answer yet, ")?;
     }
     writeln!(out, "{lost} of {sent} probes lost")
 }
 
 /// Field by field as docs/TELEMETRY.md lists them; `-` for what is not known.
-fn dump(snapshot: &Snapshot, out: &mut String) -> fmt::Result {
-    let about = &snapshot.about;
+fn dump(status: &GatewayStatus, out: &mut String) -> fmt::Result {
+    let about = &status.about;
     writeln!(
         out,
         "{}\t{}\t{}\t{}\t{}\t{:.3}\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
@@ -138,17 +159,17 @@ fn dump(snapshot: &Snapshot, out: &mut String) -> fmt::Result {
         about.mtu,
         about.queues,
         about.engine,
-        snapshot.uptime_seconds,
-        snapshot.egress.packets_out,
-        snapshot.egress.bytes_out,
-        snapshot.egress.dropped(),
-        snapshot.ingress.packets_out,
-        snapshot.ingress.bytes_out,
-        snapshot.ingress.dropped(),
-        snapshot.imbalance,
+        status.uptime_seconds,
+        status.egress.packets_out,
+        status.egress.bytes_out,
+        status.egress.dropped(),
+        status.ingress.packets_out,
+        status.ingress.bytes_out,
+        status.ingress.dropped(),
+        status.imbalance,
     )?;
     let dash = || "-".to_owned();
-    for peer in &snapshot.peers {
+    for peer in &status.peers {
         let subnets: Vec<_> = peer.subnets.iter().map(ToString::to_string).collect();
         let traffic = &peer.traffic;
         let seen = peer.last_seen_seconds.map_or_else(dash, |seconds| format!("{seconds:.3}"));
@@ -175,10 +196,10 @@ fn dump(snapshot: &Snapshot, out: &mut String) -> fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::snapshot::tests::busy;
+    use crate::telemetry::status::tests::busy;
 
     #[test]
-    fn people_see_what_matters() {
+    fn the_status_shows_latencies_drops_and_probes() {
         let mut text = String::new();
 
         describe(&busy(), &mut text).unwrap();
@@ -188,13 +209,13 @@ mod tests {
             "  engine: uring, 2 workers (the kernel has all that it needs)",
             "  offloads: tso",
             "    without gso: switched off",
-            "  egress: 7 packets, 7.00 KiB, 3 dropped (no_route 2, ttl 1), 12.3 µs median inside, \
-             88.0 µs for 99 %",
-            "  lost in full queues: 4 at twill0, 5 at UDP 0.0.0.0:8285",
+            "  egress: 7 packets, 7.00 KiB, 3 dropped (no_route 2, ttl 1), latency 12.3 µs p50, \
+             88.0 µs p99",
+            "  queue overflows: 4 packets at twill0, 5 datagrams at UDP 0.0.0.0:8285",
             "peer: h2",
             "  last seen: 2s ago",
             "  transfer: 2.00 KiB received, 1.00 KiB sent",
-            "  round trip: 150 µs median, 300 µs for 99 %, 1 of 9 probes lost",
+            "  round trip: 150 µs p50, 300 µs p99, 1 of 9 probes lost",
         ] {
             assert!(text.lines().any(|it| it == line), "{line:?} is not in\n{text}");
         }
@@ -203,15 +224,15 @@ mod tests {
 
     #[test]
     fn a_dump_has_the_same_fields_on_every_line_of_a_kind() {
-        let mut snapshot = busy();
-        let mut silent = snapshot.peers[0].clone();
+        let mut status = busy();
+        let mut silent = status.peers[0].clone();
         silent.name = "tab\there".to_owned();
         silent.last_seen_seconds = None;
         silent.probe = None;
-        snapshot.peers.push(silent);
+        status.peers.push(silent);
         let mut text = String::new();
 
-        dump(&snapshot, &mut text).unwrap();
+        dump(&status, &mut text).unwrap();
 
         let fields: Vec<_> = text.lines().map(|line| line.split('\t').count()).collect();
         assert_eq!(fields, [13, 12, 12]);

@@ -1,4 +1,6 @@
-//! From a file's words to settings: the part that asks the host.
+//! Turns a parsed file into settings: asks the host for MTUs, addresses of names and CPUs.
+//!
+//! May block for as long as a name server takes to answer.
 
 use super::file::{self, Endpoint, File, FileErrors, Mistake, Queues};
 use super::{Mtu, OVERHEAD_V4, OVERHEAD_V6, QueueCount, Settings, SourcePorts};
@@ -16,10 +18,10 @@ use std::time::Duration;
 
 /// The smallest MTU of a device with IPv6 (RFC 8200, section 5).
 const MIN_MTU_V6: u16 = 1280;
-/// The MTU of Ethernet, for hosts that do not know a way to anywhere yet.
+/// The MTU of Ethernet, for hosts without a route.
 const ETHERNET: u16 = 1500;
 
-/// Everything that `twill run` needs to know.
+/// The configuration of `twill run`.
 #[derive(Clone, Debug)]
 pub struct Standalone {
     /// The data plane.
@@ -34,32 +36,76 @@ pub struct Standalone {
     pub metrics: Option<SocketAddr>,
     /// Time between two probes of a peer.
     pub probe: Option<Duration>,
-    /// The words that all this comes from.
+    /// The settings as written.
     pub interface: file::Interface,
-    /// What works, but probably not as it is meant.
+    /// Settings that work, but probably not as intended.
     pub warnings: Vec<String>,
+    /// Peers that are left out, because their names do not resolve at the moment.
+    pub unresolved: Vec<Unresolved>,
+}
+
+/// A peer whose endpoint has no address at the moment.
+#[derive(Clone, Debug)]
+pub struct Unresolved {
+    /// The name of the peer.
+    pub name: String,
+    endpoint: Endpoint,
+    subnets: Vec<IpNet>,
+}
+
+impl Unresolved {
+    /// Tries again. May block for as long as a name server takes to answer.
+    ///
+    /// # Errors
+    /// [`AddressError`].
+    pub fn resolve(&self, listen: SocketAddr) -> Result<Peer, AddressError> {
+        let endpoint = address(&self.endpoint, listen)?;
+        Ok(Peer { name: self.name.clone(), endpoint, subnets: self.subnets.clone() })
+    }
+}
+
+/// Why an endpoint has no address.
+#[derive(Debug, thiserror::Error)]
+pub enum AddressError {
+    /// Its name does not resolve, which may change.
+    #[error("cannot resolve {host:?}: {reason}")]
+    Unresolved {
+        /// The name.
+        host: String,
+        /// Why.
+        reason: String,
+    },
+    /// It has addresses of the other family only.
+    #[error("cannot reach {found} from {listen}: set `listen` to an address of the same family")]
+    Family {
+        /// One of its addresses.
+        found: SocketAddr,
+        /// Where the gateway receives.
+        listen: SocketAddr,
+    },
 }
 
 /// Why a file gives no settings.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// It cannot be read.
-    #[error("reading {path}: {source}")]
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
     Read {
         /// The file.
         path: PathBuf,
         /// What came back.
         source: io::Error,
     },
-    /// It is wrong.
+    /// The file has mistakes.
     #[error(transparent)]
     File(#[from] FileErrors),
     /// The host cannot say how many CPUs there are.
-    #[error("counting CPUs: {0}")]
+    #[error("cannot count CPUs: {0}")]
     Cpus(io::Error),
 }
 
-/// Reads and resolves a file; `change` applies what was typed to the file's words.
+/// Reads a file and resolves its names; `change` applies the command line. A peer whose name does not
+/// resolve is left out, with a warning: it must not keep the others from being served.
 ///
 /// # Errors
 /// [`LoadError`], with all mistakes of the file.
@@ -70,13 +116,16 @@ pub fn load(path: &Path, change: impl Fn(&mut file::Interface)) -> Result<Standa
     let wrong = |mistakes: Vec<Mistake>| FileErrors::new(&name, &text, &mistakes);
     let (mut file, mut mistakes) = file::parse(&text).map_err(wrong)?;
     change(&mut file.interface);
-    let peers = peers(&file, &mut mistakes);
-    let (mtu, warnings) = device_mtu(&file, &peers);
+    let (peers, unresolved) = peers(&file, &mut mistakes);
+    let (mtu, mut warnings) = device_mtu(&file, &peers);
     check_interface(&file, mtu, &mut mistakes);
     let socket_group = socket_group(&file, &mut mistakes);
     if !mistakes.is_empty() {
         return Err(wrong(mistakes).into());
     }
+    warnings.extend(unresolved.iter().map(|(peer, error)| {
+        format!("peer {:?} is left out until its name resolves: {error}", peer.name)
+    }));
 
     let interface = file.interface;
     let place = Place {
@@ -94,10 +143,11 @@ pub fn load(path: &Path, change: impl Fn(&mut file::Interface)) -> Result<Standa
         probe: interface.probe(),
         interface,
         warnings,
+        unresolved: unresolved.into_iter().map(|(peer, _)| peer).collect(),
     })
 }
 
-/// What `[interface]` lacks, or says in contradiction to the host.
+/// What `[interface]` lacks, and what does not fit the host.
 fn check_interface(file: &File, mtu: Mtu, mistakes: &mut Vec<Mistake>) {
     let interface = &file.interface;
     if interface.address.is_empty() && !file.places.has("address") {
@@ -107,12 +157,13 @@ fn check_interface(file: &File, mtu: Mtu, mistakes: &mut Vec<Mistake>) {
     let overhead = overhead(interface.listen);
     let smallest = overhead + Mtu::MIN;
     if interface.underlay_mtu.is_some_and(|underlay| underlay < smallest) {
-        let message = format!("the tunnel adds {overhead} bytes: {smallest} at least");
+        let message = format!(
+            "underlay_mtu is too small: the tunnel adds {overhead} bytes, so at least {smallest}"
+        );
         mistakes.push(Mistake::at(file.places.of("underlay_mtu"), message));
     } else if interface.address.iter().any(|net| net.addr().is_ipv6()) && mtu.bytes() < MIN_MTU_V6 {
         let key = if interface.mtu.is_some() { "mtu" } else { "underlay_mtu" };
-        let message =
-            format!("an MTU of {mtu} is too small for the IPv6 address: {MIN_MTU_V6} at least");
+        let message = format!("mtu {mtu} is too small for an IPv6 address: at least {MIN_MTU_V6}");
         mistakes.push(Mistake::at(file.places.of(key), message));
     }
 }
@@ -122,27 +173,32 @@ fn socket_group(file: &File, mistakes: &mut Vec<Mistake>) -> Option<u32> {
     let named = || Group::from_name(word).ok()?.map(|group| group.gid.as_raw());
     let number = word.parse().ok().or_else(named);
     if number.is_none() {
-        let message =
-            format!("there is no group {word:?}: make it (groupadd {word}), or leave it out");
+        let message = format!(
+            "group {word:?} does not exist: create it (groupadd {word}), or remove this line"
+        );
         mistakes.push(Mistake::at(file.places.of("socket_group"), message));
     }
     number
 }
 
-/// The peers with their addresses, and what is wrong with them.
-fn peers(file: &File, mistakes: &mut Vec<Mistake>) -> PeerSet {
+/// The peers with their addresses, and those that have none at the moment, each with the reason.
+fn peers(file: &File, mistakes: &mut Vec<Mistake>) -> (PeerSet, Vec<(Unresolved, AddressError)>) {
     let listen = file.interface.listen;
     let mut places = HashMap::with_capacity(file.peers.len());
-    let mut peers = PeerSet::default();
+    let (mut peers, mut unresolved) = (PeerSet::default(), Vec::new());
     for peer in &file.peers {
         let name = peer.name.clone();
+        let subnets = peer.subnets.iter().map(|subnet| subnet.get_ref().trunc()).collect();
         match address(peer.endpoint.get_ref(), listen) {
             Ok(endpoint) => {
-                let subnets = peer.subnets.iter().map(|subnet| subnet.get_ref().trunc()).collect();
                 places.insert(name.clone(), peer);
                 peers.insert(Peer { name, endpoint, subnets });
             }
-            Err(message) => mistakes.push(Mistake::at(peer.endpoint.span(), message)),
+            Err(error @ AddressError::Unresolved { .. }) => {
+                let endpoint = peer.endpoint.get_ref().clone();
+                unresolved.push((Unresolved { name, endpoint, subnets }, error));
+            }
+            Err(error) => mistakes.push(Mistake::at(peer.endpoint.span(), error)),
         }
     }
     let local = file.interface.local();
@@ -155,10 +211,10 @@ fn peers(file: &File, mistakes: &mut Vec<Mistake>) -> PeerSet {
             mistakes.push(Mistake::at(place(peer, subnet), conflict));
         }
     }
-    peers
+    (peers, unresolved)
 }
 
-/// Where a peer's network, or its endpoint, stands in the file; of two places the later.
+/// The position of a peer's network, or of its endpoint, in the file; of two positions the later.
 fn place(peer: &file::FilePeer, subnet: Option<IpNet>) -> Range<usize> {
     let mut places = peer.subnets.iter().rev();
     let found = places.find(|other| Some(other.get_ref().trunc()) == subnet);
@@ -222,10 +278,13 @@ pub fn settings(interface: &file::Interface, place: Place) -> io::Result<Setting
     })
 }
 
-/// Where a gateway's control socket is unless the file says otherwise.
+/// The folder of control sockets.
+pub const SOCKET_FOLDER: &str = "/run/twill";
+
+/// The default control socket of a device.
 #[must_use]
 pub fn default_socket(device: &str) -> PathBuf {
-    PathBuf::from(format!("/run/twill/{device}.sock"))
+    Path::new(SOCKET_FOLDER).join(format!("{device}.sock"))
 }
 
 /// Bytes that the tunnel adds to a packet.
@@ -233,9 +292,8 @@ fn overhead(listen: SocketAddr) -> u16 {
     if listen.is_ipv6() { OVERHEAD_V6 } else { OVERHEAD_V4 }
 }
 
-/// What the file says, or the smallest MTU on the way to the peers as far as the host knows it now,
-/// less what the tunnel adds; without peers, the MTU on the default route. Warns of an MTU that
-/// does not fit.
+/// The MTU that the file sets, or the smallest path MTU to a peer that the host knows now, less what
+/// the tunnel adds; without peers, that of the default route. Warns of an MTU that does not fit.
 fn device_mtu(file: &File, peers: &PeerSet) -> (Mtu, Vec<String>) {
     let interface = &file.interface;
     let overhead = overhead(interface.listen);
@@ -257,8 +315,8 @@ fn device_mtu(file: &File, peers: &PeerSet) -> (Mtu, Vec<String>) {
     let warnings = too_large.map(|(underlay, peer)| {
         let fits = underlay.saturating_sub(overhead);
         format!(
-            "an MTU of {mtu} and {overhead} bytes of the tunnel do not fit the {underlay} of the \
-             way to peer {:?}: full packets will be refused; leave mtu out, or say {fits}",
+            "mtu {mtu} plus {overhead} bytes of the tunnel exceed the path MTU {underlay} to peer {:?}: \
+             full packets will be dropped; remove `mtu`, or set it to {fits}",
             peer.name
         )
     });
@@ -268,12 +326,14 @@ fn device_mtu(file: &File, peers: &PeerSet) -> (Mtu, Vec<String>) {
 /// The address of an endpoint, of the family that the socket has.
 ///
 /// # Errors
-/// What to do when there is none.
-pub fn address(endpoint: &Endpoint, listen: SocketAddr) -> Result<SocketAddr, String> {
+/// [`AddressError`].
+pub fn address(endpoint: &Endpoint, listen: SocketAddr) -> Result<SocketAddr, AddressError> {
+    let host = endpoint.host.clone();
     let port = endpoint.port.unwrap_or(listen.port());
-    let found = (endpoint.host.as_str(), port)
-        .to_socket_addrs()
-        .map_err(|error| format!("{:?} cannot be resolved: {error}", endpoint.host))?;
+    let found = match (host.as_str(), port).to_socket_addrs() {
+        Ok(found) => found,
+        Err(error) => return Err(AddressError::Unresolved { host, reason: error.to_string() }),
+    };
     let mut others = None;
     for address in found {
         if address.is_ipv6() == listen.is_ipv6() {
@@ -282,8 +342,8 @@ pub fn address(endpoint: &Endpoint, listen: SocketAddr) -> Result<SocketAddr, St
         others = Some(address);
     }
     Err(match others {
-        Some(other) => format!("{other} cannot be reached from {listen}: listen on its family"),
-        None => format!("{:?} has no address", endpoint.host),
+        Some(found) => AddressError::Family { found, listen },
+        None => AddressError::Unresolved { host, reason: "it has no address".to_owned() },
     })
 }
 

@@ -1,22 +1,22 @@
-//! Numbers and words that cannot hold a wrong value.
+//! Types that hold valid settings only.
 
 use std::fmt;
 use std::str::FromStr;
 use twill_datapath::wire::udp;
 
-/// A value out of its range or vocabulary: what it is for, what was given, what is allowed.
+/// An invalid value: the setting, what the user wrote, what is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} {given:?}: {allowed}")]
+#[error("invalid {what} {given:?}: allowed: {allowed}")]
 pub struct InvalidValue {
     /// The setting.
     pub what: &'static str,
     /// What the user wrote.
     pub given: String,
-    /// What would be right.
+    /// The allowed values.
     pub allowed: &'static str,
 }
 
-/// The longest that a worker may look for packets before it sleeps: it must look up at times.
+/// Longest busy poll, microseconds: a worker must see other events in between.
 pub const MAX_BUSY_POLL_US: u32 = 1_000_000;
 
 /// An MTU of a TUN device, bytes.
@@ -67,7 +67,7 @@ impl fmt::Display for Mtu {
     }
 }
 
-/// How many queues and workers; `auto` is resolved to the CPUs at hand before it gets here.
+/// The number of queues and of workers; `auto` is resolved before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueCount(u16);
 
@@ -119,6 +119,18 @@ macro_rules! words {
             }
         }
 
+        impl clap::ValueEnum for $name {
+            fn value_variants<'a>() -> &'a [Self] {
+                &[$(Self::$variant,)+]
+            }
+
+            fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+                Some(match self {
+                    $(Self::$variant => $word.into(),)+
+                })
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(match self {
@@ -130,21 +142,21 @@ macro_rules! words {
 }
 
 words! {
-    /// Whether a worker sends from a port of its own.
+    /// From which port workers send.
     SourcePorts, "source ports", "fixed or spread",
-    /// All from the listening port, as flannel does.
+    /// All workers from the listening port, as flannel does.
     Fixed => "fixed",
     /// Each worker from its own port, so that the network and the receiver can spread flows.
     Spread => "spread",
 }
 
 words! {
-    /// What spreads the datagrams of a peer that sends all from the listening port, as flannel does.
-    /// Those of a peer with several source ports go by port.
+    /// How datagrams are distributed over workers if their peer sends from one port, as flannel does.
+    /// Datagrams of a peer with several source ports are distributed by port.
     Steering, "steering", "peers or flows",
-    /// Nothing: one worker receives all that a peer sends. Order is kept, and GRO joins datagrams.
+    /// By peer: one worker receives all of a peer's datagrams, and UDP_GRO is on.
     Peers => "peers",
-    /// The inner flow. GRO is off then: it would join packets of different flows.
+    /// By inner flow. UDP_GRO can merge several flows into one buffer, so it is off.
     Flows => "flows",
 }
 

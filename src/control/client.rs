@@ -1,4 +1,4 @@
-//! Asking a running gateway.
+//! The client's end of the control socket, and the gateways that it can find.
 
 use super::{Message, Request, Response};
 use std::io::{self, BufRead, BufReader, Write};
@@ -9,19 +9,19 @@ use std::time::Duration;
 /// How long a gateway may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Why there is no answer.
+/// Why a request has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens, or not to us.
-    #[error("{path}: {source}: {cure}", cure = cure(source))]
+    /// No gateway listens there, or not to this user.
+    #[error("cannot connect to {path}: {source}: {cure}", cure = cure(source))]
     Connect {
         /// The socket.
         path: PathBuf,
         /// What came back.
         source: io::Error,
     },
-    /// The conversation broke off.
-    #[error("{path}: {source}")]
+    /// The gateway did not answer.
+    #[error("no answer from the gateway at {path}: {source}")]
     Talk {
         /// The socket.
         path: PathBuf,
@@ -35,9 +35,27 @@ pub enum ClientError {
 
 fn cure(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => "only root and the members of socket_group may ask",
-        _ => "is the gateway running? name its socket with --socket",
+        io::ErrorKind::PermissionDenied => "run as root, or as a member of `socket_group`",
+        _ => "is the gateway running? --device or --socket chooses another one",
     }
+}
+
+/// The control sockets in a folder that a gateway listens on, sorted by name. One that this user may
+/// not connect to is among them: asking it says why.
+#[must_use]
+pub fn running(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let is_socket = |path: &PathBuf| path.extension().is_some_and(|it| it == "sock");
+    let listens = |path: &PathBuf| match UnixStream::connect(path) {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+    };
+    let mut sockets: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| is_socket(path) && listens(path))
+        .collect();
+    sockets.sort();
+    sockets
 }
 
 /// Sends one request and returns its result.
@@ -57,7 +75,7 @@ pub fn call(path: &Path, request: Request) -> Result<serde_json::Value, ClientEr
     let mut answer = Vec::new();
     BufReader::new(stream).read_until(b'\n', &mut answer).map_err(talk)?;
     if answer.is_empty() {
-        return Err(talk(io::Error::other("the gateway hung up")));
+        return Err(talk(io::Error::other("the gateway closed the connection")));
     }
     match serde_json::from_slice(&answer).map_err(|error| talk(error.into()))? {
         Response::Ok(value) => Ok(value),

@@ -1,4 +1,4 @@
-//! The Unix control socket: how a running gateway is asked and told.
+//! The Unix control socket, over which programs read and change a running gateway.
 //!
 //! One JSON object per line, a request from the client and a response from the gateway:
 //!
@@ -7,16 +7,17 @@
 //! {"ok":{"changed":[],"removed":["b"]}}
 //! ```
 //!
-//! Root, and whoever runs the gateway, may ask for anything; a group can be let in to look. Requests
-//! are handled by the control plane one after the other; a client that is slow, silent or talks
-//! nonsense holds up nobody but itself, and never a worker.
+//! Root and the user who runs the gateway may send every request; a group can be allowed to send
+//! the read-only ones. The control plane handles requests one after the other. A client that is
+//! slow, silent or sends nonsense delays no other client, and never a worker.
 
 mod client;
+pub mod clients;
 mod protocol;
 mod server;
 mod socket;
 
-pub use client::{ClientError, call};
+pub use client::{ClientError, call, running};
 pub use protocol::{Message, Request, Response, VERSION};
 pub use server::{Call, PENDING_CALLS, Served, serve};
 pub use socket::ServerError;

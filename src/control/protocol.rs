@@ -1,23 +1,23 @@
-//! What is said over the control socket.
+//! The messages of the control socket.
 
 use crate::subnet::Peer;
 use serde::{Deserialize, Serialize};
 
-/// The version of what is said here; a change that an older side would misunderstand raises it.
+/// Protocol version; a change that an older side would misunderstand raises it.
 pub const VERSION: u32 = 1;
 
-/// What a client says.
+/// A client's message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Message {
     /// [`VERSION`].
     pub version: u32,
-    /// What it wants.
+    /// What the client wants.
     pub request: Request,
 }
 
 impl Message {
-    /// In today's version.
+    /// A message of this version.
     #[must_use]
     pub fn new(request: Request) -> Self {
         Self { version: VERSION, request }
@@ -26,9 +26,9 @@ impl Message {
     /// Reads a message.
     ///
     /// # Errors
-    /// What the client should know: its version is another, or the message is none.
+    /// Why it is none: another version, or not a message.
     pub fn parse(line: &[u8]) -> Result<Self, String> {
-        /// All that messages of all versions have in common.
+        /// The field that messages of every version have.
         #[derive(Deserialize)]
         struct AnyVersion {
             version: u32,
@@ -37,12 +37,13 @@ impl Message {
             Ok(AnyVersion { version: VERSION }) => {}
             Ok(AnyVersion { version }) => {
                 return Err(format!(
-                    "this gateway speaks version {VERSION}, not {version}: use its own twill"
+                    "protocol mismatch: gateway {VERSION}, client {version}: use the same version of \
+                     twill"
                 ));
             }
-            Err(error) => return Err(format!("no message: {error}")),
+            Err(error) => return Err(format!("not a message: {error}")),
         }
-        serde_json::from_slice(line).map_err(|error| format!("no request: {error}"))
+        serde_json::from_slice(line).map_err(|error| format!("not a request: {error}"))
     }
 }
 
@@ -50,17 +51,17 @@ impl Message {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
-    /// Adds a peer, or changes the one of its name.
+    /// Adds a peer, or replaces the one of its name.
     PeerAdd {
         /// The peer.
         peer: Peer,
     },
-    /// Takes a peer out, by its name or by a subnet of its.
+    /// Removes a peer, by its name or by one of its subnets.
     PeerDel {
         /// Name or subnet.
         which: String,
     },
-    /// Makes the peers exactly these.
+    /// Replaces all peers with these.
     PeerSync {
         /// All peers.
         peers: Vec<Peer>,
@@ -69,17 +70,17 @@ pub enum Request {
     PeerList,
     /// Reads the configuration file again.
     Reload,
-    /// Tells the numbers inside: a [`Snapshot`](crate::telemetry::snapshot::Snapshot).
+    /// Reads all numbers: a [`GatewayStatus`](crate::telemetry::status::GatewayStatus).
     Status,
-    /// Tells all histograms since the start:
-    /// [`Histograms`](crate::telemetry::snapshot::Histograms).
+    /// Reads all histograms since the start:
+    /// [`Histograms`](crate::telemetry::status::Histograms).
     Histograms,
 }
 
 impl Request {
-    /// Whether it may be asked by those who may only look.
+    /// Whether read-only clients may send it.
     #[must_use]
-    pub fn only_looks(&self) -> bool {
+    pub fn is_read_only(&self) -> bool {
         match self {
             Self::PeerList | Self::Status | Self::Histograms => true,
             Self::PeerAdd { .. } | Self::PeerDel { .. } | Self::PeerSync { .. } | Self::Reload => {
@@ -89,13 +90,13 @@ impl Request {
     }
 }
 
-/// What the gateway answers: a result, whose form depends on the request, or an error for people.
+/// The gateway's answer: a result, whose form depends on the request, or an error for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Response {
-    /// It was done.
+    /// Done.
     Ok(serde_json::Value),
-    /// It was not, and nothing changed.
+    /// Not done; nothing changed.
     Error(String),
 }
 
@@ -136,11 +137,11 @@ mod tests {
     #[test]
     fn what_is_no_message_is_told_why() {
         for (line, why) in [
-            ("", "no message"),
-            ("hello", "no message"),
-            ("[]", "no message"),
+            ("", "not a message"),
+            ("hello", "not a message"),
+            ("[]", "not a message"),
             ("{\"request\":\"status\"}", "missing field `version`"),
-            ("{\"version\":2,\"request\":{\"peer-mend\":{}}}", "speaks version 1, not 2"),
+            ("{\"version\":2,\"request\":{\"peer-mend\":{}}}", "gateway 1, client 2"),
             ("{\"version\":1,\"request\":\"peer-mend\"}", "unknown variant `peer-mend`"),
             ("{\"version\":1,\"request\":\"status\",\"more\":1}", "unknown field `more`"),
             ("{\"version\":1,\"request\":{\"peer-del\":{}}}", "missing field `which`"),

@@ -1,26 +1,29 @@
-//! Answering clients.
+//! The gateway's end of the control socket: reads requests, hands them to the control plane, answers.
 
+use super::clients::{Clients, Silence};
 use super::socket::{Name, bind};
 use super::{Message, Request, Response, ServerError};
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Bytes of a request that every client may send at any time, and those who may only look at most.
+/// Bytes of a request that every client may send at any time; the limit for read-only clients.
 const SMALL_REQUEST: u64 = 64 << 10;
-/// Bytes of a request at most: a list of all the peers that a gateway can know fits.
+/// Limit of a request, bytes: a list of all peers that a gateway can hold fits.
 const MAX_REQUEST: u64 = 32 << 20;
-/// How long a client may take to say something, or to take the answer.
+/// How long a client may take to send a request, or to read the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Clients served at the same time; one more ends the conversation with the slowest of them.
+/// Clients served at a time; one more ends the one that has been silent the longest.
 const MAX_CLIENTS: usize = 32;
+/// Pause after a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Calls that may wait for the control plane.
 pub const PENDING_CALLS: usize = 16;
@@ -28,22 +31,22 @@ pub const PENDING_CALLS: usize = 16;
 /// A request on its way to the control plane.
 #[derive(Debug)]
 pub struct Call {
-    /// What is wanted.
+    /// What the client wants.
     pub request: Request,
     /// Where the answer goes.
     pub answer: oneshot::Sender<Response>,
 }
 
-/// A control socket; its name and its conversations end with it.
+/// A control socket; its name and its clients end with it.
 #[derive(Debug)]
 pub struct Served {
     _name: Name,
     _clients: JoinSet<()>,
 }
 
-/// Listens until the result is dropped. Whoever runs the gateway may ask for anything, and so may
-/// root; members of the group with this number may only look. A name that a dead gateway left
-/// behind is taken over, one that answers is not.
+/// Listens until the result is dropped. Root and the user who runs the gateway may send every
+/// request; members of the group with this number may send read-only requests. Takes over a socket
+/// that a dead gateway left behind, and fails on one that answers.
 ///
 /// # Errors
 /// [`ServerError`].
@@ -62,84 +65,19 @@ pub fn serve(
 
 async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>) {
     let large = Arc::new(Semaphore::new(1));
-    // Conversations end with this task.
-    let mut clients = JoinSet::new();
-    let mut places = Vec::with_capacity(MAX_CLIENTS);
-    let turns = Arc::new(Notify::new());
+    let mut clients = Clients::new(MAX_CLIENTS);
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                make_room(&mut clients, &mut places, &turns).await;
                 let (calls, large) = (calls.clone(), Arc::clone(&large));
-                let pause = Arc::new(Pause::begun(Arc::clone(&turns)));
-                let noted = Arc::clone(&pause);
-                let handle = clients.spawn(async move {
-                    // A client that goes away mid-sentence is its own affair.
-                    let _ = converse(stream, calls, &large, &noted).await;
-                });
-                places.push(Place { handle, pause });
+                let client = |silence: Arc<Silence>| async move {
+                    // The conversation ends with a client that goes away.
+                    let _ = converse(stream, calls, &large, &silence).await;
+                };
+                clients.serve(client).await;
             }
-            // Out of descriptors, most likely: others may close theirs.
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-        }
-    }
-}
-
-/// A conversation.
-struct Place {
-    handle: AbortHandle,
-    pause: Arc<Pause>,
-}
-
-/// Since when a client has kept us waiting: to say all of what it wants, or to take some more of
-/// the answer.
-struct Pause {
-    since: Mutex<Option<Instant>>,
-    /// Told whenever it is a client's turn.
-    turns: Arc<Notify>,
-}
-
-impl Pause {
-    fn begun(turns: Arc<Notify>) -> Self {
-        Self { since: Mutex::new(Some(Instant::now())), turns }
-    }
-
-    fn begin(&self) {
-        *self.lock() = Some(Instant::now());
-        self.turns.notify_one();
-    }
-
-    /// It is our turn.
-    fn end(&self) {
-        *self.lock() = None;
-    }
-
-    fn since(&self) -> Option<Instant> {
-        *self.lock()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Ends the conversation with the client that has kept us waiting the longest when there are too
-/// many; when all wait for answers, waits until one has it.
-async fn make_room(clients: &mut JoinSet<()>, places: &mut Vec<Place>, turns: &Notify) {
-    loop {
-        while clients.try_join_next().is_some() {}
-        places.retain(|place| !place.handle.is_finished());
-        if places.len() < MAX_CLIENTS {
-            return;
-        }
-        let pauses = places.iter().enumerate();
-        let pauses = pauses.filter_map(|(at, place)| Some((place.pause.since()?, at)));
-        match pauses.min() {
-            Some((_, longest)) => places.swap_remove(longest).handle.abort(),
-            None => tokio::select! {
-                _ = clients.join_next() => {}
-                () = turns.notified() => {}
-            },
+            // Most likely there are no descriptors left; clients that end free some.
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
 }
@@ -148,7 +86,7 @@ async fn converse(
     stream: UnixStream,
     calls: mpsc::Sender<Call>,
     large: &Semaphore,
-    pause: &Pause,
+    silence: &Silence,
 ) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
     let may_change = uid == 0 || uid == rustix::process::geteuid().as_raw();
@@ -156,54 +94,60 @@ async fn converse(
     let mut reader = BufReader::new(reader);
     let (large, most) = if may_change { (Some(large), MAX_REQUEST) } else { (None, SMALL_REQUEST) };
     loop {
-        pause.begin();
+        silence.begin();
         let line = match timeout(PATIENCE, read_line(&mut reader, large)).await?? {
             Line::End => return Ok(()),
             Line::Whole(line) => Some(line),
             Line::TooLong => None,
         };
-        pause.end();
+        silence.end();
         let response = match line.as_deref().map(Message::parse) {
-            Some(Ok(Message { request, .. })) if may_change || request.only_looks() => {
+            Some(Ok(Message { request, .. })) if may_change || request.is_read_only() => {
                 ask(request, &calls).await
             }
-            Some(Ok(_)) => Response::Error(format!("user {uid} may only look: ask as root")),
+            Some(Ok(_)) => {
+                Response::Error(format!("user {uid} may only read: run this command as root"))
+            }
             Some(Err(error)) => Response::Error(error),
-            None => Response::Error(format!("a request has {most} bytes at most")),
+            None => Response::Error(format!("request too long: the limit is {most} bytes")),
         };
         let is_last = line.is_none();
         let mut answer = serde_json::to_vec(&response)?;
         answer.push(b'\n');
-        // A list of all peers is large, and need not be there twice while it is taken.
+        // A list of all peers is large: hold it once while the client reads it.
         drop((line, response));
-        timeout(PATIENCE, give(&mut writer, &answer, pause)).await??;
+        timeout(PATIENCE, write_answer(&mut writer, &answer, silence)).await??;
         if is_last {
             return Ok(());
         }
     }
 }
 
-/// Gives a client its answer, as it takes it.
-async fn give(writer: &mut OwnedWriteHalf, mut answer: &[u8], pause: &Pause) -> io::Result<()> {
+/// Writes an answer as fast as the client reads it.
+async fn write_answer(
+    writer: &mut OwnedWriteHalf,
+    mut answer: &[u8],
+    silence: &Silence,
+) -> io::Result<()> {
     while !answer.is_empty() {
-        pause.begin();
-        let taken = writer.write(answer).await?;
-        answer = &answer[taken..];
+        silence.begin();
+        let written = writer.write(answer).await?;
+        answer = &answer[written..];
     }
     Ok(())
 }
 
 enum Line {
-    /// Nothing more comes.
+    /// The client is gone.
     End,
-    /// A line with its end.
+    /// A complete line.
     Whole(Vec<u8>),
-    /// More than a request may have.
+    /// More bytes than a request may have.
     TooLong,
 }
 
-/// Reads a line, a large one only by leave of `large`: one client at a time may be in the middle of
-/// one, so that all clients together hold little more memory than one request needs.
+/// Reads a line. A large one takes the permit of `large`: only one client at a time may send one, so
+/// that all clients together need little more memory than one request.
 async fn read_line(
     reader: &mut BufReader<OwnedReadHalf>,
     large: Option<&Semaphore>,
@@ -213,7 +157,7 @@ async fn read_line(
     if line.ends_with(b"\n") {
         return Ok(Line::Whole(line));
     }
-    // Gone, perhaps in the middle of it.
+    // The client is gone, perhaps in the middle of a line.
     if (read as u64) < SMALL_REQUEST {
         return Ok(Line::End);
     }

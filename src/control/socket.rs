@@ -1,24 +1,25 @@
-//! The socket's name in the file system: taken, shared out, and given back.
+//! The control socket's file: created, opened to a group, and removed at the end.
 
 use rustix::fs::{FileType, FlockOperation, Gid, Mode, OFlags};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Attempts to get at a folder that another gateway is just taking a name in.
+/// Attempts to take the lock while another gateway starts on the same socket.
 const ATTEMPTS: u32 = 20;
-/// Between two attempts.
+/// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// Another gateway answers on it.
-    #[error("control socket {0}: another gateway answers there: stop it, or set socket")]
+    #[error("control socket {0}: another gateway uses it: stop that one, or set `socket`")]
     Taken(PathBuf),
-    /// It cannot be made.
+    /// It cannot be created.
     #[error("control socket {path}: {source}{cure}", cure = cure(source))]
     Bind {
         /// The socket.
@@ -26,9 +27,10 @@ pub enum ServerError {
         /// What came back.
         source: io::Error,
     },
-    /// It cannot be given to the group.
+    /// Its group cannot be changed.
     #[error(
-        "control socket {path}: giving it to group {group}: {source}: grant CAP_CHOWN, or leave out socket_group"
+        "control socket {path}: cannot change its group to {group}: {source}: grant CAP_CHOWN, or \
+         remove `socket_group`"
     )]
     Group {
         /// The socket.
@@ -42,13 +44,13 @@ pub enum ServerError {
 
 fn cure(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::PermissionDenied => ": run as root, or set socket",
-        io::ErrorKind::ReadOnlyFilesystem => ": set socket to where it can be made",
+        io::ErrorKind::PermissionDenied => ": run as root, or set `socket` to another folder",
+        io::ErrorKind::ReadOnlyFilesystem => ": set `socket` to a writable folder",
         _ => "",
     }
 }
 
-/// A name that is removed at the end, if it still is the same socket's.
+/// A socket's file, removed at the end unless it is another socket's by then.
 #[derive(Debug)]
 pub(super) struct Name {
     path: PathBuf,
@@ -64,8 +66,8 @@ impl Drop for Name {
     }
 }
 
-/// Takes the name and listens on it. The folder is locked meanwhile, so that of two gateways that
-/// begin at the same time one sees the other.
+/// Creates the socket and listens on it. A lock makes two gateways that start at the same time do
+/// this one after the other.
 pub(super) fn bind(path: &Path, group: Option<u32>) -> Result<(UnixListener, Name), ServerError> {
     let cannot = |source| ServerError::Bind { path: path.to_owned(), source };
     let folder = match path.parent() {
@@ -73,7 +75,7 @@ pub(super) fn bind(path: &Path, group: Option<u32>) -> Result<(UnixListener, Nam
         _ => Path::new("."),
     };
     std::fs::create_dir_all(folder).map_err(cannot)?;
-    let _locked = lock(folder).map_err(cannot)?;
+    let _locked = lock(path).map_err(cannot)?;
     if UnixStream::connect(path).is_ok() {
         return Err(ServerError::Taken(path.to_owned()));
     }
@@ -95,7 +97,7 @@ pub(super) fn bind(path: &Path, group: Option<u32>) -> Result<(UnixListener, Nam
 fn listen(path: &Path) -> io::Result<UnixListener> {
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    // The name is made with these bits (`unix_bind_bsd`), so nobody else gets in between.
+    // bind() creates the file with these bits (`unix_bind_bsd`): nobody else can connect before.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     socket.bind(&socket2::SockAddr::unix(path)?)?;
     socket.listen(128)?;
@@ -108,16 +110,27 @@ fn share(path: &Path, group: u32) -> io::Result<()> {
     Ok(())
 }
 
-fn lock(folder: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = rustix::fs::open(folder, flags, Mode::empty())?;
+/// Locks a file of our own beside the socket. Others cannot open it, so they cannot hold its lock;
+/// a folder can be locked by everybody who may read it. The file stays: to remove it would let two
+/// gateways lock two files of one name.
+fn lock(path: &Path) -> io::Result<OwnedFd> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".lock");
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::open(path.with_file_name(&name), flags, Mode::RUSR | Mode::WUSR)?;
+    let owner = rustix::fs::fstat(&file)?.st_uid;
+    if owner != rustix::process::geteuid().as_raw() {
+        let message = format!("its lock file {name:?} belongs to user {owner}: remove that file");
+        return Err(io::Error::other(message));
+    }
     for _ in 1..ATTEMPTS {
-        match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(PAUSE),
-            done => return done.map(|()| folder).map_err(Into::into),
+            done => return done.map(|()| file).map_err(Into::into),
         }
     }
-    Err(io::Error::other("its folder stays locked by another program"))
+    Err(io::Error::other("another gateway is starting on it"))
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {

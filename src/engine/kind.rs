@@ -68,6 +68,25 @@ impl FromStr for EngineChoice {
     }
 }
 
+impl clap::ValueEnum for EngineChoice {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self::Auto,
+            Self::Only(EngineKind::Uring),
+            Self::Only(EngineKind::TokioUring),
+            Self::Only(EngineKind::Epoll),
+            Self::Only(EngineKind::Classic),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(match self {
+            Self::Auto => "auto".into(),
+            Self::Only(kind) => kind.name().into(),
+        })
+    }
+}
+
 impl fmt::Display for EngineChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -3,7 +3,7 @@
 use crate::engine::EngineKind;
 use crate::socket::{self, GsoPolicy};
 use crate::sys::kernel;
-use crate::telemetry::snapshot::Offload;
+use crate::telemetry::status::Offload;
 use crate::tun::Joined;
 use std::io;
 use tracing::info;

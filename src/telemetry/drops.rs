@@ -3,7 +3,7 @@
 
 use super::counter::Books;
 use super::observer::Observer;
-use super::snapshot::DeviceDrops;
+use super::status::DeviceDrops;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

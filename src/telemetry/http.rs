@@ -1,5 +1,6 @@
-//! A small HTTP server for probes and metrics.
+//! A small HTTP server for health probes and metrics.
 
+use crate::control::clients::{Clients, Silence};
 use crate::sys::address;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -14,16 +15,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tracing::debug;
 
-/// Connections served at a time; more wait their turn.
+/// Connections served at a time; one more ends the one that has been silent the longest.
 const MAX_CONNECTIONS: usize = 32;
-/// How long a client may take for its request's header, and for everything.
+/// How long a client may take to send a request's header, and a connection may last.
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 
-/// What a path answers.
+/// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The status, 200 for instance.
@@ -42,7 +43,7 @@ impl Answer {
     }
 }
 
-/// The paths that a server knows.
+/// The paths that a server has.
 #[derive(Default)]
 pub struct Routes(BTreeMap<&'static str, Box<dyn Fn() -> Answer + Send + Sync>>);
 
@@ -82,9 +83,9 @@ fn response(answer: Answer) -> Response<Full<Bytes>> {
     response
 }
 
-/// The address cannot be had.
+/// The server cannot listen.
 #[derive(Debug, thiserror::Error)]
-#[error("listening for HTTP on {listen}: {source}{cure}", cure = cure(source))]
+#[error("cannot listen for HTTP on {listen}: {source}{cure}", cure = cure(source))]
 pub struct HttpError {
     /// The address.
     pub listen: SocketAddr,
@@ -104,7 +105,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Where it listens.
+    /// The address that it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -130,18 +131,18 @@ pub async fn serve(listen: SocketAddr, routes: Routes) -> Result<Server, HttpErr
 }
 
 async fn accept(listener: TcpListener, routes: Arc<Routes>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+    let mut clients = Clients::new(MAX_CONNECTIONS);
+    loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let routes = Arc::clone(&routes);
-                tokio::spawn(async move {
-                    let served = tokio::time::timeout(PATIENCE.1, converse(stream, routes)).await;
+                let client = |silence: Arc<Silence>| async move {
+                    let served = timeout(PATIENCE.1, converse(stream, routes, &silence)).await;
                     debug!("HTTP connection: {served:?}");
-                    drop(place);
-                });
+                };
+                clients.serve(client).await;
             }
-            // Out of descriptors, for one: try again when some may be free.
+            // Most likely there are no descriptors left; clients that end free some.
             Err(error) => {
                 debug!("HTTP accept: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -150,9 +151,11 @@ async fn accept(listener: TcpListener, routes: Arc<Routes>) {
     }
 }
 
-async fn converse(stream: TcpStream, routes: Arc<Routes>) -> hyper::Result<()> {
-    let service = service_fn(move |request: Request<Incoming>| {
+async fn converse(stream: TcpStream, routes: Arc<Routes>, silence: &Silence) -> hyper::Result<()> {
+    let service = service_fn(|request: Request<Incoming>| {
         let answer = routes.answer(request.method(), request.uri().path());
+        // The client has to read the answer and to send its next request.
+        silence.begin();
         async move { Ok::<_, Infallible>(answer) }
     });
     hyper::server::conn::http1::Builder::new()
@@ -165,6 +168,8 @@ async fn converse(stream: TcpStream, routes: Arc<Routes>) -> hyper::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::rngs::SmallRng;
+    use rand::{RngExt, SeedableRng};
     use std::sync::atomic::{AtomicBool, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -206,5 +211,45 @@ mod tests {
         let error = serve(server.address(), Routes::default()).await.unwrap_err();
 
         assert!(error.to_string().contains(&server.address().to_string()), "{error}");
+    }
+
+    #[tokio::test]
+    async fn silent_connections_do_not_keep_health_probes_out() {
+        let routes = Routes::default().with("/healthz", || Answer::text(200, "yes"));
+        let server = serve(([127, 0, 0, 1], 0).into(), routes).await.unwrap();
+        let mut silent = Vec::new();
+        for number in 0..3 * MAX_CONNECTIONS {
+            let mut stream = TcpStream::connect(server.address()).await.unwrap();
+            // Some say nothing, some stop in the middle of a request.
+            if number % 2 == 0 {
+                stream.write_all(b"GET /healthz HTTP/1.1\r\nHost:").await.unwrap();
+            }
+            silent.push(stream);
+        }
+
+        let asked = timeout(PATIENCE.0 / 2, ask(&server, "GET /healthz")).await;
+
+        assert!(asked.expect("an answer").starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn random_and_truncated_requests_leave_the_server_answering() {
+        let routes = Routes::default().with("/healthz", || Answer::text(200, "yes"));
+        let server = serve(([127, 0, 0, 1], 0).into(), routes).await.unwrap();
+        let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc";
+        let mut random = SmallRng::seed_from_u64(7);
+
+        for round in 0..1000 {
+            let mut stream = TcpStream::connect(server.address()).await.unwrap();
+            let mut bytes = vec![0; 1000];
+            random.fill(&mut bytes[..]);
+            let cut = random.random_range(0..request.len());
+            // Odd rounds begin like a request.
+            let begin = if round % 2 == 0 { &[][..] } else { &request[..cut] };
+            // The server may have closed the connection already.
+            let _ = stream.write_all(&[begin, &bytes].concat()).await;
+        }
+
+        assert!(ask(&server, "GET /healthz").await.starts_with("HTTP/1.1 200"));
     }
 }

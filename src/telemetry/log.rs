@@ -1,24 +1,23 @@
-//! Log lines: for people or for machines, never per packet.
+//! The log on standard error. Nothing is logged per packet.
 
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
-/// What log lines look like.
+/// Log format: human or json.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// Text.
+    /// Text, for people.
     Human,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Sends log lines to standard error from now on; `RUST_LOG` chooses which, `info` and above unless
-/// it is set.
+/// Starts the log. `RUST_LOG` selects lines; the default is `info` and above.
 pub fn init(format: LogFormat) {
     init_verbose(format, 0);
 }
 
-/// As [`init`], with a verbosity as klog counts it instead of `info`: 1 adds details, 6 everything.
+/// Starts the log with klog's verbosity instead of `info`: 1 adds details, 6 adds everything.
 pub fn init_verbose(format: LogFormat, verbosity: i64) {
     let level = match verbosity {
         ..=0 => "info",
@@ -26,7 +25,11 @@ pub fn init_verbose(format: LogFormat, verbosity: i64) {
         6.. => "debug,twill=trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // A line that cannot be written would be reported to standard error by a macro that panics.
+        .log_internal_errors(false);
     match format {
         LogFormat::Human => {
             lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).init()

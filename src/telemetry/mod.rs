@@ -11,4 +11,4 @@ pub mod observer;
 pub mod peers;
 pub mod probe;
 pub mod prometheus;
-pub mod snapshot;
+pub mod status;

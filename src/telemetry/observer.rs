@@ -5,8 +5,8 @@ use super::histogram::{Distribution, Summary};
 use super::instruments::{self, WorkerInstruments};
 use super::peers::{Ledger, PeerTable};
 use super::probe::Probes;
-use super::snapshot::{
-    About, DeviceDrops, EtcdStatus, Histograms, Offload, PeerStatus, Snapshot, WorkerStatus,
+use super::status::{
+    About, DeviceDrops, EtcdStatus, GatewayStatus, Histograms, Offload, PeerStatus, WorkerStatus,
 };
 use crate::sys::clock;
 use std::collections::BTreeMap;
@@ -105,11 +105,11 @@ impl Observer {
 
     /// All numbers of this moment.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> GatewayStatus {
         let workers: Vec<_> = self.workers.iter().map(|worker| status(worker)).collect();
         let books = self.books();
         let uptime_ns = clock::monotonic_ns().saturating_sub(self.started_ns);
-        Snapshot {
+        GatewayStatus {
             about: self.about.clone(),
             uptime_seconds: uptime_ns as f64 / SECOND,
             offloads: self.offloads_now(&books),

@@ -1,6 +1,6 @@
 //! The page that Prometheus reads.
 //!
-//! The exposition is made of one [`Snapshot`] and its [`Histograms`], so its numbers belong
+//! The exposition is made of one [`GatewayStatus`] and its [`Histograms`], so its numbers belong
 //! together. Histograms have classic buckets with fixed bounds, which may be summed over workers,
 //! gateways and time; each bound counts within the histogram's own precision of 1 %.
 
@@ -8,7 +8,7 @@ use super::counter::Direction;
 use super::http::Answer;
 use super::instruments::{self, Instrument, PEER_RTT, Unit};
 use super::observer::Observer;
-use super::snapshot::{Histograms, PeerStatus, Snapshot};
+use super::status::{GatewayStatus, Histograms, PeerStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -40,7 +40,7 @@ pub fn page(observer: &OnceLock<Arc<Observer>>) -> Answer {
 
 /// The exposition of one moment, in the text format.
 #[must_use]
-pub fn render(snapshot: Snapshot, histograms: Histograms) -> String {
+pub fn render(snapshot: GatewayStatus, histograms: Histograms) -> String {
     let mut registry = Registry::with_prefix(PREFIX);
     registry.register_collector(Box::new(Exposition { snapshot, histograms }));
     let mut open_metrics = String::new();
@@ -76,7 +76,7 @@ fn classic(open_metrics: &str) -> String {
 
 #[derive(Debug)]
 struct Exposition {
-    snapshot: Snapshot,
+    snapshot: GatewayStatus,
     histograms: Histograms,
 }
 
@@ -97,7 +97,7 @@ type Label<'a> = (&'static str, &'a str);
 
 impl Exposition {
     fn about(&self, page: &mut Page<'_>) -> fmt::Result {
-        let Snapshot { about, offloads, .. } = &self.snapshot;
+        let GatewayStatus { about, offloads, .. } = &self.snapshot;
         page.gauge(
             "build_info",
             "Always 1; the labels say which twill this is and how it runs",
@@ -275,7 +275,7 @@ impl Exposition {
     }
 
     fn probes(&self, page: &mut Page<'_>, shown: &[PeerStatus]) -> fmt::Result {
-        let probed = |number: fn(&super::snapshot::ProbeStatus) -> u64| -> Vec<_> {
+        let probed = |number: fn(&super::status::ProbeStatus) -> u64| -> Vec<_> {
             shown
                 .iter()
                 .filter_map(|peer| Some((vec![("peer", &*peer.name)], number(&peer.probe?))))
@@ -385,7 +385,7 @@ impl Page<'_> {
 mod tests {
     use super::super::histogram::Distribution;
     use super::super::instruments::EGRESS_LATENCY;
-    use super::super::snapshot::tests::busy;
+    use super::super::status::tests::busy;
     use super::*;
     use std::collections::BTreeMap;
 
@@ -472,7 +472,7 @@ mod tests {
         }
     }
 
-    fn snapshot(peers: usize) -> Snapshot {
+    fn snapshot(peers: usize) -> GatewayStatus {
         let mut snapshot = busy();
         let known = snapshot.peers.remove(0);
         let peer = |number| PeerStatus { name: format!("p{number:05}"), ..known.clone() };

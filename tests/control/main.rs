@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed setup fails the test")]
 
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use rustix::fs::Gid;
 use rustix::process::Uid;
 use serde_json::json;
@@ -116,7 +118,7 @@ fn a_line_that_is_too_long_ends_the_conversation() {
     let mut reader = BufReader::new(stream);
     reader.read_line(&mut answer).unwrap();
 
-    assert_eq!(answer, "{\"error\":\"a request has 33554432 bytes at most\"}\n");
+    assert_eq!(answer, "{\"error\":\"request too long: the limit is 33554432 bytes\"}\n");
     assert_eq!(reader.read(&mut [0]).unwrap(), 0, "hung up");
     socket.assert_answers();
 }
@@ -197,11 +199,11 @@ fn only_the_owner_gets_in_unless_a_group_may_look() {
     let (kept_out, looks, changes, long) = somebody.join().unwrap();
 
     let kept_out = kept_out.unwrap_err().to_string();
-    assert!(kept_out.contains("only root and the members of socket_group may ask"), "{kept_out}");
+    assert!(kept_out.contains("run as root, or as a member of `socket_group`"), "{kept_out}");
     assert_eq!(looks.unwrap(), json!("status"));
     let refused = changes.unwrap_err().to_string();
-    assert_eq!(refused, "user 65534 may only look: ask as root");
-    assert_eq!(long, "{\"error\":\"a request has 65536 bytes at most\"}\n");
+    assert_eq!(refused, "user 65534 may only read: run this command as root");
+    assert_eq!(long, "{\"error\":\"request too long: the limit is 65536 bytes\"}\n");
 }
 
 #[test]
@@ -217,7 +219,7 @@ fn a_name_is_taken_over_from_the_dead_and_given_back() {
             control::serve(&path, None, ask).unwrap_err().to_string()
         }
     });
-    assert!(second.join().unwrap().contains("another gateway answers there"));
+    assert!(second.join().unwrap().contains("another gateway uses it"));
     let dead = folder.join("dead.sock");
     drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
     assert!(matches!(call(&dead, Request::Status), Err(ClientError::Connect { .. })));
@@ -233,4 +235,56 @@ fn a_name_is_taken_over_from_the_dead_and_given_back() {
     socket.assert_answers();
     drop(socket);
     assert!(!path.exists());
+}
+
+#[test]
+fn a_lock_that_somebody_else_holds_on_the_folder_does_not_keep_a_gateway_from_starting() {
+    let folder = tempfile::tempdir().unwrap();
+    let held = std::fs::File::open(folder.path()).unwrap();
+    held.lock().unwrap();
+    let path = folder.path().join("twill.sock");
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _inside = runtime.enter();
+    let (ask, _calls) = mpsc::channel(1);
+    let served = control::serve(&path, None, ask);
+
+    served.unwrap();
+    let lock = std::fs::metadata(folder.path().join(".twill.sock.lock")).unwrap();
+    assert_eq!(lock.permissions().mode() & 0o777, 0o600, "others cannot open it");
+}
+
+#[test]
+fn random_and_truncated_requests_leave_the_socket_answering() {
+    let socket = Socket::open(None);
+    let request = br#"{"version":1,"request":{"peer-add":{"peer":{"name":"b"}}}}"#;
+    let mut random = SmallRng::seed_from_u64(7);
+
+    for round in 0..1000 {
+        let mut stream = socket.connect();
+        let mut bytes = vec![0; 1000];
+        random.fill(&mut bytes[..]);
+        let cut = random.random_range(0..request.len());
+        // Odd rounds begin like a request.
+        let begin = if round % 2 == 0 { &[][..] } else { &request[..cut] };
+        // The gateway may have closed the connection already.
+        let _ = stream.write_all(&[begin, &bytes, b"\n"].concat());
+    }
+
+    socket.assert_answers();
+}
+
+#[test]
+fn only_sockets_that_a_gateway_listens_on_are_found() {
+    let socket = Socket::open(None);
+    let folder = socket.folder.path();
+    drop(std::os::unix::net::UnixListener::bind(folder.join("dead.sock")).unwrap());
+    std::fs::write(folder.join("file.sock"), "").unwrap();
+    let second = std::os::unix::net::UnixListener::bind(folder.join("a.sock")).unwrap();
+
+    let found = control::running(folder);
+
+    assert_eq!(found, [folder.join("a.sock"), socket.path.clone()]);
+    drop(second);
+    assert_eq!(control::running(std::path::Path::new("/nowhere")), [PathBuf::new(); 0]);
 }

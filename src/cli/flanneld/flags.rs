@@ -18,25 +18,25 @@ flags! {
     ETCD_ENDPOINTS: "etcd-endpoints", Text,
         "http://127.0.0.1:4001,http://127.0.0.1:2379", "a comma-delimited list of etcd endpoints";
     ETCD_PREFIX: "etcd-prefix", Text, "/coreos.com/network", "etcd prefix";
-    ETCD_KEYFILE: "etcd-keyfile", Text, "", "key of the client certificate for etcd";
+    ETCD_KEYFILE: "etcd-keyfile", Text, "", "private key of the client certificate for etcd";
     ETCD_CERTFILE: "etcd-certfile", Text, "", "client certificate for etcd";
-    ETCD_CAFILE: "etcd-cafile", Text, "", "authority that signed etcd's certificates";
+    ETCD_CAFILE: "etcd-cafile", Text, "", "CA certificate that verifies etcd";
     ETCD_USERNAME: "etcd-username", Text, "", "user for etcd";
     ETCD_PASSWORD: "etcd-password", Text, "", "password for etcd";
     IFACE: "iface", Texts, "",
         "interface (name or address) for traffic between hosts; may be repeated, the first that \
-         is there counts";
+         exists is used";
     IFACE_REGEX: "iface-regex", Texts, "",
-        "expression for the interface's address or name; may be repeated, tried after -iface";
+        "regular expression for the interface's address or name; may be repeated, tried after -iface";
     IFACE_CAN_REACH: "iface-can-reach", Text, "",
         "use the interface from which this address is reached";
     PUBLIC_IP: "public-ip", Text, "", "address at which other hosts reach this one";
-    PUBLIC_IPV6: "public-ipv6", Text, "", "accepted; the udp backend carries IPv4 only";
+    PUBLIC_IPV6: "public-ipv6", Text, "", "ignored; the udp backend carries IPv4 only";
     SUBNET_FILE: "subnet-file", Text, "/run/flannel/subnet.env",
         "file for the subnet, MTU and network, as variables";
     RENEW_MARGIN: "subnet-lease-renew-margin", Int, "60",
-        "minutes before a lease's end at which it is renewed, 1 to 1439";
-    IP_MASQ: "ip-masq", Bool, "false", "masquerade what leaves the overlay network";
+        "renew the lease this many minutes before it expires, 1 to 1439";
+    IP_MASQ: "ip-masq", Bool, "false", "masquerade traffic that leaves the overlay network";
     RANDOM_DISABLE: "ip-masq-fully-random-disable", Bool, "false",
         "masquerade without random source ports";
     IPTABLES_RESYNC: "iptables-resync", Int, "5",
@@ -44,22 +44,22 @@ flags! {
     FORWARD_RULES: "iptables-forward-rules", Bool, "true",
         "accept forwarded packets of the overlay network";
     BLACKHOLE: "ip-blackhole-route", Bool, "false",
-        "drop packets to addresses of the subnet that no container has";
+        "drop packets to unused addresses of the subnet";
     HEALTHZ_IP: "healthz-ip", Text, "0.0.0.0", "address for /healthz and /readyz";
     HEALTHZ_PORT: "healthz-port", Int, "0", "port for /healthz and /readyz, 0 for none";
     VERSION: "version", Bool, "false", "print the version and exit";
     V: "v", Int, "0", "verbosity of the log: 1 adds details, 6 everything";
-    VMODULE: "vmodule", Text, "", "accepted; use RUST_LOG for verbosity by module";
-    BACKTRACE: "log_backtrace_at", Text, "", "accepted; no backtraces are logged";
-    KUBE_SUBNET_MGR: "kube-subnet-mgr", Bool, "false", "not served, see docs/COMPAT.md";
-    KUBE_API_URL: "kube-api-url", Text, "", "not served, see docs/COMPAT.md";
-    KUBECONFIG: "kubeconfig-file", Text, "", "not served, see docs/COMPAT.md";
+    VMODULE: "vmodule", Text, "", "ignored; use RUST_LOG for verbosity by module";
+    BACKTRACE: "log_backtrace_at", Text, "", "ignored; no backtraces are logged";
+    KUBE_SUBNET_MGR: "kube-subnet-mgr", Bool, "false", "not supported, see docs/COMPAT.md";
+    KUBE_API_URL: "kube-api-url", Text, "", "not supported, see docs/COMPAT.md";
+    KUBECONFIG: "kubeconfig-file", Text, "", "not supported, see docs/COMPAT.md";
     KUBE_PREFIX: "kube-annotation-prefix", Text, "flannel.alpha.coreos.com",
-        "not served, see docs/COMPAT.md";
+        "not supported, see docs/COMPAT.md";
     NET_CONFIG_PATH: "net-config-path", Text, "/etc/kube-flannel/net-conf.json",
-        "not served, see docs/COMPAT.md";
+        "not supported, see docs/COMPAT.md";
     NODE_UNAVAILABLE: "set-node-network-unavailable", Bool, "true",
-        "not served, see docs/COMPAT.md";
+        "not supported, see docs/COMPAT.md";
 }
 
 /// Flags of the mode that reads Kubernetes instead of etcd.

@@ -1,12 +1,13 @@
 //! `twill flanneld`: flanneld's command line.
 //!
-//! Flags win over `FLANNELD_*` variables, those over the defaults. What flanneld has no flag for
-//! (engine, queues, metrics, …) comes from the variables of `twill run`, `TWILL_*`.
+//! Flags override `FLANNELD_*` variables, those override the defaults. Settings that flanneld has no
+//! flag for (engine, queues, metrics, …) come from the variables of `twill run`, `TWILL_*`.
 
 mod flags;
 mod go_flags;
 
 use super::run::DataArgs;
+use super::show::print_error;
 use super::warn_of_filter;
 use crate::config::file::Interface;
 use crate::config::flanneld::{Etcd, External, Flanneld, Rules};
@@ -34,24 +35,24 @@ pub(super) fn main(args: impl Iterator<Item = String>) -> ExitCode {
     let (mut typed, rest) = match go_flags::parse(flags::ALL, args) {
         Ok(parsed) => parsed,
         Err(FlagError::Help) => {
-            eprint!("{}", go_flags::usage("flanneld", flags::ALL));
+            print_error(&go_flags::usage("flanneld", flags::ALL));
             return ExitCode::SUCCESS;
         }
         Err(mistake) => {
-            eprintln!("{mistake}");
-            eprint!("{}", go_flags::usage("flanneld", flags::ALL));
+            let usage = go_flags::usage("flanneld", flags::ALL);
+            print_error(&format!("{mistake}\n{usage}"));
             return ExitCode::from(2);
         }
     };
     if typed.bool(&flags::VERSION) {
-        eprintln!("v{} (twill)", env!("CARGO_PKG_VERSION"));
+        print_error(concat!("v", env!("CARGO_PKG_VERSION"), " (twill)\n"));
         return ExitCode::SUCCESS;
     }
     let mistakes = add_environment(&mut typed, |key| std::env::var(key).ok());
     let data = match Variables::try_parse_from(["flanneld"]) {
         Ok(Variables { data }) => data,
         Err(mistake) => {
-            eprintln!("{}", by_variable(&mistake));
+            print_error(&format!("{}\n", by_variable(&mistake)));
             return ExitCode::from(2);
         }
     };
@@ -61,7 +62,9 @@ pub(super) fn main(args: impl Iterator<Item = String>) -> ExitCode {
         warn!("{mistake}");
     }
     if let Some(first) = rest.first() {
-        warn!("ignoring {first:?} and everything behind it: flags end at the first word");
+        warn!(
+            "ignoring {first:?} and all arguments after it: flags end at the first argument without -"
+        );
     }
     let options = match resolve(&typed, &data) {
         Ok(options) => options,
@@ -79,7 +82,7 @@ pub(super) fn main(args: impl Iterator<Item = String>) -> ExitCode {
     }
 }
 
-/// What is wrong with a variable; there are no flags here that could be wrong.
+/// The mistake in a variable, with the variable's name instead of the flag's.
 fn by_variable(mistake: &clap::Error) -> String {
     let text = mistake.to_string();
     // Usage and help follow.
@@ -94,7 +97,7 @@ fn by_variable(mistake: &clap::Error) -> String {
     text
 }
 
-/// Takes the variables of all flags that were not typed; what cannot be read is told and left out.
+/// Reads the variables of all flags that were not typed. Invalid values are logged and ignored.
 fn add_environment(typed: &mut Typed, get: impl Fn(&str) -> Option<String>) -> Vec<String> {
     let mut mistakes = Vec::new();
     let open: Vec<_> = flags::ALL.iter().filter(|flag| !typed.has(flag.name)).collect();
@@ -108,7 +111,7 @@ fn add_environment(typed: &mut Typed, get: impl Fn(&str) -> Option<String>) -> V
     mistakes
 }
 
-/// What the words mean.
+/// Turns flags into settings.
 fn resolve(typed: &Typed, data: &DataArgs) -> Result<Flanneld, String> {
     refuse_kube(typed)?;
     let margin = typed.int(&flags::RENEW_MARGIN);
@@ -130,7 +133,7 @@ fn resolve(typed: &Typed, data: &DataArgs) -> Result<Flanneld, String> {
             random_fully: !typed.bool(&flags::RANDOM_DISABLE),
             forward: typed.bool(&flags::FORWARD_RULES),
             blackhole: typed.bool(&flags::BLACKHOLE),
-            // Without a pause, checks would follow each other without end.
+            // Checks need a pause between them.
             resync: Duration::from_secs(resync.max(1)),
         },
         healthz: healthz(typed)?,
@@ -161,7 +164,7 @@ fn refuse_kube(typed: &Typed) -> Result<(), String> {
     match flags::KUBE.iter().find(other) {
         None => Ok(()),
         Some(flag) => Err(format!(
-            "-{} belongs to flannel's Kubernetes mode, which twill does not serve: keep the leases \
+            "-{} belongs to flannel's Kubernetes mode, which twill does not support: keep the leases \
              in etcd (-etcd-endpoints), or have a flanneld with backend \"extension\" drive \
              `twill run` (docs/COMPAT.md)",
             flag.name
@@ -178,8 +181,8 @@ fn etcd(typed: &Typed) -> Etcd {
         (None, None) => None,
         _ => {
             warn!(
-                "-etcd-keyfile and -etcd-certfile count only together: no client certificate is \
-                 used"
+                "-etcd-keyfile and -etcd-certfile need each other: connecting without a client \
+                 certificate"
             );
             None
         }
@@ -206,7 +209,7 @@ fn external(typed: &Typed) -> Result<External, String> {
         "" => None,
         text => Some(
             text.parse::<Ipv4Addr>()
-                .map_err(|_| format!("-iface-can-reach {text:?} is no IPv4 address"))?,
+                .map_err(|_| format!("invalid -iface-can-reach {text:?}: not an IPv4 address"))?,
         ),
     };
     Ok(External {
@@ -219,13 +222,16 @@ fn external(typed: &Typed) -> Result<External, String> {
 
 fn healthz(typed: &Typed) -> Result<Option<SocketAddr>, String> {
     let port = typed.int(&flags::HEALTHZ_PORT);
-    // As in flannel, -1 is as good as 0.
+    // In flannel a negative port means none, too.
     if port <= 0 {
         return Ok(None);
     }
-    let port = u16::try_from(port).map_err(|_| format!("-healthz-port {port} is no port"))?;
+    let port = u16::try_from(port)
+        .map_err(|_| format!("invalid -healthz-port {port}: allowed: 0 to 65535"))?;
     let ip = typed.text(&flags::HEALTHZ_IP);
-    let ip = ip.parse::<IpAddr>().map_err(|_| format!("-healthz-ip {ip:?} is no address"))?;
+    let ip = ip
+        .parse::<IpAddr>()
+        .map_err(|_| format!("invalid -healthz-ip {ip:?}: not an IP address"))?;
     Ok(Some(SocketAddr::new(ip, port)))
 }
 
@@ -338,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_served_says_what_to_use_instead() {
+    fn unsupported_flags_say_what_to_use_instead() {
         for line in [
             "-kube-subnet-mgr",
             "-kube-api-url=http://x",
@@ -362,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_makes_no_sense_is_told_by_its_name() {
+    fn an_invalid_variable_is_named() {
         let told = |word: &str| {
             let parsed = Variables::try_parse_from(["flanneld", "--engine", word]);
             by_variable(&parsed.unwrap_err())

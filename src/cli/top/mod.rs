@@ -1,31 +1,32 @@
-//! `twill top`: a running gateway, live.
+//! `twill top`: rates, latencies, drops and peers of a running gateway, live.
 //!
-//! One thread asks the gateway, so that a slow one cannot make the keys sluggish; this one draws.
+//! One thread asks the gateway, another draws and reads keys: a slow gateway does not delay keys.
 
 mod model;
 mod view;
 
-use super::show::{histograms, snapshot};
+use super::show::{histograms, status};
 use super::{GatewayArgs, Outcome};
 use clap::Args;
 use model::{Model, Reading};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// How long a key, a resize or a signal may wait.
+/// Longest delay of a key, a resize or a signal.
 const RESPONSE: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct TopArgs {
     #[command(flatten)]
     gateway: GatewayArgs,
-    /// Seconds between two readings.
+    /// Set the interval between readings
     #[arg(long, value_name = "SECONDS", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..))]
     interval: u32,
@@ -33,34 +34,34 @@ pub(super) struct TopArgs {
 
 pub(super) fn top(args: &TopArgs) -> Outcome {
     if !io::stdout().is_terminal() {
-        return Err("top needs a terminal; `twill status` prints once".into());
+        return Err("top needs a terminal: use `twill status` to print once".into());
     }
     let every = Duration::from_secs(args.interval.into());
-    // The first reading comes before the screen is taken: its errors are seen.
-    let first = read(&args.gateway)?;
+    let socket = args.gateway.socket()?;
+    // Read before the screen changes, so that an error stays visible.
+    let first = read(&socket)?;
     let told_to_end = told_to_end()?;
     let (send, readings) = mpsc::channel();
-    let gateway = args.gateway.clone();
-    std::thread::spawn(move || ask(&gateway, every, &send));
+    std::thread::spawn(move || ask(&socket, every, &send));
     let mut terminal = ratatui::try_init()?;
     let done = watch(&mut terminal, Model::new(first), &readings, &told_to_end);
     ratatui::restore();
     Ok(done?)
 }
 
-/// Readings, or why there is none, at an interval and for as long as somebody wants them.
-fn ask(gateway: &GatewayArgs, every: Duration, send: &Sender<Result<Reading, String>>) {
+/// Sends a reading or an error per interval, until the receiver is gone.
+fn ask(socket: &Path, every: Duration, send: &Sender<Result<Reading, String>>) {
     loop {
         std::thread::sleep(every);
-        if send.send(read(gateway).map_err(|error| error.to_string())).is_err() {
+        if send.send(read(socket).map_err(|error| error.to_string())).is_err() {
             return;
         }
     }
 }
 
-fn read(gateway: &GatewayArgs) -> Result<Reading, Box<dyn std::error::Error>> {
-    let (snapshot, histograms) = (snapshot(gateway)?, histograms(gateway)?);
-    Ok(Reading { at: Instant::now(), snapshot, histograms })
+fn read(socket: &Path) -> Result<Reading, Box<dyn std::error::Error>> {
+    let (status, histograms) = (status(socket)?, histograms(socket)?);
+    Ok(Reading { at: Instant::now(), status, histograms })
 }
 
 fn watch(
@@ -104,7 +105,7 @@ fn watch(
     Ok(())
 }
 
-/// A flag that SIGTERM, SIGINT and SIGHUP set, so that the terminal is put back before the end.
+/// A flag that SIGTERM, SIGINT and SIGHUP set, so that the terminal is restored before the end.
 fn told_to_end() -> io::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -126,7 +127,7 @@ fn told_to_end() -> io::Result<Arc<AtomicBool>> {
             }
         });
         raised.store(true, Ordering::Relaxed);
-        // A terminal that has gone away holds the wait for keys for ever, and needs no putting back.
+        // Waiting for keys never ends on a terminal that was closed, which needs no restoring.
         std::thread::sleep(40 * RESPONSE);
         std::process::exit(0);
     });

@@ -1,8 +1,8 @@
-//! What `top` shows: two readings and what lies between them.
+//! The numbers that `top` shows: the last reading, and rates since the one before it.
 
 use crate::telemetry::counter::Direction;
 use crate::telemetry::histogram::{Distribution, Summary};
-use crate::telemetry::snapshot::{Histograms, PeerStatus, Snapshot};
+use crate::telemetry::status::{GatewayStatus, Histograms, PeerStatus};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
@@ -13,11 +13,11 @@ const HISTORY: usize = 512;
 #[derive(Clone, Debug)]
 pub(super) struct Reading {
     pub(super) at: Instant,
-    pub(super) snapshot: Snapshot,
+    pub(super) status: GatewayStatus,
     pub(super) histograms: Histograms,
 }
 
-/// By which number peers are sorted, the highest first.
+/// The order of peers: by this number, the highest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sort {
     Traffic,
@@ -62,7 +62,7 @@ pub(super) struct PeerRates {
     pub(super) ingress: Rates,
 }
 
-/// What is shown.
+/// Everything on the screen.
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) now: Reading,
@@ -94,9 +94,9 @@ impl Model {
         Self {
             egress: Rates::default(),
             ingress: Rates::default(),
-            workers: vec![Default::default(); first.snapshot.workers.len()],
+            workers: vec![Default::default(); first.status.workers.len()],
             drops: Vec::new(),
-            peers: first.snapshot.peers.iter().map(idle).collect(),
+            peers: first.status.peers.iter().map(idle).collect(),
             interval: BTreeMap::new(),
             history: Default::default(),
             trouble: None,
@@ -107,7 +107,7 @@ impl Model {
         }
     }
 
-    /// Takes a reading in; one that failed leaves what is shown as it is.
+    /// Takes over a reading; after one that failed the last numbers stay.
     pub(super) fn take(&mut self, reading: Result<Reading, String>) {
         if self.paused {
             return;
@@ -128,9 +128,9 @@ impl Model {
     }
 
     fn compare(&mut self, before: &Reading) {
-        let (now, was) = (&self.now.snapshot, &before.snapshot);
+        let (now, was) = (&self.now.status, &before.status);
         let seconds = (self.now.at - before.at).as_secs_f64().max(1e-3);
-        // A gateway that was restarted meanwhile has nothing before.
+        // A gateway that restarted between the readings has no earlier numbers.
         if now.about.start_time_seconds != was.about.start_time_seconds {
             let fresh = Self::new(self.now.clone());
             let (sort, history) = (self.sort, std::mem::take(&mut self.history));
@@ -163,7 +163,7 @@ impl Model {
         self.scroll(0);
     }
 
-    /// The peers in the order that was asked for.
+    /// The peers in the selected order.
     pub(super) fn sorted(&self) -> Vec<&PeerRates> {
         let mut peers: Vec<_> = self.peers.iter().collect();
         let traffic = |peer: &PeerRates| peer.egress.bits + peer.ingress.bits;
@@ -214,8 +214,12 @@ fn peer_rates(now: &PeerStatus, was: &PeerStatus, seconds: f64) -> PeerRates {
     }
 }
 
-/// Everything that loses packets, full queues included, with its rate.
-fn drops(now: &Snapshot, was: &Snapshot, seconds: f64) -> Vec<(&'static str, String, f64)> {
+/// Every cause of drops, queue overflows included, with its rate.
+fn drops(
+    now: &GatewayStatus,
+    was: &GatewayStatus,
+    seconds: f64,
+) -> Vec<(&'static str, String, f64)> {
     let mut drops = Vec::new();
     let mut add = |direction, reason: &str, now: u64, was: u64| {
         if now > 0 {
@@ -229,9 +233,9 @@ fn drops(now: &Snapshot, was: &Snapshot, seconds: f64) -> Vec<(&'static str, Str
             add(direction, reason, *count, was.drops.get(reason).copied().unwrap_or(0));
         }
     }
-    let device = |snapshot: &Snapshot| snapshot.tun.unwrap_or_default().egress;
+    let device = |status: &GatewayStatus| status.tun.unwrap_or_default().egress;
     add("egress", "device queue full", device(now), device(was));
-    let socket = |snapshot: &Snapshot| snapshot.counters.socket_overflows;
+    let socket = |status: &GatewayStatus| status.counters.socket_overflows;
     add("ingress", "socket queue full", socket(now), socket(was));
     drops.sort_by(|one, other| other.2.total_cmp(&one.2).then_with(|| one.1.cmp(&other.1)));
     drops

@@ -1,9 +1,9 @@
-//! How `top` looks.
+//! The layout of `top`.
 //!
 //! ```text
-//! title: device, engine, age, state of the books
+//! title: device, engine, age, whether all packets are accounted for
 //! egress                    | ingress                      rates, latencies, a curve
-//! lost                      | workers                      drops by reason, load by worker
+//! drops                     | workers                      by reason, load by worker
 //! peers
 //! keys
 //! ```
@@ -18,11 +18,11 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table};
 use std::collections::VecDeque;
 
-/// Rows of the panels of the two directions: borders, four lines, a curve.
+/// Height of the panels of the two directions: borders, four lines, a curve.
 const DIRECTION_ROWS: u16 = 8;
-/// Rows of the panels below them at least: borders and three lines.
+/// Smallest height of the panels below them: borders and three lines.
 const MIDDLE_ROWS: u16 = 5;
-/// Columns from which on endpoints are shown.
+/// Terminals of at least this width show endpoints.
 const WIDE: u16 = 110;
 
 pub(super) fn draw(frame: &mut Frame<'_>, model: &mut Model) {
@@ -43,15 +43,15 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &mut Model) {
     direction(frame, left, "egress", model.egress, model, &model.history[0]);
     direction(frame, right, "ingress", model.ingress, model, &model.history[1]);
     let [left, right] = halves.areas(middle);
-    lost(frame, left, model);
+    drops(frame, left, model);
     workers(frame, right, model);
     peers(frame, peers_rows, model);
     frame.render_widget(footer(model), keys);
 }
 
 fn title(frame: &mut Frame<'_>, area: Rect, model: &Model) {
-    let snapshot = &model.now.snapshot;
-    let about = &snapshot.about;
+    let status = &model.now.status;
+    let about = &status.about;
     let mut spans = vec![
         Span::from(format!(" {} ", about.device)).bold().reversed(),
         Span::from(format!(" {} ×{}, mtu {}", about.engine, about.queues, about.mtu)),
@@ -59,14 +59,14 @@ fn title(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     if area.width >= WIDE {
         spans.push(Span::from(format!(", UDP {}", about.listen)));
     }
-    spans.push(Span::from(format!(", up {}, ", age(snapshot.uptime_seconds))));
-    spans.push(match (&model.trouble, snapshot.imbalance) {
+    spans.push(Span::from(format!(", up {}, ", age(status.uptime_seconds))));
+    spans.push(match (&model.trouble, status.imbalance) {
         (Some(_), _) => Span::from("no answer").red().bold(),
-        (None, 0) => Span::from("books balance").green(),
+        (None, 0) => Span::from("all packets accounted for").green(),
         (None, off) => Span::from(format!("{off} packets unaccounted for")).red().bold(),
     });
     let off: Vec<_> =
-        snapshot.offloads.iter().filter(|it| !it.on).map(|it| it.name.as_str()).collect();
+        status.offloads.iter().filter(|it| !it.on).map(|it| it.name.as_str()).collect();
     if !off.is_empty() {
         spans.push(Span::from(format!(", without {}", off.join(", "))).yellow());
     }
@@ -112,21 +112,21 @@ fn dropped(rate: f64) -> Line<'static> {
     if rate > 0.0 { line.red() } else { line.dim() }
 }
 
-/// Median and tails of the last interval; dashes when nothing flowed.
+/// Percentiles of the last interval; a dash without packets.
 fn latency(summary: Option<&Summary>) -> Line<'static> {
     match summary.filter(|summary| summary.count > 0) {
         Some(it) => {
             let [p50, p99, max] = [it.p50, it.p99, it.max].map(time_ns);
-            Line::from(format!("{p50:>8} median {p99:>8} 99 % {max:>8}"))
+            Line::from(format!("{p50:>8} p50 {p99:>8} p99 {max:>8} max"))
         }
-        None => Line::from("       - inside").dim(),
+        None => Line::from("       - latency").dim(),
     }
 }
 
-fn lost(frame: &mut Frame<'_>, area: Rect, model: &Model) {
-    let block = Block::bordered().title(" lost, packets/s ".bold());
+fn drops(frame: &mut Frame<'_>, area: Rect, model: &Model) {
+    let block = Block::bordered().title(" drops, packets/s ".bold());
     let rows: Vec<_> = match model.drops.as_slice() {
-        [] => vec![Row::new(["nothing"]).dim()],
+        [] => vec![Row::new(["none"]).dim()],
         drops => drops
             .iter()
             .map(|(direction, reason, rate)| {
@@ -168,7 +168,7 @@ fn peers(frame: &mut Frame<'_>, area: Rect, model: &mut Model) {
         _ => format!(" peers {}–{last} of {all}, by {} ", first + 1, model.sort.name()),
     };
     let wide = area.width >= WIDE;
-    let header = ["peer", "out bit/s", "in bit/s", "drops/s", "silent", "rtt 50 %", "99 %"];
+    let header = ["peer", "out bit/s", "in bit/s", "drops/s", "silent", "rtt p50", "p99"];
     let more = ["out packets/s", "in packets/s", "endpoint"];
     let header = header.iter().chain(more.iter().filter(|_| wide)).enumerate();
     let header = header.map(|(column, name)| match column {
@@ -220,8 +220,8 @@ fn footer(model: &Model) -> Line<'_> {
         Sort::RoundTrip => "by round trip",
         Sort::Name => "by name",
     };
-    let pause = if model.paused { "go on" } else { "pause" };
-    Line::from(format!(" q quit   p {pause}   s peers {next}   ↑↓ scroll")).dim()
+    let pause = if model.paused { "resume" } else { "pause" };
+    Line::from(format!(" q quit   p {pause}   s sort {next}   ↑↓ scroll")).dim()
 }
 
 #[cfg(test)]
@@ -230,8 +230,8 @@ mod tests {
     use super::*;
     use crate::telemetry::histogram::Distribution;
     use crate::telemetry::instruments::EGRESS_LATENCY;
-    use crate::telemetry::snapshot::tests::busy;
-    use crate::telemetry::snapshot::{Histograms, Snapshot};
+    use crate::telemetry::status::tests::busy;
+    use crate::telemetry::status::{GatewayStatus, Histograms};
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
     use std::time::{Duration, Instant};
@@ -243,11 +243,11 @@ mod tests {
         for part in [
             " twill0 ",
             "uring ×2",
-            "books balance",
+            "all packets accounted for",
             "without gso",
             "500 packets/s",
             "8.00 Mbit/s",
-            "10.0 µs median",
+            "10.0 µs p50",
             "20.1 µs",
             "no_route",
             "device queue full",
@@ -320,13 +320,13 @@ mod tests {
         model
     }
 
-    fn reading(snapshot: Snapshot, values: u64) -> Reading {
+    fn reading(status: GatewayStatus, values: u64) -> Reading {
         let mut egress = Distribution::new(EGRESS_LATENCY.layout);
         egress.record(10_000, values);
         egress.record(20_000, values / 10);
         let workers = [("egress".to_owned(), egress)].into();
         let histograms = Histograms { workers, ..Histograms::default() };
-        Reading { at: Instant::now(), snapshot, histograms }
+        Reading { at: Instant::now(), status, histograms }
     }
 
     fn screen(width: u16, height: u16, model: &mut Model) -> String {

@@ -1,4 +1,4 @@
-//! Where a peer is, as people write it.
+//! The UDP address of a peer, as people write it.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -9,13 +9,13 @@ use std::str::FromStr;
 pub struct Endpoint {
     /// Address or name.
     pub host: String,
-    /// The port; the one that this gateway listens on unless given.
+    /// The port; the default is the port that this gateway listens on.
     pub port: Option<u16>,
 }
 
-/// A word that is no endpoint.
+/// An invalid endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no endpoint: write an address or a name, with a port or without: 192.0.2.2:8285")]
+#[error("invalid endpoint {0:?}: write an address or a name, and a port: 192.0.2.2:8285")]
 pub struct InvalidEndpoint(String);
 
 impl FromStr for Endpoint {

@@ -1,36 +1,36 @@
-//! What is wrong with a file: where, what, and the cure.
+//! Mistakes in a file: position, cause and cure.
 
 use std::fmt;
 use std::ops::Range;
 
-/// Something wrong at a place in a file's text.
+/// A mistake at a position in a file's text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
     /// Where, in bytes.
     pub span: Range<usize>,
-    /// What is wrong and what would be right.
+    /// Cause and cure.
     pub message: String,
 }
 
 impl Mistake {
-    /// At a place.
+    /// A mistake at a position.
     pub fn at(span: Range<usize>, message: impl fmt::Display) -> Self {
         Self { span, message: message.to_string() }
     }
 }
 
-/// A mistake as an editor finds it.
+/// A mistake with its line and column.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Located {
     /// Line, from 1.
     pub line: usize,
     /// Column in characters, from 1.
     pub column: usize,
-    /// What is wrong and what would be right.
+    /// Cause and cure.
     pub message: String,
 }
 
-/// A file that is no configuration, with all its mistakes in the order of its lines.
+/// All mistakes of a file, in the order of its lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileErrors {
     /// The file's name.
@@ -40,7 +40,7 @@ pub struct FileErrors {
 }
 
 impl FileErrors {
-    /// Finds the places of mistakes in a file's text.
+    /// Turns positions into lines and columns.
     #[must_use]
     pub fn new(file: &str, text: &str, mistakes: &[Mistake]) -> Self {
         let mut located: Vec<_> = mistakes.iter().map(|mistake| locate(text, mistake)).collect();
@@ -57,7 +57,7 @@ fn locate(text: &str, mistake: &Mistake) -> Located {
     Located { line, column, message: mistake.message.clone() }
 }
 
-/// One mistake a line; several stand below a line that counts them.
+/// One mistake per line, below a line with their number if there are several.
 impl fmt::Display for FileErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let several = self.mistakes.len() > 1;

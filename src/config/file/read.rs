@@ -1,4 +1,4 @@
-//! From a TOML value to one of ours, with a message of ours when it is none.
+//! Turns TOML values into settings, or into mistakes with a position, a cause and a cure.
 
 use super::Mistake;
 use ipnet::IpNet;
@@ -11,14 +11,14 @@ use toml::de::{DeInteger, DeTable, DeValue};
 
 /// A value and its place.
 pub(super) type Value<'i> = Spanned<DeValue<'i>>;
-/// What a value is, or why it is nothing.
+/// A setting, or the mistake in its value.
 pub(super) type Read<T> = Result<T, Mistake>;
 
-/// A key and what becomes of its value.
+/// A key, and the function that reads its value.
 pub(super) type Key<T> = (&'static str, fn(&mut T, &Value<'_>) -> Read<()>);
 
-/// Reads a table by its keys into `into`; mistakes are collected. Says which keys were there, and
-/// where their values are.
+/// Reads a table into `into` and collects mistakes. Returns the keys that were present, with the
+/// positions of their values.
 pub(super) fn table<T>(
     what: &str,
     keys: &[Key<T>],
@@ -41,6 +41,17 @@ pub(super) fn table<T>(
     there
 }
 
+/// WireGuard's names, and what twill has in their place. Letters of either case are equal, and `_`
+/// may stand between words.
+const WIREGUARD: &[(&str, &str)] = &[
+    ("allowedips", "in twill this is called subnets"),
+    ("listenport", "in twill this is called listen, such as listen = \"0.0.0.0:8285\""),
+    ("persistentkeepalive", "in twill this is called probe_seconds, in [interface]"),
+    ("privatekey", "twill does not encrypt and has no keys: remove this line"),
+    ("publickey", "twill does not encrypt and has no keys: give the peer a name instead"),
+    ("presharedkey", "twill does not encrypt and has no keys: remove this line"),
+];
+
 /// A key that is not known, with the one that was probably meant.
 pub(super) fn unknown<'a>(
     what: &str,
@@ -48,47 +59,42 @@ pub(super) fn unknown<'a>(
     span: Range<usize>,
     known: impl Iterator<Item = &'a str> + Clone,
 ) -> Mistake {
-    let closest = known.clone().min_by_key(|name| distance(key, name));
-    let cure = match closest {
-        Some(name) if distance(key, name) <= 1 + name.len() / 4 => format!("did you mean {name}?"),
-        _ => format!("there are {}", known.collect::<Vec<_>>().join(", ")),
-    };
-    Mistake::at(span, format!("{what} has no key {key:?}: {cure}"))
-}
-
-/// Single-letter changes between two words (Levenshtein), letters of either case being equal.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<_> = b.chars().map(|c| c.to_ascii_lowercase()).collect();
-    let mut row: Vec<_> = (0..=b.len()).collect();
-    for (i, from) in a.chars().map(|c| c.to_ascii_lowercase()).enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+    let written = key.to_ascii_lowercase();
+    let distance = |name: &str| strsim::levenshtein(&written, name);
+    let plain = written.replace('_', "");
+    let wireguard = WIREGUARD.iter().find(|(name, _)| *name == plain);
+    let closest = known.clone().min_by_key(|name| distance(name));
+    let cure = match (wireguard, closest) {
+        (Some((_, cure)), _) => (*cure).to_owned(),
+        (None, Some(name)) if distance(name) <= 1 + name.len() / 4 => {
+            format!("did you mean {name}?")
         }
-    }
-    row[b.len()]
+        _ => format!("known keys: {}", known.collect::<Vec<_>>().join(", ")),
+    };
+    Mistake::at(span, format!("unknown key {key:?} in {what}: {cure}"))
 }
 
-/// A text.
+/// A string.
 pub(super) fn text(value: &Value<'_>) -> Read<String> {
     match value.get_ref() {
         DeValue::String(text) => Ok(text.clone().into_owned()),
-        other => Err(mismatch(value, "a text in quotes", other)),
+        other => Err(mismatch(value, "a string in quotes", other)),
     }
 }
 
-/// A text that means something.
+/// A string that parses.
 pub(super) fn parsed<T: FromStr<Err: Display>>(value: &Value<'_>) -> Read<T> {
     text(value)?.parse().map_err(|error| Mistake::at(value.span(), error))
 }
 
-/// A number from 0 on.
+/// A number, 0 or more.
 pub(super) fn number(value: &Value<'_>) -> Read<u32> {
     match value.get_ref() {
         DeValue::Integer(number) => in_range(number).ok_or_else(|| {
-            Mistake::at(value.span(), format!("{number} is out of range: 0 to {} fit", u32::MAX))
+            Mistake::at(
+                value.span(),
+                format!("{number} is out of range: allowed: 0 to {}", u32::MAX),
+            )
         }),
         other => Err(mismatch(value, "a whole number", other)),
     }
@@ -101,7 +107,7 @@ pub(super) fn within(value: &Value<'_>, range: RangeInclusive<u32>, unit: &str) 
         return Ok(number);
     }
     let (first, last) = range.into_inner();
-    let message = format!("{number} is out of range: {first} to {last} {unit} fit");
+    let message = format!("{number} is out of range: allowed: {first} to {last} {unit}");
     Err(Mistake::at(value.span(), message))
 }
 
@@ -135,33 +141,33 @@ pub(super) fn networks(value: &Value<'_>) -> Read<Vec<Spanned<IpNet>>> {
 /// A network, or an address as a network of its own.
 ///
 /// # Errors
-/// What is wrong with the word.
+/// Why it is invalid.
 pub fn network(word: &str) -> Result<IpNet, String> {
     word.parse::<IpNet>()
         .or_else(|_| word.parse::<IpAddr>().map(IpNet::from))
-        .map_err(|_| format!("{word:?} is no network: write it like 10.10.1.0/24"))
+        .map_err(|_| format!("invalid network {word:?}: write it like 10.10.1.0/24"))
 }
 
 /// An address with a port.
 ///
 /// # Errors
-/// What is wrong with the word.
+/// Why it is invalid.
 pub fn address(word: &str) -> Result<SocketAddr, String> {
     match word.parse::<SocketAddr>() {
         Ok(address) if address.port() > 0 => Ok(address),
-        _ => Err(format!("{word:?} is no address with a port: write it like 0.0.0.0:8285")),
+        _ => Err(format!("invalid address {word:?}: write it with a port, like 0.0.0.0:8285")),
     }
 }
 
 pub(super) fn mismatch(value: &Value<'_>, wanted: &str, found: &DeValue<'_>) -> Mistake {
     let found = match found {
-        DeValue::String(_) => "a text",
+        DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a fraction",
+        DeValue::Float(_) => "a fractional number",
         DeValue::Boolean(_) => "true or false",
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
     };
-    Mistake::at(value.span(), format!("this must be {wanted}, not {found}"))
+    Mistake::at(value.span(), format!("expected {wanted}, found {found}"))
 }

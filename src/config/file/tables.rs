@@ -1,4 +1,4 @@
-//! `[interface]` and `[[peer]]`: every key once, with what becomes of its value.
+//! `[interface]` and `[[peer]]`: every key, with the setting that its value becomes.
 
 use super::read::{
     self, Key, Read, Value, flag, mismatch, networks, number, parsed, text, unknown, within,
@@ -42,7 +42,7 @@ const INTERFACE: &[Key<Interface>] = &[
     ("probe_seconds", |it, value| number(value).map(|seconds| it.probe_seconds = seconds)),
 ];
 
-/// A peer's words so far.
+/// The keys of a peer read so far.
 #[derive(Default)]
 struct PeerWords {
     name: Option<String>,
@@ -58,16 +58,19 @@ const PEER: &[Key<PeerWords>] = &[
     ("subnets", |it, value| {
         it.subnets = networks(value)?;
         match it.subnets.as_slice() {
-            [] => Err(Mistake::at(value.span(), "a peer without subnets gets no packets")),
+            [] => Err(Mistake::at(
+                value.span(),
+                "empty subnets: a peer without subnets receives no packets",
+            )),
             _ => Ok(()),
         }
     }),
 ];
 
-/// Reads a file's text: what of it is right, and what is wrong.
+/// Reads a file's text: the valid settings, and all mistakes.
 ///
 /// # Errors
-/// All mistakes of a text that is no TOML; what its words mean would be guesswork.
+/// The mistakes of a text that is not TOML; its settings are not read then.
 pub fn parse(text: &str) -> Result<(File, Vec<Mistake>), Vec<Mistake>> {
     let (root, broken) = DeTable::parse_recoverable(text);
     if !broken.is_empty() {
@@ -78,7 +81,7 @@ pub fn parse(text: &str) -> Result<(File, Vec<Mistake>), Vec<Mistake>> {
                 match error.message() {
                     "duplicate key" => {
                         let key = text.get(span.clone()).unwrap_or_default();
-                        Mistake::at(span, format!("{key} stands here twice: keep one of them"))
+                        Mistake::at(span, duplicate(key))
                     }
                     other => Mistake::at(span, other),
                 }
@@ -95,7 +98,16 @@ pub fn parse(text: &str) -> Result<(File, Vec<Mistake>), Vec<Mistake>> {
             }
             ("peer", DeValue::Array(tables)) => peers(tables, &mut file.peers, &mut mistakes),
             ("interface", other) => mistakes.push(mismatch(value, "a table, [interface]", other)),
-            ("peer", other) => mistakes.push(mismatch(value, "tables, [[peer]] each", other)),
+            ("peer", other) => mistakes.push(mismatch(value, "[[peer]] tables", other)),
+            (other, _) if other.eq_ignore_ascii_case("interface") => {
+                let message =
+                    format!("unknown table [{other}]: in twill this is called [interface]");
+                mistakes.push(Mistake::at(key.span(), message));
+            }
+            (other, _) if other.eq_ignore_ascii_case("peer") => {
+                let message = format!("unknown table [{other}]: in twill this is called [[peer]]");
+                mistakes.push(Mistake::at(key.span(), message));
+            }
             (other, _) => {
                 let known = ["interface", "peer"].into_iter();
                 mistakes.push(unknown("the file", other, key.span(), known));
@@ -105,12 +117,21 @@ pub fn parse(text: &str) -> Result<(File, Vec<Mistake>), Vec<Mistake>> {
     Ok((file, mistakes))
 }
 
+/// What to do about a key that a file has twice. WireGuard's files repeat `[Peer]`.
+fn duplicate(key: &str) -> String {
+    match key.eq_ignore_ascii_case("peer") {
+        true => format!("duplicate table [{key}]: in twill each peer is called [[peer]]"),
+        false => format!("duplicate key {key}: keep one of them"),
+    }
+}
+
 fn interface(table: &DeTable<'_>, file: &mut File, mistakes: &mut Vec<Mistake>) {
     let there = read::table("[interface]", INTERFACE, table, &mut file.interface, mistakes);
     file.places.keys = there.into_iter().collect();
     if file.interface.mtu.is_some() && file.interface.underlay_mtu.is_some() {
         let span = file.places.of("underlay_mtu");
-        mistakes.push(Mistake::at(span, "mtu says the same as underlay_mtu: keep one of them"));
+        mistakes
+            .push(Mistake::at(span, "mtu and underlay_mtu exclude each other: keep one of them"));
     }
 }
 
@@ -134,7 +155,7 @@ fn peers(tables: &[Value<'_>], peers: &mut Vec<FilePeer>, mistakes: &mut Vec<Mis
         if !names.insert(name.clone()) {
             let place = there.iter().find(|(key, _)| *key == "name");
             let span = place.map_or_else(|| endpoint.span(), |(_, span)| span.clone());
-            let message = format!("a second peer is called {name:?}: give each a name of its own");
+            let message = format!("duplicate peer name {name:?}: give each peer its own name");
             mistakes.push(Mistake::at(span, message));
         }
         peers.push(FilePeer { name, endpoint, subnets });
@@ -153,15 +174,20 @@ fn device_name(value: &Value<'_>) -> Read<String> {
     if fits && !name.contains(bad) {
         return Ok(name);
     }
-    let message = "a device's name has 1 to 15 characters, and neither blanks nor any of / : %";
+    let message =
+        "invalid device name: allowed: 1 to 15 characters, no whitespace and none of / : %";
     Err(Mistake::at(value.span(), message))
 }
 
-/// A name that is one word on a command line and in a log.
+/// A name that is one word, on a command line and in a log.
 fn peer_name(value: &Value<'_>) -> Read<String> {
     let name = text(value)?;
     match name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        true => Err(Mistake::at(value.span(), "a peer's name is one word")),
+        true => {
+            let message =
+                format!("invalid peer name {name:?}: it must not be empty or contain whitespace");
+            Err(Mistake::at(value.span(), message))
+        }
         false => Ok(name),
     }
 }

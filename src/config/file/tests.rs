@@ -1,4 +1,4 @@
-//! What a file may say, and what it is told when it says something else.
+//! Valid files, and the mistakes of invalid ones.
 
 use super::*;
 use crate::config::Pinning;
@@ -66,77 +66,87 @@ fn what_is_wrong_is_told_with_its_place_and_a_cure() {
         (
             r#"[interface]
 adress = "10.0.0.1/32""#,
-            &["2:1: [interface] has no key \"adress\": did you mean address?"],
+            &["2:1: unknown key \"adress\" in [interface]: did you mean address?"],
         ),
         (
             "[interface]\ncolour = 1",
             &[
-                "2:1: [interface] has no key \"colour\": there are name, address, local, mtu, underlay_mtu, listen, queues, engine, offload, ingress_check, peer_sources, source_ports, steering, pinning, busy_poll_us, socket_buffer, device_queue, socket, socket_group, metrics, telemetry, probe_seconds",
+                "2:1: unknown key \"colour\" in [interface]: known keys: name, address, local, mtu, underlay_mtu, listen, queues, engine, offload, ingress_check, peer_sources, source_ports, steering, pinning, busy_poll_us, socket_buffer, device_queue, socket, socket_group, metrics, telemetry, probe_seconds",
             ],
         ),
-        ("[interfaces]\n", &["1:2: the file has no key \"interfaces\": did you mean interface?"]),
-        ("[[peers]]\n", &["1:3: the file has no key \"peers\": did you mean peer?"]),
-        ("interface = 3", &["1:13: this must be a table, [interface], not a whole number"]),
-        ("peer = 3", &["1:8: this must be tables, [[peer]] each, not a whole number"]),
-        ("peer = [3]", &["1:9: this must be a table, [[peer]], not a whole number"]),
+        (
+            "[interfaces]\n",
+            &["1:2: unknown key \"interfaces\" in the file: did you mean interface?"],
+        ),
+        ("[[peers]]\n", &["1:3: unknown key \"peers\" in the file: did you mean peer?"]),
+        ("interface = 3", &["1:13: expected a table, [interface], found a whole number"]),
+        ("peer = 3", &["1:8: expected [[peer]] tables, found a whole number"]),
+        ("peer = [3]", &["1:9: expected a table, [[peer]], found a whole number"]),
         (
             "[interface]\naddress = 3",
             &[
-                "2:11: this must be a network such as \"10.10.1.0/24\", or a list of them, not a whole number",
+                "2:11: expected a network such as \"10.10.1.0/24\", or a list of them, found a whole number",
             ],
         ),
         (
             r#"[interface]
 address = "10.0.0.0/33""#,
-            &["2:11: \"10.0.0.0/33\" is no network: write it like 10.10.1.0/24"],
+            &["2:11: invalid network \"10.0.0.0/33\": write it like 10.10.1.0/24"],
         ),
         (
             r#"[interface]
 address = ["10.0.0.1", 4]"#,
-            &["2:24: this must be a text in quotes, not a whole number"],
+            &["2:24: expected a string in quotes, found a whole number"],
         ),
         (
             r#"[interface]
 name = "a/b""#,
-            &["2:8: a device's name has 1 to 15 characters, and neither blanks nor any of / : %"],
+            &[
+                "2:8: invalid device name: allowed: 1 to 15 characters, no whitespace and none of / : %",
+            ],
         ),
         (
             r#"[interface]
 name = "sixteen-letters-""#,
-            &["2:8: a device's name has 1 to 15 characters, and neither blanks nor any of / : %"],
+            &[
+                "2:8: invalid device name: allowed: 1 to 15 characters, no whitespace and none of / : %",
+            ],
         ),
-        ("[interface]\nmtu = 60", &["2:7: mtu \"60\": 68 to 65507 bytes"]),
-        ("[interface]\nmtu = 70000", &["2:7: mtu \"70000\": 68 to 65507 bytes"]),
-        ("[interface]\nmtu = -1", &["2:7: -1 is out of range: 0 to 4294967295 fit"]),
+        ("[interface]\nmtu = 60", &["2:7: invalid mtu \"60\": allowed: 68 to 65507 bytes"]),
+        ("[interface]\nmtu = 70000", &["2:7: invalid mtu \"70000\": allowed: 68 to 65507 bytes"]),
+        ("[interface]\nmtu = -1", &["2:7: -1 is out of range: allowed: 0 to 4294967295"]),
         (
             r#"[interface]
 mtu = "1500""#,
-            &["2:7: this must be a whole number, not a text"],
+            &["2:7: expected a whole number, found a string"],
         ),
         (
             "[interface]\nmtu = 1400\nunderlay_mtu = 1500",
-            &["3:16: mtu says the same as underlay_mtu: keep one of them"],
+            &["3:16: mtu and underlay_mtu exclude each other: keep one of them"],
         ),
         (
             r#"[interface]
 listen = "8285""#,
-            &["2:10: \"8285\" is no address with a port: write it like 0.0.0.0:8285"],
+            &["2:10: invalid address \"8285\": write it with a port, like 0.0.0.0:8285"],
         ),
         (
             r#"[interface]
 listen = "0.0.0.0:0""#,
-            &["2:10: \"0.0.0.0:0\" is no address with a port: write it like 0.0.0.0:8285"],
+            &["2:10: invalid address \"0.0.0.0:0\": write it with a port, like 0.0.0.0:8285"],
         ),
-        ("[interface]\nqueues = 0", &["2:10: queues \"0\": 1 to 256, or auto"]),
-        ("[interface]\nqueues = 257", &["2:10: queues \"257\": 1 to 256, or auto"]),
+        ("[interface]\nqueues = 0", &["2:10: invalid queues \"0\": allowed: 1 to 256, or auto"]),
+        (
+            "[interface]\nqueues = 257",
+            &["2:10: invalid queues \"257\": allowed: 1 to 256, or auto"],
+        ),
         (
             r#"[interface]
 queues = "many""#,
-            &["2:10: queues \"many\": 1 to 256, or auto"],
+            &["2:10: invalid queues \"many\": allowed: 1 to 256, or auto"],
         ),
         (
             "[interface]\nqueues = true",
-            &["2:10: this must be a number from 1 to 256, or \"auto\", not true or false"],
+            &["2:10: expected a number from 1 to 256, or \"auto\", found true or false"],
         ),
         (
             r#"[interface]
@@ -152,12 +162,12 @@ engine = "dpdk""#,
         (
             r#"[interface]
 offload = { gso = "off" }"#,
-            &["2:19: this must be true or false, not a text"],
+            &["2:19: expected true or false, found a string"],
         ),
         (
             r#"[interface]
 offload = "none""#,
-            &["2:11: this must be a table such as { gso = false }, not a text"],
+            &["2:11: expected a table such as { gso = false }, found a string"],
         ),
         (
             r#"[interface]
@@ -166,32 +176,32 @@ ingress_check = "loose""#,
         ),
         (
             "[interface]\nsource_ports = 1",
-            &["2:16: this must be a text in quotes, not a whole number"],
+            &["2:16: expected a string in quotes, found a whole number"],
         ),
         (
             r#"[interface]
 pinning = "all""#,
-            &["2:11: pinning \"all\": none, cpus or nic"],
+            &["2:11: invalid pinning \"all\": allowed: none, cpus or nic"],
         ),
         (
             "[interface]\nsocket_buffer = 1.5",
-            &["2:17: this must be a whole number, not a fraction"],
+            &["2:17: expected a whole number, found a fractional number"],
         ),
         (
             r#"[interface]
 telemetry = "yes""#,
-            &["2:13: this must be true or false, not a text"],
+            &["2:13: expected true or false, found a string"],
         ),
         (
             r#"[interface]
 metrics = "localhost:9100""#,
-            &["2:11: \"localhost:9100\" is no address with a port: write it like 0.0.0.0:8285"],
+            &["2:11: invalid address \"localhost:9100\": write it with a port, like 0.0.0.0:8285"],
         ),
         (
             r#"[interface]
 name = "a"
 name = "b""#,
-            &["3:1: name stands here twice: keep one of them"],
+            &["3:1: duplicate key name: keep one of them"],
         ),
         (
             r#"[[peer]]
@@ -208,7 +218,7 @@ endpoint = "b""#,
 endpoint = "b:0"
 subnets = "10.0.0.0/24""#,
             &[
-                "2:12: \"b:0\" is no endpoint: write an address or a name, with a port or without: 192.0.2.2:8285",
+                "2:12: invalid endpoint \"b:0\": write an address or a name, and a port: 192.0.2.2:8285",
             ],
         ),
         (
@@ -216,35 +226,51 @@ subnets = "10.0.0.0/24""#,
 endpoint = "192.0.2.300"
 subnets = "10.0.0.0/24""#,
             &[
-                "2:12: \"192.0.2.300\" is no endpoint: write an address or a name, with a port or without: 192.0.2.2:8285",
+                "2:12: invalid endpoint \"192.0.2.300\": write an address or a name, and a port: 192.0.2.2:8285",
             ],
         ),
         (
             r#"[[peer]]
 endpoint = "b"
 subnets = []"#,
-            &["3:11: a peer without subnets gets no packets"],
+            &["3:11: empty subnets: a peer without subnets receives no packets"],
         ),
         (
             r#"[[peer]]
 endpoint = "b"
 subnets = "10.0.0/24""#,
-            &["3:11: \"10.0.0/24\" is no network: write it like 10.10.1.0/24"],
+            &["3:11: invalid network \"10.0.0/24\": write it like 10.10.1.0/24"],
         ),
         (
             "[interface]\ndevice_queue = 0\nsocket_buffer = 4095\nbusy_poll_us = 1000001",
             &[
-                "2:16: 0 is out of range: 1 to 1000000 packets fit",
-                "3:17: 4095 is out of range: 4096 to 1073741823 bytes fit",
-                "4:16: 1000001 is out of range: 0 to 1000000 microseconds fit",
+                "2:16: 0 is out of range: allowed: 1 to 1000000 packets",
+                "3:17: 4095 is out of range: allowed: 4096 to 1073741823 bytes",
+                "4:16: 1000001 is out of range: allowed: 0 to 1000000 microseconds",
             ],
         ),
+        ("[Interface]\n", &["1:2: unknown table [Interface]: in twill this is called [interface]"]),
+        (
+            "[interface]\nlisten_port = 1\nPrivateKey = 2\n[[peer]]\nallowed_ips = 3",
+            &[
+                "2:1: unknown key \"listen_port\" in [interface]: in twill this is called listen, such as listen = \"0.0.0.0:8285\"",
+                "3:1: unknown key \"PrivateKey\" in [interface]: twill does not encrypt and has no keys: remove this line",
+                "4:1: this peer needs endpoint, such as endpoint = \"192.0.2.2\"",
+                "4:1: this peer needs subnets, such as subnets = \"10.10.2.0/24\"",
+                "5:1: unknown key \"allowed_ips\" in [[peer]]: in twill this is called subnets",
+            ],
+        ),
+        (
+            "[Peer]\n[Peer]\n",
+            &["2:2: duplicate table [Peer]: in twill each peer is called [[peer]]"],
+        ),
+        ("[peer]\nendpoint = \"b\"", &["1:1: expected [[peer]] tables, found a table"]),
         (
             r#"[[peer]]
 name = "two words"
 endpoint = "b"
 subnets = "10.0.0.0/24""#,
-            &["2:8: a peer's name is one word"],
+            &["2:8: invalid peer name \"two words\": it must not be empty or contain whitespace"],
         ),
         (
             r#"[[peer]]
@@ -253,7 +279,7 @@ subnets = "10.0.0.0/24"
 [[peer]]
 endpoint = "b"
 subnets = "10.0.1.0/24""#,
-            &["5:12: a second peer is called \"b\": give each a name of its own"],
+            &["5:12: duplicate peer name \"b\": give each peer its own name"],
         ),
     ];
     for (text, expected) in table {

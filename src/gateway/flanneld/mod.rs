@@ -27,7 +27,7 @@ use crate::subnet::{
     OwnLease, PeerSet, Reconciler, Revoked, TooManyPeers, acquire,
 };
 use crate::telemetry::http::{self, HttpError};
-use crate::telemetry::snapshot::{EtcdStatus, IgnoredLeases};
+use crate::telemetry::status::{EtcdStatus, IgnoredLeases};
 use futures_util::StreamExt;
 use ipnet::Ipv4Net;
 use serde_json::json;

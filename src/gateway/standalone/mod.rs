@@ -204,12 +204,9 @@ impl Running {
     /// Gives the device its addresses and routes.
     async fn install(&self) -> Result<(), HostError> {
         let index = self.gateway.device_index();
-        for address in &self.loaded.settings.addresses {
-            self.network.add_address(index, *address).await?;
-        }
         let peers = self.reconciler.current().iter();
         let subnets: Vec<_> = peers.flat_map(|peer| peer.subnets.iter().copied()).collect();
-        self.network.add_routes(index, &subnets).await
+        self.network.configure(index, &self.loaded.settings.addresses, &subnets).await
     }
 }
 

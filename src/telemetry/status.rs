@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 
 /// A gateway at one moment. Numbers count from its start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Snapshot {
+pub struct GatewayStatus {
     /// What does not change while it runs.
     #[serde(flatten)]
     pub about: About,
@@ -172,7 +172,7 @@ pub(crate) mod tests {
     use serde_json::Value;
 
     /// A gateway that has seen everything.
-    pub(crate) fn busy() -> Snapshot {
+    pub(crate) fn busy() -> GatewayStatus {
         let latency =
             |p50, p99| Summary { count: 9, mean: 1.5, p50, p99, p999: p99, ..Summary::default() };
         let direction = Direction {
@@ -199,7 +199,7 @@ pub(crate) mod tests {
             on,
             reason: reason.to_owned(),
         };
-        Snapshot {
+        GatewayStatus {
             about: About {
                 version: "1.2.3".to_owned(),
                 device: "twill0".to_owned(),
@@ -246,7 +246,7 @@ pub(crate) mod tests {
     fn a_snapshot_survives_its_way_to_another_process() {
         let text = serde_json::to_string(&busy()).unwrap();
 
-        assert_eq!(serde_json::from_str::<Snapshot>(&text).unwrap(), busy());
+        assert_eq!(serde_json::from_str::<GatewayStatus>(&text).unwrap(), busy());
     }
     #[test]
     fn a_snapshot_has_the_fields_of_its_schema_and_no_others() {

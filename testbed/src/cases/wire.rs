@@ -5,14 +5,11 @@
 //!
 //! Bytes are written as `tcpdump -x` prints them, the IP header on a line of its own.
 
-/// Peer A's UDP address.
-pub(crate) const A: &str = "192.0.2.1:8285";
-/// Peer B's UDP address.
-pub(crate) const B: &str = "192.0.2.2:8285";
+use crate::overlay::{A, B};
 
 /// What comes in.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Given {
+pub enum Given {
     /// A packet that the kernel routed to the TUN device.
     FromTun(&'static str),
     /// A datagram, with its outer source.
@@ -21,7 +18,7 @@ pub(crate) enum Given {
 
 /// What comes out, and nothing beside it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// Nothing at all.
     Silence,
     /// A datagram to this address.
@@ -32,7 +29,7 @@ pub(crate) enum Outcome {
 
 /// What flannel's proxy makes of the same input.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Stock {
+pub enum Stock {
     /// The same bytes.
     Same,
     /// Something else: what, and why twill does not.
@@ -43,15 +40,23 @@ pub(crate) enum Stock {
 
 /// One input and its outcomes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Case {
-    pub(crate) name: &'static str,
-    pub(crate) given: Given,
-    pub(crate) twill: Outcome,
-    pub(crate) stock: Stock,
+pub struct Case {
+    /// What is special about it.
+    pub name: &'static str,
+    /// What comes in.
+    pub given: Given,
+    /// What twill makes of it.
+    pub twill: Outcome,
+    /// What flannel's proxy makes of it.
+    pub stock: Stock,
 }
 
 /// The bytes of a dump.
-pub(crate) fn bytes(dump: &str) -> Vec<u8> {
+///
+/// # Panics
+/// When it holds anything but hexadecimal digits and space.
+#[must_use]
+pub fn bytes(dump: &str) -> Vec<u8> {
     let digits: Vec<u8> = dump
         .chars()
         .filter(|character| !character.is_whitespace())
@@ -60,7 +65,8 @@ pub(crate) fn bytes(dump: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
 
-pub(crate) const CASES: &[Case] = &[
+/// The table.
+pub const CASES: &[Case] = &[
     Case {
         name: "a UDP packet to a lease loses one hop",
         given: Given::FromTun(
