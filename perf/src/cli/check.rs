@@ -130,8 +130,8 @@ fn refuse_other_conditions(record: &PlanRecord, asked: &SettingArgs) -> Result<(
     for (option, asked, recorded) in conditions {
         if let Some(asked) = asked.filter(|asked| *asked != recorded) {
             return Err(Failure::Unusable(format!(
-                "cannot check with {option} {asked}: the earlier run had {recorded}; leave {option} \
-                 out, or measure both with `twill-perf run` and use `twill-perf compare`"
+                "cannot check with {option} {asked}: the earlier run had {recorded}; leave \
+                 {option} out, or measure both with `twill-perf run` and use `twill-perf compare`"
             )));
         }
     }

@@ -44,8 +44,8 @@ enum Failure {
     Regression(String),
 }
 
-/// Runs the command. Returns 0 if all went well, 1 if something is worse than it should be, and 2 if
-/// that could not be found out.
+/// Runs the command. Returns 0 if all went well, 1 if something is worse than it should be, and 2
+/// if that could not be found out.
 #[must_use]
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {

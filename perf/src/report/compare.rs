@@ -96,8 +96,9 @@ pub(crate) fn changes(old: &Results, new: &Results, tolerance: f64) -> Vec<Chang
         .collect()
 }
 
-/// As [`changes`], but compares ratios to the baseline in the same round, since a slower machine slows
-/// the baseline, too. Compares plain numbers if the runs share no baseline, and for the baseline.
+/// As [`changes`], but compares ratios to the baseline in the same round, since a slower machine
+/// slows the baseline, too. Compares plain numbers if the runs share no baseline, and for the
+/// baseline.
 pub(crate) fn changes_to_baseline(old: &Results, new: &Results, tolerance: f64) -> Vec<Change> {
     pairs(old, new)
         .flat_map(|pair| {

@@ -17,7 +17,8 @@ pub(crate) enum Layout {
 }
 
 impl Layout {
-    /// Writes a title row and rows below it. `lead` columns name a row: a folded table repeats them.
+    /// Writes a title row and rows below it. `lead` columns name a row: a folded table repeats
+    /// them.
     pub(crate) fn table(self, rows: &[Vec<String>], lead: usize) -> String {
         match self {
             Self::Terminal { width } => folded(rows, lead, width),
