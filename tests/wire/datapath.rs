@@ -6,20 +6,20 @@ use twill_datapath::batch::{Datagrams, Frames, Pieces, RunLimits, Slot, Train, T
 use twill_datapath::route::View;
 use twill_datapath::wire::ipv4;
 use twill_datapath::{Egress, EgressRules, Ingress, IngressRules, World};
-use twill_testbed::cases::wire::{CASES, Case, Given, Outcome, Stock, bytes};
+use twill_testbed::cases::wire::{Case, Given, Outcome, Stock, bytes, cases};
 use twill_testbed::overlay::with_a_and_b;
 use twill_testbed::packets::gather;
 
 #[test]
 fn every_packet_leaves_as_the_table_says() {
-    for case in CASES {
+    for case in cases() {
         assert_eq!(replay(case.given), expected(case.twill), "{}", case.name);
     }
 }
 
 #[test]
 fn where_stock_differs_it_does_and_the_table_says_why() {
-    for case in CASES {
+    for case in cases() {
         match case.stock {
             Stock::Same => {}
             Stock::Differs(stock, why) => {
@@ -34,7 +34,7 @@ fn where_stock_differs_it_does_and_the_table_says_why() {
 #[test]
 fn the_tables_packets_are_what_their_names_say() {
     let spoiled = ["less than", "shorter", "empty", "IPv6", "wrong checksum", "cut short"];
-    for Case { name, given, .. } in CASES {
+    for Case { name, given, .. } in cases() {
         if spoiled.iter().any(|word| name.contains(word)) {
             continue;
         }

@@ -10,7 +10,7 @@ use twill::engine::{EngineChoice, EngineKind};
 use twill::gateway::Gateway;
 use twill_datapath::IngressCheck;
 use twill_datapath::route::View;
-use twill_testbed::cases::wire::{CASES, Case, Given, Outcome, bytes};
+use twill_testbed::cases::wire::{Case, Given, Outcome, bytes, cases};
 use twill_testbed::overlay::{A, B, with_a_and_b};
 use twill_testbed::{Namespace, Testbed, local, settings};
 
@@ -38,7 +38,7 @@ fn every_packet_crosses_real_devices_as_the_table_says_on_every_engine() {
         namespace.ip("link set tun0 up\nroute add 10.10.0.0/16 dev tun0").unwrap();
         namespace.enter(|| {
             let wires = Wires::open(gateway.device_index());
-            for case in CASES {
+            for case in cases() {
                 replay(&wires, kind, case);
             }
         });

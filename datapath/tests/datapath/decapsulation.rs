@@ -390,11 +390,7 @@ fn d23_ipv6_inside_an_ipv4_overlay_is_dropped() {
 
 #[test]
 fn d23_a_mixed_train_loses_its_ipv6_only() {
-    let train = [
-        udp(AT_A, HERE, 64, &[0; 20]),
-        udp6("fd00:a:1::5", "fd00:a::5", 64, b""),
-        udp(AT_A, HERE, 64, &[2; 20]),
-    ];
+    let train = mixed_train();
     assert!(train.iter().all(|packet| packet.len() == train[0].len()));
     let mut host = Setup::default().host();
 

@@ -133,6 +133,16 @@ pub fn bad_datagrams() -> Vec<(String, Vec<u8>, DropReason)> {
     all
 }
 
+/// A train of three, all of one length, of which the second is IPv6.
+#[must_use]
+pub fn mixed_train() -> [Vec<u8>; 3] {
+    [
+        udp(AT_A, HERE, 64, &[0; 20]),
+        udp6("fd00:a:1::5", "fd00:a::5", 64, b""),
+        udp(AT_A, HERE, 64, &[2; 20]),
+    ]
+}
+
 /// The first, a middle and the last fragment of one packet, all of one length.
 #[must_use]
 pub fn fragments() -> [Vec<u8>; 3] {

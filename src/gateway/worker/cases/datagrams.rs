@@ -2,10 +2,10 @@
 
 use super::*;
 use twill_testbed::cases::{
-    MARTIANS, OUT_OF_SCOPE, bad_datagrams, dropped, forwarded, fragments, packet, stamped,
-    tiny_fragment, unjoinable,
+    MARTIANS, OUT_OF_SCOPE, bad_datagrams, dropped, forwarded, fragments, mixed_train, packet,
+    stamped, tiny_fragment, unjoinable,
 };
-use twill_testbed::packets::{one_hop_less, udp, udp6, with_header, with_id};
+use twill_testbed::packets::{one_hop_less, udp, with_header, with_id};
 
 /// The discard service, which nobody runs: the kernel answers port unreachable.
 const NOBODY: &str = "127.0.0.5:9";
@@ -283,11 +283,7 @@ fn d22_a_packet_longer_than_the_mtu_is_dropped_and_not_cut() {
 
 #[test]
 fn d23_a_mixed_train_loses_its_ipv6_only() {
-    let train = [
-        udp(AT_A, HERE, 64, &[0; 20]),
-        udp6("fd00:a:1::5", "fd00:a::5", 64, b""),
-        udp(AT_A, HERE, 64, &[2; 20]),
-    ];
+    let train = mixed_train();
     let delivered = [one_hop_less(&train[0]), one_hop_less(&train[2])];
     let mut books = forwarded(2, 96);
     books.packets_in += 1;
