@@ -9,6 +9,7 @@ mod exports;
 mod gateways;
 #[path = "../common/missing.rs"]
 mod missing;
+mod several;
 mod terminal;
 #[path = "../common/wait.rs"]
 mod wait;
