@@ -1,9 +1,6 @@
 //! twill carries container traffic between hosts: IP packets from a TUN device, each one bare in a
 //! UDP datagram.
 
-#[cfg(test)]
-extern crate self as twill;
-
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -1,4 +1,4 @@
-//! What a twill says of itself: engine, offloads, and books that must balance.
+//! What a twill reports about itself: engine, offloads, and packet counts, which must balance.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -6,32 +6,31 @@ use std::fmt::Write as _;
 
 /// The parts of `twill status --json` that the harness reports.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Books {
+pub(crate) struct Books {
     /// The engine in use.
-    pub engine: String,
+    pub(crate) engine: String,
     /// The offloads in use.
-    pub offloads: Vec<String>,
+    pub(crate) offloads: Vec<String>,
     /// TUN to UDP.
-    pub egress: Direction,
+    pub(crate) egress: Direction,
     /// UDP to TUN.
-    pub ingress: Direction,
+    pub(crate) ingress: Direction,
 }
 
 /// One direction's packets.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Direction {
+pub(crate) struct Direction {
     /// Inner packets that arrived.
-    pub packets_in: u64,
+    pub(crate) packets_in: u64,
     /// Inner packets that left.
-    pub packets_out: u64,
+    pub(crate) packets_out: u64,
     /// Packets dropped, by reason.
-    pub drops: BTreeMap<String, u64>,
+    pub(crate) drops: BTreeMap<String, u64>,
 }
 
 impl Books {
-    /// Reads a status; what it lacks stays empty.
-    #[must_use]
-    pub fn read(status: &Value) -> Self {
+    /// Reads a status; missing values stay empty.
+    pub(crate) fn read(status: &Value) -> Self {
         let offloads = status["offloads"].as_array().into_iter().flatten();
         let in_use = offloads.filter(|offload| offload["on"] == true);
         Self {
@@ -43,14 +42,12 @@ impl Books {
     }
 
     /// Whether packets in = packets out + drops, both ways.
-    #[must_use]
-    pub fn balance(&self) -> bool {
+    pub(crate) fn balance(&self) -> bool {
         self.egress.balances() && self.ingress.balances()
     }
 
     /// A few lines for people.
-    #[must_use]
-    pub fn describe(&self, host: &str) -> String {
+    pub(crate) fn describe(&self, host: &str) -> String {
         let offloads =
             if self.offloads.is_empty() { "none".into() } else { self.offloads.join(", ") };
         let mut text = format!("  {host}: engine {}, offloads {offloads}\n", self.engine);

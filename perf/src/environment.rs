@@ -1,11 +1,15 @@
-//! The machine, so that somebody else can judge the numbers and run them again.
+//! The machine and the programs, so that somebody else can judge the numbers and repeat them.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 
 /// Kernel parameters that decide how far a path can get.
 const SYSCTLS: [&str; 9] = [
@@ -20,47 +24,46 @@ const SYSCTLS: [&str; 9] = [
     "kernel.io_uring_disabled",
 ];
 
-/// Where and with what results were made.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Environment {
+/// The machine and the programs that made the results.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Environment {
     /// Start, seconds after 1970.
-    pub started: u64,
+    pub(crate) started: u64,
     /// The command line.
-    pub command: Vec<String>,
+    pub(crate) command: Vec<String>,
     /// Version of the harness.
-    pub harness: String,
-    /// What `twill --version` said.
-    pub twill: Option<String>,
+    pub(crate) harness: String,
+    /// The output of `twill --version`.
+    pub(crate) twill: Option<String>,
     /// The commit of the working directory, with `-dirty` if files differ from it.
-    pub commit: Option<String>,
+    pub(crate) commit: Option<String>,
     /// Kernel release and build.
-    pub kernel: String,
+    pub(crate) kernel: String,
     /// CPU model.
-    pub cpu: String,
+    pub(crate) cpu: String,
     /// CPUs that may run.
-    pub cpus: usize,
+    pub(crate) cpus: usize,
     /// Memory, MiB.
-    pub memory_mib: u64,
-    /// Whether a hypervisor stands below, as far as the CPU says.
-    pub virtual_machine: bool,
+    pub(crate) memory_mib: u64,
+    /// Whether the CPU reports a hypervisor.
+    pub(crate) virtual_machine: bool,
     /// The scaling governor of the first CPU, if it has one.
-    pub governor: Option<String>,
-    /// Load average over a minute when the run began: what else ran.
-    pub load: f64,
-    /// CPU weaknesses and what the kernel does about them.
-    pub mitigations: BTreeMap<String, String>,
+    pub(crate) governor: Option<String>,
+    /// Load average over the minute before the run.
+    pub(crate) load: f64,
+    /// CPU vulnerabilities and their mitigations.
+    pub(crate) mitigations: BTreeMap<String, String>,
     /// Kernel parameters.
-    pub sysctls: BTreeMap<String, String>,
+    pub(crate) sysctls: BTreeMap<String, String>,
     /// Offloads of the underlay device, by wire.
-    pub offloads: BTreeMap<String, Vec<String>>,
+    pub(crate) offloads: BTreeMap<String, Vec<String>>,
     /// Versions of the tools that were used.
-    pub tools: BTreeMap<String, String>,
+    pub(crate) tools: BTreeMap<String, String>,
 }
 
 impl Environment {
-    /// Looks around.
-    #[must_use]
-    pub fn read(twill: &Path) -> Self {
+    /// Reads it from /proc, /sys and the programs.
+    pub(crate) fn read(twill: &Path) -> Self {
         let cpuinfo = read("/proc/cpuinfo");
         let meminfo = read("/proc/meminfo");
         let governor = read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
@@ -68,7 +71,7 @@ impl Environment {
             started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
             command: std::env::args().collect(),
             harness: env!("CARGO_PKG_VERSION").to_owned(),
-            twill: first_line(Command::new(twill).arg("--version")),
+            twill: version(twill),
             commit: first_line(Command::new("git").args(["describe", "--always", "--dirty"])),
             kernel: format!(
                 "{} {}",
@@ -95,9 +98,16 @@ impl Environment {
         }
     }
 
+    /// When the run began, in words.
+    pub(crate) fn date(&self) -> String {
+        const FORMAT: &[BorrowedFormatItem<'_>] =
+            format_description!("[day padding:none] [month repr:long] [year], [hour]:[minute] UTC");
+        let started = OffsetDateTime::from_unix_timestamp(self.started as i64);
+        started.ok().and_then(|at| at.format(FORMAT).ok()).unwrap_or_default()
+    }
+
     /// One line for people.
-    #[must_use]
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let kind = if self.virtual_machine { ", virtual" } else { "" };
         format!(
             "{} CPUs ({}{kind}), Linux {}, {} MiB",
@@ -107,6 +117,11 @@ impl Environment {
             self.memory_mib
         )
     }
+}
+
+/// What a program says of its version.
+pub(crate) fn version(program: &Path) -> Option<String> {
+    first_line(Command::new(program).arg("--version"))
 }
 
 fn mitigations() -> BTreeMap<String, String> {
@@ -141,8 +156,7 @@ fn tools() -> BTreeMap<String, String> {
 }
 
 /// The offloads of a device that are on, by the names that `ethtool -k` gives them.
-#[must_use]
-pub fn offloads_on(listed: &str) -> Vec<String> {
+pub(crate) fn offloads_on(listed: &str) -> Vec<String> {
     listed
         .lines()
         .filter_map(|line| line.trim().split_once(": on"))

@@ -1,50 +1,51 @@
 //! Runs a matrix of wires, paths and workloads in interleaved rounds.
 
-use crate::environment::{Environment, offloads_on};
-use crate::path::{Path, PathSpec, Setting};
+use crate::environment::{Environment, offloads_on, version};
+use crate::metric::units;
+use crate::path::{Path, PathSpec, Setting, TwillSpec};
 use crate::results::{Cell, Missing, PlanRecord, Results, SCHEMA};
 use crate::sample::Sample;
 use crate::workload::{Window, Workload, WorkloadError};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use twill_testbed::{Underlay, Wire};
 
 /// What to measure.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The paths to compare.
-    pub paths: Vec<PathSpec>,
+    pub(crate) paths: Vec<PathSpec>,
     /// The traffic.
-    pub workloads: Vec<Workload>,
+    pub(crate) workloads: Vec<Workload>,
     /// The wires.
-    pub wires: Vec<Wire>,
-    /// Rounds that count; one more before them is thrown away.
-    pub rounds: u32,
+    pub(crate) wires: Vec<Wire>,
+    /// Rounds to measure, after one that is thrown away.
+    pub(crate) rounds: u32,
     /// Measured time of each run.
-    pub measure: Duration,
-    /// What the order of paths is drawn from.
-    pub seed: u64,
+    pub(crate) measure: Duration,
+    /// The seed for the order of paths.
+    pub(crate) seed: u64,
     /// The path that ratios refer to.
-    pub baseline: PathSpec,
+    pub(crate) baseline: PathSpec,
     /// What all paths share; its wire is replaced by each of `wires`.
-    pub setting: Setting,
+    pub(crate) setting: Setting,
 }
 
-/// Told of every run before it begins: what it is and how long it takes.
-pub trait Observer {
-    /// Does one step, which it may announce.
+/// Does the steps of a plan, and shows them to the user.
+pub(crate) trait Observer {
+    /// Does one step that takes about `expected`.
     fn step<T>(&mut self, label: &str, expected: Duration, work: impl FnOnce() -> T) -> T;
 
-    /// So many steps of so much time will not come.
+    /// Leaves out so many steps, which would have taken `expected`.
     fn skip(&mut self, steps: usize, expected: Duration);
 }
 
 impl Plan {
     /// How many steps it has, and how long they take.
-    #[must_use]
-    pub fn expected(&self) -> (usize, Duration) {
+    pub(crate) fn expected(&self) -> (usize, Duration) {
         let (runs, time) = self.expected_path();
         let paths = self.wires.len() * self.paths.len();
         ((runs + 1) * paths, (time + BUILD) * paths as u32)
@@ -69,30 +70,57 @@ impl Plan {
         }
     }
 
-    /// Runs it. What fails is recorded and the rest goes on.
-    pub fn run(&self, observer: &mut impl Observer) -> Results {
-        let mut results = Results {
-            schema: SCHEMA,
-            environment: Environment::read(&self.setting.twill),
-            plan: self.record(),
-            unavailable: Vec::new(),
-            cells: Vec::new(),
-        };
+    /// Measures everything. A failure is recorded and the rest goes on.
+    ///
+    /// `results` is locked only while a measurement is added, so that another thread can save what
+    /// was measured so far.
+    pub(crate) fn run(&self, results: &Mutex<Results>, observer: &mut impl Observer) {
         let mut order = StdRng::seed_from_u64(self.seed);
         for wire in &self.wires {
-            self.run_wire(*wire, &mut order, observer, &mut results);
+            let paths = self.build(*wire, results, observer);
+            record_offloads(*wire, &paths, &mut lock(results));
+            let first = self.add_cells(*wire, &paths, &mut lock(results));
+            for round in 0..=self.rounds {
+                self.run_round(
+                    Round { wire: *wire, round, first },
+                    &paths,
+                    &mut order,
+                    results,
+                    observer,
+                );
+            }
+            close(paths, &mut lock(results).cells[first..]);
         }
-        results
     }
 
-    /// All paths of a wire stand side by side; those that do not run rest.
-    fn run_wire(
+    /// Results without measurements.
+    pub(crate) fn no_results(&self) -> Results {
+        let mut environment = Environment::read(&self.setting.twill);
+        for path in &self.paths {
+            let PathSpec::Twill(TwillSpec { program: Some(program), .. }) = path else { continue };
+            if let Some(version) = version(program) {
+                environment.tools.insert(path.to_string(), version);
+            }
+        }
+        Results {
+            schema: SCHEMA,
+            interrupted: None,
+            environment,
+            plan: self.record(),
+            units: units(),
+            unavailable: Vec::new(),
+            cells: Vec::new(),
+        }
+    }
+
+    /// Builds the paths of a wire. All of them exist side by side; only one carries traffic at a
+    /// time.
+    fn build(
         &self,
         wire: Wire,
-        order: &mut StdRng,
+        results: &Mutex<Results>,
         observer: &mut impl Observer,
-        results: &mut Results,
-    ) {
+    ) -> Vec<Path> {
         let underlay = Underlay { wire, ..self.setting.underlay.clone() };
         let setting = Setting { underlay, ..self.setting.clone() };
         let mut paths = Vec::new();
@@ -103,7 +131,7 @@ impl Plan {
                 Err(missing) => {
                     let (steps, expected) = self.expected_path();
                     observer.skip(steps, expected);
-                    results.unavailable.push(Missing {
+                    lock(results).unavailable.push(Missing {
                         wire: wire.to_string(),
                         path: missing.path,
                         reason: missing.reason,
@@ -111,72 +139,51 @@ impl Plan {
                 }
             }
         }
-        record_offloads(wire, &paths, results);
-
-        let first = results.cells.len();
-        for workload in &self.workloads {
-            for path in &paths {
-                results.cells.push(Cell {
-                    wire: wire.to_string(),
-                    path: path.name().to_owned(),
-                    workload: workload.to_string(),
-                    headline: workload.headline().to_owned(),
-                    discarded: None,
-                    rounds: Vec::new(),
-                    failures: Vec::new(),
-                });
-            }
-        }
-        for round in 0..=self.rounds {
-            for (index, workload) in self.workloads.iter().enumerate() {
-                let mut turn: Vec<_> = (0..paths.len()).collect();
-                turn.shuffle(order);
-                for path in turn {
-                    let cell = &mut results.cells[first + index * paths.len() + path];
-                    let label = format!(
-                        "{wire} wire, round {round} of {}: {workload} over {}",
-                        self.rounds, cell.path
-                    );
-                    let run = || self.run_once(&paths[path], workload, round == 0);
-                    let outcome = observer.step(&label, self.expected_run(workload), run);
-                    book(cell, round, outcome);
-                }
-            }
-        }
-        for path in paths {
-            let name = path.name().to_owned();
-            if let Err(error) = path.close() {
-                let cells = results.cells[first..].iter_mut();
-                for cell in cells.filter(|cell| cell.path == name) {
-                    cell.failures.push(format!("at the end: {error}"));
-                }
-            }
-        }
+        paths
     }
 
-    fn run_once(
-        &self,
-        path: &Path,
-        workload: &Workload,
-        counting: bool,
-    ) -> Result<Sample, WorkloadError> {
-        let mut meter = path.meter();
-        meter.count_calls(counting);
-        let before = path.drops()?;
-        let mut sample = workload.run(path.course(), &Window::of(self.measure), &mut meter)?;
-        meter.describe(&mut sample);
-        if let (Some(before), Some(after)) = (before, path.drops()?) {
-            let mut all = 0;
-            for (reason, count) in after {
-                let dropped = count - before.get(&reason).copied().unwrap_or(0).min(count);
-                if dropped > 0 {
-                    sample.set(&format!("drops_gateway_{reason}"), dropped as f64);
-                }
-                all += dropped;
-            }
-            sample.set("drops_gateway", all as f64);
+    /// Adds an empty cell for each workload and path; returns the position of the first.
+    fn add_cells(&self, wire: Wire, paths: &[Path], results: &mut Results) -> usize {
+        let first = results.cells.len();
+        for workload in &self.workloads {
+            results.cells.extend(paths.iter().map(|path| Cell {
+                wire: wire.to_string(),
+                path: path.name().to_owned(),
+                workload: workload.to_string(),
+                headline: workload.headline().to_owned(),
+                discarded: None,
+                rounds: Vec::new(),
+                failures: Vec::new(),
+            }));
         }
-        Ok(sample)
+        first
+    }
+
+    /// Runs every workload over every path once, the paths in random order.
+    fn run_round(
+        &self,
+        at: Round,
+        paths: &[Path],
+        order: &mut StdRng,
+        results: &Mutex<Results>,
+        observer: &mut impl Observer,
+    ) {
+        let Round { wire, round, first } = at;
+        for (index, workload) in self.workloads.iter().enumerate() {
+            let mut turn: Vec<_> = paths.iter().enumerate().collect();
+            turn.shuffle(order);
+            for (position, path) in turn {
+                let label = format!(
+                    "{wire} wire, round {round} of {}: {workload} over {}",
+                    self.rounds,
+                    path.name()
+                );
+                let run = || path.run(workload, &Window::of(self.measure), round == 0);
+                let outcome = observer.step(&label, self.expected_run(workload), run);
+                let cell = &mut lock(results).cells[first + index * paths.len() + position];
+                book(cell, round, outcome);
+            }
+        }
     }
 
     fn record(&self) -> PlanRecord {
@@ -204,11 +211,38 @@ impl Plan {
     }
 }
 
-/// How long building a path takes, about.
+/// One round on one wire.
+#[derive(Clone, Copy)]
+struct Round {
+    wire: Wire,
+    /// 0 is the round that is thrown away.
+    round: u32,
+    /// The position of the wire's first cell.
+    first: usize,
+}
+
+/// About how long it takes to build a path.
 const BUILD: Duration = Duration::from_millis(700);
 
 fn millionths(share: f64) -> u32 {
     (share * 1e6).round() as u32
+}
+
+/// Locks the results, even if another thread panicked with them.
+pub(crate) fn lock(results: &Mutex<Results>) -> MutexGuard<'_, Results> {
+    results.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Stops the gateways; a gateway that does not stop is a failure of all measurements of its path.
+fn close(paths: Vec<Path>, cells: &mut [Cell]) {
+    for path in paths {
+        let name = path.name().to_owned();
+        if let Err(error) = path.close() {
+            for cell in cells.iter_mut().filter(|cell| cell.path == name) {
+                cell.failures.push(format!("at the end: {error}"));
+            }
+        }
+    }
 }
 
 fn book(cell: &mut Cell, round: u32, outcome: Result<Sample, WorkloadError>) {

@@ -1,28 +1,31 @@
-//! The harness: builds hosts in network namespaces, runs traffic between their containers over one
-//! path or another, and says what each path really does and costs.
+//! The harness: builds hosts in network namespaces, sends traffic between their containers over
+//! several paths, and reports what each path carries and costs.
 //!
 //! - [`twill_testbed`] builds hosts, pods and wires, and removes them however the program ends.
-//! - [`path`] is what joins the pods: the kernel, twill, or a gateway that the user brings.
-//! - [`workload`] is the traffic: generators and sinks that account for every packet.
-//! - [`measure`] reads what a run cost and where it lost, from the kernel's books; [`books`] what a
-//!   twill says of itself.
-//! - [`sample`] holds the numbers of one run, [`metric`] says what each of them means.
-//! - [`experiment`] interleaves runs in rounds; [`results`] keeps them with the [`environment`] they
-//!   were made in; [`stats`] makes medians, intervals and ratios of them.
-//! - [`report`] shows results: tables, percentile files, one HTML page.
-//! - [`targets`] compares them with what must be reached, or with what was.
+//! - [`path`] joins the pods: by the kernel, by twill, or by a gateway that the user brings.
+//! - [`workload`] generates traffic and accounts for every packet.
+//! - `measure` reads from kernel counters what a run cost and where packets were lost; `books`
+//!   reads the status of a twill.
+//! - [`sample`] holds the numbers of one run, `metric` says what each of them means.
+//! - `experiment` interleaves runs in rounds; [`results`] stores them with their `environment`;
+//!   `stats` computes medians, intervals and ratios.
+//! - `report` writes tables, percentile files and one HTML page.
+//! - `targets` compares results with required numbers.
 
-pub mod books;
+// Printing panics when the reader goes away: `cli::output` is the one place that prints.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
+mod books;
 pub mod cli;
-pub mod environment;
-pub mod experiment;
-pub mod measure;
-pub mod metric;
+mod environment;
+mod experiment;
+mod measure;
+mod metric;
 pub mod path;
-pub mod report;
+mod report;
 pub mod results;
 pub mod sample;
-pub mod stats;
+mod stats;
 mod sys;
-pub mod targets;
+mod targets;
 pub mod workload;

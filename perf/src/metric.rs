@@ -1,8 +1,10 @@
 //! Every number that the harness reports: key, name, unit, and which way is better.
 
+use std::collections::BTreeMap;
+
 /// Which way is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Better {
+pub(crate) enum Better {
     /// More is better.
     More,
     /// Less is better.
@@ -13,21 +15,21 @@ pub enum Better {
 
 /// One kind of number.
 #[derive(Clone, Copy, Debug)]
-pub struct Metric {
+pub(crate) struct Metric {
     /// Its key in files.
-    pub key: &'static str,
+    pub(crate) key: &'static str,
     /// Its name for people.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Its unit.
-    pub unit: &'static str,
+    pub(crate) unit: &'static str,
     /// Which way is better.
-    pub better: Better,
+    pub(crate) better: Better,
 }
 
 macro_rules! metrics {
     ($($key:literal $name:literal $unit:literal $better:ident,)+) => {
         /// All of them, in the order in which they are printed.
-        pub const ALL: &[Metric] = &[
+        pub(crate) const ALL: &[Metric] = &[
             $(Metric { key: $key, name: $name, unit: $unit, better: Better::$better },)+
         ];
     };
@@ -41,11 +43,11 @@ metrics! {
     "offered" "packets offered" "kpps" Neither,
     "loss" "loss" "share" Less,
     "loss_worst_flow" "loss of the worst flow" "share" Less,
-    "load_loss" "loss of the load beside" "share" Less,
+    "load_loss" "loss of the background load" "share" Less,
     "lost" "packets lost" "packets" Less,
     "duplicates" "duplicates" "packets" Less,
     "reordered" "reordered" "share" Less,
-    "retransmitted" "TCP segments sent again" "share" Less,
+    "retransmitted" "retransmitted TCP segments" "share" Less,
     "rtt_p50" "round trip p50" "µs" Less,
     "rtt_p90" "round trip p90" "µs" Less,
     "rtt_p99" "round trip p99" "µs" Less,
@@ -58,9 +60,9 @@ metrics! {
     "one_way_p999" "one way p99.9" "µs" Less,
     "one_way_p9999" "one way p99.99" "µs" Less,
     "one_way_max" "one way maximum" "µs" Less,
-    "lag_p50" "probe late p50" "µs" Neither,
-    "lag_p99" "probe late p99" "µs" Neither,
-    "lag_max" "probe late maximum" "µs" Neither,
+    "lag_p50" "probe lateness p50" "µs" Neither,
+    "lag_p99" "probe lateness p99" "µs" Neither,
+    "lag_max" "probe lateness maximum" "µs" Neither,
     "gateway_cpu" "gateway CPU" "cores" Less,
     "gateway_cpu_per_gib" "gateway CPU per GiB" "s/GiB" Less,
     "gateway_cpu_per_mpkt" "gateway CPU per million packets" "s/Mpkt" Less,
@@ -71,31 +73,32 @@ metrics! {
     "stolen_cpu" "CPU stolen by the hypervisor" "cores" Less,
     "switches_per_packet" "gateway context switches per packet" "1/packet" Less,
     "calls_per_packet" "gateway system calls per packet" "1/packet" Less,
-    "drops_sink" "drops at the receiving socket" "packets" Less,
-    "drops_device" "drops at the hosts' devices" "packets" Less,
+    "drops_sink" "drops at the receiver's socket" "packets" Less,
+    "drops_device" "drops at other devices of the hosts" "packets" Less,
     "drops_tun" "drops at the TUN devices" "packets" Less,
     "drops_socket" "drops at the gateways' sockets" "packets" Less,
-    "drops_backlog" "drops at the CPUs' backlogs" "packets" Less,
+    "drops_backlog" "drops in CPU backlogs" "packets" Less,
     "drops_gateway" "drops in the gateways" "packets" Less,
     "generator_busy" "busiest generator thread" "share" Neither,
 }
 
 /// The metric with that key.
-#[must_use]
-pub fn by_key(key: &str) -> Option<&'static Metric> {
+pub(crate) fn by_key(key: &str) -> Option<&'static Metric> {
     ALL.iter().find(|metric| metric.key == key)
 }
 
-/// A key's name for people; keys that only some gateways have (drops by reason) speak for
-/// themselves.
-#[must_use]
-pub fn name(key: &str) -> String {
+/// The name of a key for people. Keys of drop reasons, which a gateway names, are their own names.
+pub(crate) fn name(key: &str) -> String {
     by_key(key).map_or_else(|| key.replace('_', " "), |metric| metric.name.to_owned())
 }
 
+/// The unit of each number by its key, for files.
+pub(crate) fn units() -> BTreeMap<String, String> {
+    ALL.iter().map(|metric| (metric.key.to_owned(), metric.unit.to_owned())).collect()
+}
+
 /// A number with three or four digits, as people write it.
-#[must_use]
-pub fn format(value: f64) -> String {
+pub(crate) fn format(value: f64) -> String {
     let digits = match value.abs() {
         0.0 => 0,
         size if size >= 100.0 => 0,

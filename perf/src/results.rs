@@ -1,4 +1,4 @@
-//! What a run of the harness brought, as kept in `results/*.json`.
+//! The results of one run of the harness, as kept in `results.json`.
 
 use crate::environment::Environment;
 use crate::measure::is_counted_apart;
@@ -6,67 +6,73 @@ use crate::metric;
 use crate::sample::{Sample, from_pairs};
 use crate::stats::{Estimate, paired_ratios};
 use hdrhistogram::Histogram;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::{fs, io};
 use twill_testbed::Underlay;
 
 /// The version of the file's layout.
-pub const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 /// Everything about one run of the harness.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Results {
     /// The version of this layout.
-    pub schema: u32,
-    /// The machine, its kernel, and what made the results.
-    pub environment: Environment,
-    /// What was asked for: enough to ask again.
-    pub plan: PlanRecord,
-    /// What the machine could not offer.
-    pub unavailable: Vec<Missing>,
+    pub(crate) schema: u32,
+    /// How far the run came, if a signal ended it early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) interrupted: Option<String>,
+    /// The machine, its kernel, and the programs that made the results.
+    pub(crate) environment: Environment,
+    /// The settings of the run, enough to repeat it.
+    pub(crate) plan: PlanRecord,
+    /// The unit of each number by its key; a share lies between 0 and 1.
+    #[serde(default)]
+    pub(crate) units: BTreeMap<String, String>,
+    /// Paths that could not be built.
+    pub(crate) unavailable: Vec<Missing>,
     /// The measurements.
-    pub cells: Vec<Cell>,
+    pub(crate) cells: Vec<Cell>,
 }
 
-/// What was asked for, in the words of the command line.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlanRecord {
+/// The settings of the run, as on the command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct PlanRecord {
     /// Paths by name.
-    pub paths: Vec<String>,
+    pub(crate) paths: Vec<String>,
     /// `NAME=COMMAND` of the paths that the user brought.
-    pub external: Vec<String>,
+    pub(crate) external: Vec<String>,
     /// Workloads by name.
-    pub workloads: Vec<String>,
+    pub(crate) workloads: Vec<String>,
     /// Wires by name.
-    pub wires: Vec<String>,
-    /// Rounds that count; one before them is thrown away.
-    pub rounds: u32,
+    pub(crate) wires: Vec<String>,
+    /// Rounds that were asked for, after one that is thrown away.
+    pub(crate) rounds: u32,
     /// Measured time of each run, milliseconds.
-    pub measure_ms: u64,
-    /// What the order of paths and the intervals are drawn from.
-    pub seed: u64,
+    pub(crate) measure_ms: u64,
+    /// The seed for the order of paths and the intervals.
+    pub(crate) seed: u64,
     /// The path that ratios refer to.
-    pub baseline: String,
+    pub(crate) baseline: String,
     /// Underlay MTU, bytes.
-    pub mtu: u16,
+    pub(crate) mtu: u16,
     /// Hosts on the underlay.
-    pub hosts: u8,
+    pub(crate) hosts: u8,
     /// Injected loss, millionths.
-    pub loss_ppm: u32,
+    pub(crate) loss_ppm: u32,
     /// Rate limit of each host, Mbit/s.
-    pub rate_mbit: Option<u32>,
+    pub(crate) rate_mbit: Option<u32>,
     /// CPUs that gateways may use.
-    pub gateway_cpus: Option<String>,
+    pub(crate) gateway_cpus: Option<String>,
     /// Share of a CPU that every worker of a twill got, millionths.
-    pub worker_share_ppm: Option<u32>,
+    pub(crate) worker_share_ppm: Option<u32>,
 }
 
 impl PlanRecord {
-    /// What was not as it is unless asked for, in words; nothing where all was.
-    #[must_use]
-    pub fn conditions(&self) -> String {
+    /// The settings that differ from the defaults, in words.
+    pub(crate) fn conditions(&self) -> String {
         let percent = |ppm: u32| f64::from(ppm) * 1e-4;
         let all = [
             (self.mtu != Underlay::default().mtu).then(|| format!("MTU {}", self.mtu)),
@@ -82,39 +88,38 @@ impl PlanRecord {
 }
 
 /// A path that could not be measured on a wire, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Missing {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Missing {
     /// The wire.
-    pub wire: String,
+    pub(crate) wire: String,
     /// The path.
-    pub path: String,
+    pub(crate) path: String,
     /// The reason.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// One workload over one path and wire, all rounds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Cell {
     /// The wire.
-    pub wire: String,
+    pub(crate) wire: String,
     /// The path.
-    pub path: String,
+    pub(crate) path: String,
     /// The workload.
-    pub workload: String,
+    pub(crate) workload: String,
     /// The key of the number that stands for the workload.
-    pub headline: String,
-    /// The round before the first, whose times do not count; system calls are counted in it.
-    pub discarded: Option<Sample>,
-    /// Rounds by position; nothing where a run failed.
-    pub rounds: Vec<Option<Sample>>,
+    pub(crate) headline: String,
+    /// The round that is thrown away; only system calls are taken from it.
+    pub(crate) discarded: Option<Sample>,
+    /// All rounds in order; null for a run that failed.
+    pub(crate) rounds: Vec<Option<Sample>>,
     /// Why runs failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub failures: Vec<String>,
+    pub(crate) failures: Vec<String>,
 }
 
 impl Cell {
-    /// The values of a number over the rounds; of what is measured in the discarded round alone, the
-    /// value from there.
+    /// The values of a number over the rounds. System calls are counted in the discarded round only.
     #[must_use]
     pub fn values(&self, key: &str) -> Vec<f64> {
         if is_counted_apart(key) {
@@ -124,14 +129,12 @@ impl Cell {
     }
 
     /// The median of a number over the rounds.
-    #[must_use]
-    pub fn estimate(&self, key: &str, seed: u64) -> Option<Estimate> {
+    pub(crate) fn estimate(&self, key: &str, seed: u64) -> Option<Estimate> {
         Estimate::of(&self.values(key), seed)
     }
 
     /// The ratios of a number to the baseline's in the same round.
-    #[must_use]
-    pub fn ratios(&self, baseline: &Self, key: &str) -> Vec<f64> {
+    pub(crate) fn ratios(&self, baseline: &Self, key: &str) -> Vec<f64> {
         let value = |sample: &Option<Sample>| sample.as_ref()?.get(key);
         let pair = |(one, other)| Some((value(one)?, value(other)?));
         if is_counted_apart(key) {
@@ -143,14 +146,12 @@ impl Cell {
     }
 
     /// The ratio of a number to the baseline's in the same round.
-    #[must_use]
-    pub fn ratio(&self, baseline: &Self, key: &str, seed: u64) -> Option<Estimate> {
+    pub(crate) fn ratio(&self, baseline: &Self, key: &str, seed: u64) -> Option<Estimate> {
         Estimate::of(&self.ratios(baseline, key), seed)
     }
 
     /// Why nothing can be concluded from a number: a run failed, or rounds lack it.
-    #[must_use]
-    pub fn flaw(&self, key: &str) -> Option<String> {
+    pub(crate) fn flaw(&self, key: &str) -> Option<String> {
         let wanted = if is_counted_apart(key) { 1 } else { self.rounds.len() };
         let values = self.values(key).len();
         let why = match self.failures.first() {
@@ -164,30 +165,26 @@ impl Cell {
         Some(format!("{} over {}, {} wire: {why}", self.workload, self.path, self.wire))
     }
 
-    /// Whether its path is what the project builds, and not what it is compared with.
-    #[must_use]
-    pub fn is_twill(&self) -> bool {
+    /// Whether its path is a twill, other than `classic`.
+    pub(crate) fn is_twill(&self) -> bool {
         self.path == "twill" || self.path.starts_with("twill:")
     }
 
     /// The keys that its rounds have.
-    #[must_use]
-    pub fn keys(&self) -> BTreeSet<&str> {
+    pub(crate) fn keys(&self) -> BTreeSet<&str> {
         let samples = self.rounds.iter().flatten().chain(&self.discarded);
         samples.flat_map(|sample| sample.values.keys().map(String::as_str)).collect()
     }
 
     /// All rounds' times of one kind together, nanoseconds.
-    #[must_use]
-    pub fn times(&self, name: &str) -> Option<Histogram<u64>> {
+    pub(crate) fn times(&self, name: &str) -> Option<Histogram<u64>> {
         let rounds = self.rounds.iter().flatten();
         let pairs: Vec<_> = rounds.filter_map(|sample| sample.times.get(name)).flatten().collect();
         (!pairs.is_empty()).then(|| from_pairs(pairs))
     }
 
-    /// What a reader must know, each remark with the rounds in which it held.
-    #[must_use]
-    pub fn notes(&self) -> Vec<(String, usize)> {
+    /// The notes of the rounds, each with the number of rounds that have it.
+    pub(crate) fn notes(&self) -> Vec<(String, usize)> {
         let mut notes: Vec<(String, BTreeSet<usize>)> = Vec::new();
         for (round, sample) in self.rounds.iter().flatten().enumerate() {
             for note in &sample.notes {
@@ -201,12 +198,36 @@ impl Cell {
     }
 }
 
-/// A note without its figures, which differ from round to round where the remark does not.
+/// A note without its figures, which differ from round to round.
 fn remark(note: &str) -> impl Iterator<Item = &str> {
     note.split_whitespace().filter(|word| !word.starts_with(|first: char| first.is_ascii_digit()))
 }
 
 impl Results {
+    /// The JSON schema of the file.
+    pub(crate) fn schema() -> String {
+        format!("{:#}\n", schemars::schema_for!(Self).to_value())
+    }
+
+    /// Keeps what was measured so far and says how far that is.
+    pub(crate) fn interrupt(&mut self) {
+        let (wires, rounds) = (self.plan.wires.len(), self.plan.rounds);
+        self.interrupted = Some(match self.cells.last() {
+            Some(last) => {
+                let wire = last.wire.clone();
+                let cells = self.cells.iter().filter(|cell| cell.wire == wire);
+                let whole = cells.map(|cell| cell.rounds.len()).min().unwrap_or(0);
+                let position = 1 + self.plan.wires.iter().position(|w| *w == wire).unwrap_or(0);
+                format!(
+                    "{whole} of {rounds} rounds finished on the {wire} wire, wire {position} of \
+                     {wires}"
+                )
+            }
+            None => "nothing was measured".to_owned(),
+        });
+        self.cells.retain(|cell| !cell.rounds.is_empty());
+    }
+
     /// The measurements of one workload over one path and wire.
     #[must_use]
     pub fn cell(&self, wire: &str, path: &str, workload: &str) -> Option<&Cell> {
@@ -216,8 +237,7 @@ impl Results {
     }
 
     /// Wires and workloads in the order in which they were measured.
-    #[must_use]
-    pub fn groups(&self) -> Vec<(&str, &str)> {
+    pub(crate) fn groups(&self) -> Vec<(&str, &str)> {
         let mut groups = Vec::new();
         for cell in &self.cells {
             let group = (cell.wire.as_str(), cell.workload.as_str());
@@ -229,14 +249,18 @@ impl Results {
     }
 
     /// The paths of one wire and workload.
-    pub fn group<'a>(&'a self, wire: &'a str, workload: &'a str) -> impl Iterator<Item = &'a Cell> {
+    pub(crate) fn group<'a>(
+        &'a self,
+        wire: &'a str,
+        workload: &'a str,
+    ) -> impl Iterator<Item = &'a Cell> {
         self.cells.iter().filter(move |cell| cell.wire == wire && cell.workload == workload)
     }
 
     /// Reads a file.
     ///
     /// # Errors
-    /// When it cannot be read, or was written by a harness that another layout.
+    /// When it cannot be read, or has another layout.
     pub fn load(path: &Path) -> Result<Self, ResultsError> {
         let fail = |source| ResultsError::File { path: path.display().to_string(), source };
         let text = fs::read_to_string(path).map_err(fail)?;
@@ -253,7 +277,7 @@ impl Results {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn save(&self, path: &Path) -> Result<(), ResultsError> {
+    pub(crate) fn save(&self, path: &Path) -> Result<(), ResultsError> {
         let fail = |source| ResultsError::File { path: path.display().to_string(), source };
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(fail)?;
@@ -268,7 +292,7 @@ impl Results {
 #[derive(Debug, thiserror::Error)]
 pub enum ResultsError {
     /// The file itself.
-    #[error("{path}: {source}")]
+    #[error("cannot read or write {path}: {source}")]
     File {
         /// The file.
         path: String,
@@ -276,7 +300,7 @@ pub enum ResultsError {
         source: io::Error,
     },
     /// Its content.
-    #[error("{path} holds no results: {source}")]
+    #[error("{path} is not a results file: {source}")]
     Format {
         /// The file.
         path: String,
@@ -284,13 +308,45 @@ pub enum ResultsError {
         source: serde_json::Error,
     },
     /// Another version of the harness wrote it.
-    #[error("{path} has layout {schema}, this program reads layout {SCHEMA}: run it again")]
+    #[error("{path} has layout {schema}, but this program reads layout {SCHEMA}: measure again")]
     Schema {
         /// The file.
         path: String,
         /// Its layout.
         schema: u32,
     },
+}
+
+/// Goodputs by round over VXLAN, the baseline, and over twill, for tests of reports.
+#[cfg(test)]
+pub(crate) fn sample_run(vxlan: &[f64], twill: &[f64]) -> Results {
+    let cell = |(path, goodputs): (&str, &[f64])| {
+        let round = |goodput: &f64| {
+            let mut sample = Sample::new(1.0);
+            sample.set("goodput", *goodput);
+            Some(sample)
+        };
+        let [wire, path, workload, headline] = ["mtu", path, "tcp-1", "goodput"].map(str::to_owned);
+        let rounds = goodputs.iter().map(round).collect();
+        Cell { wire, path, workload, headline, discarded: None, rounds, failures: Vec::new() }
+    };
+    Results {
+        schema: SCHEMA,
+        interrupted: None,
+        environment: Environment::default(),
+        plan: PlanRecord {
+            wires: vec!["mtu".to_owned()],
+            rounds: vxlan.len() as u32,
+            measure_ms: 1000,
+            mtu: 1500,
+            hosts: 2,
+            baseline: "vxlan".to_owned(),
+            ..PlanRecord::default()
+        },
+        units: metric::units(),
+        unavailable: Vec::new(),
+        cells: [("vxlan", vxlan), ("twill", twill)].into_iter().map(cell).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -323,6 +379,34 @@ mod tests {
         assert_eq!(measured.values("goodput"), [5.0, 5.0]);
         assert_eq!(measured.values("calls_per_packet"), [0.1]);
         assert_eq!(measured.ratios(&measured, "calls_per_packet"), [1.0]);
+    }
+
+    #[test]
+    fn the_schema_of_the_file_is_the_one_that_is_checked_in() {
+        let checked_in = include_str!("../results.schema.json");
+
+        assert_eq!(
+            Results::schema(),
+            checked_in,
+            "write it again: twill-perf schema > perf/results.schema.json"
+        );
+    }
+
+    #[test]
+    fn an_interrupted_run_says_how_many_rounds_are_whole_and_leaves_out_what_has_none() {
+        let mut results = sample_run(&[8.0; 3], &[4.0; 3]);
+        results.cells[0].rounds.truncate(2);
+        results.cells[1].rounds.truncate(1);
+        let mut early = results.clone();
+        early.cells[1].rounds.clear();
+
+        results.interrupt();
+        early.interrupt();
+
+        let said = |results: &Results| results.interrupted.clone().unwrap();
+        assert_eq!(said(&results), "1 of 3 rounds finished on the mtu wire, wire 1 of 1");
+        assert_eq!(said(&early), "0 of 3 rounds finished on the mtu wire, wire 1 of 1");
+        assert_eq!((results.cells.len(), early.cells.len()), (2, 1));
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! What one run of one workload over one path brought.
+//! The numbers of one run of one workload over one path.
 
 use hdrhistogram::Histogram;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -9,15 +10,14 @@ const PERCENTILES: [(f64, &str); 6] =
     [(0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p999"), (0.9999, "p9999"), (1.0, "max")];
 
 /// A histogram of durations in nanoseconds, 1 ns to 60 s, three digits.
-#[must_use]
-pub fn histogram() -> Histogram<u64> {
+pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are valid")
 }
 
-/// The numbers of one run. What each key means stands in [`crate::metric`].
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// The numbers of one run. Results name the unit of each key.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sample {
-    /// The measured time.
+    /// The measured time, seconds.
     pub seconds: f64,
     /// Payload bytes that arrived in the measured time.
     #[serde(default)]
@@ -29,24 +29,24 @@ pub struct Sample {
     pub values: BTreeMap<String, f64>,
     /// Durations in nanoseconds with their counts, by what was timed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub times: BTreeMap<String, Vec<(u64, u64)>>,
-    /// How the run went over time.
+    pub(crate) times: BTreeMap<String, Vec<(u64, u64)>>,
+    /// One number over the time of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub series: Option<Series>,
-    /// What a reader must know to judge the numbers.
+    pub(crate) series: Option<Series>,
+    /// Notes that a reader needs to judge the numbers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
 
 /// One number in equal steps of time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Series {
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Series {
     /// The key of the number.
-    pub key: String,
+    pub(crate) key: String,
     /// Seconds per step.
-    pub step: f64,
+    pub(crate) step: f64,
     /// The number in each step.
-    pub values: Vec<f64>,
+    pub(crate) values: Vec<f64>,
 }
 
 impl Series {
@@ -67,7 +67,7 @@ impl Sample {
     }
 
     /// Adds a number.
-    pub fn set(&mut self, key: &str, value: f64) {
+    pub(crate) fn set(&mut self, key: &str, value: f64) {
         self.values.insert(key.to_owned(), value);
     }
 
@@ -96,8 +96,7 @@ impl Sample {
 }
 
 /// The histogram that value-count pairs describe.
-#[must_use]
-pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = &'a (u64, u64)>) -> Histogram<u64> {
+pub(crate) fn from_pairs<'a>(pairs: impl IntoIterator<Item = &'a (u64, u64)>) -> Histogram<u64> {
     let mut times = histogram();
     for (value, count) in pairs {
         times.saturating_record_n(*value, *count);

@@ -7,30 +7,29 @@ use rand::{RngExt, SeedableRng};
 const RESAMPLES: usize = 2000;
 /// Share of resamples that an interval leaves out at each end: 95 % remain.
 const TAIL: f64 = 0.025;
-/// Values from which on a bootstrap's interval deserves its name: of fewer it leaves the true median
-/// out more often (of 4 in 13 %, of 3 in 24 %, of 2 in half of all runs).
+/// Values that a bootstrap interval needs. With fewer, it misses the true median too often: with 4 in
+/// 13 % of all runs, with 3 in 24 %, with 2 in half.
 const ENOUGH: usize = 5;
-/// An interval wider than this share of its median says little.
+/// An interval wider than this share of its median is called noisy.
 const NOISY: f64 = 0.25;
 
-/// A median with the 95 % interval that a bootstrap gives it, or with the range of the values where
-/// they are fewer than five.
+/// A median with its 95 % bootstrap interval, or with the range of the values if there are fewer than
+/// five.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Estimate {
+pub(crate) struct Estimate {
     /// The median.
-    pub median: f64,
+    pub(crate) median: f64,
     /// The lower end of interval or range.
-    pub low: f64,
+    pub(crate) low: f64,
     /// The upper end of interval or range.
-    pub high: f64,
-    /// Values behind it.
-    pub count: usize,
+    pub(crate) high: f64,
+    /// How many values there are.
+    pub(crate) count: usize,
 }
 
 impl Estimate {
     /// The median of `values`, if there are any. The same seed gives the same interval.
-    #[must_use]
-    pub fn of(values: &[f64], seed: u64) -> Option<Self> {
+    pub(crate) fn of(values: &[f64], seed: u64) -> Option<Self> {
         let middle = median(&mut values.to_vec())?;
         if values.len() < ENOUGH {
             let (low, high) = range(values);
@@ -43,8 +42,7 @@ impl Estimate {
     }
 
     /// The ratio of medians of runs that were not interleaved: each side is resampled by itself.
-    #[must_use]
-    pub fn of_separate_runs(candidate: &[f64], baseline: &[f64], seed: u64) -> Option<Self> {
+    pub(crate) fn of_separate_runs(candidate: &[f64], baseline: &[f64], seed: u64) -> Option<Self> {
         let middle = median(&mut candidate.to_vec())? / nonzero(median(&mut baseline.to_vec())?)?;
         let count = candidate.len().min(baseline.len());
         if count < ENOUGH {
@@ -71,22 +69,20 @@ impl Estimate {
         Self { median, low: at(TAIL), high: at(1.0 - TAIL), count }
     }
 
-    /// What lies between low and high.
-    #[must_use]
-    pub fn spread_name(&self) -> &'static str {
+    /// The name of what lies between low and high.
+    pub(crate) fn spread_name(&self) -> &'static str {
         spread_name(self.count)
     }
 
-    /// Why it says little, if it does.
-    #[must_use]
-    pub fn doubt(&self) -> Option<String> {
+    /// Why a reader should doubt it.
+    pub(crate) fn doubt(&self) -> Option<String> {
         if self.count < 2 {
-            return Some("one round says nothing about the next: take more rounds".to_owned());
+            return Some("one round shows no spread: measure more rounds".to_owned());
         }
         (self.high - self.low > NOISY * self.median.abs()).then(|| {
             format!(
-                "too noisy to say much: the {} spans {:.0} % of the median; close other programs, \
-                 or take more rounds",
+                "noisy: the {} spans {:.0} % of the median; close other programs or measure more \
+                 rounds",
                 self.spread_name(),
                 self.spread() * 200.0
             )
@@ -94,23 +90,19 @@ impl Estimate {
     }
 
     /// Half the interval's width as a share of the median.
-    #[must_use]
-    pub fn spread(&self) -> f64 {
+    pub(crate) fn spread(&self) -> f64 {
         if self.median == 0.0 { 0.0 } else { (self.high - self.low) / 2.0 / self.median.abs() }
     }
 }
 
-/// The ratios of rounds: what both paths did in the same round, so that a slow minute of the machine
-/// touches both.
-#[must_use]
-pub fn paired_ratios(pairs: &[(f64, f64)]) -> Vec<f64> {
+/// The ratio of each round: a slow minute of the machine touches both paths of a round.
+pub(crate) fn paired_ratios(pairs: &[(f64, f64)]) -> Vec<f64> {
     let ratio = |(candidate, baseline): &(f64, f64)| Some(candidate / nonzero(*baseline)?);
     pairs.iter().filter_map(ratio).collect()
 }
 
-/// What stands beside a median of so many values.
-#[must_use]
-pub fn spread_name(count: usize) -> &'static str {
+/// The name of the spread of so many values.
+pub(crate) fn spread_name(count: usize) -> &'static str {
     if count < ENOUGH { "range" } else { "95 % interval" }
 }
 
@@ -128,7 +120,7 @@ fn resample<T: Copy>(values: &[T], rng: &mut StdRng) -> Vec<T> {
 }
 
 /// The middle value, or the mean of the two in the middle.
-pub fn median(values: &mut [f64]) -> Option<f64> {
+pub(crate) fn median(values: &mut [f64]) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let half = values.len() / 2;
     match values.len() {

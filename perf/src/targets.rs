@@ -1,7 +1,7 @@
-//! What must be reached, and whether it was.
+//! The numbers that are required of paths, and whether a run reached them.
 
 use crate::metric::{self, Better, format};
-use crate::report::{between, grid};
+use crate::report::between;
 use crate::results::Results;
 use crate::stats::Estimate;
 use serde::Deserialize;
@@ -9,36 +9,35 @@ use serde::Deserialize;
 /// A file of targets.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Targets {
+pub(crate) struct Targets {
     /// The targets in the order in which they are shown.
-    pub target: Vec<Target>,
+    pub(crate) target: Vec<Target>,
 }
 
 /// One number that a path must reach.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Target {
+pub(crate) struct Target {
     /// What it is, for people.
-    pub name: String,
+    pub(crate) name: String,
     /// The wires on which it holds.
-    pub wires: Vec<String>,
+    pub(crate) wires: Vec<String>,
     /// The workload.
-    pub workload: String,
+    pub(crate) workload: String,
     /// The path that must reach it.
     #[serde(default = "twill")]
-    pub path: String,
-    /// The path whose number the ratio refers to; the number itself counts without.
-    pub baseline: Option<String>,
-    /// Whether the baseline is a gateway that the user brings: without it, the target is shown as
-    /// not measured.
+    pub(crate) path: String,
+    /// The path by whose number to divide; the number itself is judged if not set.
+    pub(crate) baseline: Option<String>,
+    /// Whether the baseline is a gateway that the user brings. The target is not measured without it.
     #[serde(default)]
-    pub external: bool,
-    /// The key of the number; the workload's headline without.
-    pub metric: Option<String>,
+    pub(crate) external: bool,
+    /// The key of the number; that of the workload's headline if not set.
+    pub(crate) metric: Option<String>,
     /// The worst that is allowed.
-    pub at_least: f64,
-    /// What is hoped for.
-    pub aim: f64,
+    pub(crate) at_least: f64,
+    /// The number to aim for.
+    pub(crate) aim: f64,
 }
 
 fn twill() -> String {
@@ -47,27 +46,27 @@ fn twill() -> String {
 
 /// One target on one wire.
 #[derive(Clone, Debug)]
-pub struct Finding<'a> {
+pub(crate) struct Finding<'a> {
     /// The target.
-    pub target: &'a Target,
+    pub(crate) target: &'a Target,
     /// The wire.
-    pub wire: &'a str,
-    /// What was measured; nothing if it was not, or not in every round.
-    pub measured: Option<Estimate>,
-    /// Why nothing was.
-    pub flaw: Option<String>,
+    pub(crate) wire: &'a str,
+    /// The measured number, if every round has it.
+    pub(crate) measured: Option<Estimate>,
+    /// Why there is no number.
+    pub(crate) flaw: Option<String>,
     /// Whether less is better.
     less: bool,
 }
 
-/// How a finding stands to its target.
+/// Whether a target was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// At the aim or beyond.
     Aim,
-    /// At what is demanded or beyond.
+    /// At what is required or beyond.
     Reached,
-    /// Short of what is demanded.
+    /// Short of what is required.
     Missed,
     /// Not measured, or not in every round.
     Unknown,
@@ -77,14 +76,13 @@ impl Targets {
     /// Reads a file's text.
     ///
     /// # Errors
-    /// When it is no TOML, or holds unknown keys.
-    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+    /// When it is not TOML, or has unknown keys.
+    pub(crate) fn parse(text: &str) -> Result<Self, toml::de::Error> {
         toml::from_str(text)
     }
 
     /// Looks the numbers up.
-    #[must_use]
-    pub fn find<'a>(&'a self, results: &Results) -> Vec<Finding<'a>> {
+    pub(crate) fn find<'a>(&'a self, results: &Results) -> Vec<Finding<'a>> {
         let each =
             |target: &'a Target| target.wires.iter().map(move |wire| (target, wire.as_str()));
         self.target.iter().flat_map(each).map(|(target, wire)| target.find(wire, results)).collect()
@@ -121,15 +119,15 @@ impl Target {
             Some(baseline) => own.ratio(baseline, key, seed),
             None => own.estimate(key, seed),
         };
-        measured
-            .ok_or_else(|| format!("{} over {}: nothing to divide by", self.workload, self.path))
+        measured.ok_or_else(|| {
+            format!("{} over {}: the number of the baseline is 0", self.workload, self.path)
+        })
     }
 }
 
 impl Finding<'_> {
-    /// How it stands.
-    #[must_use]
-    pub fn standing(&self) -> Standing {
+    /// Whether the target was reached.
+    pub(crate) fn standing(&self) -> Standing {
         let Some(measured) = self.measured else { return Standing::Unknown };
         let reaches = |limit: f64| {
             if self.less { measured.median <= limit } else { measured.median >= limit }
@@ -143,9 +141,8 @@ impl Finding<'_> {
 }
 
 /// Findings as rows, a title row first.
-#[must_use]
-pub fn rows(findings: &[Finding<'_>]) -> Vec<Vec<String>> {
-    let title = ["target", "wire", "demanded", "aim", "measured", "95 % interval", ""];
+pub(crate) fn rows(findings: &[Finding<'_>]) -> Vec<Vec<String>> {
+    let title = ["target", "wire", "required", "aim", "measured", "95 % interval", "result"];
     let mut rows = vec![title.map(str::to_owned).to_vec()];
     for finding in findings {
         let target = finding.target;
@@ -173,25 +170,6 @@ pub fn rows(findings: &[Finding<'_>]) -> Vec<Vec<String>> {
         ]);
     }
     rows
-}
-
-/// Findings for a terminal.
-#[must_use]
-pub fn table(findings: &[Finding<'_>]) -> String {
-    grid(&rows(findings))
-}
-
-/// Rows as a table in Markdown.
-#[must_use]
-pub fn markdown(rows: &[Vec<String>]) -> String {
-    let mut text = String::new();
-    for (index, row) in rows.iter().enumerate() {
-        text.push_str(&format!("| {} |\n", row.join(" | ")));
-        if index == 0 {
-            text.push_str(&format!("|{}\n", "---|".repeat(row.len())));
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -256,6 +234,8 @@ mod tests {
         });
         Results {
             schema: SCHEMA,
+            interrupted: None,
+            units: Default::default(),
             environment: Default::default(),
             plan: PlanRecord { rounds: 2, ..PlanRecord::default() },
             unavailable: Vec::new(),

@@ -448,13 +448,11 @@ fn underlay(listen: SocketAddr, view: &View) -> Option<Nic> {
 }
 
 #[cfg(test)]
-#[path = "../../tests/common/settings.rs"]
-mod common;
-
-#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::QueueCount;
+    use crate::config::file::{Interface, Queues};
+    use crate::config::load::{self, Place};
+    use crate::config::{Mtu, QueueCount};
     use crate::engine::{EngineChoice, PREFERENCE};
     use std::thread;
     use twill_datapath::route::Overlay;
@@ -509,14 +507,15 @@ mod tests {
     }
 
     fn settings() -> Settings {
-        let listen = "127.0.0.1:8285".parse().unwrap();
-        let address = "10.10.0.1/24".parse().unwrap();
-        let local = "10.10.0.0/24".parse().unwrap();
-        Settings {
-            device: "tun7".to_owned(),
-            queues: QueueCount::try_from(2).unwrap(),
-            ..common::settings(listen, address, local)
-        }
+        let queues = Queues::Count(QueueCount::try_from(2).unwrap());
+        let interface = Interface { name: "tun7".to_owned(), queues, ..Interface::default() };
+        let place = Place {
+            addresses: vec!["10.10.0.1/24".parse().unwrap()],
+            mtu: Mtu::try_from(1472).unwrap(),
+            listen: "127.0.0.1:8285".parse().unwrap(),
+            local: vec!["10.10.0.0/24".parse().unwrap()],
+        };
+        load::settings(&interface, place).unwrap()
     }
 
     fn view() -> View {

@@ -18,18 +18,43 @@
 //! ```
 
 mod background;
+#[cfg(feature = "packets")]
+pub mod cases;
+#[cfg(feature = "gateway")]
+mod engines;
 mod error;
 mod guard;
 mod host;
+#[cfg(feature = "gateway")]
+pub mod local;
+pub mod missing;
 mod namespace;
+#[cfg(feature = "packets")]
+pub mod overlay;
+#[cfg(feature = "packets")]
+pub mod packets;
+#[cfg(feature = "gateway")]
+pub mod pair;
+pub mod process;
+#[cfg(feature = "gateway")]
+pub mod rig;
+#[cfg(feature = "gateway")]
+mod settings;
+pub mod snmp;
 mod underlay;
+mod wait;
 
 pub use background::Background;
+#[cfg(feature = "gateway")]
+pub use engines::engines;
 pub use error::TestbedError;
 pub use host::{Host, Pod};
 pub use namespace::Namespace;
 pub use namespace::has_ipv6;
+#[cfg(feature = "gateway")]
+pub use settings::settings;
 pub use underlay::{UNDERLAY_DEVICE, Underlay, Wire};
+pub use wait::within;
 
 use guard::Guard;
 use std::io::{Write, stderr};

@@ -1,8 +1,5 @@
 //! Devices and sockets: what is granted, what is refused, and what the refusal says.
 
-use crate::missing;
-use crate::rig::PATIENCE;
-use crate::wait::within;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -11,7 +8,8 @@ use twill::engine::{self, Choice, EngineChoice, EngineKind};
 use twill::socket::{self, SocketSpec};
 use twill::tun::{self, Device, DeviceSpec};
 use twill_datapath::offload::feature::{Feature, FeatureSet};
-use twill_testbed::{Namespace, Testbed};
+use twill_testbed::rig::PATIENCE;
+use twill_testbed::{Namespace, Testbed, missing, within};
 
 const SPEC: DeviceSpec<'_> =
     DeviceSpec { name: "tun0", queues: 1, vnet_hdr: true, offloads: FeatureSet::ALL };

@@ -1,9 +1,9 @@
 //! The device goes down, comes back, and goes for good.
 
-use crate::rig::{BEYOND, PATIENCE, Plan, datagrams_of, every_engine, numbered, packet_to};
 use std::thread;
 use std::time::{Duration, Instant};
 use twill::engine::EngineError;
+use twill_testbed::rig::{BEYOND, PATIENCE, Plan, datagrams_of, every_engine, numbered, packet_to};
 
 #[test]
 fn a_device_that_is_down_refuses_packets_and_is_waited_for_quietly() {
@@ -81,7 +81,7 @@ fn a_device_that_is_deleted_under_load_ends_the_loop_with_that_error() {
     });
 }
 
-fn until_error(rig: &mut crate::rig::Rig) -> EngineError {
+fn until_error(rig: &mut twill_testbed::rig::Rig) -> EngineError {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         if let Err(error) = rig.engine.receive(&mut rig.inbox, Some(PATIENCE)) {

@@ -1,11 +1,6 @@
 //! What the kernel refuses, and what must come of it: nothing is lost that could leave, nothing
 //! leaves twice, and every loss is reported.
 
-use crate::rig::{
-    BEYOND, PATIENCE, Plan, Rig, assert_nothing_more, datagrams_of, every_engine, failed,
-    frame_bytes, numbered, payload_of, train_bytes,
-};
-use crate::snmp;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, apply_filter,
@@ -20,6 +15,11 @@ use twill::engine::EngineKind;
 use twill::socket;
 use twill::sys::sockopt;
 use twill_datapath::offload::feature::Feature;
+use twill_testbed::rig::{
+    BEYOND, PATIENCE, Plan, Rig, assert_nothing_more, datagrams_of, every_engine, failed,
+    frame_bytes, numbered, payload_of, train_bytes,
+};
+use twill_testbed::snmp;
 
 #[test]
 fn a_run_that_the_socket_refuses_leaves_one_by_one_exactly_once() {

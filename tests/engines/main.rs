@@ -5,12 +5,5 @@
 mod creation;
 mod device;
 mod faults;
-#[path = "../common/missing.rs"]
-mod missing;
-mod rig;
-#[path = "../common/snmp.rs"]
-mod snmp;
 mod steering;
 mod traffic;
-#[path = "../common/wait.rs"]
-mod wait;

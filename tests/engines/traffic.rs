@@ -1,9 +1,5 @@
 //! Bytes both ways.
 
-use crate::rig::{
-    BATCH, BEYOND, MTU, PATIENCE, Plan, datagrams_of, every_engine, lengths, numbered, packet_of,
-    packet_to, payload_of, push_frame, train_bytes,
-};
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,6 +9,10 @@ use twill_datapath::batch::{
 };
 use twill_datapath::offload::feature::Feature;
 use twill_datapath::route::PeerIndex;
+use twill_testbed::rig::{
+    BATCH, BEYOND, MTU, PATIENCE, Plan, datagrams_of, every_engine, lengths, numbered, packet_of,
+    packet_to, payload_of, push_frame, train_bytes,
+};
 
 /// Bytes of IPv4 and UDP headers.
 const HEADERS: usize = 28;

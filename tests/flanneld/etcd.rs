@@ -1,11 +1,10 @@
 //! An etcd server, and what an administrator does with it.
 
-use super::wait::within;
 use rustix::process::Signal;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
-use twill_testbed::{Background, Namespace, Testbed};
+use twill_testbed::{Background, Namespace, Testbed, within};
 
 /// Where all keys of these tests are.
 pub(crate) const PREFIX: &str = "/coreos.com/network";

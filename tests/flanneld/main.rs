@@ -10,11 +10,7 @@ mod keeping;
 mod leases;
 mod outages;
 mod probes;
-#[path = "../common/process.rs"]
-mod process;
 mod rules;
 mod scale;
 mod security;
 mod traffic;
-#[path = "../common/wait.rs"]
-mod wait;

@@ -2,9 +2,8 @@
 
 use super::cluster::{Cluster, END, NETWORK, Node};
 use super::etcd::until;
-use super::wait::within;
 use std::time::Duration;
-use twill_testbed::Background;
+use twill_testbed::{Background, within};
 
 /// A frozen etcd is noticed within this.
 const NOTICED: Duration = Duration::from_secs(15);

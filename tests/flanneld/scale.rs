@@ -3,11 +3,11 @@
 use super::cluster::{Cluster, Node};
 use super::etcd::{PREFIX, lease_value, until};
 use super::outages::{lost, ping};
-use super::process::{cpu_seconds, resident_kib};
-use super::wait::within;
 use etcd_client::{Client, Txn, TxnOp};
 use std::net::Ipv4Addr;
 use std::time::Duration;
+use twill_testbed::process::{cpu_seconds, resident_kib};
+use twill_testbed::within;
 
 const LEASES: u32 = 65_000;
 /// etcd's `--max-txn-ops`.

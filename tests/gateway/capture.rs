@@ -1,9 +1,9 @@
 //! What really is on the underlay's wire.
 
-use crate::pair::{PATIENCE, Pair};
 use rustix::process::Signal;
 use std::path::PathBuf;
 use std::time::Duration;
+use twill_testbed::pair::{PATIENCE, Pair};
 use twill_testbed::{Background, UNDERLAY_DEVICE};
 
 /// Ethernet, IPv4 without options, UDP.

@@ -1,12 +1,13 @@
 //! What the underlay refuses, and what comes of it.
 
-use crate::engines::engines;
-use crate::pair::Pair;
+use crate::with;
+use twill_testbed::engines;
+use twill_testbed::pair::{PATIENCE, Pair};
 
 #[test]
 fn a_narrow_path_is_told_to_senders_and_fragments_still_cross() {
     for engine in engines() {
-        let Some(pair) = Pair::start("narrow_path", engine) else { return };
+        let Some(pair) = Pair::start("narrow_path", &with(engine)) else { return };
         pair.assert_connected();
         let there = pair.hosts[1].address();
 
@@ -23,7 +24,7 @@ fn a_narrow_path_is_told_to_senders_and_fragments_still_cross() {
 #[test]
 fn a_firewall_that_refuses_datagrams_is_counted_and_survived() {
     for engine in engines() {
-        let Some(pair) = Pair::start("firewall", engine) else { return };
+        let Some(pair) = Pair::start("firewall", &with(engine)) else { return };
         pair.assert_connected();
         let rule = ["OUTPUT", "-p", "udp", "--dport", "8285", "-j", "DROP"];
         let iptables = |verb: &str| {
@@ -46,7 +47,7 @@ fn a_firewall_that_refuses_datagrams_is_counted_and_survived() {
 #[test]
 fn a_host_without_a_route_to_its_peer_counts_and_recovers() {
     for engine in engines() {
-        let Some(pair) = Pair::start("no_route", engine) else { return };
+        let Some(pair) = Pair::start("no_route", &with(engine)) else { return };
         pair.assert_connected();
         let there = pair.hosts[1].address();
 
@@ -63,10 +64,10 @@ fn a_host_without_a_route_to_its_peer_counts_and_recovers() {
 #[test]
 fn port_unreachable_from_a_dead_peer_does_not_end_the_loop() {
     for engine in engines() {
-        let Some(mut pair) = Pair::start("port_unreachable", engine) else { return };
+        let Some(mut pair) = Pair::start("port_unreachable", &with(engine)) else { return };
         pair.assert_connected();
 
-        pair.gateways[1].process.stop(crate::pair::PATIENCE).unwrap();
+        pair.gateways[1].process.stop(PATIENCE).unwrap();
         for _ in 0..3 {
             let to = pair.pods[1].address().to_string();
             let _ = pair.pods[0].run("ping", &["-c200", "-i0.002", "-w1", &to]);

@@ -1,19 +1,18 @@
 //! What arrives from outside that should not get in.
 
-use crate::engines::engines;
 use crate::numbered::{Counted, Load, beside, echo_numbered, flood};
-use crate::pair::Pair;
-use crate::process::resident_kib;
+use crate::with;
 use etherparse::PacketBuilder;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-use twill_testbed::Underlay;
+use twill_testbed::pair::{Pair, Setup};
+use twill_testbed::{engines, process::resident_kib};
 
 #[test]
 fn strangers_and_forgers_are_kept_out() {
     for engine in engines() {
-        let Some(pair) = Pair::start("strangers", engine) else { return };
+        let Some(pair) = Pair::start("strangers", &with(engine)) else { return };
         pair.assert_connected();
         let gateway = SocketAddr::from((pair.hosts[0].address(), 8285));
         let (here, there) = (pair.pods[0].address(), pair.pods[1].address());
@@ -51,10 +50,8 @@ fn strangers_and_forgers_are_kept_out() {
 #[test]
 fn garbage_from_a_stranger_leaves_good_traffic_alone() {
     for engine in engines() {
-        let underlay = Underlay::default();
-        let Some(pair) = Pair::start_with("garbage", engine, &underlay, "probe_seconds = 0") else {
-            return;
-        };
+        let setup = Setup { lines: "probe_seconds = 0", ..with(engine) };
+        let Some(pair) = Pair::start("garbage", &setup) else { return };
         pair.assert_connected();
         let gateway = SocketAddr::from((pair.hosts[0].address(), 8285));
         let garbage = |socket: &UdpSocket, rate: u64, done: &AtomicBool| {

@@ -4,7 +4,7 @@
 //! sees; there the variable has twill do without.
 #![allow(unsafe_code, reason = "a filter is installed between fork and exec")]
 
-use crate::pair::{Pair, Prepare};
+use crate::with;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, apply_filter,
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use twill_testbed::Underlay;
+use twill_testbed::pair::{Pair, Prepare, Setup};
 
 /// `io_uring_register`'s operations (include/uapi/linux/io_uring.h).
 const REGISTER_PROBE: u64 = 8;
@@ -133,7 +133,7 @@ fn where_io_uring_is_refused_the_gateway_works_by_epoll_and_says_why() {
 fn an_engine_that_is_asked_for_by_name_and_refused_ends_the_start_with_its_own_error() {
     let Some(pair) = start("named engine", "epoll", io_uring_forbidden) else { return };
     for engine in ["uring", "tokio-uring"] {
-        let error = pair.start_second(&["--engine", engine]);
+        let error = start_second(&pair, &["--engine", engine]);
 
         let expected = format!(
             "twill: engine {engine}: io_uring is not available: Operation not permitted (os \
@@ -227,7 +227,7 @@ fn sockets_that_refuse_trains_receive_datagrams_one_by_one() {
 fn a_cpu_that_a_worker_cannot_have_ends_the_start() {
     let Some(pair) = start("no affinity", "epoll", no_affinity) else { return };
 
-    let error = pair.start_second(&["--pinning", "cpus"]);
+    let error = start_second(&pair, &["--pinning", "cpus"]);
 
     let told = error.lines().last().unwrap();
     assert!(told.starts_with("twill: binding worker 0 to CPU "), "{error}");
@@ -235,28 +235,19 @@ fn a_cpu_that_a_worker_cannot_have_ends_the_start() {
 }
 
 fn start(test: &str, engine: &str, prepare: Prepare) -> Option<Pair> {
-    Pair::start_prepared(test, engine, &Underlay::default(), "", prepare)
+    Pair::start(test, &Setup { prepare, ..with(engine) })
 }
 
-impl Pair {
-    /// Starts another gateway beside the first, which is to fail; returns what it says.
-    fn start_second(&self, words: &[&str]) -> String {
-        let config = self.bed.folder().join("second.toml");
-        let text = std::fs::read_to_string(&self.gateways[0].config).unwrap();
-        let text = text.replace("\"tw0\"", "\"tw9\"").replace(":8285\"\nmtu", ":9285\"\nmtu");
-        std::fs::write(&config, text).unwrap();
-        let socket = self.bed.folder().join("second.sock");
-        let (config, socket) = (config.to_str().unwrap(), socket.to_str().unwrap());
-        let run: &[&str] = &["run", "--config", config, "--socket", socket];
-        self.twill_there(0, &[run, words].concat()).unwrap_err()
-    }
-
-    fn assert_carries(&self) {
-        self.assert_connected();
-        self.assert_tcp_carries(2, 1 << 20);
-        self.assert_udp_carries(&[1, 64, 1400, 4000]);
-        self.assert_books_balance();
-    }
+/// Starts another gateway beside the first, which is to fail; returns what it says.
+fn start_second(pair: &Pair, words: &[&str]) -> String {
+    let config = pair.bed.folder().join("second.toml");
+    let text = std::fs::read_to_string(&pair.gateways[0].config).unwrap();
+    let text = text.replace("\"tw0\"", "\"tw9\"").replace(":8285\"\nmtu", ":9285\"\nmtu");
+    std::fs::write(&config, text).unwrap();
+    let socket = pair.bed.folder().join("second.sock");
+    let (config, socket) = (config.to_str().unwrap(), socket.to_str().unwrap());
+    let run: &[&str] = &["run", "--config", config, "--socket", socket];
+    pair.twill_there(0, &[run, words].concat()).unwrap_err()
 }
 
 /// Status, log, gauge and doctor agree about the engine and why it is not another.

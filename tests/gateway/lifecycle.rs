@@ -1,20 +1,19 @@
 //! Starting, stopping, dying, and the device being pulled away.
 
-use crate::engines::engines;
 use crate::numbered::{Load, beside, echo_numbered, flood};
-use crate::pair::{DEVICE, PATIENCE, Pair, output};
-use crate::process::cpu_seconds;
+use crate::with;
 use rustix::process::Signal;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use twill_testbed::{Background, Pod, Underlay};
+use twill_testbed::pair::{DEVICE, PATIENCE, Pair, Setup, output};
+use twill_testbed::{Background, Pod, engines, process::cpu_seconds};
 
 #[test]
 fn a_stopped_gateway_leaves_nothing_behind() {
     for engine in engines() {
-        let Some(mut pair) = Pair::start("stop", engine) else { return };
+        let Some(mut pair) = Pair::start("stop", &with(engine)) else { return };
         pair.assert_connected();
 
         for (signals, index) in [(&[Signal::TERM][..], 0), (&[Signal::INT, Signal::INT], 1)] {
@@ -32,7 +31,7 @@ fn a_stopped_gateway_leaves_nothing_behind() {
 #[test]
 fn a_gateway_that_is_stopped_under_load_ends_and_leaves_nothing_behind() {
     for engine in engines().into_iter().chain(["classic"]) {
-        let Some(mut pair) = Pair::start("stop_under_load", engine) else { return };
+        let Some(mut pair) = Pair::start("stop_under_load", &with(engine)) else { return };
         pair.assert_connected();
         let signals = [(Signal::TERM, 1), (Signal::INT, 2), (Signal::TERM, 2)];
         for (signal, times) in signals {
@@ -59,10 +58,8 @@ fn a_gateway_that_is_stopped_under_load_ends_and_leaves_nothing_behind() {
 #[test]
 fn a_reload_under_load_loses_nothing() {
     for engine in engines() {
-        let underlay = Underlay::default();
-        let Some(pair) = Pair::start_with("hangup", engine, &underlay, "probe_seconds = 0") else {
-            return;
-        };
+        let setup = Setup { lines: "probe_seconds = 0", ..with(engine) };
+        let Some(pair) = Pair::start("hangup", &setup) else { return };
         pair.assert_connected();
         let load = Load { flows: 16, rounds: 60, sizes: &[64, 1400, 300], window: 128 };
         let hang_up = |done: &AtomicBool| {
@@ -88,7 +85,7 @@ fn a_reload_under_load_loses_nothing() {
 #[test]
 fn a_second_instance_fails_at_once_and_harms_nothing() {
     for engine in engines() {
-        let Some(pair) = Pair::start("second_instance", engine) else { return };
+        let Some(pair) = Pair::start("second_instance", &with(engine)) else { return };
         let config = pair.gateways[0].config.to_str().unwrap().to_owned();
         let other = pair.bed.folder().join("second.sock");
         let renamed = pair.bed.folder().join("renamed.toml");
@@ -117,10 +114,8 @@ fn a_second_instance_fails_at_once_and_harms_nothing() {
 #[test]
 fn of_two_that_start_at_the_same_moment_one_has_the_port() {
     for engine in engines() {
-        let underlay = Underlay::default();
-        let Some(mut pair) = Pair::start_with("race", engine, &underlay, "queues = 4") else {
-            return;
-        };
+        let setup = Setup { lines: "queues = 4", ..with(engine) };
+        let Some(mut pair) = Pair::start("race", &setup) else { return };
         pair.gateways[0].process.stop(PATIENCE).unwrap();
         let text = std::fs::read_to_string(&pair.gateways[0].config).unwrap();
         let file = |name: String| pair.bed.folder().join(name);
@@ -161,7 +156,7 @@ fn of_two_that_start_at_the_same_moment_one_has_the_port() {
 #[test]
 fn a_killed_gateway_comes_back_under_load() {
     for engine in engines().into_iter().chain(["classic"]) {
-        let Some(mut pair) = Pair::start("kill", engine) else { return };
+        let Some(mut pair) = Pair::start("kill", &with(engine)) else { return };
         pair.assert_connected();
         let both_ways = [0, 1].map(|from| traffic(&pair.pods, from, 5_000));
         let kill = || {
@@ -194,7 +189,7 @@ fn a_killed_gateway_comes_back_under_load() {
 fn a_device_that_goes_down_costs_no_cpu_and_comes_back_with_its_routes() {
     const SECOND: Duration = Duration::from_secs(1);
     for engine in engines().into_iter().chain(["classic"]) {
-        let Some(pair) = Pair::start("link_down", engine) else { return };
+        let Some(pair) = Pair::start("link_down", &with(engine)) else { return };
         pair.assert_connected();
         let routes = |pair: &Pair| pair.hosts[0].run("ip", &["route"]).unwrap();
         let before = routes(&pair);
@@ -229,7 +224,7 @@ fn a_device_that_goes_down_costs_no_cpu_and_comes_back_with_its_routes() {
 fn a_gateway_whose_device_is_deleted_ends_with_an_error() {
     for engine in engines().into_iter().chain(["classic"]) {
         for loaded in [false, true] {
-            let Some(mut pair) = Pair::start("link_deleted", engine) else { return };
+            let Some(mut pair) = Pair::start("link_deleted", &with(engine)) else { return };
             pair.assert_connected();
             // What an orderly end takes on this machine now.
             let began = Instant::now();

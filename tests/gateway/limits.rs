@@ -1,9 +1,9 @@
 //! Too little of what a gateway needs: it runs, or says in one line what is missing.
 
-use crate::engines::engines;
-use crate::pair::{DEVICE, PATIENCE, Pair};
+use crate::with;
 use std::process::Command;
-use twill_testbed::Background;
+use twill_testbed::pair::{DEVICE, PATIENCE, Pair};
+use twill_testbed::{Background, engines};
 
 const TWILL: &str = env!("CARGO_BIN_EXE_twill");
 
@@ -83,7 +83,7 @@ impl Start {
 
 #[test]
 fn without_the_means_the_error_names_them_and_nothing_is_left() {
-    let Some(pair) = Pair::start("limits", engines()[0]) else { return };
+    let Some(pair) = Pair::start("limits", &with(engines()[0])) else { return };
     let place = Place::beside(&pair);
     for engine in engines().into_iter().chain(["classic", "auto"]) {
         let no_capability = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"];
@@ -104,7 +104,7 @@ fn without_the_means_the_error_names_them_and_nothing_is_left() {
 
 #[test]
 fn with_sixteen_descriptors_or_no_locked_memory_it_runs_or_says_why_not() {
-    let Some(pair) = Pair::start("few means", engines()[0]) else { return };
+    let Some(pair) = Pair::start("few means", &with(engines()[0])) else { return };
     let place = Place::beside(&pair);
     for engine in engines().into_iter().chain(["classic", "auto"]) {
         for nofile in [16, 20, 24, 32] {

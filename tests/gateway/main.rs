@@ -2,21 +2,19 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
 mod capture;
-#[path = "../common/engines.rs"]
-mod engines;
 mod faults;
 mod ingress;
 mod kernels;
 mod lifecycle;
 mod limits;
-#[path = "../common/missing.rs"]
-mod missing;
 mod numbered;
-mod pair;
 mod peers;
-#[path = "../common/process.rs"]
-mod process;
 mod queues;
-#[path = "../common/snmp.rs"]
-mod snmp;
 mod traffic;
+
+use twill_testbed::pair::Setup;
+
+/// Gateways of this build that run an engine.
+fn with(engine: &str) -> Setup<'_> {
+    Setup { engine, ..Setup::new(env!("CARGO_BIN_EXE_twill")) }
+}

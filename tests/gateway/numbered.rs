@@ -1,6 +1,5 @@
 //! Numbered datagrams of many flows: what arrives, in which order, and where the rest went.
 
-use crate::pair::{DEVICE, PATIENCE, Pair};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use serde_json::Value;
 use std::iter::once;
@@ -9,6 +8,7 @@ use std::ops::Sub;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use twill_testbed::Namespace;
+use twill_testbed::pair::{DEVICE, PATIENCE, Pair};
 
 /// Where datagrams go and come back from. No protocol that tcpdump knows has this port.
 pub(crate) const ECHO: u16 = 7100;

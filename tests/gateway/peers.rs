@@ -1,19 +1,19 @@
 //! Peers come and go while traffic flows.
 
-use crate::engines::engines;
 use crate::numbered::{Load, beside, echo_numbered};
-use crate::pair::{PATIENCE, Pair};
+use crate::with;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use twill::control::{self, Request};
 use twill::subnet::Peer;
-use twill_testbed::Underlay;
+use twill_testbed::engines;
+use twill_testbed::pair::{PATIENCE, Pair, Setup};
 
 #[test]
 fn peers_are_added_changed_and_removed_by_arguments_alone() {
-    let Some(pair) = Pair::start("peers", engines()[0]) else { return };
+    let Some(pair) = Pair::start("peers", &with(engines()[0])) else { return };
     let list = |pair: &Pair| pair.twill(0, &["peer", "list"]).unwrap();
 
     pair.twill(0, &["peer", "add", "10.99.1.0/24", "198.51.100.7"]).unwrap();
@@ -37,7 +37,7 @@ fn peers_are_added_changed_and_removed_by_arguments_alone() {
 
 #[test]
 fn a_peer_that_cannot_be_is_refused_and_nothing_changes() {
-    let Some(pair) = Pair::start("refused_peers", engines()[0]) else { return };
+    let Some(pair) = Pair::start("refused_peers", &with(engines()[0])) else { return };
     let before = pair.twill(0, &["peer", "list"]).unwrap();
     let own = format!("{}/25", pair.hosts[0].pod_network());
     let taken = format!("{}/24", pair.hosts[1].pod_network());
@@ -60,10 +60,8 @@ fn a_peer_that_cannot_be_is_refused_and_nothing_changes() {
 fn traffic_to_one_peer_does_not_notice_a_thousand_changes_of_others() {
     const CHANGES: usize = 1000;
     for engine in engines() {
-        let underlay = Underlay::default();
-        let Some(pair) = Pair::start_with("changes", engine, &underlay, "probe_seconds = 0") else {
-            return;
-        };
+        let setup = Setup { lines: "probe_seconds = 0", ..with(engine) };
+        let Some(pair) = Pair::start("changes", &setup) else { return };
         pair.assert_connected();
         let before = routes(&pair);
         let changes = AtomicUsize::new(0);
@@ -108,7 +106,7 @@ fn traffic_to_one_peer_does_not_notice_a_thousand_changes_of_others() {
 
 #[test]
 fn what_is_listed_can_be_synced_and_a_second_sync_changes_nothing() {
-    let Some(pair) = Pair::start("sync", engines()[0]) else { return };
+    let Some(pair) = Pair::start("sync", &with(engines()[0])) else { return };
     let socket = &pair.gateways[0].socket;
     let sync = |peers: &[Peer]| {
         control::call(socket, Request::PeerSync { peers: peers.to_vec() }).unwrap()
@@ -161,7 +159,7 @@ fn peer(name: &str, endpoint: &str, subnet: &str) -> Peer {
 
 #[test]
 fn a_reload_makes_the_files_peers_and_keeps_those_of_the_socket() {
-    let Some(mut pair) = Pair::start("reload", engines()[0]) else { return };
+    let Some(mut pair) = Pair::start("reload", &with(engines()[0])) else { return };
     pair.twill(0, &["peer", "add", "10.98.0.0/24", "198.51.100.9", "--name", "guest"]).unwrap();
     let config = pair.gateways[0].config.clone();
     let text = std::fs::read_to_string(&config).unwrap();

@@ -1,11 +1,9 @@
 //! Many queues: every flow in order, and where flows go.
 
 use crate::capture::{Capture, Datagram, datagrams};
-use crate::engines::engines;
 use crate::ingress::udp;
 use crate::numbered::{ECHO, Load, beside, echo_numbered};
-use crate::pair::{PATIENCE, Pair};
-use crate::snmp;
+use crate::with;
 use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -13,7 +11,8 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use twill::sys::sockopt;
-use twill_testbed::{Namespace, Underlay, Wire};
+use twill_testbed::pair::{PATIENCE, Pair, Setup};
+use twill_testbed::{Namespace, Underlay, Wire, engines, snmp};
 
 const FLOWS: usize = 64;
 const SMALL: Load<'_> = Load { flows: FLOWS, rounds: 20, sizes: &[64], window: 512 };
@@ -23,9 +22,8 @@ fn flows_keep_their_order_while_cpus_are_taken_away() {
     for engine in engines() {
         for queues in [1, 2, 4, 8] {
             let lines = &format!("queues = {queues}\nprobe_seconds = 0");
-            let Some(pair) = Pair::start_with("order", engine, &Underlay::default(), lines) else {
-                return;
-            };
+            let setup = Setup { lines, ..with(engine) };
+            let Some(pair) = Pair::start("order", &setup) else { return };
             pair.assert_connected();
             let load = Load { rounds: 60, sizes: &[64, 64, 1200, 500], ..SMALL };
 
@@ -83,7 +81,8 @@ fn tcp_over_many_queues_has_nothing_to_send_again() {
     for engine in engines() {
         let underlay = Underlay { wire: Wire::Mtu, ..Underlay::default() };
         let lines = "queues = 8";
-        let Some(pair) = Pair::start_with("tcp queues", engine, &underlay, lines) else { return };
+        let setup = Setup { underlay, lines, ..with(engine) };
+        let Some(pair) = Pair::start("tcp queues", &setup) else { return };
         pair.assert_connected();
         let before = [0, 1].map(|index| tcp_segments(&pair.pods[index]));
 
@@ -110,7 +109,8 @@ fn each_flow_has_one_source_port_and_goes_to_the_worker_that_the_port_names() {
     for engine in engines() {
         let underlay = Underlay { wire: Wire::Mtu, ..Underlay::default() };
         let lines = "queues = 4\nprobe_seconds = 0";
-        let Some(pair) = Pair::start_with("source ports", engine, &underlay, lines) else { return };
+        let setup = Setup { underlay, lines, ..with(engine) };
+        let Some(pair) = Pair::start("source ports", &setup) else { return };
         pair.assert_connected();
         let capture = Capture::start(&pair, 0);
         let before = arrivals(&pair, 1);
@@ -170,9 +170,8 @@ fn a_run_stays_one_train_with_many_queues() {
     const DATAGRAMS: u64 = 20;
     for engine in engines() {
         let lines = "queues = 4\nprobe_seconds = 0";
-        let Some(pair) = Pair::start_with("one train", engine, &Underlay::default(), lines) else {
-            return;
-        };
+        let setup = Setup { lines, ..with(engine) };
+        let Some(pair) = Pair::start("one train", &setup) else { return };
         pair.assert_connected();
         let to = SocketAddr::from((pair.pods[1].address(), ECHO));
         let receiver = pair.pods[1].enter(|| UdpSocket::bind(to).unwrap());
@@ -223,9 +222,8 @@ fn fragments_of_one_address_pair_leave_from_one_port() {
     for engine in engines() {
         let lines = "queues = 4\nprobe_seconds = 0";
         let underlay = Underlay { wire: Wire::Mtu, ..Underlay::default() };
-        let Some(pair) = Pair::start_with("fragment ports", engine, &underlay, lines) else {
-            return;
-        };
+        let setup = Setup { underlay, lines, ..with(engine) };
+        let Some(pair) = Pair::start("fragment ports", &setup) else { return };
         pair.assert_connected();
         let capture = Capture::start(&pair, 0);
         let load = Load { flows: 16, rounds: 4, sizes: &[4000], window: 64 };
@@ -258,10 +256,8 @@ fn pinning_binds_each_worker_to_a_cpu_of_its_own() {
         for (pinning, pinned) in [("cpus", true), ("nic", true), ("none", false)] {
             let queues = 4;
             let lines = &format!("queues = {queues}\npinning = {pinning:?}");
-            let Some(pair) = Pair::start_with("pinning", engine, &Underlay::default(), lines)
-            else {
-                return;
-            };
+            let setup = Setup { lines, ..with(engine) };
+            let Some(pair) = Pair::start("pinning", &setup) else { return };
 
             let bound = bound_workers(pair.gateways[0].process.pid());
 
@@ -303,10 +299,8 @@ fn a_peer_with_one_port_goes_to_one_worker_or_is_spread_by_inner_flow() {
         engines().into_iter().flat_map(|engine| steerings.map(|steering| (engine, steering)))
     {
         let lines = &format!("queues = 4\nprobe_seconds = 0\nsteering = {steering:?}");
-        let Some(mut pair) = Pair::start_with("one port", engine, &Underlay::default(), lines)
-        else {
-            return;
-        };
+        let setup = Setup { lines, ..with(engine) };
+        let Some(mut pair) = Pair::start("one port", &setup) else { return };
         pair.assert_connected();
         let gro = pair.status(0)["offloads"].as_array().unwrap().clone();
         let gro = gro.iter().find(|offload| offload["name"] == "gro").unwrap();

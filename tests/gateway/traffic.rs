@@ -1,25 +1,23 @@
 //! Everything crosses, whole and in order, on every engine, wire and MTU.
 
 use crate::capture::{self, Capture, datagrams};
-use crate::engines::engines;
 use crate::numbered::{Load, echo_numbered};
-use crate::pair::{DEVICE, Pair, output, wires_and_mtus};
+use crate::with;
 use etherparse::{Ipv4HeaderSlice, TcpHeaderSlice, UdpHeaderSlice, ip_number};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use twill_testbed::{UNDERLAY_DEVICE, Underlay, Wire};
+use twill_testbed::pair::{DEVICE, Pair, Setup, output};
+use twill_testbed::{UNDERLAY_DEVICE, Underlay, Wire, engines};
 
 #[test]
 fn nothing_is_reordered_or_duplicated() {
     for engine in engines().into_iter().chain(["classic"]) {
         for underlay in wires_and_mtus() {
             println!("{engine}, {} wire, MTU {}", underlay.wire, underlay.mtu);
-            let Some(pair) = Pair::start_with("order", engine, &underlay, "probe_seconds = 0")
-            else {
-                return;
-            };
+            let setup = Setup { underlay, lines: "probe_seconds = 0", ..with(engine) };
+            let Some(pair) = Pair::start("order", &setup) else { return };
             pair.assert_connected();
-            let full = usize::from(underlay.mtu) - 28 - 28;
+            let full = usize::from(setup.underlay.mtu) - 28 - 28;
             let whole = [12, 64, full / 2, full - 1, full, 512];
             let also_fragments = [64, full, full + 1, 12, 2 * full + 5, 700];
             let load = Load { flows: 16, rounds: 30, sizes: &whole, window: 256 };
@@ -42,8 +40,8 @@ fn nothing_is_reordered_or_duplicated() {
 fn what_is_lost_under_overload_is_counted_where_it_is_lost() {
     for engine in engines().into_iter().chain(["classic"]) {
         let lines = "probe_seconds = 0\ndevice_queue = 8";
-        let underlay = Underlay::default();
-        let Some(pair) = Pair::start_with("overload", engine, &underlay, lines) else { return };
+        let setup = Setup { lines, ..with(engine) };
+        let Some(pair) = Pair::start("overload", &setup) else { return };
         // What the kernel itself says over IPv6 would be among the drops.
         for host in &pair.hosts {
             let _ = host.sysctl("net.ipv6.conf.all.disable_ipv6", "1");
@@ -65,7 +63,8 @@ fn what_is_lost_under_overload_is_counted_where_it_is_lost() {
 fn every_checksum_is_right_on_the_wire() {
     for engine in engines().into_iter().chain(["classic"]) {
         let underlay = Underlay { wire: Wire::Mtu, ..Underlay::default() };
-        let Some(pair) = Pair::start_on("checksums", engine, &underlay) else { return };
+        let setup = Setup { underlay, ..with(engine) };
+        let Some(pair) = Pair::start("checksums", &setup) else { return };
         // So that the outer checksums are there to be seen, too.
         for host in &pair.hosts {
             host.run("ethtool", &["-K", UNDERLAY_DEVICE, "tx", "off"]).unwrap();
@@ -77,7 +76,7 @@ fn every_checksum_is_right_on_the_wire() {
         let sizes = [12, 1443, 64, 1444, 4000, 511];
         echo_numbered(&pair, &Load { flows: 8, rounds: 10, sizes: &sizes, window: 256 });
 
-        let mtu = usize::from(underlay.mtu) - 28;
+        let mtu = usize::from(setup.underlay.mtu) - 28;
         for capture in captures {
             let outside = capture.file.clone();
             let pcap = capture.finish();
@@ -160,7 +159,8 @@ fn fifty_parallel_streams() {
     for engine in engines().into_iter().chain(["classic"]) {
         for underlay in wires_and_mtus() {
             println!("{engine}, {} wire, MTU {}", underlay.wire, underlay.mtu);
-            let Some(pair) = Pair::start_on("fifty streams", engine, &underlay) else { return };
+            let setup = Setup { underlay, ..with(engine) };
+            let Some(pair) = Pair::start("fifty streams", &setup) else { return };
             pair.assert_connected();
             let began = Instant::now();
 
@@ -178,7 +178,7 @@ fn fifty_parallel_streams() {
 #[test]
 fn several_queues_carry_what_one_does() {
     for engine in engines() {
-        let Some(mut pair) = Pair::start("several_queues", engine) else { return };
+        let Some(mut pair) = Pair::start("several_queues", &with(engine)) else { return };
         pair.restart_with("queues = 4\npinning = \"nic\"\nbusy_poll_us = 50");
 
         assert_eq!(pair.status(0)["queues"], 4);
@@ -194,7 +194,7 @@ fn several_queues_carry_what_one_does() {
 fn every_offload_can_be_switched_off_alone() {
     for engine in engines() {
         for name in ["tso", "uso", "gso", "gro", "coalesce-tcp", "coalesce-udp"] {
-            let Some(mut pair) = Pair::start("every_offload", engine) else { return };
+            let Some(mut pair) = Pair::start("every_offload", &with(engine)) else { return };
             pair.restart_with(&format!("offload = {{ {name} = false }}"));
 
             let offloads = pair.status(0)["offloads"].clone();
@@ -212,4 +212,14 @@ fn every_offload_can_be_switched_off_alone() {
             pair.assert_books_balance();
         }
     }
+}
+
+fn wires_and_mtus() -> Vec<Underlay> {
+    let mut all = Vec::new();
+    for wire in [Wire::Offloaded, Wire::Mtu] {
+        for mtu in [1280, 1500, 9000] {
+            all.push(Underlay { mtu, wire, ..Underlay::default() });
+        }
+    }
+    all
 }

@@ -1,30 +1,30 @@
 //! Known delay in, same delay out.
 
-use crate::engines::engines;
-use crate::gateways::{PATIENCE, PROBED, Pair, Wish, eventually};
+use crate::{PROBED, UNPROBED, with};
 use rustix::process::Signal;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
-use twill_testbed::Host;
+use twill_testbed::pair::{PATIENCE, Pair, Setup};
+use twill_testbed::{Host, engines, within};
 
 /// Histograms tell values apart to 1 %.
 const PRECISION: f64 = 0.01;
 
 #[test]
 fn time_that_datagrams_wait_for_a_stalled_gateway_is_ingress_latency() {
-    let Some(pair) = Pair::start("stalled gateway", &Wish::default()) else { return };
+    let Some(pair) = Pair::start("stalled gateway", &with(UNPROBED)) else { return };
     pair.send(1, 100);
     pair.status_when(1, "traffic", |status| status["ingress"]["packets_out"] == 1);
 
     let begin = Instant::now();
-    pair.gateways[1].signal(Signal::STOP).unwrap();
+    pair.gateways[1].process.signal(Signal::STOP).unwrap();
     pair.send(10, 100);
     let sent = Instant::now();
     thread::sleep(Duration::from_millis(400));
     let stalled_ns = sent.elapsed().as_nanos() as f64;
-    pair.gateways[1].signal(Signal::CONT).unwrap();
+    pair.gateways[1].process.signal(Signal::CONT).unwrap();
     let status = pair.status_when(1, "the rest", |status| status["ingress"]["packets_out"] == 11);
 
     let latency = &status["histograms"]["ingress"];
@@ -40,9 +40,8 @@ fn time_that_datagrams_wait_for_a_stalled_gateway_is_ingress_latency() {
 fn every_engine_says_how_long_packets_stayed() {
     for engine in engines().into_iter().chain(["classic"]) {
         let begin = Instant::now();
-        let settings = format!("engine = {engine:?}");
-        let wish = Wish { settings: &settings, ..Wish::default() };
-        let Some(pair) = Pair::start("engines", &wish) else { return };
+        let setup = Setup { engine, ..with(UNPROBED) };
+        let Some(pair) = Pair::start("engines", &setup) else { return };
 
         pair.send(20, 100);
         let far = pair.status_when(1, "traffic", |it| it["ingress"]["packets_out"] == 20);
@@ -64,10 +63,10 @@ fn every_engine_says_how_long_packets_stayed() {
 fn time_that_a_full_socket_takes_is_egress_latency() {
     const DATAGRAMS: usize = 50;
     const MBIT: usize = 4;
-    let settings = "engine = \"epoll\"\nsocket_buffer = 4608\n\
-                    offload = { gso = false, tso = false, uso = false }";
-    let wish = Wish { settings, ..Wish::default() };
-    let Some(pair) = Pair::start("full socket", &wish) else { return };
+    let lines = "probe_seconds = 0\nsocket_buffer = 4608\n\
+                 offload = { gso = false, tso = false, uso = false }";
+    let setup = Setup { engine: "epoll", ..with(lines) };
+    let Some(pair) = Pair::start("full socket", &setup) else { return };
     // A slow wire with a long queue: datagrams stay in the account of their socket.
     let device = pair.hosts[0].underlay_device();
     let shape = format!("qdisc add dev {device} root tbf rate {MBIT}mbit burst 3000 limit 9000000");
@@ -94,8 +93,8 @@ fn a_probe_measures_the_latency_of_its_path() {
     let one_way = Duration::from_millis(40);
     let relay = |port| SocketAddr::from(([192, 0, 2, 3], port));
     let endpoints = [relay(7001), relay(7002)];
-    let wish = Wish { hosts: 3, endpoints, settings: PROBED, ..Wish::default() };
-    let Some(pair) = Pair::start("probe", &wish) else { return };
+    let setup = Setup { hosts: 3, endpoints, ..with(PROBED) };
+    let Some(pair) = Pair::start("probe", &setup) else { return };
     let to = |host: &Host| SocketAddr::from((host.address(), 8285));
     let _relays = [
         Relay::start(&pair.hosts[2], relay(7001), to(&pair.hosts[1]), one_way),
@@ -121,8 +120,8 @@ fn a_probe_measures_the_latency_of_its_path() {
 #[test]
 fn searching_for_the_address_of_a_healthy_peer_loses_no_probe() {
     // Nobody has the first address of the network.
-    let wish = Wish { settings: PROBED, device: 9, ..Wish::default() };
-    let Some(pair) = Pair::start("second address", &wish) else { return };
+    let setup = Setup { device: 9, ..with(PROBED) };
+    let Some(pair) = Pair::start("second address", &setup) else { return };
 
     // The gateway that started last: its peer was there from the beginning.
     let first = pair.status_when(1, "an answer", |status| {
@@ -140,15 +139,15 @@ fn searching_for_the_address_of_a_healthy_peer_loses_no_probe() {
 #[test]
 fn a_probe_that_nobody_answers_is_lost() {
     let nobody = SocketAddr::from(([192, 0, 2, 99], 8285));
-    let wish = Wish { endpoints: [nobody, nobody], settings: PROBED, ..Wish::default() };
-    let Some(pair) = Pair::start("lost probe", &wish) else { return };
+    let setup = Setup { endpoints: [nobody, nobody], ..with(PROBED) };
+    let Some(pair) = Pair::start("lost probe", &setup) else { return };
 
     let status = pair.status_when(0, "a lost probe", |status| {
         status["peers"][0]["probe"]["lost"].as_u64() > Some(0)
     });
 
     assert_eq!(status["peers"][0]["probe"]["rtt"]["count"], 0);
-    assert!(pair.twill(0, &["status"]).contains("round trip: no answer yet"));
+    assert!(pair.twill(0, &["status"]).unwrap().contains("round trip: no answer yet"));
 }
 
 /// Passes datagrams on, each after a delay.
@@ -184,9 +183,9 @@ impl Drop for Relay {
 
 #[test]
 fn a_log_names_a_reason_once_and_not_every_packet() {
-    let Some(pair) = Pair::start("drop log", &Wish::default()) else { return };
+    let Some(pair) = Pair::start("drop log", &with(UNPROBED)) else { return };
     let nowhere = SocketAddr::from(([10, 244, 99, 9], 9));
-    pair.hosts[0].ip("route add 10.244.99.0/24 dev twill0").unwrap();
+    pair.hosts[0].ip("route add 10.244.99.0/24 dev tw0").unwrap();
 
     pair.pods[0].enter(|| {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -195,15 +194,15 @@ fn a_log_names_a_reason_once_and_not_every_packet() {
             let _ = socket.send_to(b"x", nowhere);
         }
     });
-    eventually("the drops", || {
+    within(PATIENCE, "the drops", || {
         let dropped = pair.status(0)["egress"]["drops"]["no_route"].as_u64();
         dropped >= Some(250)
     });
 
     let told = |log: &str| log.lines().filter(|line| line.contains("no_route")).count();
-    eventually("a log line", || told(&pair.gateways[0].log()) > 0);
+    within(PATIENCE, "a log line", || told(&pair.gateways[0].process.log()) > 0);
     thread::sleep(Duration::from_secs(3));
-    let log = pair.gateways[0].log();
+    let log = pair.gateways[0].process.log();
     assert_eq!(told(&log), 1, "{log}");
     assert!(log.contains("twill peer list"), "with where to look: {log}");
     assert!(PATIENCE < Duration::from_secs(60), "or a reminder would be due");

@@ -1,6 +1,6 @@
 //! Prometheus, HdrHistogram's file formats, and readers that mean no good.
 
-use crate::gateways::{METRICS, PATIENCE, PROBED, Pair, TWILL, Wish, eventually, get};
+use crate::{PROBED, TWILL, UNPROBED, with};
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
@@ -11,10 +11,12 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use twill_testbed::pair::{DEVICE, METRICS, PATIENCE, Pair, get};
+use twill_testbed::within;
 
 #[test]
 fn promtool_finds_nothing_to_say_about_the_metrics() {
-    let Some(pair) = Pair::start("promtool", &Wish::default()) else { return };
+    let Some(pair) = Pair::start("promtool", &with(UNPROBED)) else { return };
     pair.send(100, 200);
     pair.status_when(1, "traffic", |status| status["ingress"]["packets_out"] == 100);
 
@@ -40,8 +42,8 @@ fn promtool_finds_nothing_to_say_about_the_metrics() {
 
 #[test]
 fn a_prometheus_reads_a_loaded_gateway_and_computes_quantiles() {
-    let Some(pair) = Pair::start("prometheus", &Wish::default()) else { return };
-    let folder = pair.testbed.folder().join("prometheus");
+    let Some(pair) = Pair::start("prometheus", &with(UNPROBED)) else { return };
+    let folder = pair.bed.folder().join("prometheus");
     fs::create_dir(&folder).unwrap();
     let file = folder.join("prometheus.yml");
     let scrape = format!(
@@ -66,7 +68,7 @@ fn a_prometheus_reads_a_loaded_gateway_and_computes_quantiles() {
 
     let mut sent = 0;
     let quantile = "histogram_quantile(0.99,rate(twill_ingress_latency_seconds_bucket[10s]))";
-    eventually("a quantile", || {
+    within(PATIENCE, "a quantile", || {
         pair.send(100, 200);
         sent += 100;
         query(quantile).is_some_and(|seconds| seconds > 0.0 && seconds < 60.0)
@@ -74,21 +76,21 @@ fn a_prometheus_reads_a_loaded_gateway_and_computes_quantiles() {
 
     assert_eq!(query("up"), Some(1.0));
     assert_eq!(query("sum(abs(twill_imbalance_packets))"), Some(0.0));
-    eventually("all packets", || {
+    within(PATIENCE, "all packets", || {
         query("twill_forwarded_packets_total{direction=%22ingress%22}") == Some(f64::from(sent))
     });
 }
 
 #[test]
 fn an_interval_log_holds_what_flowed_in_each_interval() {
-    let wish = Wish { settings: PROBED, ..Wish::default() };
-    let Some(pair) = Pair::start("interval log", &wish) else { return };
-    let log = pair.testbed.folder().join("twill.hlog");
+    let Some(pair) = Pair::start("interval log", &with(PROBED)) else { return };
+    let log = pair.bed.folder().join("twill.hlog");
     let words = ["hist", "--interval", "1", "--count", "3", "--hlog", log.to_str().unwrap()];
-    let recorder = Command::new(TWILL).args(words).arg("--socket").arg(pair.socket(1)).spawn();
+    let recorder =
+        Command::new(TWILL).args(words).arg("--socket").arg(&pair.gateways[1].socket).spawn();
     let mut recorder = recorder.unwrap();
 
-    eventually("the first reading", || log.exists());
+    within(PATIENCE, "the first reading", || log.exists());
     while recorder.try_wait().unwrap().is_none() {
         pair.send(10, 100);
     }
@@ -106,7 +108,7 @@ fn an_interval_log_holds_what_flowed_in_each_interval() {
     assert!(counts.contains_key("rtt:other"), "{counts:?}");
     let received = pair.status(1)["histograms"]["ingress"]["count"].as_u64().unwrap();
     assert!(counts["ingress"].iter().sum::<u64>() <= received);
-    let text = pair.twill(1, &["hist", "ingress", "--hgrm"]);
+    let text = pair.twill(1, &["hist", "ingress", "--hgrm"]).unwrap();
     assert!(text.contains("1.000000000000") && text.contains("#[Mean"), "{text}");
 }
 
@@ -118,7 +120,7 @@ fn decode(encoded: &str) -> Histogram<u64> {
 
 #[test]
 fn the_books_balance_in_every_reading_of_a_loaded_gateway() {
-    let Some(pair) = Pair::start("balance", &Wish::default()) else { return };
+    let Some(pair) = Pair::start("balance", &with(UNPROBED)) else { return };
 
     std::thread::scope(|scope| {
         let load = scope.spawn(|| (0..20).for_each(|_| pair.send(500, 100)));
@@ -153,12 +155,12 @@ fn own_packets(egress: &Value) -> u64 {
 
 #[test]
 fn hostile_readers_hold_up_neither_packets_nor_each_other_for_long() {
-    let Some(pair) = Pair::start("hostile readers", &Wish::default()) else { return };
+    let Some(pair) = Pair::start("hostile readers", &with(UNPROBED)) else { return };
     pair.round_trip().expect("a round trip");
 
     // More silent, half-spoken and deaf clients than are served at a time.
-    let socket = pair.socket(1);
-    let mut clients: Vec<_> = (0..40).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    let socket = &pair.gateways[1].socket;
+    let mut clients: Vec<_> = (0..40).map(|_| UnixStream::connect(socket).unwrap()).collect();
     for (number, client) in clients.iter_mut().enumerate() {
         let words: &[u8] = match number % 3 {
             0 => b"",
@@ -186,15 +188,15 @@ fn hostile_readers_hold_up_neither_packets_nor_each_other_for_long() {
 
 #[test]
 fn a_dump_has_one_line_for_the_gateway_and_one_for_each_peer() {
-    let Some(pair) = Pair::start("dump", &Wish::default()) else { return };
+    let Some(pair) = Pair::start("dump", &with(UNPROBED)) else { return };
     pair.send(3, 100);
     pair.status_when(1, "traffic", |status| status["ingress"]["packets_out"] == 3);
 
-    let dump = pair.twill(1, &["status", "dump"]);
+    let dump = pair.twill(1, &["status", "dump"]).unwrap();
 
     let lines: Vec<Vec<_>> = dump.lines().map(|line| line.split('\t').collect()).collect();
     assert_eq!(lines.len(), 2, "{dump}");
-    assert_eq!(lines[0][..2], ["twill0", "192.0.2.2:8285"]);
+    assert_eq!(lines[0][..2], [DEVICE, "192.0.2.2:8285"]);
     assert_eq!(lines[1][..3], ["other", "192.0.2.1:8285", "10.244.1.0/24"]);
     assert_eq!(lines[1][7], lines[0][9], "packets that came from the one peer there is");
 }

@@ -3,13 +3,19 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
 mod delays;
-#[path = "../common/engines.rs"]
-mod engines;
 mod exports;
-mod gateways;
-#[path = "../common/missing.rs"]
-mod missing;
 mod several;
 mod terminal;
-#[path = "../common/wait.rs"]
-mod wait;
+
+use twill_testbed::pair::Setup;
+
+const TWILL: &str = env!("CARGO_BIN_EXE_twill");
+/// Setting: the gateways send packets of their own.
+const PROBED: &str = "probe_seconds = 1";
+/// Setting: every packet is the test's.
+const UNPROBED: &str = "probe_seconds = 0";
+
+/// Gateways with these lines of configuration.
+fn with(lines: &str) -> Setup<'_> {
+    Setup { lines, ..Setup::new(TWILL) }
+}

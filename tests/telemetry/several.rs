@@ -1,6 +1,6 @@
 //! The gateway that a command is for, when nobody names it.
 
-use crate::gateways::TWILL;
+use crate::TWILL;
 use twill_testbed::Testbed;
 
 /// Prints what `twill` says with one gateway, with two, and when the only one is not the default.

@@ -1,17 +1,19 @@
 //! `twill top` on a real terminal, tmux's.
 
-use crate::gateways::{Pair, TWILL, Wish, eventually};
+use crate::{TWILL, UNPROBED, with};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use twill_testbed::pair::{DEVICE, PATIENCE, Pair};
+use twill_testbed::within;
 
 #[test]
 fn top_fits_its_terminal_and_follows_its_size() {
-    let Some(pair) = Pair::start("top", &Wish::default()) else { return };
+    let Some(pair) = Pair::start("top", &with(UNPROBED)) else { return };
     let terminal = Terminal::open(&pair, 80, 24);
 
-    eventually("rates", || {
+    within(PATIENCE, "rates", || {
         pair.send(300, 100);
         let screen = terminal.screen();
         screen.contains("p50")
@@ -20,15 +22,14 @@ fn top_fits_its_terminal_and_follows_its_size() {
     });
     let small = terminal.screen();
     terminal.resize(200, 60);
-    eventually("a wider screen", || terminal.screen().contains("192.0.2.2:8285"));
+    within(PATIENCE, "a wider screen", || terminal.screen().contains("192.0.2.2:8285"));
     let large = terminal.screen();
 
     for (screen, width, height) in [(&small, 80, 24), (&large, 200, 60)] {
         println!("{screen}");
         assert!(screen.lines().count() <= height);
         assert!(screen.lines().all(|line| line.chars().count() <= width), "{screen}");
-        for part in ["twill0", "all packets accounted for", "egress", "ingress", "other", "q quit"]
-        {
+        for part in [DEVICE, "all packets accounted for", "egress", "ingress", "other", "q quit"] {
             assert!(screen.contains(part), "{part:?} is not on\n{screen}");
         }
     }
@@ -38,21 +39,21 @@ fn top_fits_its_terminal_and_follows_its_size() {
 
 #[test]
 fn every_way_to_end_top_restores_the_terminal() {
-    let Some(pair) = Pair::start("top ends", &Wish::default()) else { return };
+    let Some(pair) = Pair::start("top ends", &with(UNPROBED)) else { return };
     for end in ["q", "C-c", "SIGTERM", "SIGHUP"] {
         let terminal = Terminal::open(&pair, 80, 24);
-        eventually("top", || terminal.screen().contains("q quit"));
+        within(PATIENCE, "top", || terminal.screen().contains("q quit"));
 
         match end {
             "SIGTERM" => kill_process(terminal.top(), Signal::TERM).unwrap(),
             "SIGHUP" => kill_process(terminal.top(), Signal::HUP).unwrap(),
             key => terminal.tmux(&["send-keys", key]),
         }
-        eventually(&format!("an end after {end}"), || terminal.screen().contains("ended 0"));
+        within(PATIENCE, &format!("an end after {end}"), || terminal.screen().contains("ended 0"));
 
         let settings =
             |when: &str| fs::read_to_string(terminal.folder.join(when)).unwrap_or_default();
-        eventually("the settings", || !settings("after").is_empty());
+        within(PATIENCE, "the settings", || !settings("after").is_empty());
         assert_eq!(settings("before"), settings("after"), "after {end}");
         assert!(!terminal.screen().contains('┌'), "the screen is what it was before");
     }
@@ -60,30 +61,30 @@ fn every_way_to_end_top_restores_the_terminal() {
 
 #[test]
 fn a_terminal_that_is_closed_takes_top_with_it() {
-    let Some(pair) = Pair::start("top without terminal", &Wish::default()) else { return };
+    let Some(pair) = Pair::start("top without terminal", &with(UNPROBED)) else { return };
     let terminal = Terminal::open(&pair, 80, 24);
-    eventually("top", || terminal.screen().contains("q quit"));
+    within(PATIENCE, "top", || terminal.screen().contains("q quit"));
     let stat = format!("/proc/{}/stat", terminal.top().as_raw_nonzero());
 
     drop(terminal);
 
     // It may stay as a zombie until its new parent looks.
-    eventually("the end of top", || {
+    within(PATIENCE, "the end of top", || {
         fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "))
     });
 }
 
 #[test]
 fn top_says_when_its_gateway_is_gone_and_goes_on() {
-    let Some(mut pair) = Pair::start("top without gateway", &Wish::default()) else { return };
+    let Some(mut pair) = Pair::start("top without gateway", &with(UNPROBED)) else { return };
     let terminal = Terminal::open(&pair, 100, 30);
-    eventually("top", || terminal.screen().contains("all packets accounted for"));
+    within(PATIENCE, "top", || terminal.screen().contains("all packets accounted for"));
 
-    pair.gateways[0].stop(crate::gateways::PATIENCE).unwrap();
+    pair.gateways[0].process.stop(PATIENCE).unwrap();
 
-    eventually("trouble", || terminal.screen().contains("no answer"));
+    within(PATIENCE, "trouble", || terminal.screen().contains("no answer"));
     terminal.tmux(&["send-keys", "q"]);
-    eventually("an end", || terminal.screen().contains("ended 0"));
+    within(PATIENCE, "an end", || terminal.screen().contains("ended 0"));
 }
 
 /// A tmux server of its own, with `twill top` on its one window.
@@ -96,10 +97,10 @@ impl Terminal {
     fn open(pair: &Pair, width: u16, height: u16) -> Self {
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let folder = pair.testbed.folder().join(format!("terminal{number}"));
+        let folder = pair.bed.folder().join(format!("terminal{number}"));
         fs::create_dir(&folder).unwrap();
         let terminal = Self { socket: folder.join("tmux"), folder };
-        let (at, socket) = (terminal.folder.display(), pair.socket(0));
+        let (at, socket) = (terminal.folder.display(), &pair.gateways[0].socket);
         let script = format!(
             "stty -a > {at}/before; {TWILL} top --socket {}; echo ended $?; \
              stty -a > {at}/after; sleep 1000",

@@ -9,5 +9,4 @@ mod decapsulation;
 mod encapsulation;
 mod harness;
 mod laws;
-mod packets;
 mod replies;

@@ -1,15 +1,17 @@
-//! The words as typed.
+//! The command line as the user types it.
 
-use crate::path::External;
+use crate::path::{ENGINES, External};
 use crate::workload::Workload;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use twill_testbed::Wire;
 
-/// Compares network paths between containers: throughput, loss, latency, and what they cost.
+/// Compare network paths between containers
 ///
-/// Builds its own hosts and pods in network namespaces, runs its own traffic between them, and
-/// removes everything however it ends. Needs root.
+/// Measures throughput, loss, latency and CPU cost. Builds hosts and pods in network namespaces,
+/// sends its own traffic between them, and removes everything when it ends, even if it is killed.
+/// Needs root.
 #[derive(Debug, Parser)]
 #[command(name = "twill-perf", version, arg_required_else_help = true)]
 pub(super) struct Cli {
@@ -19,206 +21,250 @@ pub(super) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Measure a matrix of paths, workloads and wires
+    /// Measure paths, workloads and wires against each other
     Run(RunArgs),
     /// Measure the essentials in a minute
     Quick(QuickArgs),
     /// Measure twill with 1, 2, 4 … queues
     Scale(ScaleArgs),
-    /// Set two runs side by side
+    /// Compare two results.json files
     Compare(CompareArgs),
-    /// Make the report of a run again
+    /// Write the report of a results.json file again
     Report(ReportArgs),
-    /// Fail if something is worse than before, or than it must be
+    /// Fail if twill is slower than before, or than required
     Check(CheckArgs),
-    /// Two hosts with a pod each, real traffic between them, one table, under a minute
+    /// Show one path under five kinds of traffic
     Demo(DemoArgs),
+    /// Print the JSON schema of results.json
+    Schema,
 }
 
-/// How to measure, whatever is measured.
+/// How tables are printed.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct FormatArgs {
+    /// Print Markdown tables
+    #[arg(long)]
+    pub(super) markdown: bool,
+    /// Print comma-separated values: one table, all numbers
+    #[arg(long, conflicts_with = "markdown")]
+    pub(super) csv: bool,
+}
+
+/// How to measure.
 #[derive(Clone, Debug, Args)]
 pub(super) struct HowArgs {
-    /// Rounds that count; one more before them is thrown away
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub(super) rounds: u32,
-    /// Measured time of each run, seconds
-    #[arg(long, default_value_t = 3.0, value_parser = seconds)]
-    pub(super) seconds: f64,
-    /// What the order of paths and the intervals are drawn from [default: the clock]
+    /// Measure so many rounds, after one that is thrown away [default: 5]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) rounds: Option<u32>,
+    /// Measure each run for so many seconds [default: 3]
+    #[arg(long, value_parser = seconds)]
+    pub(super) seconds: Option<f64>,
+    /// Seed the order of paths and the intervals [default: the clock]
     #[arg(long)]
     pub(super) seed: Option<u64>,
-    /// A gateway of your own, NAME=COMMAND or NAME,mtu=BYTES=COMMAND; docs/PERF.md has examples
+    /// Add a gateway of your own: NAME=COMMAND or NAME,mtu=BYTES=COMMAND
+    ///
+    /// docs/PERF.md has examples.
     #[arg(long, value_name = "NAME=COMMAND")]
     pub(super) external: Vec<External>,
     #[command(flatten)]
     pub(super) setting: SettingArgs,
-    /// Folder for results.json, report.html and .hgrm files [default: results/ and the time]
+    /// Write results to this folder [default: results/TIME]
     #[arg(long, value_name = "FOLDER")]
     pub(super) output: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct RunArgs {
-    /// Paths: veth, host-gw, vxlan, twill, twill:ENGINE,-OFFLOAD,queues=N (and more words), classic,
-    /// or a name that --external gives; repeat for several [default: host-gw vxlan twill classic]
+    /// Measure these paths [default: host-gw vxlan twill classic]
+    ///
+    /// veth, host-gw, vxlan, twill, classic, or a NAME from --external. twill:WORDS takes words
+    /// separated by commas: an engine (auto, uring, tokio-uring, epoll), -OFFLOAD (tso, uso, gso,
+    /// gro, coalesce-tcp, coalesce-udp), queues=N, busy-poll=MICROSECONDS, -telemetry, and bin=FILE
+    /// for another twill program.
     #[arg(long, short, num_args = 1..)]
     pub(super) path: Vec<String>,
-    /// Workloads: tcp-N, udp-SIZE[xFLOWS][@RATE], udp-mix, ndr-SIZE, rr, latency, latency@50,
-    /// latency@90, latency+tcp, iperf3; repeat for several [default: tcp-1 tcp-4 udp-64 udp-64x64
-    /// latency latency+tcp]
+    /// Run these workloads [default: tcp-1 tcp-4 udp-64 udp-64x64 latency latency+tcp]
+    ///
+    /// tcp-STREAMS, udp-SIZE[xFLOWS][@RATE], udp-mix, ndr-SIZE, rr, latency, latency@50,
+    /// latency@90, latency+tcp, iperf3. SIZE is in bytes, RATE in packets per second.
     #[arg(long, short, num_args = 1..)]
     pub(super) workload: Vec<Workload>,
-    /// Wires [default: both]
+    /// Use these wires between the hosts [default: both]
     #[arg(long, value_enum, num_args = 1..)]
     pub(super) wire: Vec<WireName>,
-    /// The path that ratios refer to; measured, too, if it is not among the paths [default: vxlan if
-    /// it is, else the first path]
+    /// Divide by this path's numbers [default: vxlan if measured, else the first path]
     #[arg(long, value_name = "PATH")]
     pub(super) baseline: Option<String>,
     #[command(flatten)]
     pub(super) how: HowArgs,
+    #[command(flatten)]
+    pub(super) format: FormatArgs,
 }
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct QuickArgs {
-    /// Paths [default: vxlan twill classic]
+    /// Measure these paths [default: vxlan twill classic]
     #[arg(long, short, num_args = 1..)]
     pub(super) path: Vec<String>,
-    /// What crosses the underlay at once
+    /// Use this wire between the hosts
     #[arg(long, value_enum, default_value_t = WireName::Mtu)]
     pub(super) wire: WireName,
     #[command(flatten)]
     pub(super) setting: SettingArgs,
-    /// Folder for results [default: results/ and the time]
+    /// Write results to this folder [default: results/TIME]
     #[arg(long, value_name = "FOLDER")]
     pub(super) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) format: FormatArgs,
 }
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct ScaleArgs {
-    /// Most queues [default: the CPUs at hand]
+    /// Measure up to so many queues [default: the number of CPUs]
     #[arg(long)]
     pub(super) queues: Option<u16>,
-    /// The engine
-    #[arg(long)]
+    /// Use this engine [default: auto]
+    #[arg(long, value_parser = PossibleValuesParser::new(ENGINES))]
     pub(super) engine: Option<String>,
-    /// Give every worker this share of a CPU and no more: whether many share the work well then
-    /// shows on a machine with few CPUs, too
+    /// Limit each worker to this share of a CPU
+    ///
+    /// Shows on a machine with few CPUs whether many workers share the work well.
     #[arg(long, value_name = "PERCENT", value_parser = some_percent, conflicts_with = "gateway_cpus")]
     pub(super) worker_share: Option<f64>,
-    /// What crosses the underlay at once
+    /// Use this wire between the hosts
     #[arg(long, value_enum, default_value_t = WireName::Mtu)]
     pub(super) wire: WireName,
     #[command(flatten)]
     pub(super) how: HowArgs,
+    #[command(flatten)]
+    pub(super) format: FormatArgs,
 }
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct CompareArgs {
-    /// The results.json before
+    /// The earlier results.json
     pub(super) before: PathBuf,
-    /// The results.json after
+    /// The later results.json
     pub(super) after: PathBuf,
-    /// Share by which a number may differ before it counts, percent
+    /// Ignore differences up to this share
     #[arg(long, value_name = "PERCENT", default_value_t = 5.0, value_parser = percent)]
     pub(super) tolerance: f64,
+    #[command(flatten)]
+    pub(super) format: FormatArgs,
 }
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct ReportArgs {
     /// The results.json
     pub(super) results: PathBuf,
-    /// Folder for the report [default: the file's own]
+    /// Write the report to this folder [default: that of the file]
     #[arg(long, value_name = "FOLDER")]
     pub(super) output: Option<PathBuf>,
 }
 
+/// Options that make no sense if nothing is measured.
+const MEASURING: [&str; 10] = [
+    "rounds",
+    "seconds",
+    "seed",
+    "external",
+    "mtu",
+    "loss",
+    "rate",
+    "hosts",
+    "gateway_cpus",
+    "output",
+];
+
 #[derive(Clone, Debug, Args)]
 #[command(group = clap::ArgGroup::new("goal").required(true).args(["against", "targets"]))]
 pub(super) struct CheckArgs {
-    /// An earlier results.json that must not be undercut
+    /// Measure an earlier results.json again and compare
+    ///
+    /// --rounds and --seconds may differ from the earlier run. The network and the CPUs of the
+    /// gateways may not.
     #[arg(long, value_name = "FILE")]
     pub(super) against: Option<PathBuf>,
-    /// A file of targets that must be reached, perf/targets.toml for one
+    /// Compare with required numbers, such as perf/targets.toml
     #[arg(long, value_name = "FILE")]
     pub(super) targets: Option<PathBuf>,
-    /// Judge this results.json instead of measuring now
-    #[arg(long, value_name = "FILE")]
+    /// Judge this results.json instead of measuring
+    #[arg(long, value_name = "FILE", conflicts_with_all = MEASURING)]
     pub(super) results: Option<PathBuf>,
-    /// Share by which a number may be worse than before, percent
+    /// Accept numbers that are worse by this share
     #[arg(long, value_name = "PERCENT", default_value_t = 5.0, value_parser = percent)]
     pub(super) tolerance: f64,
-    /// Print the targets as a table in Markdown
-    #[arg(long)]
-    pub(super) markdown: bool,
     #[command(flatten)]
     pub(super) how: HowArgs,
+    #[command(flatten)]
+    pub(super) format: FormatArgs,
 }
 
 fn percent(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent),
-        _ => Err("0 to 100 percent".to_owned()),
+        _ => Err("must be 0 to 100 percent".to_owned()),
     }
 }
 
 fn some_percent(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(percent) if (0.1..=90.0).contains(&percent) => Ok(percent),
-        _ => Err("0.1 to 90 percent".to_owned()),
+        _ => Err("must be 0.1 to 90 percent".to_owned()),
     }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if (0.2..=3600.0).contains(&seconds) => Ok(seconds),
-        _ => Err("0.2 to 3600 seconds".to_owned()),
+        _ => Err("must be 0.2 to 3600 seconds".to_owned()),
     }
 }
 
 /// The hosts and the network between them.
 #[derive(Clone, Debug, Args)]
 pub(super) struct SettingArgs {
-    /// Underlay MTU, bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u16).range(576..))]
-    pub(super) mtu: u16,
-    /// Share of packets that every host loses on arrival, percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 0.0, value_parser = percent)]
-    pub(super) loss: f64,
-    /// Limit of what every host sends, Mbit/s
+    /// Set the MTU between the hosts, bytes [default: 1500]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(576..))]
+    pub(super) mtu: Option<u16>,
+    /// Lose this share of packets on arrival at each host [default: 0]
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub(super) loss: Option<f64>,
+    /// Limit what each host sends, Mbit/s [default: no limit]
     #[arg(long, value_name = "MBIT")]
     pub(super) rate: Option<u32>,
-    /// Hosts; traffic flows between the first two
-    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=64))]
-    pub(super) hosts: u8,
-    /// CPUs that gateways may use, as taskset takes them (0,2-3)
+    /// Build so many hosts; traffic flows between two [default: 2]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(2..=64))]
+    pub(super) hosts: Option<u8>,
+    /// Run gateways on these CPUs only, such as 0,2-3 [default: all]
     #[arg(long, value_name = "LIST")]
     pub(super) gateway_cpus: Option<String>,
-    /// The twill binary [default: beside this program, else from PATH]
+    /// Run this twill program [default: beside twill-perf, else from PATH]
     #[arg(long, value_name = "FILE", env = "TWILL")]
     pub(super) twill: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct DemoArgs {
-    /// The path to show
+    /// Show this path
     #[arg(long, default_value = "twill")]
     pub(super) path: String,
-    /// What crosses the underlay at once
+    /// Use this wire between the hosts
     #[arg(long, value_enum, default_value_t = WireName::Mtu)]
     pub(super) wire: WireName,
     #[command(flatten)]
     pub(super) setting: SettingArgs,
-    /// A gateway of your own, NAME=COMMAND
+    /// Add a gateway of your own: NAME=COMMAND
     #[arg(long, value_name = "NAME=COMMAND")]
     pub(super) external: Vec<External>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum WireName {
-    /// Super-packets cross whole
+    /// Super-packets cross whole, as between virtual machines
     Offloaded,
-    /// Nothing larger than the MTU
+    /// Packets no larger than the MTU, as on most NICs
     Mtu,
 }
 

@@ -1,13 +1,14 @@
-//! `twill-perf check`: an exit code for regressions.
+//! `twill-perf check`: compares with earlier or required numbers; the exit code says the result.
 
-use super::args::{CheckArgs, HowArgs};
+use super::args::{CheckArgs, HowArgs, SettingArgs};
 use super::measure::{measure, paths};
+use super::output::{Output, print};
 use super::{Failure, path};
 use crate::experiment::Plan;
 use crate::path::External;
-use crate::report::{Verdict, changes_to_baseline, comparison, keys};
+use crate::report::{LEAD, Verdict, changes_to_baseline, comparison, keys};
 use crate::results::{Cell, PlanRecord, Results};
-use crate::targets::{Finding, Standing, Target, Targets, markdown, rows, table};
+use crate::targets::{Finding, Standing, Target, Targets, rows};
 use crate::workload::Workload;
 use std::path::Path;
 use std::time::Duration;
@@ -17,19 +18,24 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
     match (&args.against, &args.targets) {
         (Some(file), _) => against(args, file),
         (_, Some(file)) => targets(args, file),
-        _ => Err(Failure::Unusable("say --against or --targets".to_owned())),
+        _ => Err(Failure::Unusable("give --against FILE or --targets FILE".to_owned())),
     }
 }
 
 /// Measures again what the file holds, in the same way, and compares.
 fn against(args: &CheckArgs, file: &Path) -> Result<(), Failure> {
+    let output = Output::of_verdict(&args.format);
     let before = Results::load(file)?;
     let after = match &args.results {
         Some(file) => Results::load(file)?,
-        None => measure(&again(&before.plan, &args.how)?, args.how.output.as_deref())?,
+        None => {
+            let plan = again(&before.plan, &args.how)?;
+            measure(&plan, args.how.output.as_deref(), output)?
+        }
     };
     let changes = changes_to_baseline(&before, &after, args.tolerance / 100.0);
-    print!("\n{}", comparison(&changes));
+    output.remark("\n")?;
+    print(&output.layout.table(&comparison(&changes), LEAD))?;
     let flaws = flaws(&before, &after);
     let worse = changes.iter().filter(|change| {
         let [wire, workload, path] = &change.what;
@@ -61,7 +67,8 @@ fn flaws(before: &Results, after: &Results) -> Vec<String> {
             }
             for (when, results) in [("before", before), ("now", after)] {
                 let Some(own) = results.cell(wire, path, workload) else {
-                    flaws.push(format!("{when}: {workload} over {path}, {wire} wire: no run"));
+                    flaws
+                        .push(format!("{when}: {workload} over {path}, {wire} wire: not measured"));
                     continue;
                 };
                 let baseline = results.cell(wire, &results.plan.baseline, workload);
@@ -74,19 +81,22 @@ fn flaws(before: &Results, after: &Results) -> Vec<String> {
     flaws
 }
 
-/// The plan of an earlier run, with today's twill, seed and externals of the same names.
+/// The plan of an earlier run, with today's twill and seed, and externals of the same names. Rounds
+/// and seconds may be others: they change the interval of a ratio, not the ratio.
 fn again(record: &PlanRecord, how: &HowArgs) -> Result<Plan, Failure> {
+    refuse_other_conditions(record, &how.setting)?;
     let recorded =
         record.external.iter().map(|text| text.parse()).collect::<Result<Vec<External>, _>>()?;
     let external: Vec<_> = how.external.iter().cloned().chain(recorded).collect();
     let wires = Wire::ALL.into_iter().filter(|wire| record.wires.contains(&wire.to_string()));
     let paths = record.paths.iter().map(|name| path(name, &external));
+    let recorded = Duration::from_millis(record.measure_ms);
     let mut plan = Plan {
         paths: paths.collect::<Result<_, _>>()?,
         workloads: record.workloads.iter().map(|name| name.parse()).collect::<Result<_, _>>()?,
         wires: wires.collect(),
-        rounds: record.rounds,
-        measure: Duration::from_millis(record.measure_ms),
+        rounds: how.rounds.unwrap_or(record.rounds),
+        measure: how.seconds.map_or(recorded, Duration::from_secs_f64),
         baseline: path(&record.baseline, &external)?,
         ..how.plan()
     };
@@ -99,18 +109,52 @@ fn again(record: &PlanRecord, how: &HowArgs) -> Result<Plan, Failure> {
     Ok(plan)
 }
 
+/// Numbers from another network or other CPUs cannot be compared.
+fn refuse_other_conditions(record: &PlanRecord, asked: &SettingArgs) -> Result<(), Failure> {
+    let percent = |ppm: u32| (f64::from(ppm) / 1e4).to_string();
+    let text = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
+    let conditions = [
+        ("--mtu", asked.mtu.map(|mtu| mtu.to_string()), record.mtu.to_string()),
+        (
+            "--loss",
+            asked.loss.map(|loss| percent((loss * 1e4).round() as u32)),
+            percent(record.loss_ppm),
+        ),
+        (
+            "--rate",
+            asked.rate.map(|rate| rate.to_string()),
+            text(record.rate_mbit.map(|r| r.to_string())),
+        ),
+        ("--hosts", asked.hosts.map(|hosts| hosts.to_string()), record.hosts.to_string()),
+        ("--gateway-cpus", asked.gateway_cpus.clone(), text(record.gateway_cpus.clone())),
+    ];
+    for (option, asked, recorded) in conditions {
+        if let Some(asked) = asked.filter(|asked| *asked != recorded) {
+            return Err(Failure::Unusable(format!(
+                "cannot check with {option} {asked}: the earlier run had {recorded}; leave {option} \
+                 out, or measure both with `twill-perf run` and use `twill-perf compare`"
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn targets(args: &CheckArgs, file: &Path) -> Result<(), Failure> {
+    let output = Output::of_verdict(&args.format);
     let unusable = |error: String| Failure::Unusable(format!("{}: {error}", file.display()));
     let text = std::fs::read_to_string(file).map_err(|error| unusable(error.to_string()))?;
     let targets = Targets::parse(&text).map_err(|error| unusable(error.to_string()))?;
     let results = match &args.results {
         Some(file) => Results::load(file)?,
-        None => measure(&demanded(&targets, &args.how)?, args.how.output.as_deref())?,
+        None => {
+            let plan = demanded(&targets, &args.how)?;
+            measure(&plan, args.how.output.as_deref(), output)?
+        }
     };
 
     let findings = targets.find(&results);
-    let rows = rows(&findings);
-    println!("\n{}", if args.markdown { markdown(&rows) } else { table(&findings) });
+    output.remark("\n")?;
+    print(&output.layout.table(&rows(&findings), 1))?;
     let count = |standing| findings.iter().filter(|f| f.standing() == standing).count();
     let missed = count(Standing::Missed);
     // A gateway that the user did not bring is no fault; one that was brought and failed is.
@@ -120,22 +164,22 @@ fn targets(args: &CheckArgs, file: &Path) -> Result<(), Failure> {
     };
     let flaws: Vec<_> =
         findings.iter().filter(brought).filter_map(|finding| finding.flaw.clone()).collect();
-    println!(
-        "{} of {} targets reached, {} of them with the aim; {missed} missed, {} not measured",
+    output.remark(&format!(
+        "\n{} of {} targets reached, {} of them with the aim; {missed} missed, {} not measured\n",
         count(Standing::Aim) + count(Standing::Reached),
         findings.len(),
         count(Standing::Aim),
         count(Standing::Unknown)
-    );
+    ))?;
     match (missed, unique(flaws.iter().map(String::as_str))) {
         (0, flaws) if flaws.is_empty() => Ok(()),
         (0, flaws) => Err(unknown(&flaws)),
-        _ => Err(Failure::Regression(format!("{missed} targets are missed"))),
+        _ => Err(Failure::Regression(format!("{missed} targets were missed"))),
     }
 }
 
 fn unknown(flaws: &[&str]) -> Failure {
-    Failure::Unusable(format!("cannot be judged:\n  {}", flaws.join("\n  ")))
+    Failure::Unusable(format!("cannot judge these numbers:\n  {}", flaws.join("\n  ")))
 }
 
 /// What must be measured to judge the targets.

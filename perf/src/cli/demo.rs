@@ -1,6 +1,7 @@
-//! `twill-perf demo`: two hosts, a pod on each, real traffic between them, one table.
+//! `twill-perf demo`: two hosts with a pod each, traffic between them, one table.
 
 use super::Failure;
+use super::output::print;
 use super::progress::Progress;
 use crate::books::Books;
 use crate::metric::format;
@@ -9,13 +10,13 @@ use crate::sample::Sample;
 use crate::workload::{Window, Workload};
 use std::time::Duration;
 
-/// What is run, for how long, and what it is called.
+/// The workloads: name, seconds, and label in the table.
 const STEPS: [(&str, u64, &str); 5] = [
-    ("tcp-1", 4, "bulk TCP, one stream"),
-    ("tcp-4", 4, "bulk TCP, four streams"),
-    ("udp-64", 4, "small UDP packets, as fast as they go"),
-    ("latency", 5, "round trips on the idle path"),
-    ("latency+tcp", 5, "round trips beside a saturating stream"),
+    ("tcp-1", 4, "TCP, one stream"),
+    ("tcp-4", 4, "TCP, four streams"),
+    ("udp-64", 4, "UDP, 64 bytes, as fast as possible"),
+    ("latency", 5, "round trips on an idle path"),
+    ("latency+tcp", 5, "round trips during one TCP stream"),
 ];
 
 pub(super) fn run(spec: &PathSpec, setting: &Setting) -> Result<(), Failure> {
@@ -28,25 +29,24 @@ pub(super) fn run(spec: &PathSpec, setting: &Setting) -> Result<(), Failure> {
     for (name, seconds, label) in STEPS {
         let workload: Workload = name.parse().expect("the demo's workloads exist");
         let window = Window::of(Duration::from_secs(seconds));
-        let mut meter = path.meter();
         let expected = Duration::from_secs(seconds + 1);
-        let run = || workload.run(path.course(), &window, &mut meter);
-        let mut sample = progress.step(label, expected, run)?;
-        meter.describe(&mut sample);
-        samples.push(sample);
+        samples.push(progress.step(label, expected, || path.run(&workload, &window, false))?);
     }
     let ping = path.ping(10)?;
     let books: Vec<_> = path.statuses()?.iter().map(Books::read).collect();
     progress.finish();
 
-    print!("{}", table(&path, setting, &samples, &ping));
+    let mut text = table(&path, setting, &samples, &ping);
     for (host, books) in path.hosts().iter().zip(&books) {
-        print!("{}", books.describe(host.label()));
+        text.push_str(&books.describe(host.label()));
     }
+    print(&text)?;
     path.close()?;
     let unbalanced = books.iter().any(|books| !books.balance());
     if unbalanced {
-        return Err(Failure::Regression("packets in = packets out + drops does not hold".into()));
+        return Err(Failure::Regression(
+            "a gateway lost count: packets in differ from packets out + drops".into(),
+        ));
     }
     Ok(())
 }
@@ -58,6 +58,7 @@ fn table(path: &Path, setting: &Setting, samples: &[Sample], ping: &str) -> Stri
     }
     for ((_, _, label), sample) in STEPS.iter().zip(samples) {
         rows.push(((*label).to_owned(), describe(sample)));
+        rows.extend(losses(sample).map(|losses| ("  lost where".to_owned(), losses)));
     }
     let width = rows.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0);
     let mut text = format!(
@@ -75,6 +76,28 @@ fn table(path: &Path, setting: &Setting, samples: &[Sample], ping: &str) -> Stri
     text
 }
 
+/// Where a run lost its packets; nothing if it lost none.
+fn losses(sample: &Sample) -> Option<String> {
+    const PLACES: [(&str, &str); 6] = [
+        ("TUN queue", "drops_tun"),
+        ("socket", "drops_socket"),
+        ("gateway", "drops_gateway"),
+        ("receiver", "drops_sink"),
+        ("other device", "drops_device"),
+        ("CPU backlog", "drops_backlog"),
+    ];
+    let lost = sample.get("lost").filter(|lost| *lost > 0.0)?;
+    let mut places = PLACES.map(|(place, key)| (place, sample.get(key).unwrap_or(0.0))).to_vec();
+    let found: f64 = places.iter().map(|(_, drops)| drops).sum();
+    places.push(("not found", (lost - found).max(0.0)));
+    // The usual places are named even where nothing was lost.
+    let mut places: Vec<_> = places.into_iter().enumerate().collect();
+    places.retain(|(index, (_, drops))| *index < 4 || *drops > 0.0);
+    let places: Vec<_> =
+        places.iter().map(|(_, (place, drops))| format!("{place} {drops}")).collect();
+    Some(format!("{lost} packets: {}", places.join(", ")))
+}
+
 /// One line of numbers, whatever the workload.
 fn describe(sample: &Sample) -> String {
     let number = |key: &str| sample.get(key).map(format);
@@ -84,7 +107,7 @@ fn describe(sample: &Sample) -> String {
         for (label, key) in percentiles {
             parts.extend(number(key).map(|value| format!("{label} {value} µs")));
         }
-        parts.extend(number("goodput").map(|value| format!("beside {value} Gbit/s")));
+        parts.extend(number("goodput").map(|value| format!("with {value} Gbit/s of TCP")));
     } else if let Some(delivered) = number("delivered") {
         parts.push(format!("{delivered} kpps delivered"));
         parts.extend(number("offered").map(|value| format!("{value} offered")));
@@ -103,4 +126,28 @@ fn describe(sample: &Sample) -> String {
     };
     parts.extend(cost);
     parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_packets_stand_where_they_were_lost_and_the_rest_was_not_found() {
+        let mut sample = Sample::default();
+        sample.set("lost", 0.0);
+        assert_eq!(losses(&sample), None);
+
+        sample.set("lost", 100.0);
+        sample.set("drops_tun", 80.0);
+        sample.set("drops_backlog", 5.0);
+
+        assert_eq!(
+            losses(&sample).as_deref(),
+            Some(
+                "100 packets: TUN queue 80, socket 0, gateway 0, receiver 0, CPU backlog 5, not \
+                 found 15"
+            )
+        );
+    }
 }

@@ -1,21 +1,29 @@
 //! The commands that measure: `run`, `quick`, `scale`.
 
 use super::args::{HowArgs, QuickArgs, RunArgs, ScaleArgs, WireName};
+use super::interrupt::Keeper;
+use super::output::{Output, print};
 use super::progress::Progress;
 use super::{Failure, path, setting};
-use crate::experiment::{Observer, Plan};
+use crate::experiment::{Observer, Plan, lock};
 use crate::path::PathSpec;
 use crate::report::{html, tables, write_hgrm};
 use crate::results::Results;
 use crate::workload::Workload;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use twill_testbed::Wire;
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+use twill_testbed::{Testbed, Wire};
 
 const DEFAULT_PATHS: [&str; 4] = ["host-gw", "vxlan", "twill", "classic"];
 const DEFAULT_WORKLOADS: [&str; 6] =
     ["tcp-1", "tcp-4", "udp-64", "udp-64x64", "latency", "latency+tcp"];
+const ROUNDS: u32 = 5;
+const MEASURE: Duration = Duration::from_secs(3);
 /// The essentials: with three paths and three rounds they take a minute.
 const QUICK_PATHS: [&str; 3] = ["vxlan", "twill", "classic"];
 const QUICK_WORKLOADS: [&str; 3] = ["tcp-1", "udp-64", "latency"];
@@ -43,10 +51,10 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         if args.workload.is_empty() { parse(&DEFAULT_WORKLOADS)? } else { args.workload.clone() };
     let (paths, baseline) = with_baseline(paths(&names, how)?, args.baseline.as_deref(), how)?;
     let plan = Plan { paths, workloads, wires: wires(&args.wire), baseline, ..how.plan() };
-    measure(&plan, how.output.as_deref()).map(drop)
+    measure(&plan, how.output.as_deref(), Output::new(&args.format)).map(drop)
 }
 
-/// The paths and their baseline, which must be one of them: without it there is no ratio.
+/// The paths and their baseline, which is added if it is not among them.
 fn with_baseline(
     mut paths: Vec<PathSpec>,
     wanted: Option<&str>,
@@ -77,7 +85,7 @@ pub(super) fn quick(args: &QuickArgs) -> Result<(), Failure> {
         seed: clock(),
         setting: setting(&args.setting, args.wire.into()),
     };
-    measure(&plan, args.output.as_deref()).map(drop)
+    measure(&plan, args.output.as_deref(), Output::new(&args.format)).map(drop)
 }
 
 pub(super) fn scale(args: &ScaleArgs) -> Result<(), Failure> {
@@ -101,10 +109,10 @@ pub(super) fn scale(args: &ScaleArgs) -> Result<(), Failure> {
         let workers = 2 * counts.iter().map(|count| usize::from(*count)).sum::<usize>();
         plan.setting.worker_share = Some(granted(percent, workers, cpus)? / 100.0);
     }
-    measure(&plan, args.how.output.as_deref()).map(drop)
+    measure(&plan, args.how.output.as_deref(), Output::new(&args.format)).map(drop)
 }
 
-/// The share of a CPU that so many workers can have each, percent.
+/// The share of a CPU that each of so many workers gets, percent, if there are enough CPUs.
 fn granted(percent: f64, workers: usize, cpus: usize) -> Result<f64, Failure> {
     // What Linux gives away at most; and where all gateways stand, one works and the rest sleep.
     let most = 95.0 * cpus as f64 / workers as f64;
@@ -112,21 +120,21 @@ fn granted(percent: f64, workers: usize, cpus: usize) -> Result<f64, Failure> {
         return Ok(percent);
     }
     Err(Failure::Unusable(format!(
-        "--worker-share: {workers} workers cannot have {percent} % of {cpus} CPUs each; at most \
-         {:.1} %, or fewer queues",
+        "--worker-share: {workers} workers cannot each have {percent} % of a CPU on {cpus} CPUs; \
+         use at most {:.1} %, or fewer queues",
         (most * 10.0).floor() / 10.0
     )))
 }
 
 impl HowArgs {
-    /// A plan of nothing yet.
+    /// A plan without paths and workloads.
     pub(super) fn plan(&self) -> Plan {
         Plan {
             paths: Vec::new(),
             workloads: Vec::new(),
             wires: Vec::new(),
-            rounds: self.rounds,
-            measure: Duration::from_secs_f64(self.seconds),
+            rounds: self.rounds.unwrap_or(ROUNDS),
+            measure: self.seconds.map_or(MEASURE, Duration::from_secs_f64),
             seed: self.seed.unwrap_or_else(clock),
             baseline: PathSpec::Vxlan,
             setting: setting(&self.setting, Wire::default()),
@@ -134,34 +142,56 @@ impl HowArgs {
     }
 }
 
-/// Runs a plan, prints its tables, writes its files.
-pub(super) fn measure(plan: &Plan, output: Option<&Path>) -> Result<Results, Failure> {
+/// Runs a plan, saves its files, prints its tables.
+pub(super) fn measure(
+    plan: &Plan,
+    output: Option<&Path>,
+    printed: Output,
+) -> Result<Results, Failure> {
+    // Whoever may not make a namespace learns it now, once, and before a file is written.
+    drop(Testbed::new()?.namespace("trial")?);
     let folder = output
         .map_or_else(|| PathBuf::from(format!("results/{}", stamp(clock()))), Path::to_path_buf);
-    // Better now than after an hour.
-    fs::create_dir_all(&folder)
-        .map_err(|error| Failure::Unusable(format!("{}: {error}", folder.display())))?;
+    fs::create_dir_all(&folder).map_err(|error| {
+        Failure::Unusable(format!("cannot create {}: {error}", folder.display()))
+    })?;
     let (steps, expected) = plan.expected();
     let mut progress = Progress::new(steps, expected);
-    let results = plan.run(&mut progress);
+    let results = Arc::new(Mutex::new(plan.no_results()));
+    let keeper = Keeper::start(&results, folder.clone(), printed)?;
+    plan.run(&results, &mut progress);
+    keeper.stop();
     progress.finish();
 
-    print!("{}", tables(&results));
-    results.save(&folder.join("results.json"))?;
-    write_report(&results, &folder)?;
+    let results = lock(&results).clone();
+    save(&results, &folder, printed)?;
     if results.cells.is_empty() {
-        return Err(Failure::Unusable("no path could be measured".to_owned()));
+        return Err(Failure::Unusable(
+            "no path could be measured: the reasons stand above".to_owned(),
+        ));
     }
     Ok(results)
 }
 
-pub(super) fn write_report(results: &Results, folder: &Path) -> Result<(), Failure> {
-    let unusable = |error| Failure::Unusable(format!("{}: {error}", folder.display()));
+/// Saves results and their report in a folder, and prints the tables.
+pub(super) fn save(results: &Results, folder: &Path, output: Output) -> Result<(), Failure> {
+    results.save(&folder.join("results.json"))?;
+    let written = write_report(results, folder)?;
+    if output.measurements {
+        print(&tables(results, output.layout))?;
+    }
+    output.remark(&written)
+}
+
+/// Writes the page and the histograms; returns a sentence about them.
+pub(super) fn write_report(results: &Results, folder: &Path) -> Result<String, Failure> {
+    let unusable =
+        |error| Failure::Unusable(format!("cannot write to {}: {error}", folder.display()));
+    fs::create_dir_all(folder).map_err(unusable)?;
     let page = folder.join("report.html");
     let histograms = write_hgrm(results, &folder.join("hgrm")).map_err(unusable)?;
     fs::write(&page, html(results)).map_err(unusable)?;
-    println!("\nreport: {}, {histograms} histograms beside it", page.display());
-    Ok(())
+    Ok(format!("\nreport: {}, with {histograms} histograms in hgrm/\n", page.display()))
 }
 
 pub(super) fn paths(names: &[&str], how: &HowArgs) -> Result<Vec<PathSpec>, Failure> {
@@ -181,20 +211,12 @@ fn clock() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
-/// A date and time that sorts as text, UTC (days to a date: the proleptic Gregorian calendar, eras
-/// of 400 years from 1 March).
+/// A date and time that sorts as text, UTC.
 fn stamp(seconds: u64) -> String {
-    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year}-{month:02}-{day:02}T{hour:02}{minute:02}{second:02}")
+    const FORMAT: &[BorrowedFormatItem<'_>] =
+        format_description!("[year]-[month]-[day]T[hour][minute][second]");
+    let at = OffsetDateTime::from_unix_timestamp(seconds as i64);
+    at.ok().and_then(|at| at.format(FORMAT).ok()).unwrap_or_else(|| seconds.to_string())
 }
 
 #[cfg(test)]

@@ -1,24 +1,27 @@
-//! The command line.
+//! The command line: parses it, runs the command, prints, and returns the exit code.
 
 mod args;
 mod check;
 mod demo;
+mod interrupt;
 mod measure;
+mod output;
 mod progress;
 
 use crate::path::{
     External, InvalidTemplate, PathSpec, Setting, Unavailable, UnknownPath, find_twill,
 };
-use crate::report::{changes, comparison};
+use crate::report::{LEAD, changes, comparison};
 use crate::results::{Results, ResultsError};
 use crate::workload::{UnknownWorkload, WorkloadError};
 use args::{Cli, Command, CompareArgs, ReportArgs, SettingArgs};
 use clap::Parser;
+use output::{Output, print};
 use std::path::Path;
 use std::process::ExitCode;
 use twill_testbed::{TestbedError, Underlay, Wire};
 
-/// Why a command did not end well.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
@@ -41,8 +44,8 @@ enum Failure {
     Regression(String),
 }
 
-/// Runs the command that the process was given: 0 when all went well, 1 when something is worse
-/// than it should be, 2 when it could not be found out.
+/// Runs the command. Returns 0 if all went well, 1 if something is worse than it should be, and 2 if
+/// that could not be found out.
 #[must_use]
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -52,6 +55,7 @@ pub fn main() -> ExitCode {
         Command::Compare(args) => compare(&args),
         Command::Report(args) => report(&args),
         Command::Check(args) => check::run(&args),
+        Command::Schema => print(&Results::schema()),
         Command::Demo(args) => path(&args.path, &args.external)
             .map_err(Failure::from)
             .and_then(|spec| demo::run(&spec, &setting(&args.setting, args.wire.into()))),
@@ -59,7 +63,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("twill-perf: {failure}");
+            output::report(&format!("twill-perf: {failure}\n"));
             ExitCode::from(if matches!(failure, Failure::Regression(_)) { 1 } else { 2 })
         }
     }
@@ -67,33 +71,44 @@ pub fn main() -> ExitCode {
 
 fn compare(args: &CompareArgs) -> Result<(), Failure> {
     let (before, after) = (Results::load(&args.before)?, Results::load(&args.after)?);
-    print!("{}", comparison(&changes(&before, &after, args.tolerance / 100.0)));
-    println!(
-        "\nThese runs were not interleaved: what the machine did differently between them counts \
-         as change.\nbefore: {}\nafter:  {}",
-        before.environment.describe(),
-        after.environment.describe()
-    );
-    Ok(())
+    let output = Output::new(&args.format);
+    let rows = comparison(&changes(&before, &after, args.tolerance / 100.0));
+    print(&output.layout.table(&rows, LEAD))?;
+    let machine = |results: &Results| {
+        format!("{}, {}", results.environment.date(), results.environment.describe())
+    };
+    output.remark(&format!(
+        "\nThese runs were not interleaved: a change of the machine between them looks like a \
+         change of the path.\nbefore: {}\nafter:  {}\n",
+        machine(&before),
+        machine(&after)
+    ))
 }
 
 fn report(args: &ReportArgs) -> Result<(), Failure> {
     let results = Results::load(&args.results)?;
     let beside = args.results.parent().unwrap_or_else(|| Path::new(""));
-    measure::write_report(&results, args.output.as_deref().unwrap_or(beside))
+    let written = measure::write_report(&results, args.output.as_deref().unwrap_or(beside))?;
+    print(&written)
 }
 
 fn setting(args: &SettingArgs, wire: Wire) -> Setting {
+    let usual = Underlay::default();
     Setting {
-        underlay: Underlay { mtu: args.mtu, wire, loss: args.loss / 100.0, rate_mbit: args.rate },
-        hosts: args.hosts,
+        underlay: Underlay {
+            mtu: args.mtu.unwrap_or(usual.mtu),
+            wire,
+            loss: args.loss.map_or(usual.loss, |percent| percent / 100.0),
+            rate_mbit: args.rate,
+        },
+        hosts: args.hosts.unwrap_or(2),
         twill: args.twill.clone().unwrap_or_else(find_twill),
         gateway_cpus: args.gateway_cpus.clone(),
         worker_share: None,
     }
 }
 
-/// A path by name, among ours and those that the user brought.
+/// A path by its name, which may be one that the user brings.
 fn path(name: &str, external: &[External]) -> Result<PathSpec, UnknownPath> {
     match external.iter().find(|external| external.name == name) {
         Some(external) => Ok(PathSpec::External(external.clone())),

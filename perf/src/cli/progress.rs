@@ -1,4 +1,7 @@
-use std::io::{IsTerminal, Write, stderr};
+//! The progress line on standard error.
+
+use super::output::report;
+use std::io::{IsTerminal, stderr};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -6,8 +9,8 @@ use std::time::{Duration, Instant};
 /// How often the line on a terminal changes.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Says on standard error what is being done and how long the rest will take: one changing line on
-/// a terminal, one line a step elsewhere.
+/// Shows on standard error which step runs and how long the rest will take: one changing line on a
+/// terminal, one line for each step elsewhere.
 #[derive(Debug)]
 pub(crate) struct Progress {
     terminal: bool,
@@ -17,7 +20,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// For so many steps that take about so long together.
+    /// Expects so many steps that take about so long together.
     pub(crate) fn new(steps: usize, expected: Duration) -> Self {
         Self { terminal: stderr().is_terminal(), steps, step: 0, left: expected }
     }
@@ -47,24 +50,23 @@ impl Progress {
                 result
             })
         } else {
-            eprintln!("[{}/{}] {label} ({} left)", self.step, self.steps, clock(self.left));
+            let (step, steps, left) = (self.step, self.steps, clock(self.left));
+            report(&format!("[{step}/{steps}] {label} ({left} left)\n"));
             work()
         };
         self.left = self.left.saturating_sub(expected);
         result
     }
 
-    /// So many steps of so much time will not come.
+    /// Leaves out so many steps, which would have taken `expected`.
     pub(crate) fn skip(&mut self, steps: usize, expected: Duration) {
         self.steps = self.steps.saturating_sub(steps);
         self.left = self.left.saturating_sub(expected);
     }
 
-    /// Takes the line away.
+    /// Removes the line.
     pub(crate) fn finish(self) {
-        if self.terminal {
-            eprint!("\r\x1b[K");
-        }
+        clear_line();
     }
 
     fn draw(&self, label: &str, left: Duration) {
@@ -72,8 +74,15 @@ impl Progress {
         let filled = (self.step - 1) * WIDTH / self.steps.max(1);
         let bar = format!("{}{}", "━".repeat(filled), "─".repeat(WIDTH - filled));
         let left = clock(left);
-        eprint!("\r\x1b[K{bar} {}/{}  {label}  {left} left", self.step, self.steps);
-        let _ = stderr().flush();
+        let (step, steps) = (self.step, self.steps);
+        report(&format!("\r\x1b[K{bar} {step}/{steps}  {label}  {left} left"));
+    }
+}
+
+/// Removes the line from a terminal.
+pub(crate) fn clear_line() {
+    if stderr().is_terminal() {
+        report("\r\x1b[K");
     }
 }
 

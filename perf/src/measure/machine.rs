@@ -1,3 +1,5 @@
+//! CPU time and backlog drops of the whole machine, from /proc.
+
 use std::fs;
 
 /// CPU time of the whole machine.

@@ -1,4 +1,4 @@
-//! What a run costs and where it loses: read from the kernel's books before and after.
+//! What a run costs and where it loses packets: kernel counters, read before and after.
 
 mod calls;
 mod machine;
@@ -16,16 +16,15 @@ use twill_testbed::Namespace;
 /// Bytes per GiB.
 const GIB: f64 = (1u64 << 30) as f64;
 
-/// Whether a number is measured in the discarded round alone, because measuring it costs time (see
+/// Whether a number is measured in the discarded round only, because measuring it costs time (see
 /// [`Meter::count_calls`]).
-#[must_use]
-pub fn is_counted_apart(key: &str) -> bool {
+pub(crate) fn is_counted_apart(key: &str) -> bool {
     key == "calls_per_packet"
 }
 
-/// Reads the books at the borders of the measured time.
+/// Reads the kernel's counters before and after the measured time.
 #[derive(Debug, Default)]
-pub struct Meter {
+pub(crate) struct Meter {
     hosts: Vec<Namespace>,
     pods: Vec<Namespace>,
     tuns: Vec<Vec<String>>,
@@ -34,6 +33,7 @@ pub struct Meter {
     calls_per_second: Option<f64>,
     before: Option<Snapshot>,
     after: Option<Snapshot>,
+    traffic: Option<[Snapshot; 2]>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -47,22 +47,29 @@ struct Snapshot {
 
 impl Meter {
     /// One that reads nothing.
-    #[must_use]
-    pub fn idle() -> Self {
+    pub(crate) fn idle() -> Self {
         Self::default()
     }
 
     /// One for a path: every process inside `hosts` counts as gateway.
-    #[must_use]
-    pub fn new(hosts: Vec<Namespace>, pods: Vec<Namespace>) -> Self {
+    pub(crate) fn new(hosts: Vec<Namespace>, pods: Vec<Namespace>) -> Self {
         let tuns = hosts.iter().map(network::tun_devices).collect();
         Self { hosts, pods, tuns, ..Self::default() }
     }
 
     /// Also counts the gateway's system calls, by a kernel tracepoint that slows each of them a
-    /// little: not for runs whose times matter.
-    pub fn count_calls(&mut self, wanted: bool) {
+    /// little. Not for runs whose times matter.
+    pub(crate) fn count_calls(&mut self, wanted: bool) {
         self.counts_calls = wanted;
+    }
+
+    /// Runs traffic whose lost packets are counted from its start to its end: drops are counted over
+    /// the same time, and not over the measured time alone.
+    pub(crate) fn account<T>(&mut self, traffic: impl FnOnce(&mut Self) -> T) -> T {
+        let before = self.snapshot();
+        let result = traffic(self);
+        self.traffic = Some([before, self.snapshot()]);
+        result
     }
 
     /// The measured time begins.
@@ -86,7 +93,7 @@ impl Meter {
     }
 
     /// Adds what was measured to the run's numbers.
-    pub fn describe(&self, sample: &mut Sample) {
+    pub(crate) fn describe(&self, sample: &mut Sample) {
         let (Some(before), Some(after)) = (&self.before, &self.after) else { return };
         let seconds = after.at_ns.saturating_sub(before.at_ns).max(1) as f64 * 1e-9;
         let segments = after.pods.tcp_sent.saturating_sub(before.pods.tcp_sent);
@@ -113,18 +120,27 @@ impl Meter {
             sample.set("calls_per_packet", calls * seconds / sample.packets as f64);
         }
 
-        let drops = |after: u64, before: u64| after.saturating_sub(before) as f64;
-        sample.set("drops_sink", drops(after.pods.socket_drops, before.pods.socket_drops));
-        sample
-            .set("drops_backlog", drops(after.machine.backlog_drops, before.machine.backlog_drops));
-        if !self.hosts.is_empty() {
-            let (after, before) = (&after.hosts, &before.hosts);
-            sample.set("drops_socket", drops(after.socket_drops, before.socket_drops));
-            sample.set("drops_device", drops(after.device_drops, before.device_drops));
-            sample.set("drops_tun", drops(after.tun_drops, before.tun_drops));
+        match &self.traffic {
+            Some([before, after]) => self.drops(before, after, sample),
+            None => self.drops(before, after, sample),
         }
         if sample.get("drops_sink").is_some_and(|drops| drops > 0.0) {
             sample.note("the generator is the bottleneck: its receiving socket overflowed".into());
+        }
+    }
+
+    /// Where packets were dropped between two readings.
+    fn drops(&self, before: &Snapshot, after: &Snapshot, sample: &mut Sample) {
+        let mut drops = |key, after: u64, before: u64| {
+            sample.set(key, after.saturating_sub(before) as f64);
+        };
+        drops("drops_sink", after.pods.socket_drops, before.pods.socket_drops);
+        drops("drops_backlog", after.machine.backlog_drops, before.machine.backlog_drops);
+        if !self.hosts.is_empty() {
+            let (after, before) = (&after.hosts, &before.hosts);
+            drops("drops_socket", after.socket_drops, before.socket_drops);
+            drops("drops_device", after.device_drops, before.device_drops);
+            drops("drops_tun", after.tun_drops, before.tun_drops);
         }
     }
 

@@ -1,8 +1,10 @@
+//! Packet counters of a network namespace, from /proc.
+
 use std::fs;
 use std::iter::Sum;
 use twill_testbed::Namespace;
 
-/// The kernel's books of one namespace, or of several added up.
+/// The counters of one namespace, or the sum of several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Network {
     /// TCP segments sent, retransmissions included; an aggregate counts each of its segments.

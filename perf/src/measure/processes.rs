@@ -1,3 +1,5 @@
+//! CPU time and context switches of the gateway processes, from /proc.
+
 use std::fs;
 
 /// What the processes of a gateway used so far, all threads together.

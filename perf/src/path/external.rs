@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use twill_testbed::{Background, Host, Testbed, TestbedError};
 
-/// What a template may name, with its meaning.
+/// The placeholders of a template and their meanings.
 pub(super) const PLACEHOLDERS: &[(&str, &str)] = &[
     ("host", "1 on the first host, 2 on the second"),
     ("peer", "the other host's number"),
@@ -24,11 +24,11 @@ pub(super) const PLACEHOLDERS: &[(&str, &str)] = &[
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct External {
     /// The path's name in reports.
-    pub name: String,
+    pub(crate) name: String,
     /// The shell command with its placeholders.
-    pub template: String,
-    /// The MTU of its pods; what twill's pods have, without.
-    pub mtu: Option<u16>,
+    pub(crate) template: String,
+    /// The MTU of its pods, if it is not that of twill's.
+    pub(crate) mtu: Option<u16>,
 }
 
 impl External {
@@ -39,7 +39,9 @@ impl External {
         hosts: &[Host],
     ) -> Result<Vec<Background>, TestbedError> {
         let [one, other] = hosts else {
-            return Err(TestbedError::Timeout("an external gateway joins two hosts".to_owned()));
+            return Err(TestbedError::Timeout(
+                "an external gateway works between two hosts only: leave --hosts out".to_owned(),
+            ));
         };
         let start = |host: &Host, peer: &Host| {
             let line = self.command(setting, bed, host, peer);
@@ -88,7 +90,7 @@ impl FromStr for External {
             Some(name) => {
                 let (mtu, template) =
                     rest.split_once('=').ok_or_else(|| invalid("write NAME,mtu=BYTES=COMMAND"))?;
-                let mtu = mtu.parse().map_err(|_| invalid("the MTU is no number of bytes"))?;
+                let mtu = mtu.parse().map_err(|_| invalid("the MTU is not a number of bytes"))?;
                 (name, Some(mtu), template)
             }
             None => (name, None, rest),
@@ -98,7 +100,10 @@ impl FromStr for External {
         }
         if let Some((_, word)) = placeholders(template).find(|(_, word)| !is_known(word)) {
             let known: Vec<_> = PLACEHOLDERS.iter().map(|(name, _)| *name).collect();
-            return Err(invalid(&format!("no placeholder {word:?}; known are {known:?}")));
+            return Err(invalid(&format!(
+                "unknown placeholder {word:?}; known: {}",
+                known.join(", ")
+            )));
         }
         Ok(Self { name: name.to_owned(), template: template.to_owned(), mtu })
     }

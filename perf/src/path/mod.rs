@@ -1,4 +1,4 @@
-//! The ways between two pods that are compared.
+//! The paths between two pods that are compared: builds them, runs traffic, removes them.
 //!
 //! ```text
 //!  veth      pod ═══════════════════ pod
@@ -12,12 +12,14 @@ mod spec;
 mod twill;
 
 pub use external::{External, InvalidTemplate};
+pub(crate) use spec::ENGINES;
 pub use spec::{PathSpec, TwillSpec, UnknownPath};
-pub use twill::{Twill, find_twill};
+pub(crate) use twill::{Twill, find_twill};
 
 use crate::books::Books;
 use crate::measure::Meter;
-use crate::workload::Course;
+use crate::sample::Sample;
+use crate::workload::{Course, Window, Workload, WorkloadError};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -36,23 +38,23 @@ pub struct Setting {
     pub hosts: u8,
     /// The twill binary.
     pub twill: PathBuf,
-    /// CPUs that gateways may use; all without.
+    /// CPUs that gateways may use; all if not set.
     pub gateway_cpus: Option<String>,
-    /// Share of a CPU that every worker of a twill gets, 0 to 1; what there is without.
+    /// Share of a CPU that every worker of a twill gets, 0 to 1; no limit if not set.
     pub worker_share: Option<f64>,
 }
 
-/// A path that this machine cannot offer, and why.
+/// A path that could not be built, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("{path} is not available here: {reason}")]
+#[error("cannot build the path {path}: {reason}")]
 pub struct Unavailable {
     /// The path's name.
-    pub path: String,
+    pub(crate) path: String,
     /// What was tried and what came back.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
-/// A path that stands: pods reach each other.
+/// A path that is ready: its pods reach each other.
 #[derive(Debug)]
 pub struct Path {
     name: String,
@@ -67,7 +69,7 @@ impl Path {
     /// Builds hosts and pods in namespaces of their own and starts what joins them.
     ///
     /// # Errors
-    /// When the machine, or a gateway, does not let the pods reach each other.
+    /// When the pods do not reach each other.
     pub fn build(spec: &PathSpec, setting: &Setting) -> Result<Self, Unavailable> {
         let unavailable = |reason: TestbedError| Unavailable {
             path: spec.to_string(),
@@ -169,36 +171,57 @@ impl Path {
     }
 
     /// From the first host's pod to the second's.
-    #[must_use]
-    pub fn course(&self) -> Course<'_> {
+    pub(crate) fn course(&self) -> Course<'_> {
         Course { from: &self.pods[0], to: &self.pods[1] }
     }
 
     /// The hosts; none for [`PathSpec::Veth`].
-    #[must_use]
-    pub fn hosts(&self) -> &[Host] {
+    pub(crate) fn hosts(&self) -> &[Host] {
         &self.hosts
     }
 
-    /// The gateways that run on the hosts.
-    #[must_use]
-    pub fn gateways(&self) -> &[Background] {
-        &self.gateways
-    }
-
     /// A meter of this path's costs.
-    #[must_use]
-    pub fn meter(&self) -> Meter {
+    pub(crate) fn meter(&self) -> Meter {
         let namespaces = |pods: &[Pod]| pods.iter().map(|pod| Namespace::clone(pod)).collect();
         let hosts = self.hosts.iter().map(|host| Namespace::clone(host)).collect();
         Meter::new(hosts, namespaces(&self.pods))
+    }
+
+    /// Runs a workload once and measures what it costs and where it loses packets. Counting system
+    /// calls slows the gateways down.
+    ///
+    /// # Errors
+    /// When the traffic does not get across, or a gateway does not answer.
+    pub fn run(
+        &self,
+        workload: &Workload,
+        window: &Window,
+        count_calls: bool,
+    ) -> Result<Sample, WorkloadError> {
+        let mut meter = self.meter();
+        meter.count_calls(count_calls);
+        let before = self.drops()?;
+        let mut sample = workload.run(self.course(), window, &mut meter)?;
+        meter.describe(&mut sample);
+        if let (Some(before), Some(after)) = (before, self.drops()?) {
+            let mut all = 0;
+            for (reason, count) in after {
+                let dropped = count.saturating_sub(before.get(&reason).copied().unwrap_or(0));
+                if dropped > 0 {
+                    sample.set(&format!("drops_gateway_{reason}"), dropped as f64);
+                }
+                all += dropped;
+            }
+            sample.set("drops_gateway", all as f64);
+        }
+        Ok(sample)
     }
 
     /// What each host's twill says of itself, for paths that are one.
     ///
     /// # Errors
     /// When one does not answer.
-    pub fn statuses(&self) -> Result<Vec<Value>, TestbedError> {
+    pub(crate) fn statuses(&self) -> Result<Vec<Value>, TestbedError> {
         self.twill.iter().map(Twill::status).collect()
     }
 
@@ -207,7 +230,7 @@ impl Path {
     ///
     /// # Errors
     /// When one does not say.
-    pub fn drops(&self) -> Result<Option<BTreeMap<String, u64>>, TestbedError> {
+    pub(crate) fn drops(&self) -> Result<Option<BTreeMap<String, u64>>, TestbedError> {
         if self.twill.is_empty() {
             return Ok(None);
         }
@@ -226,7 +249,7 @@ impl Path {
     ///
     /// # Errors
     /// When a gateway does not end by itself.
-    pub fn close(mut self) -> Result<(), TestbedError> {
+    pub(crate) fn close(mut self) -> Result<(), TestbedError> {
         for gateway in &mut self.gateways {
             gateway.stop(Duration::from_secs(5))?;
         }

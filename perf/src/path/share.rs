@@ -1,3 +1,5 @@
+//! Limits the workers of a twill to a share of a CPU.
+
 use std::fs;
 use std::time::Duration;
 use twill_testbed::{Background, Namespace, TestbedError};

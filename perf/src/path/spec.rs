@@ -1,9 +1,12 @@
+//! The names of paths, and what they ask for.
+
 use super::External;
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// Engines that twill has, by name.
-const ENGINES: [&str; 5] = ["auto", "uring", "tokio-uring", "epoll", "classic"];
+pub(crate) const ENGINES: [&str; 5] = ["auto", "uring", "tokio-uring", "epoll", "classic"];
 /// Offloads that twill has, by name.
 const OFFLOADS: [&str; 6] = ["tso", "uso", "gso", "gro", "coalesce-tcp", "coalesce-udp"];
 
@@ -30,22 +33,23 @@ pub enum PathSpec {
 /// How twill is to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TwillSpec {
-    /// The engine; twill's own choice without.
-    pub engine: Option<String>,
+    /// The program, if it is not that of the [`super::Setting`].
+    pub(crate) program: Option<PathBuf>,
+    /// The engine, if twill is not to choose.
+    pub(crate) engine: Option<String>,
     /// Offloads to switch off.
-    pub without: Vec<String>,
-    /// Queues; twill's own choice without.
-    pub queues: Option<u16>,
-    /// Microseconds for which workers look for packets before they sleep.
-    pub busy_poll_us: Option<u32>,
+    pub(crate) without: Vec<String>,
+    /// The number of queues, if twill is not to choose.
+    pub(crate) queues: Option<u16>,
+    /// How long workers poll before they sleep, microseconds.
+    pub(crate) busy_poll_us: Option<u32>,
     /// Whether histograms and numbers by peer are switched off.
-    pub telemetry_off: bool,
+    pub(crate) telemetry_off: bool,
 }
 
 impl PathSpec {
     /// The MTU of pods on this path.
-    #[must_use]
-    pub fn pod_mtu(&self, underlay_mtu: u16) -> u16 {
+    pub(crate) fn pod_mtu(&self, underlay_mtu: u16) -> u16 {
         match self {
             Self::Veth | Self::HostGw => underlay_mtu,
             Self::Vxlan => underlay_mtu - VXLAN_OVERHEAD,
@@ -71,6 +75,7 @@ impl fmt::Display for TwillSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut words = Vec::new();
         let mut base = "twill";
+        words.extend(self.program.iter().map(|program| format!("bin={}", program.display())));
         match self.engine.as_deref() {
             Some("classic") => base = "classic",
             Some(engine) => words.push(engine.to_owned()),
@@ -108,7 +113,9 @@ impl TwillSpec {
     fn parse(engine: Option<&str>, words: &str) -> Option<Self> {
         let mut spec = Self { engine: engine.map(str::to_owned), ..Self::default() };
         for word in words.split(',').filter(|word| !word.is_empty()) {
-            if word == "-telemetry" {
+            if let Some(program) = word.strip_prefix("bin=") {
+                spec.program = (!program.is_empty()).then(|| Some(program.into()))?;
+            } else if word == "-telemetry" {
                 spec.telemetry_off = true;
             } else if let Some(offload) = word.strip_prefix('-') {
                 OFFLOADS.contains(&offload).then(|| spec.without.push(offload.to_owned()))?;
@@ -126,13 +133,13 @@ impl TwillSpec {
     }
 }
 
-/// A name that is no path.
+/// An unknown name of a path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown path {0:?}: known are veth, host-gw, vxlan, twill, classic, what --external names; \
+    "unknown path {0:?}: use veth, host-gw, vxlan, twill, classic or a NAME from --external; \
      twill:WORDS takes an engine (auto, uring, tokio-uring, epoll), -OFFLOAD (tso, uso, gso, gro, \
-     coalesce-tcp, coalesce-udp), queues=N, busy-poll=MICROSECONDS and -telemetry, separated by \
-     commas"
+     coalesce-tcp, coalesce-udp), queues=N, busy-poll=MICROSECONDS, -telemetry and bin=FILE, \
+     separated by commas"
 )]
 pub struct UnknownPath(pub String);
 
@@ -154,6 +161,8 @@ mod tests {
             "twill:queues=4",
             "twill:uring,busy-poll=50",
             "twill:uring,-telemetry",
+            "twill:bin=/tmp/before/twill",
+            "classic:bin=/tmp/before/twill,queues=2",
         ] {
             let path: PathSpec = name.parse().unwrap();
             assert_eq!(path.to_string(), name);
@@ -162,9 +171,15 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_path() {
-        for name in
-            ["", "vxlan:fast", "twill:warp", "twill:-lro", "twill:queues=0", "classic:epoll"]
-        {
+        for name in [
+            "",
+            "vxlan:fast",
+            "twill:warp",
+            "twill:-lro",
+            "twill:queues=0",
+            "twill:bin=",
+            "classic:epoll",
+        ] {
             assert!(name.parse::<PathSpec>().is_err(), "{name}");
         }
     }

@@ -1,3 +1,5 @@
+//! Runs a twill on each host: its configuration, its process, its status.
+
 use super::{Setting, TwillSpec};
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -13,7 +15,7 @@ const DEVICE: &str = "flannel0";
 
 /// One host's twill.
 #[derive(Clone, Debug)]
-pub struct Twill {
+pub(crate) struct Twill {
     host: Namespace,
     program: PathBuf,
     socket: PathBuf,
@@ -27,11 +29,11 @@ impl Twill {
         host: &Host,
         hosts: &[Host],
     ) -> Result<(Self, Background), TestbedError> {
-        let program = setting.twill.clone();
+        let program = spec.program.clone().unwrap_or_else(|| setting.twill.clone());
         if !program.is_file() {
             let tried = program.display();
             return Err(TestbedError::Timeout(format!(
-                "no twill at {tried}: build it (cargo build --release) or say where (--twill)"
+                "no twill at {tried}: build it (cargo build --release) or name the program (--twill)"
             )));
         }
         let socket = bed.folder().join(format!("h{}.sock", host.index()));
@@ -45,11 +47,11 @@ impl Twill {
         Ok((Self { host: Namespace::clone(host), program, socket }, gateway))
     }
 
-    /// What it says of itself.
+    /// Its status.
     ///
     /// # Errors
     /// When it does not answer, or not in JSON.
-    pub fn status(&self) -> Result<Value, TestbedError> {
+    pub(crate) fn status(&self) -> Result<Value, TestbedError> {
         let program = self.program.to_string_lossy();
         let socket = self.socket.to_string_lossy();
         let said = self.host.run(&program, &["status", "--json", "--socket", &socket])?;
@@ -118,9 +120,8 @@ fn configuration(spec: &TwillSpec, setting: &Setting, host: &Host, hosts: &[Host
     text
 }
 
-/// The twill beside this program, where one build puts both; else the one of the search path.
-#[must_use]
-pub fn find_twill() -> PathBuf {
+/// The twill beside this program, where a build puts both; else the one in the search path.
+pub(crate) fn find_twill() -> PathBuf {
     let beside = std::env::current_exe().ok().and_then(|program| {
         let folder = program.parent()?;
         // A test's program lies one folder deeper.

@@ -1,40 +1,42 @@
-use super::table::{between, grid};
+//! What changed between two runs of the harness.
+
+use super::table::between;
 use crate::metric::{self, Better, format};
 use crate::results::{Cell, Results};
 use crate::stats::{Estimate, median};
 
-/// What became of one number between two runs of the harness.
+/// How one number changed between two runs of the harness.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Change {
+pub(crate) struct Change {
     /// Wire, workload and path.
-    pub what: [String; 3],
+    pub(crate) what: [String; 3],
     /// The key of the number.
-    pub key: String,
-    /// The path whose number in the same round it is divided by; the number itself without.
-    pub baseline: Option<String>,
+    pub(crate) key: String,
+    /// The path by whose number in the same round it is divided, if any.
+    pub(crate) baseline: Option<String>,
     /// Before and after.
-    pub medians: (f64, f64),
-    /// After by before.
-    pub ratio: Estimate,
-    /// What that means.
-    pub verdict: Verdict,
+    pub(crate) medians: (f64, f64),
+    /// After divided by before.
+    pub(crate) ratio: Estimate,
+    /// What the ratio means.
+    pub(crate) verdict: Verdict,
 }
 
 /// What a change means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Better by more than noise and tolerance.
     Better,
     /// Worse by more than noise and tolerance.
     Worse,
     /// Not different by more than the tolerance.
     Same,
-    /// The intervals are too wide to say, or there is but one round.
+    /// The interval is too wide to tell, or there is one round only.
     Unclear,
 }
 
 impl Verdict {
-    /// `ratio` is new by old; `tolerance` is a share.
+    /// `ratio` is after divided by before; `tolerance` is a share.
     fn of(ratio: &Estimate, better: Better, tolerance: f64) -> Self {
         // One round says nothing about the next.
         if ratio.count < 2 {
@@ -67,8 +69,8 @@ impl Verdict {
     }
 }
 
-/// The numbers that decide: the headline, the tail of what is timed, and what a byte costs, of the
-/// machine where the baseline has no gateway.
+/// The numbers to compare: the headline, the p99 of round trips, and the CPU time per GiB. That of
+/// the machine if the baseline has no gateway.
 pub(crate) fn keys<'a>(cell: &'a Cell, baseline: Option<&Cell>) -> Vec<&'a str> {
     const GATEWAY: &str = "gateway_cpu_per_gib";
     let mut keys = vec![cell.headline.as_str()];
@@ -84,8 +86,7 @@ pub(crate) fn keys<'a>(cell: &'a Cell, baseline: Option<&Cell>) -> Vec<&'a str> 
 
 /// What changed from `old` to `new`, number by number, for everything that both measured.
 /// `tolerance` is the share by which a number may differ before it counts.
-#[must_use]
-pub fn changes(old: &Results, new: &Results, tolerance: f64) -> Vec<Change> {
+pub(crate) fn changes(old: &Results, new: &Results, tolerance: f64) -> Vec<Change> {
     pairs(old, new)
         .flat_map(|pair| {
             let keys = keys(pair.after, None).into_iter();
@@ -94,11 +95,9 @@ pub fn changes(old: &Results, new: &Results, tolerance: f64) -> Vec<Change> {
         .collect()
 }
 
-/// As [`changes`], by ratios to the baseline in the same round: what the machine did differently
-/// between the runs touched the baseline, too. Numbers themselves where the runs share no baseline,
-/// and for the baseline.
-#[must_use]
-pub fn changes_to_baseline(old: &Results, new: &Results, tolerance: f64) -> Vec<Change> {
+/// As [`changes`], but compares ratios to the baseline in the same round, since a slower machine slows
+/// the baseline, too. Compares plain numbers if the runs share no baseline, and for the baseline.
+pub(crate) fn changes_to_baseline(old: &Results, new: &Results, tolerance: f64) -> Vec<Change> {
     pairs(old, new)
         .flat_map(|pair| {
             let baselines = pair.baselines(old, new);
@@ -169,11 +168,22 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// Changes as a table.
-#[must_use]
-pub fn comparison(changes: &[Change]) -> String {
-    let title =
-        ["wire", "workload", "path", "number", "before", "after", "ratio", "95 % interval", ""];
+/// Columns of [`comparison`] that name a row.
+pub(crate) const LEAD: usize = 4;
+
+/// Changes as rows, a title row first.
+pub(crate) fn comparison(changes: &[Change]) -> Vec<Vec<String>> {
+    let title = [
+        "wire",
+        "workload",
+        "path",
+        "number",
+        "before",
+        "after",
+        "ratio",
+        "95 % interval",
+        "verdict",
+    ];
     let mut rows = vec![title.map(str::to_owned).to_vec()];
     for change in changes {
         let [wire, workload, path] = change.what.clone();
@@ -192,14 +202,13 @@ pub fn comparison(changes: &[Change]) -> String {
             change.verdict.word().to_owned(),
         ]);
     }
-    grid(&rows)
+    rows
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::{PlanRecord, SCHEMA};
-    use crate::sample::Sample;
+    use crate::results::sample_run;
 
     fn ratio(low: f64, high: f64) -> Estimate {
         Estimate { median: f64::midpoint(low, high), low, high, count: 5 }
@@ -251,28 +260,8 @@ mod tests {
 
     /// Five rounds of goodput over VXLAN, the baseline, and twill.
     fn results(goodputs: [f64; 2]) -> Results {
-        let cell = |(path, goodput): (&str, f64)| {
-            let round = |drift: f64| {
-                let mut sample = Sample::default();
-                sample.set("goodput", goodput * drift);
-                Some(sample)
-            };
-            Cell {
-                wire: "mtu".to_owned(),
-                path: path.to_owned(),
-                workload: "tcp-1".to_owned(),
-                headline: "goodput".to_owned(),
-                discarded: None,
-                rounds: [1.0, 1.01, 0.99, 1.02, 0.98].map(round).to_vec(),
-                failures: Vec::new(),
-            }
-        };
-        Results {
-            schema: SCHEMA,
-            environment: Default::default(),
-            plan: PlanRecord { baseline: "vxlan".to_owned(), ..PlanRecord::default() },
-            unavailable: Vec::new(),
-            cells: ["vxlan", "twill"].into_iter().zip(goodputs).map(cell).collect(),
-        }
+        let [vxlan, twill] =
+            goodputs.map(|goodput| [1.0, 1.01, 0.99, 1.02, 0.98].map(|drift| goodput * drift));
+        sample_run(&vxlan, &twill)
     }
 }

@@ -1,3 +1,5 @@
+//! Percentile files for HdrHistogram's plotter.
+
 use crate::results::Results;
 use crate::workload::Workload;
 use hdrhistogram::Histogram;
@@ -9,8 +11,7 @@ use std::{fs, io};
 const STEPS: u32 = 5;
 
 /// A histogram of nanoseconds in the format of HdrHistogram's plotter, in microseconds.
-#[must_use]
-pub fn hgrm(times: &Histogram<u64>) -> String {
+pub(crate) fn hgrm(times: &Histogram<u64>) -> String {
     let mut text = format!(
         "{:>12} {:>14} {:>10} {:>14}\n\n",
         "Value", "Percentile", "TotalCount", "1/(1-Percentile)"
@@ -45,7 +46,7 @@ pub fn hgrm(times: &Histogram<u64>) -> String {
 ///
 /// # Errors
 /// When the folder or a file cannot be written.
-pub fn write_hgrm(results: &Results, folder: &Path) -> io::Result<usize> {
+pub(crate) fn write_hgrm(results: &Results, folder: &Path) -> io::Result<usize> {
     fs::create_dir_all(folder)?;
     let mut written = 0;
     for cell in &results.cells {

@@ -2,7 +2,8 @@
 
 use super::plots;
 use super::svg::escape;
-use super::table::{remarks, rows, spreads};
+use super::table::{remarks, rows, spreads, warnings};
+use super::verdict::verdicts;
 use crate::metric;
 use crate::results::{Cell, Results};
 use std::fmt::Write as _;
@@ -10,12 +11,11 @@ use std::fmt::Write as _;
 const STYLE: &str = include_str!("page.css");
 
 /// The report of one run of the harness.
-#[must_use]
-pub fn html(results: &Results) -> String {
+pub(crate) fn html(results: &Results) -> String {
     let mut body = String::new();
     header(results, &mut body);
     let bars = format!(
-        "Medians over the rounds; the line on each bar stands for {}.",
+        "Medians over the rounds. The line on each bar shows {}.",
         spreads(results.plan.rounds)
     );
     section(&mut body, "Throughput", &bars, |body| {
@@ -55,30 +55,42 @@ pub fn html(results: &Results) -> String {
     });
     numbers(results, &mut body);
     environment(results, &mut body);
+    let title = escape(&results.environment.date());
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
          <meta name=\"color-scheme\" content=\"light dark\">\
          <link rel=\"icon\" href=\"data:,\">\
-         <title>Network paths compared</title><style>{STYLE}</style></head>\
+         <title>Network paths compared, {title}</title><style>{STYLE}</style></head>\
          <body><main>{body}</main></body></html>\n"
     )
 }
 
-const INTRO_LATENCY: &str = "Each step to the right leaves out nine tenths of the remaining \
-     answers, the fastest. Probes leave by the clock and count from the moment they were due, so a stall is \
-     charged to every probe that it held up.";
-const INTRO_COST: &str = "Gateway CPU is that of the processes on both hosts; paths within the \
-     kernel have none and show only in the machine's, which includes sender and receiver.";
-const INTRO_SERIES: &str = "Steps of 0.1 s, the median over the rounds.";
+const INTRO_LATENCY: &str = "Round trips by percentile. Probes leave at fixed times and are timed \
+     from the moment they were due, so a stall delays every probe that it held up.";
+const INTRO_COST: &str = "Gateway CPU is the CPU time of the gateway processes on both hosts. Paths \
+     in the kernel have no such process: compare them by machine CPU, which includes sender and \
+     receiver.";
+const INTRO_SERIES: &str = "Medians over the rounds in steps of 0.1 s.";
 
+/// Date, machine, warnings and verdicts: what a reader wants first.
 fn header(results: &Results, body: &mut String) {
+    let environment = &results.environment;
+    let _ = write!(
+        body,
+        "<header><h1>Network paths compared</h1><p class=\"when\">{}<br>{}</p>",
+        escape(&environment.date()),
+        escape(&environment.describe())
+    );
+    for warning in warnings(results) {
+        let _ = write!(body, "<p class=\"banner\">{}.</p>", escape(&warning));
+    }
+    conclusions(results, body);
     let plan = &results.plan;
     let _ = write!(
         body,
-        "<header><h1>Network paths compared</h1><p>{}. {} rounds of {} s for each path and \
-         workload, in turn; ratios refer to <b>{}</b> in the same round.{}</p></header>",
-        escape(&results.environment.describe()),
+        "<p>{} rounds of {} s for each path and workload, the paths in random order. A ratio divides \
+         by the number of <b>{}</b> in the same round.{}</p></header>",
         plan.rounds,
         plan.measure_ms as f64 * 1e-3,
         escape(&plan.baseline),
@@ -87,22 +99,41 @@ fn header(results: &Results, body: &mut String) {
             conditions => format!(" Conditions: {}.", escape(&conditions)),
         }
     );
-    if !results.unavailable.is_empty() {
-        body.push_str("<aside><h2>Missing here</h2><ul>");
-        for missing in &results.unavailable {
-            let _ = write!(
-                body,
-                "<li><b>{}</b>, {} wire: <code>{}</code></li>",
-                escape(&missing.path),
-                escape(&missing.wire),
-                escape(&missing.reason)
-            );
+    missing(results, body);
+}
+
+/// The verdict of each wire and workload, one sentence each.
+fn conclusions(results: &Results, body: &mut String) {
+    let mut rows = String::new();
+    for (wire, workload) in results.groups() {
+        for verdict in verdicts(results, wire, workload) {
+            let (group, verdict) = (format!("{workload}, {wire} wire"), escape(&verdict));
+            let _ = write!(rows, "<li><b>{}:</b> {verdict}</li>", escape(&group));
         }
-        body.push_str("</ul></aside>");
+    }
+    if !rows.is_empty() {
+        let _ = write!(body, "<ul class=\"verdicts\">{rows}</ul>");
     }
 }
 
-/// A section, unless nothing stands in it.
+fn missing(results: &Results, body: &mut String) {
+    if results.unavailable.is_empty() {
+        return;
+    }
+    body.push_str("<aside><h2>Not measured</h2><ul>");
+    for missing in &results.unavailable {
+        let _ = write!(
+            body,
+            "<li><b>{}</b>, {} wire: <code>{}</code></li>",
+            escape(&missing.path),
+            escape(&missing.wire),
+            escape(&missing.reason)
+        );
+    }
+    body.push_str("</ul></aside>");
+}
+
+/// A section, unless it is empty.
 fn section(body: &mut String, title: &str, intro: &str, fill: impl FnOnce(&mut String)) {
     let mut content = String::new();
     fill(&mut content);
@@ -147,18 +178,13 @@ fn numbers(results: &Results, body: &mut String) {
         let cells: Vec<_> = results.group(wire, workload).collect();
         let _ = write!(
             body,
-            "<h3>{}, {} wire<small>{}</small></h3><div class=\"wide\"><table>",
+            "<h3>{}, {} wire<small>{}</small></h3><table>",
             escape(workload),
             escape(wire),
             escape(&unit(&cells))
         );
-        for (index, row) in rows(results, &cells).iter().enumerate() {
-            let tag = if index == 0 { "th" } else { "td" };
-            let cells: String =
-                row.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
-            let _ = write!(body, "<tr>{cells}</tr>");
-        }
-        body.push_str("</table></div>");
+        table(&rows(results, &cells), body);
+        body.push_str("</table>");
         let remarks = remarks(results, &cells);
         if !remarks.is_empty() {
             body.push_str("<ul class=\"notes\">");
@@ -171,6 +197,22 @@ fn numbers(results: &Results, body: &mut String) {
     body.push_str("</section>");
 }
 
+/// On a narrow screen each row becomes a list, hence the title beside each cell.
+fn table(rows: &[Vec<String>], body: &mut String) {
+    let Some((title, rows)) = rows.split_first() else { return };
+    let titles: String = title.iter().map(|cell| format!("<th>{}</th>", escape(cell))).collect();
+    let _ = write!(body, "<thead><tr>{titles}</tr></thead><tbody>");
+    for row in rows {
+        body.push_str("<tr>");
+        for (title, cell) in title.iter().zip(row) {
+            let (title, cell) = (escape(title), escape(cell));
+            let _ = write!(body, "<td data-title=\"{title}\">{cell}</td>");
+        }
+        body.push_str("</tr>");
+    }
+    body.push_str("</tbody>");
+}
+
 fn environment(results: &Results, body: &mut String) {
     let environment = &results.environment;
     let mut rows = vec![
@@ -178,7 +220,7 @@ fn environment(results: &Results, body: &mut String) {
         ("seed", results.plan.seed.to_string()),
         ("kernel", environment.kernel.clone()),
         ("CPU", format!("{} × {}", environment.cpus, environment.cpu)),
-        ("load before", format!("{:.2}", environment.load)),
+        ("load average before", format!("{:.2}", environment.load)),
         ("harness", environment.harness.clone()),
     ];
     let optional = [
@@ -196,7 +238,7 @@ fn environment(results: &Results, body: &mut String) {
         .collect();
     rows.extend(offloads.iter().map(|(name, value)| (name.as_str(), value.clone())));
     rows.extend(environment.mitigations.iter().map(|(name, value)| (name.as_str(), value.clone())));
-    body.push_str("<section><h2>Made with</h2><dl>");
+    body.push_str("<section><h2>How it was measured</h2><dl>");
     for (name, value) in rows {
         let _ = write!(body, "<dt>{}</dt><dd>{}</dd>", escape(name), escape(&value));
     }

@@ -1,15 +1,16 @@
-//! Results for people: a table on the terminal, percentile files, one HTML page.
+//! Results for people: tables, percentile files, one HTML page.
 
 mod compare;
 mod hgrm;
 mod html;
+mod layout;
 mod plots;
 mod svg;
 mod table;
+mod verdict;
 
-pub(crate) use compare::keys;
-pub use compare::{Change, Verdict, changes, changes_to_baseline, comparison};
-pub use hgrm::{hgrm, write_hgrm};
-pub use html::html;
-pub(crate) use table::between;
-pub use table::{grid, tables};
+pub(crate) use compare::{LEAD, Verdict, changes, changes_to_baseline, comparison, keys};
+pub(crate) use hgrm::write_hgrm;
+pub(crate) use html::html;
+pub(crate) use layout::Layout;
+pub(crate) use table::{between, tables};

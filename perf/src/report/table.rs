@@ -1,29 +1,33 @@
+//! Tables of measurements, and the notes around them.
+
+use super::layout::Layout;
+use super::verdict::{busy, verdicts};
 use crate::metric::{self, format};
 use crate::results::{Cell, Results};
 use crate::stats::{Estimate, spread_name};
 use std::fmt::Write as _;
 
-/// What stands beside the headline, by headline: column title and key.
+/// The columns after the headline, by headline: title and key.
 pub(super) fn columns(headline: &str) -> &'static [(&'static str, &'static str)] {
     match headline {
         "goodput" => &[
             ("gateway s/GiB", "gateway_cpu_per_gib"),
             ("machine s/GiB", "machine_cpu_per_gib"),
-            ("again", "retransmitted"),
+            ("retransmitted", "retransmitted"),
             ("switches/pkt", "switches_per_packet"),
             ("calls/pkt", "calls_per_packet"),
             ("TUN drops", "drops_tun"),
             ("socket drops", "drops_socket"),
             ("gateway drops", "drops_gateway"),
-            ("other drops", "drops_device"),
+            ("device drops", "drops_device"),
         ],
         "delivered" | "loss_free" => &[
             ("offered", "offered"),
             ("loss", "loss"),
             ("reordered", "reordered"),
-            ("dup", "duplicates"),
-            ("1-way p50 µs", "one_way_p50"),
-            ("1-way p99", "one_way_p99"),
+            ("duplicates", "duplicates"),
+            ("one-way p50 µs", "one_way_p50"),
+            ("one-way p99", "one_way_p99"),
             ("gateway s/Mpkt", "gateway_cpu_per_mpkt"),
             ("machine s/Mpkt", "machine_cpu_per_mpkt"),
             ("calls/pkt", "calls_per_packet"),
@@ -31,6 +35,8 @@ pub(super) fn columns(headline: &str) -> &'static [(&'static str, &'static str)]
             ("socket drops", "drops_socket"),
             ("gateway drops", "drops_gateway"),
             ("backlog drops", "drops_backlog"),
+            ("device drops", "drops_device"),
+            ("receiver drops", "drops_sink"),
         ],
         "transactions" => &[("p50 µs", "rtt_p50"), ("p99", "rtt_p99"), ("p99.9", "rtt_p999")],
         _ => &[
@@ -38,64 +44,129 @@ pub(super) fn columns(headline: &str) -> &'static [(&'static str, &'static str)]
             ("p99.9", "rtt_p999"),
             ("p99.99", "rtt_p9999"),
             ("max", "rtt_max"),
-            ("1-way p50", "one_way_p50"),
-            ("1-way p99", "one_way_p99"),
+            ("one-way p50", "one_way_p50"),
+            ("one-way p99", "one_way_p99"),
             ("loss", "loss"),
-            ("beside Gbit/s", "goodput"),
+            ("load Gbit/s", "goodput"),
         ],
     }
 }
 
-/// All measurements, one table for each wire and workload.
-#[must_use]
-pub fn tables(results: &Results) -> String {
+/// All measurements: a table for each wire and workload, or one table of all in CSV.
+pub(crate) fn tables(results: &Results, layout: Layout) -> String {
+    match layout {
+        Layout::Csv => layout.table(&all_numbers(results), 1),
+        Layout::Markdown => text(results, layout, ["### ", "- "]),
+        Layout::Terminal { width } => {
+            let width = width.map(|width| width.saturating_sub(2));
+            text(results, Layout::Terminal { width }, ["", "  "])
+        }
+    }
+}
+
+/// Tables with verdicts, notes and conditions.
+fn text(results: &Results, layout: Layout, [heading, item]: [&str; 2]) -> String {
     let mut text = String::new();
     for (wire, workload) in results.groups() {
         let cells: Vec<_> = results.group(wire, workload).collect();
         let Some(first) = cells.first() else { continue };
         let unit = metric::by_key(&first.headline).map_or("", |metric| metric.unit);
         let name = metric::name(&first.headline);
-        let _ = writeln!(text, "\n{workload}, {wire} wire: {name}, {unit}");
-        text.push_str(&table(results, &cells));
-        text.push_str(&summary(results, wire, workload));
+        let _ = writeln!(text, "\n{heading}{workload}, {wire} wire: {name}, {unit}");
+        let table = layout.table(&rows(results, &cells), 1);
+        match layout {
+            Layout::Markdown => {
+                let _ = writeln!(text, "\n{table}");
+            }
+            _ => text.push_str(&indent(&table)),
+        }
+        for verdict in verdicts(results, wire, workload) {
+            let _ = writeln!(text, "{item}{verdict}");
+        }
         for (path, note) in remarks(results, &cells) {
-            let _ = writeln!(text, "  note: {path}: {note}");
+            let _ = writeln!(text, "{item}note: {path}: {note}");
         }
     }
     for missing in &results.unavailable {
         let reason = missing.reason.replace('\n', "\n    ");
-        let _ =
-            writeln!(text, "\n{} is missing on the {} wire: {reason}", missing.path, missing.wire);
+        let (path, wire) = (&missing.path, &missing.wire);
+        let _ = writeln!(text, "\n{path} was not measured on the {wire} wire: {reason}");
     }
-    let plan = &results.plan;
-    let _ = writeln!(
-        text,
-        "\n{} rounds of {} s, one more thrown away, paths in turn; medians with {}; ratios within \
-         rounds; seed {}\n{}",
-        plan.rounds,
-        plan.measure_ms as f64 * 1e-3,
-        spreads(plan.rounds),
-        plan.seed,
-        results.environment.describe()
-    );
-    let conditions = plan.conditions();
-    if !conditions.is_empty() {
-        let _ = writeln!(text, "{conditions}");
-    }
+    let _ = writeln!(text, "\n{}", conclusion(results).join("\n"));
     text
 }
 
-/// What medians stand with, in a sentence.
+/// How the numbers were made, and why they may be off.
+fn conclusion(results: &Results) -> Vec<String> {
+    let plan = &results.plan;
+    let mut lines = vec![
+        format!(
+            "{} rounds of {} s after one that is thrown away; medians with {}; ratios within \
+             rounds; seed {}",
+            plan.rounds,
+            plan.measure_ms as f64 * 1e-3,
+            spreads(plan.rounds),
+            plan.seed
+        ),
+        format!("{}, {}", results.environment.date(), results.environment.describe()),
+    ];
+    lines.extend(Some(plan.conditions()).filter(|conditions| !conditions.is_empty()));
+    lines.extend(warnings(results));
+    lines
+}
+
+/// Why the whole run should be repeated.
+pub(super) fn warnings(results: &Results) -> Vec<String> {
+    let interrupted = results.interrupted.iter();
+    let interrupted = interrupted.map(|how_far| format!("Incomplete, interrupted: {how_far}"));
+    interrupted.chain(busy(results)).collect()
+}
+
+/// One row for each number of each measurement.
+fn all_numbers(results: &Results) -> Vec<Vec<String>> {
+    let title = [
+        "wire",
+        "workload",
+        "path",
+        "number",
+        "unit",
+        "rounds",
+        "median",
+        "low",
+        "high",
+        "ratio",
+        "ratio_low",
+        "ratio_high",
+    ];
+    let seed = results.plan.seed;
+    let mut rows = vec![title.map(str::to_owned).to_vec()];
+    for cell in &results.cells {
+        let baseline = results.cell(&cell.wire, &results.plan.baseline, &cell.workload);
+        for key in cell.keys() {
+            let Some(own) = cell.estimate(key, seed) else { continue };
+            let unit = metric::by_key(key).map_or("packets", |metric| metric.unit);
+            let mut row =
+                [&cell.wire, &cell.workload, &cell.path, key, unit].map(str::to_owned).to_vec();
+            row.push(own.count.to_string());
+            row.extend([own.median, own.low, own.high].map(|value| value.to_string()));
+            let ratio = baseline.and_then(|baseline| cell.ratio(baseline, key, seed));
+            let ends = ratio.map(|ratio| [ratio.median, ratio.low, ratio.high]);
+            row.extend(
+                ends.map_or([const { String::new() }; 3], |ends| ends.map(|end| end.to_string())),
+            );
+            rows.push(row);
+        }
+    }
+    rows
+}
+
+/// The spread of medians over so many rounds, in words.
 pub(super) fn spreads(rounds: u32) -> &'static str {
     if spread_name(rounds as usize) == "range" {
         "the range of the rounds, which are too few for an interval"
     } else {
         "95 % bootstrap intervals"
     }
-}
-
-fn table(results: &Results, cells: &[&Cell]) -> String {
-    indent(&grid(&rows(results, cells)))
 }
 
 /// Title row and one row for each path; columns that no path has are left out.
@@ -135,7 +206,7 @@ pub(super) fn rows(results: &Results, cells: &[&Cell]) -> Vec<Vec<String>> {
     rows
 }
 
-/// Low and high as they stand below `title`, named if they are something else.
+/// Low and high for a column with this title; named if they are another kind of spread.
 pub(crate) fn between(estimate: &Estimate, title: &str, write: impl Fn(f64) -> String) -> String {
     let ends = format!("{} … {}", write(estimate.low), write(estimate.high));
     match estimate.spread_name() {
@@ -145,7 +216,7 @@ pub(crate) fn between(estimate: &Estimate, title: &str, write: impl Fn(f64) -> S
     }
 }
 
-/// Numbers that nobody has, and drops that nowhere happened, are no column.
+/// Leaves out numbers that no path has, and places where nothing was dropped.
 fn is_worth_a_column(cell: &Cell, key: &str) -> bool {
     let values = cell.values(key);
     if key.starts_with("drops_") {
@@ -159,31 +230,6 @@ pub(super) fn written(key: &str, value: f64) -> String {
     match metric::by_key(key) {
         Some(metric) if metric.unit == "share" => format!("{} %", format(value * 100.0)),
         _ => format(value),
-    }
-}
-
-/// One sentence in hyperfine's manner.
-fn summary(results: &Results, wire: &str, workload: &str) -> String {
-    let Some(baseline) = results.cell(wire, &results.plan.baseline, workload) else {
-        return String::new();
-    };
-    let ours = results.group(wire, workload).find(|cell| cell.is_twill());
-    let Some(ours) = ours.filter(|ours| ours.path != baseline.path) else { return String::new() };
-    let Some(ratio) = ours.ratio(baseline, &ours.headline, results.plan.seed) else {
-        return String::new();
-    };
-    if ratio.count < 2 {
-        return String::new();
-    }
-    let (name, baseline) = (metric::name(&ours.headline), &baseline.path);
-    let interval = between(&ratio, "95 % interval", |value| format!("{value:.2}"));
-    if ratio.low <= 1.0 && 1.0 <= ratio.high {
-        format!(
-            "  {}: {name} as {baseline}'s, as far as this run can say ({interval})\n",
-            ours.path
-        )
-    } else {
-        format!("  {}: {name} {:.2} times {baseline}'s ({interval})\n", ours.path, ratio.median)
     }
 }
 
@@ -206,43 +252,6 @@ pub(super) fn remarks(results: &Results, cells: &[&Cell]) -> Vec<(String, String
     remarks
 }
 
-/// Columns of equal width, the first to the left and the others to the right.
-#[must_use]
-pub fn grid(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
-    };
-    let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            if column == 0 {
-                let _ = write!(line, "{cell:<width$}");
-            } else {
-                let _ = write!(line, "  {cell:>width$}");
-            }
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
-}
-
 fn indent(text: &str) -> String {
     text.lines().map(|line| format!("  {line}\n")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_line_up_by_characters_and_not_by_bytes() {
-        let rows = [vec!["a", "1 … 2", "x"], vec!["long", "10", "µs"]]
-            .map(|row| row.into_iter().map(str::to_owned).collect());
-
-        assert_eq!(grid(&rows), "a     1 … 2   x\nlong     10  µs\n");
-    }
 }

@@ -1,3 +1,5 @@
+//! Why traffic could not be run.
+
 use std::io;
 use twill_testbed::TestbedError;
 
@@ -12,16 +14,16 @@ pub enum WorkloadError {
         /// What came back.
         source: io::Error,
     },
-    /// Nothing arrived at all.
-    #[error("nothing arrived: {0}")]
+    /// The path carried nothing.
+    #[error("the path carried none of the {0}")]
     Silence(String),
-    /// The outside witness failed.
+    /// A tool failed.
     #[error(transparent)]
     Tool(#[from] TestbedError),
 }
 
 impl WorkloadError {
-    /// Names the thing that was tried.
+    /// Names what was tried.
     pub(crate) fn socket(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Socket { what, source }
     }

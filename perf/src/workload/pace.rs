@@ -1,3 +1,5 @@
+//! When packets leave: by the clock, or as fast as possible.
+
 use crate::sys::{now_ns, sleep_until};
 
 /// Shortest sleep: below it, the timer costs more than the packets. What would be due in between is
@@ -20,7 +22,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Without a rate, a whole burst is always due, now.
+    /// Without a rate, a whole burst is due at any time.
     pub(super) fn start(rate: Option<u64>, burst: usize) -> Self {
         let now_ns = now_ns();
         Self { start_ns: now_ns, rate, burst, done: 0, now_ns }
@@ -51,7 +53,7 @@ impl Pace {
         }
     }
 
-    /// Books what left.
+    /// Counts packets that were sent.
     pub(super) fn sent(&mut self, packets: usize) {
         self.done += packets as u64;
     }

@@ -1,20 +1,22 @@
+//! The search for the highest rate without loss.
+
 use super::udp::{KEPT, UdpLoad, beside, run as run_udp};
 use super::watch::{Measured, watch};
 use super::{Course, Window, WorkloadError};
 use crate::measure::Meter;
 use crate::sample::Sample;
 
-/// Loss that still counts as none, so that one hiccup of the machine does not decide: 1 in 10,000.
+/// Loss that counts as none, 1 in 10,000: one hiccup of the machine must not decide.
 const TOLERATED: f64 = 1e-4;
-/// The search ends when it knows the rate this well.
+/// The precision at which the search ends.
 const PRECISION: f64 = 0.02;
 
-/// Measured runs at most, each at a lower rate, until one confirms what the short trials found.
+/// Measured runs at most, each at a lower rate, until one confirms the rate.
 const CONFIRMATIONS: u32 = 4;
-/// What is left of a rate that was not confirmed.
+/// The next rate, as a share of one that was not confirmed.
 const STEP_DOWN: f64 = 0.95;
 
-/// What became of one rate.
+/// What came of one rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Trial {
     /// The share of packets that never arrived.
@@ -24,7 +26,7 @@ struct Trial {
 }
 
 impl Trial {
-    /// A rate passes only if it was really offered: a path is not as good as its generator's wishes.
+    /// A rate passes only if the generator really offered it.
     fn passes(self, rate: u64) -> bool {
         self.is_free_of_loss() && self.offered >= KEPT * rate as f64
     }
@@ -68,9 +70,9 @@ pub(super) fn run(
     let mut sample = confirm(course, load, window, meter, found)?;
     if let Some((offered, rate)) = short_of {
         sample.note(format!(
-            "the generator is the bottleneck: of {:.0} kpps, which lost nothing, it offered {:.0}",
-            rate as f64 * 1e-3,
-            offered * 1e-3
+            "the generator is the bottleneck: it offered {:.0} of {:.0} kpps, and none was lost",
+            offered * 1e-3,
+            rate as f64 * 1e-3
         ));
     }
     Ok(sample)
@@ -112,7 +114,7 @@ fn confirm(
         if runs == CONFIRMATIONS {
             sample.set("loss_free", 0.0);
             sample.note(format!(
-                "no rate was confirmed: the last, {:.0} kpps, lost {:.2} %",
+                "no loss-free rate found: the last rate, {:.0} kpps, lost {:.2} %",
                 rate as f64 * 1e-3,
                 trial.loss * 100.0
             ));
@@ -124,7 +126,7 @@ fn confirm(
 
 /// The highest rate up to `ceiling` at which `passes` holds, to within 2 %, if it holds below some
 /// rate and not above. Zero if it never does.
-pub fn highest_rate(ceiling: u64, mut passes: impl FnMut(u64) -> bool) -> u64 {
+pub(crate) fn highest_rate(ceiling: u64, mut passes: impl FnMut(u64) -> bool) -> u64 {
     let (mut good, mut bad) = (0, ceiling);
     if ceiling > 0 && passes(ceiling) {
         return ceiling;

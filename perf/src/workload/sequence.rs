@@ -1,12 +1,12 @@
-//! What became of one flow's numbered packets.
+//! Counts which packets of a flow arrived, twice, or out of order.
 
 /// How far back a number is remembered; an older one cannot be told from a duplicate any more and
 /// counts as late.
 const WINDOW: u64 = 1 << 16;
 
-/// The receiver's books of one flow whose packets are numbered 0, 1, 2, …
+/// The arrivals of one flow whose packets are numbered 0, 1, 2, …
 #[derive(Clone, Debug)]
-pub struct Flow {
+pub(crate) struct Flow {
     next: u64,
     unique: u64,
     duplicates: u64,
@@ -23,8 +23,8 @@ impl Default for Flow {
 }
 
 impl Flow {
-    /// Books one arrival; whether it is the packet's first.
-    pub fn saw(&mut self, number: u64) -> bool {
+    /// Counts one arrival; returns whether it is the packet's first.
+    pub(crate) fn saw(&mut self, number: u64) -> bool {
         if number >= self.next {
             self.forget(self.next, number);
             self.next = number + 1;
@@ -46,20 +46,17 @@ impl Flow {
     }
 
     /// Packets that arrived, each counted once.
-    #[must_use]
-    pub fn unique(&self) -> u64 {
+    pub(crate) fn unique(&self) -> u64 {
         self.unique
     }
 
     /// Arrivals of packets that had arrived before.
-    #[must_use]
-    pub fn duplicates(&self) -> u64 {
+    pub(crate) fn duplicates(&self) -> u64 {
         self.duplicates
     }
 
     /// Packets that arrived after one with a higher number (RFC 4737, section 3.3).
-    #[must_use]
-    pub fn reordered(&self) -> u64 {
+    pub(crate) fn reordered(&self) -> u64 {
         self.reordered
     }
 

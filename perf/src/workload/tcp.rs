@@ -1,3 +1,5 @@
+//! Bulk TCP: streams as fast as they go.
+
 use super::watch::{Measured, Total, watch};
 use super::{Course, Window, WorkloadError};
 use crate::measure::Meter;
@@ -18,7 +20,7 @@ const READ: usize = 256 << 10;
 /// How long a connection may take to open.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// As fast as `streams` connections go.
+/// Sends over `streams` connections as fast as possible.
 pub(super) fn run(
     course: Course<'_>,
     streams: u16,
@@ -35,7 +37,9 @@ pub(super) fn run(
     sample.set("goodput", watched.gbit());
     sample.set("generator_busy", busiest);
     if busiest > 0.95 {
-        sample.note("the generator is the bottleneck: one of its threads filled a core".to_owned());
+        sample.note(
+            "the generator is the bottleneck: one of its threads used a whole core".to_owned(),
+        );
     }
     sample.bytes = watched.amount.bytes;
     sample.series = Some(Series::per_step(

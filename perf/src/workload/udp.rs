@@ -1,3 +1,5 @@
+//! Numbered UDP packets: a generator, a sink, and the count of what is lost on the way.
+
 use super::pace::Pace;
 use super::sequence::Flow;
 use super::tcp::busy_share;
@@ -29,7 +31,7 @@ const HEADER: usize = 20;
 /// The largest payload that fits a packet of 1450 bytes, VXLAN's.
 const MAX_SIZE: u16 = 1422;
 
-/// The share of a rate that must have been offered for the rate to count as offered.
+/// A rate counts as offered if this share of it was.
 pub(super) const KEPT: f64 = 0.98;
 
 /// Payload sizes of a stream of packets.
@@ -57,11 +59,11 @@ impl Sizes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UdpLoad {
     /// Payload sizes.
-    pub sizes: Sizes,
+    pub(crate) sizes: Sizes,
     /// Flows, each with a source port of its own.
-    pub flows: u16,
-    /// Packets per second over all flows, by the clock; without, as fast as the sender can.
-    pub rate: Option<u64>,
+    pub(crate) flows: u16,
+    /// Packets per second over all flows, at fixed times; as fast as possible if not set.
+    pub(crate) rate: Option<u64>,
 }
 
 impl fmt::Display for UdpLoad {
@@ -118,11 +120,12 @@ pub(super) fn run(
     window: &Window,
     meter: &mut Meter,
 ) -> Result<Sample, WorkloadError> {
-    let (watched, end) =
-        beside(course, load, |totals| watch(window, meter, &totals.measured, || totals.so_far()))?;
+    let (watched, end) = meter.account(|meter| {
+        beside(course, load, |totals| watch(window, meter, &totals.measured, || totals.so_far()))
+    })?;
 
     if end.received() == 0 {
-        return Err(WorkloadError::Silence(format!("UDP {load}")));
+        return Err(WorkloadError::Silence(format!("UDP packets (udp-{load})")));
     }
     let mut sample = Sample::new(watched.seconds);
     sample.set("delivered", watched.kpps());
@@ -142,7 +145,7 @@ pub(super) fn run(
     Ok(sample)
 }
 
-/// An open-loop generator that does not keep its schedule measures itself.
+/// Notes that the generator could not keep its schedule.
 pub(super) fn note_short_offer(sample: &mut Sample, rate: u64) {
     let (offered, wanted) = (sample.get("offered").unwrap_or(0.0), rate as f64 * 1e-3);
     if offered < KEPT * wanted {
@@ -154,11 +157,13 @@ pub(super) fn note_short_offer(sample: &mut Sample, rate: u64) {
     }
 }
 
-/// A flood that all arrives was no flood: the path might carry more.
+/// Notes that everything arrived: the path might carry more.
 fn note_path_not_full(sample: &mut Sample) {
     let lost = sample.get("loss").unwrap_or(1.0);
     if lost < 0.001 {
-        sample.note("the generator is the bottleneck: the path took all that it sent".to_owned());
+        sample.note(
+            "the generator is the bottleneck: the path carried everything that it sent".to_owned(),
+        );
     }
 }
 
@@ -276,7 +281,7 @@ fn sockets(course: Course<'_>, flows: u16) -> Result<(UdpSocket, Vec<UdpSocket>)
     Ok((sink, sources))
 }
 
-/// Gives the sink its buffer beyond the system's limit, which root may.
+/// Sets the buffer of the sink beyond the system's limit, as root may.
 fn force_receive_buffer(socket: &UdpSocket) -> Result<(), WorkloadError> {
     set_socket_recv_buffer_size_force(socket, SINK_BUFFER)
         .map_err(|errno| WorkloadError::socket("setting the sink's receive buffer")(errno.into()))

@@ -1,3 +1,5 @@
+//! The measured time, and what passes in it.
+
 use crate::measure::Meter;
 use crate::sys::now_ns;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,9 +14,9 @@ const STEP: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     /// Before the measured time, so that windows open and caches fill.
-    pub warm_up: Duration,
+    pub(crate) warm_up: Duration,
     /// The measured time.
-    pub measure: Duration,
+    pub(crate) measure: Duration,
 }
 
 impl Window {
@@ -26,8 +28,8 @@ impl Window {
     }
 }
 
-/// The measured time, for those who time packets while it passes: what was due outside is not part
-/// of it.
+/// The measured time, shared with threads that time packets: a packet that is due outside is not
+/// timed.
 #[derive(Debug)]
 pub(crate) struct Measured {
     start_ns: AtomicU64,
@@ -47,7 +49,7 @@ impl Measured {
         self.start_ns.store(start_ns, Ordering::Release);
     }
 
-    /// Whether it has begun, and this moment lies within.
+    /// Whether it has begun and includes this moment.
     pub(crate) fn holds(&self, due_ns: u64) -> bool {
         due_ns >= self.start_ns.load(Ordering::Acquire)
             && due_ns < self.end_ns.load(Ordering::Relaxed)

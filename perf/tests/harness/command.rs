@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use twill_perf::results::Results;
 
-fn twill_perf(args: &[&str]) -> Command {
+pub(crate) fn twill_perf(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_twill-perf"));
     command.args(args).env_remove("TWILL");
     command
@@ -54,7 +54,7 @@ fn a_slowed_twill_makes_the_check_fail_and_an_equal_one_or_a_slowed_neighbour_do
 }
 
 /// A twill whose host sends no more than 5 Mbit/s.
-fn slowed_twill(folder: &Path) -> PathBuf {
+pub(crate) fn slowed_twill(folder: &Path) -> PathBuf {
     let limit = "tc qdisc replace dev u0 root tbf rate 5mbit burst 70000 latency 20ms";
     twill_after(&format!("[ \"$1\" = run ] && {limit}"), folder)
 }
@@ -143,9 +143,9 @@ fn a_path_that_the_machine_cannot_offer_is_reported() {
 
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{output:?}");
-    assert!(said.contains("twill is missing on the offloaded wire"), "{said}");
+    assert!(said.contains("twill was not measured on the offloaded wire"), "{said}");
     assert!(said.contains("no twill at /nowhere/twill"), "{said}");
-    assert!(said.contains("broken is missing") && said.contains("no such thing"), "{said}");
+    assert!(said.contains("broken was not measured") && said.contains("no such thing"), "{said}");
 }
 
 #[test]
@@ -162,11 +162,11 @@ fn the_demo_ends_with_its_table_and_leaves_nothing_behind() {
     assert!(output.status.success(), "{output:?}");
     assert!(said.contains("10 received"), "{said}");
     for (label, unit) in [
-        ("bulk TCP, one stream", "Gbit/s"),
-        ("bulk TCP, four streams", "Gbit/s"),
-        ("small UDP packets", "kpps delivered"),
-        ("round trips on the idle path", "p99"),
-        ("round trips beside a saturating stream", "p99"),
+        ("TCP, one stream", "Gbit/s"),
+        ("TCP, four streams", "Gbit/s"),
+        ("UDP, 64 bytes", "kpps delivered"),
+        ("round trips on an idle path", "p99"),
+        ("round trips during one TCP stream", "p99"),
     ] {
         let line = said.lines().find(|line| line.contains(label));
         assert!(line.is_some_and(|line| line.contains(unit)), "{label}: {said}");
@@ -223,7 +223,7 @@ fn workers_take_no_more_than_their_share_of_a_cpu() {
 
 /// The gateway's program, which stands beside the harness; built if only the harness was, or if its
 /// sources have changed since.
-fn twill() -> PathBuf {
+pub(crate) fn twill() -> PathBuf {
     let beside = Path::new(env!("CARGO_BIN_EXE_twill-perf")).with_file_name("twill");
     if is_stale(&beside) {
         let folder = beside.parent().and_then(Path::file_name).and_then(|name| name.to_str());
@@ -308,7 +308,7 @@ fn leftovers(mark: &str) -> Vec<String> {
     named.chain(running).collect()
 }
 
-fn assert_cleaned_up(mark: &str, after: &str) {
+pub(crate) fn assert_cleaned_up(mark: &str, after: &str) {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let left = leftovers(mark);

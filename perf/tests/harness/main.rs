@@ -2,6 +2,7 @@
 
 mod command;
 mod faulty;
+mod manners;
 mod truth;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -23,24 +23,16 @@ fn build(spec: &PathSpec, underlay: Underlay) -> Path {
 /// Builds a path, runs one workload over it, and returns its numbers.
 fn measure(spec: &PathSpec, underlay: Underlay, workload: &str, seconds: f64) -> Sample {
     let path = build(spec, underlay);
-    let mut meter = path.meter();
-    let window = Window::of(Duration::from_secs_f64(seconds));
     let workload: Workload = workload.parse().expect("a workload");
-    let mut sample = workload.run(path.course(), &window, &mut meter).expect("traffic crosses");
-    meter.describe(&mut sample);
-    sample
+    let window = Window::of(Duration::from_secs_f64(seconds));
+    path.run(&workload, &window, false).expect("traffic crosses")
 }
 
 /// As [`measure`], with the gateways' system calls counted.
 fn count_calls(spec: &PathSpec, workload: &str) -> Sample {
     let path = build(spec, Underlay::default());
-    let mut meter = path.meter();
-    meter.count_calls(true);
     let workload: Workload = workload.parse().expect("a workload");
-    let window = Window::of(Duration::from_secs(2));
-    let mut sample = workload.run(path.course(), &window, &mut meter).expect("traffic crosses");
-    meter.describe(&mut sample);
-    sample
+    path.run(&workload, &Window::of(Duration::from_secs(2)), true).expect("traffic crosses")
 }
 
 fn faulty(faults: Faults) -> PathSpec {
@@ -238,6 +230,21 @@ fn a_slow_gateway_is_not_blamed_on_the_generator() {
     assert!(!is_bottleneck(&sample), "{:?}", sample.notes);
     assert!(number(&sample, "loss") > 0.2, "{:?}", sample.values);
     assert!(number(&sample, "gateway_cpu") > 0.3, "{:?}", sample.values);
+}
+
+#[test]
+fn packets_that_a_slow_gateway_loses_are_found_where_it_lost_them() {
+    let Some(_turn) = turn("losses") else { return };
+
+    let slow = Faults { work_us: 100, ..Faults::default() };
+    let sample = measure(&faulty(slow), Underlay::default(), "udp-512", 1.0);
+
+    let lost = number(&sample, "lost");
+    let places = ["drops_tun", "drops_socket", "drops_device", "drops_sink", "drops_backlog"];
+    let found: f64 = places.iter().map(|key| number(&sample, key)).sum();
+    assert!(lost > 1000.0, "{:?}", sample.values);
+    // The backlog is that of the whole machine, and a device may drop a packet that is no payload.
+    assert!((0.99..1.02).contains(&(found / lost)), "{found} of {lost}: {:?}", sample.values);
 }
 
 #[test]

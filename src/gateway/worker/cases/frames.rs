@@ -1,13 +1,13 @@
 //! T1 to T9: what the TUN device hands out.
 
-use super::packets::{
-    ACK, AT_A, AT_B, CWR, ECE, FIN, HERE, MTU, OWN, PSH, dropped, forwarded, misfits,
-    net_unreachable, one_hop_less, payload, tcp, tso, udp, udp6, unanswerable, with_header,
-    with_id, with_partial_checksum,
-};
 use super::*;
 use etherparse::PacketBuilder;
 use twill_datapath::offload::vnet_hdr::GsoType;
+use twill_testbed::cases::{dropped, forwarded, misfits, net_unreachable, unanswerable};
+use twill_testbed::packets::{
+    ACK, CWR, ECE, FIN, PSH, one_hop_less, payload, tcp, tso, udp, udp6, with_header, with_id,
+    with_partial_checksum,
+};
 
 /// A host whose gateway nobody runs.
 const NOWHERE: [u8; 4] = [10, 10, 99, 1];

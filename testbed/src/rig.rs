@@ -1,11 +1,13 @@
-//! One engine between a TUN device and the underlay, everything in namespaces of its own.
+//! One engine between a TUN device and the underlay, in namespaces of its own.
 //!
 //! ```text
 //! application ── tun0 10.77.0.1/24 ── engine ── 192.0.2.1 ═══ wire ═══ 192.0.2.2 .3 .4 ── peers
 //!                                               fd00::1                fd00::2
 //! ```
 
-use crate::missing;
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
+
+use crate::{Namespace, Testbed, missing};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
@@ -21,27 +23,29 @@ use twill_datapath::batch::{
 use twill_datapath::offload::feature::{Feature, FeatureSet};
 use twill_datapath::offload::vnet_hdr;
 use twill_datapath::route::PeerIndex;
-use twill_testbed::{Namespace, Testbed};
 
 /// The device's address; its network holds the addresses of applications beyond the tunnel.
-pub(crate) const INNER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+pub const INNER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// An address beyond the tunnel.
-pub(crate) const BEYOND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+pub const BEYOND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 /// MTU of the TUN device.
-pub(crate) const MTU: u16 = 1452;
+pub const MTU: u16 = 1452;
 /// Arrivals per direction and turn.
-pub(crate) const BATCH: usize = 64;
+pub const BATCH: usize = 64;
 /// How long anything may take that must happen at last.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What to build.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
-    pub(crate) listen: SocketAddr,
-    pub(crate) offloads: FeatureSet,
-    pub(crate) socket_buffer: u32,
+pub struct Plan {
+    /// The address of the engine's socket.
+    pub listen: SocketAddr,
+    /// The offloads of device and socket, where the kernel has them.
+    pub offloads: FeatureSet,
+    /// The receive buffer of the engine's socket, bytes.
+    pub socket_buffer: u32,
     /// Send from a socket of its own.
-    pub(crate) spread: bool,
+    pub spread: bool,
 }
 
 impl Default for Plan {
@@ -56,11 +60,15 @@ impl Default for Plan {
 }
 
 impl Plan {
-    pub(crate) fn ipv6() -> Self {
+    /// The default over IPv6.
+    #[must_use]
+    pub fn ipv6() -> Self {
         Self { listen: "[fd00::1]:8285".parse().unwrap(), ..Self::default() }
     }
 
-    pub(crate) fn without_offloads() -> Self {
+    /// The default without any offload.
+    #[must_use]
+    pub fn without_offloads() -> Self {
         Self { offloads: FeatureSet::NONE, ..Self::default() }
     }
 }
@@ -74,7 +82,11 @@ fn engines() -> Vec<(&'static str, EngineKind, Kernel)> {
 }
 
 /// Runs a test's body once for each engine, in namespaces of its own and on a thread of its own.
-pub(crate) fn every_engine(test: &str, plan: Plan, body: impl Fn(&mut Rig) + Sync) {
+/// Engines that this host lacks are left out.
+///
+/// # Panics
+/// When the body panics, or a rig cannot be built.
+pub fn every_engine(test: &str, plan: Plan, body: impl Fn(&mut Rig) + Sync) {
     let Some(testbed) = Testbed::for_test(test) else { return };
     let mut tested = 0;
     for (name, kind, kernel) in engines() {
@@ -89,7 +101,7 @@ pub(crate) fn every_engine(test: &str, plan: Plan, body: impl Fn(&mut Rig) + Syn
                 1
             }
             Err(error @ EngineError::Unsupported { .. }) => {
-                missing::skip(kind, &error);
+                missing::skip(kind.name(), &error);
                 0
             }
             Err(error) => panic!("engine {name}: {error}"),
@@ -106,17 +118,24 @@ fn lay_wire(near: &Namespace, far: &Namespace) {
         .unwrap();
 }
 
-pub(crate) struct Rig {
-    pub(crate) kind: EngineKind,
-    pub(crate) near: Namespace,
-    pub(crate) far: Namespace,
-    pub(crate) plan: Plan,
-    pub(crate) engine: Box<dyn Engine>,
-    pub(crate) inbox: Inbox,
+/// An engine, its device and its socket.
+pub struct Rig {
+    /// Which engine.
+    pub kind: EngineKind,
+    /// Where the engine and the applications are.
+    pub near: Namespace,
+    /// Where the peers are.
+    pub far: Namespace,
+    /// What was asked for.
+    pub plan: Plan,
+    /// The engine itself.
+    pub engine: Box<dyn Engine>,
+    /// What its last wait brought.
+    pub inbox: Inbox,
     /// A copy of the engine's wake descriptor.
-    pub(crate) wake: OwnedFd,
+    pub wake: OwnedFd,
     /// A copy of the engine's socket, to change its options.
-    pub(crate) udp: OwnedFd,
+    pub udp: OwnedFd,
     vnet_hdr: bool,
     /// What both the plan and the device have.
     offloads: FeatureSet,
@@ -172,25 +191,25 @@ impl Rig {
     }
 
     /// Whether the engine has the offload in this rig.
-    pub(crate) fn has(&self, feature: Feature) -> bool {
+    pub fn has(&self, feature: Feature) -> bool {
         self.offloads.has(feature)
     }
 
     /// Whether what one send made arrives in one piece. Before Linux 5.11 a veth takes the run apart
     /// (`NETIF_F_GSO_SOFTWARE` lacks UDP there), and nothing joins it again.
-    pub(crate) fn wire_keeps_trains(&self) -> bool {
+    pub fn wire_keeps_trains(&self) -> bool {
         let features = self.far.run("ethtool", &["-k", "under"]).unwrap();
         assert!(features.contains("tx-udp-segmentation:"), "{features}");
         features.contains("tx-udp-segmentation: on")
     }
 
     /// A socket of an application on this side of the tunnel.
-    pub(crate) fn application(&self) -> UdpSocket {
+    pub fn application(&self) -> UdpSocket {
         patient(UdpSocket::bind((INNER, 0)).unwrap())
     }
 
     /// A peer's socket; `host` is the last byte of its address.
-    pub(crate) fn peer(&self, host: u16) -> UdpSocket {
+    pub fn peer(&self, host: u16) -> UdpSocket {
         let address = match self.plan.listen {
             SocketAddr::V4(_) => SocketAddr::from(([192, 0, 2, host as u8], 0)),
             SocketAddr::V6(_) => SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, host], 0)),
@@ -198,12 +217,14 @@ impl Rig {
         patient(self.far.enter(|| UdpSocket::bind(address).unwrap()))
     }
 
-    pub(crate) fn stats(&self) -> EngineStats {
+    /// What the engine has counted.
+    #[must_use]
+    pub fn stats(&self) -> EngineStats {
         self.engine.stats()
     }
 
     /// Takes turns until `done` says so; `turn` sees each non-empty inbox before it is released.
-    pub(crate) fn turns(&mut self, mut turn: impl FnMut(&mut dyn Engine, &Inbox) -> bool) {
+    pub fn turns(&mut self, mut turn: impl FnMut(&mut dyn Engine, &Inbox) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             self.engine.receive(&mut self.inbox, Some(Duration::from_millis(50))).unwrap();
@@ -217,7 +238,7 @@ impl Rig {
     }
 
     /// Packets from the device, without their virtio headers, until there are `count`.
-    pub(crate) fn frames(&mut self, count: usize) -> Vec<Vec<u8>> {
+    pub fn frames(&mut self, count: usize) -> Vec<Vec<u8>> {
         let header = self.header_len();
         let mut frames = Vec::new();
         self.turns(|engine, inbox| {
@@ -229,7 +250,7 @@ impl Rig {
     }
 
     /// Trains from the socket with their bytes, until they hold `bytes` bytes.
-    pub(crate) fn trains(&mut self, bytes: usize) -> Vec<(Train, Vec<u8>)> {
+    pub fn trains(&mut self, bytes: usize) -> Vec<(Train, Vec<u8>)> {
         let mut trains: Vec<(Train, Vec<u8>)> = Vec::new();
         self.turns(|engine, inbox| {
             let arrived = inbox.trains.iter().map(|train| (*train, train_bytes(engine, train)));
@@ -240,12 +261,12 @@ impl Rig {
     }
 
     /// Sends datagrams, gathered into runs where the rig has them.
-    pub(crate) fn send(&mut self, packets: &[(SocketAddr, Vec<u8>)]) -> Outcome {
+    pub fn send(&mut self, packets: &[(SocketAddr, Vec<u8>)]) -> Outcome {
         self.send_runs(&gather(packets, false))
     }
 
     /// Sends packets whose senders allow fragments.
-    pub(crate) fn send_fragmentable(&mut self, packets: &[(SocketAddr, Vec<u8>)]) -> Outcome {
+    pub fn send_fragmentable(&mut self, packets: &[(SocketAddr, Vec<u8>)]) -> Outcome {
         self.send_runs(&gather(packets, true))
     }
 
@@ -256,7 +277,7 @@ impl Rig {
     }
 
     /// Writes packets to the device, each with an empty virtio header where it has one.
-    pub(crate) fn write(&mut self, packets: &[Vec<u8>]) -> Outcome {
+    pub fn write(&mut self, packets: &[Vec<u8>]) -> Outcome {
         let header = self.header_len();
         let bytes = packets.iter().map(|packet| packet.len() + header).sum();
         let mut frames = Frames::new(packets.len(), Pieces::new(packets.len(), bytes));
@@ -271,7 +292,9 @@ impl Rig {
         outcome
     }
 
-    pub(crate) fn header_len(&self) -> usize {
+    /// The length of the virtio header before each packet.
+    #[must_use]
+    pub fn header_len(&self) -> usize {
         if self.vnet_hdr { vnet_hdr::LEN } else { 0 }
     }
 }
@@ -295,7 +318,8 @@ fn gather(packets: &[(SocketAddr, Vec<u8>)], may_fragment: bool) -> Datagrams {
     datagrams
 }
 
-pub(crate) fn push_frame(frames: &mut Frames, pieces: &[Piece], packet_len: usize) {
+/// Adds a frame of one packet, which is `packet_len` long, made of pieces.
+pub fn push_frame(frames: &mut Frames, pieces: &[Piece], packet_len: usize) {
     let mut chain = Chain::EMPTY;
     for piece in pieces {
         frames.pieces.append(&mut chain, *piece).unwrap();
@@ -305,16 +329,18 @@ pub(crate) fn push_frame(frames: &mut Frames, pieces: &[Piece], packet_len: usiz
     frames.push(Frame { chain, len, packets: 1, packet_bytes, kind: FrameKind::Single }).unwrap();
 }
 
-pub(crate) fn frame_bytes(engine: &mut dyn Engine, frame: &TunFrame) -> Vec<u8> {
+/// The bytes of a frame in its slot.
+pub fn frame_bytes(engine: &mut dyn Engine, frame: &TunFrame) -> Vec<u8> {
     engine.slot_mut(frame.slot)[frame.start as usize..][..frame.len as usize].to_vec()
 }
 
-pub(crate) fn train_bytes(engine: &mut dyn Engine, train: &Train) -> Vec<u8> {
+/// The bytes of a receive in its slot.
+pub fn train_bytes(engine: &mut dyn Engine, train: &Train) -> Vec<u8> {
     engine.slot_mut(train.slot)[train.start as usize..][..train.len as usize].to_vec()
 }
 
 /// The piece that a frame's packet is, without its virtio header.
-pub(crate) fn packet_of(frame: &TunFrame, header: usize) -> Piece {
+pub fn packet_of(frame: &TunFrame, header: usize) -> Piece {
     let header = header as u32;
     Piece {
         source: Source::Slot(frame.slot),
@@ -324,7 +350,7 @@ pub(crate) fn packet_of(frame: &TunFrame, header: usize) -> Piece {
 }
 
 /// A datagram of this number and length.
-pub(crate) fn numbered(number: u16, len: usize) -> Vec<u8> {
+pub fn numbered(number: u16, len: usize) -> Vec<u8> {
     let mut bytes = vec![number as u8; len];
     let digits = number.to_be_bytes();
     let room = len.min(digits.len());
@@ -334,7 +360,7 @@ pub(crate) fn numbered(number: u16, len: usize) -> Vec<u8> {
 
 /// An IPv4 packet with a UDP datagram from beyond the tunnel to an application, checksums left to
 /// the rule that zero means none.
-pub(crate) fn packet_to(application: &UdpSocket, payload: &[u8]) -> Vec<u8> {
+pub fn packet_to(application: &UdpSocket, payload: &[u8]) -> Vec<u8> {
     let SocketAddr::V4(to) = application.local_addr().unwrap() else { unreachable!() };
     let builder =
         etherparse::PacketBuilder::ipv4(BEYOND.octets(), to.ip().octets(), 64).udp(7777, to.port());
@@ -344,12 +370,12 @@ pub(crate) fn packet_to(application: &UdpSocket, payload: &[u8]) -> Vec<u8> {
 }
 
 /// The UDP payload of an IPv4 packet without options.
-pub(crate) fn payload_of(packet: &[u8]) -> &[u8] {
+pub fn payload_of(packet: &[u8]) -> &[u8] {
     &packet[28..]
 }
 
-/// All datagrams that a socket has, as many as there must be, and no more.
-pub(crate) fn datagrams_of(socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
+/// The next `count` datagrams of a socket, which has no more.
+pub fn datagrams_of(socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
     let mut bytes = vec![0; 1 << 16];
     let mut datagrams = Vec::new();
     for _ in 0..count {
@@ -362,7 +388,8 @@ pub(crate) fn datagrams_of(socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
     datagrams
 }
 
-pub(crate) fn assert_nothing_more(socket: &UdpSocket) {
+/// No datagram waits in a socket.
+pub fn assert_nothing_more(socket: &UdpSocket) {
     socket.set_nonblocking(true).unwrap();
     let error = socket.recv(&mut [0; 1]).map(|len| format!("{len} bytes")).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
@@ -370,12 +397,12 @@ pub(crate) fn assert_nothing_more(socket: &UdpSocket) {
 }
 
 /// How many datagrams the failures of an outcome stand for, run by run.
-pub(crate) fn failed(outcome: &Outcome) -> usize {
+pub fn failed(outcome: &Outcome) -> usize {
     outcome.failures().iter().map(|failure| usize::from(failure.count)).sum()
 }
 
 /// All lengths from one to the other, in steps that hit every alignment.
-pub(crate) fn lengths(range: RangeInclusive<usize>) -> impl Iterator<Item = usize> {
+pub fn lengths(range: RangeInclusive<usize>) -> impl Iterator<Item = usize> {
     let end = *range.end();
     range.step_by(13).chain([end - 1, end])
 }

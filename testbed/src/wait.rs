@@ -3,8 +3,11 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Waits until something holds; panics with `what` when it does not within the limit.
-pub(crate) fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+/// Waits until `holds` says yes. `what` names the condition in the panic message.
+///
+/// # Panics
+/// When it does not.
+pub fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + limit;
     while !holds() {
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");

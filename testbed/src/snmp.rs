@@ -1,10 +1,16 @@
-//! What the kernel counts of protocols.
+//! The kernel's counters of network protocols.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
 use std::fs;
 
-/// One of the counters of `/proc/net/snmp`, for this thread's namespace: a protocol has a line of
-/// names and one of values.
-pub(crate) fn counter(protocol: &str, name: &str) -> u64 {
+/// Reads one counter of `/proc/net/snmp` in this thread's namespace: `counter("Tcp", "OutSegs")`.
+/// The file has a line of names and a line of values for each protocol.
+///
+/// # Panics
+/// When the kernel has no such counter.
+#[must_use]
+pub fn counter(protocol: &str, name: &str) -> u64 {
     let text = fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
     let lines = text.lines().filter_map(|line| line.split_once(": "));
     let mut lines = lines.filter(|(of, _)| *of == protocol).map(|(_, columns)| columns);

@@ -1,16 +1,21 @@
-//! The engines that tests start by name.
+//! The engines that a test starts by name.
 
-use crate::missing;
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
+
+use crate::{Testbed, missing};
 use std::sync::OnceLock;
 use twill::engine::{self, EngineError, EngineKind};
-use twill_testbed::Testbed;
 
 /// The engines that carry traffic in production, best first.
 const ENGINES: [EngineKind; 3] = [EngineKind::Uring, EngineKind::TokioUring, EngineKind::Epoll];
 
-/// The engines that carry traffic in production and that this kernel has, best first. Which it goes
-/// without is said once.
-pub(crate) fn engines() -> Vec<&'static str> {
+/// The engines that carry traffic in production and that this kernel has, best first. Those that it
+/// lacks are printed once.
+///
+/// # Panics
+/// When an engine fails that this host must have.
+#[must_use]
+pub fn engines() -> Vec<&'static str> {
     static HERE: OnceLock<Vec<&'static str>> = OnceLock::new();
     HERE.get_or_init(probe).clone()
 }
@@ -25,7 +30,7 @@ fn probe() -> Vec<&'static str> {
         match namespace.enter(|| engine::probe(*kind)) {
             Ok(()) => true,
             Err(error @ EngineError::Unsupported { .. }) => {
-                missing::skip(*kind, &error);
+                missing::skip(kind.name(), &error);
                 false
             }
             Err(error) => panic!("engine {kind}: {error}"),
