@@ -187,4 +187,7 @@ pub trait Engine {
 
     /// Its events since the start.
     fn stats(&self) -> EngineStats;
+
+    /// Ends what is under way and gives the ports back, for the next engine to take over.
+    fn into_ports(self: Box<Self>) -> Ports;
 }

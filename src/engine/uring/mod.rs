@@ -24,7 +24,7 @@ use buffers::BufferRing;
 use io_uring::types::{CancelBuilder, Fixed, RecvMsgOut, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 use twill_datapath::batch::{Datagrams, Frames, Inbox, Outcome, Slot, Train, TunFrame};
 
@@ -345,6 +345,18 @@ impl Engine for Uring {
 
     fn stats(&self) -> EngineStats {
         self.stats
+    }
+
+    fn into_ports(self: Box<Self>) -> Ports {
+        // Only the end of the ring lets go of them, so what is handed on are copies.
+        let copy = |fd: &OwnedFd| fd.try_clone().expect("a descriptor can be copied");
+        let Ports { tun, udp, udp_send, wake } = &self.ports;
+        Ports {
+            tun: copy(tun),
+            udp: copy(udp),
+            udp_send: udp_send.as_ref().map(copy),
+            wake: copy(wake),
+        }
     }
 }
 

@@ -1,15 +1,14 @@
 //! What is beside the tunnel: firewall rules and the blackhole route.
 
-use super::Setting;
-use crate::host::Network;
+use super::Member;
+use crate::gateway::shell::tunnel::Tunnel;
 use crate::host::firewall::{Backend, Firewall, Scope};
 use ipnet::Ipv4Net;
-use tokio::task::JoinSet;
 use tracing::{error, info};
 
-/// Sets up what is beside the tunnel and keeps it there.
-pub(super) async fn beside(setting: &Setting, network: &Network) -> JoinSet<()> {
-    let Setting { options, config, held, previous, .. } = setting;
+/// Sets up what is beside the tunnel and keeps it there for as long as the tunnel is.
+pub(super) async fn beside(member: &Member, tunnel: &mut Tunnel) {
+    let Member { options, config, held, previous, .. } = member;
     let rules = options.rules;
     let is_new = previous.network != Some(config.network) || previous.subnet != Some(held.subnet);
     if is_new && rules.masquerade && !config.nftables {
@@ -32,16 +31,15 @@ pub(super) async fn beside(setting: &Setting, network: &Network) -> JoinSet<()> 
     };
     let backend = if config.nftables { Backend::Nftables } else { Backend::Iptables };
     let firewall = Firewall::start(scope, backend).await;
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
+    tunnel.tasks.spawn(async move {
         loop {
             tokio::time::sleep(rules.resync).await;
             firewall.ensure().await;
         }
     });
     if rules.blackhole {
-        let (network, subnet) = (network.clone(), held.subnet);
-        tasks.spawn(async move {
+        let (network, subnet) = (tunnel.network.clone(), held.subnet);
+        tunnel.tasks.spawn(async move {
             loop {
                 match network.ensure_blackhole(subnet).await {
                     Ok(true) => info!("Added blackhole route {subnet}"),
@@ -52,5 +50,4 @@ pub(super) async fn beside(setting: &Setting, network: &Network) -> JoinSet<()> 
             }
         });
     }
-    tasks
 }
