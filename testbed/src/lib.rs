@@ -21,6 +21,8 @@ mod background;
 #[cfg(feature = "gateway")]
 mod engines;
 mod error;
+#[cfg(feature = "gateway")]
+mod gateway;
 mod guard;
 mod host;
 pub mod missing;
@@ -42,6 +44,8 @@ pub use background::Background;
 #[cfg(feature = "gateway")]
 pub use engines::engines;
 pub use error::TestbedError;
+#[cfg(feature = "gateway")]
+pub use gateway::start_gateway;
 pub use host::{Host, Pod};
 pub use namespace::Namespace;
 pub use namespace::has_ipv6;

@@ -19,7 +19,7 @@ use twill::config::Settings;
 use twill::engine::{EngineChoice, EngineError, EngineKind};
 use twill::gateway::{Gateway, StartError};
 use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
-use twill_testbed::{Namespace, Testbed, missing, settings};
+use twill_testbed::{Namespace, Testbed, missing, settings, start_gateway};
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
@@ -106,7 +106,7 @@ impl Side {
             socket_buffer: 4 << 20,
             ..settings(self.endpoint(), self.subnet(), self.subnet())
         };
-        let started = self.namespace.enter(|| Gateway::start(&settings, self.view(peer)));
+        let started = self.namespace.enter(|| start_gateway(&settings, self.view(peer)));
         let gateway = match started {
             Ok(gateway) => gateway,
             Err(StartError::Engine { source: error @ EngineError::Unsupported { .. }, .. }) => {

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 use twill::gateway::Gateway;
 use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
-use twill_testbed::{Host, Namespace, Testbed, Underlay, settings};
+use twill_testbed::{Host, Namespace, Testbed, Underlay, settings, start_gateway};
 
 /// An address of the overlay that nobody holds.
 const NOWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 244, 99, 9), 9);
@@ -138,7 +138,7 @@ fn start(host: &Host, peer: &Host) -> Gateway {
         local: settings.local.clone(),
         addresses: vec![IpAddr::V4(tun_address(host))],
     });
-    let gateway = host.enter(|| Gateway::start(&settings, view)).unwrap();
+    let gateway = host.enter(|| start_gateway(&settings, view)).unwrap();
     host.ip("link set tun0 up\nroute add 10.244.0.0/16 dev tun0").unwrap();
     gateway
 }

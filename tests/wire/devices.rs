@@ -11,7 +11,7 @@ use twill::engine::{EngineChoice, EngineError, EngineKind};
 use twill::gateway::{Gateway, StartError};
 use twill_datapath::IngressCheck;
 use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
-use twill_testbed::{Namespace, Testbed, missing, settings};
+use twill_testbed::{Namespace, Testbed, missing, settings, start_gateway};
 
 /// The gateway under test.
 const GATEWAY: &str = "192.0.2.100:8285";
@@ -204,7 +204,7 @@ fn start(namespace: &Namespace, kind: EngineKind) -> Option<Gateway> {
         local: settings.local.clone(),
         addresses: vec![own],
     });
-    match namespace.enter(|| Gateway::start(&settings, view)) {
+    match namespace.enter(|| start_gateway(&settings, view)) {
         Ok(gateway) => Some(gateway),
         Err(StartError::Engine { source: error @ EngineError::Unsupported { .. }, .. }) => {
             missing::skip(kind.name(), &error);

@@ -55,11 +55,7 @@ fn network_card(Toward(to): Toward) -> Option<Nic> {
 
 /// The offloads that a gateway with default settings would use on this kernel.
 #[must_use]
-pub fn expected_offloads(
-    engine: EngineKind,
-    granted: FeatureSet,
-    joined: &Joined,
-) -> Vec<Offload> {
+pub fn expected_offloads(engine: EngineKind, granted: FeatureSet, joined: &Joined) -> Vec<Offload> {
     decide(&Grounds {
         wanted: FeatureSet::ALL,
         granted,

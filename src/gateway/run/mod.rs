@@ -271,14 +271,17 @@ mod tests {
     use crate::engine::{Engine, EngineChoice, PREFERENCE, Ports, Tuning};
     use crate::sys::ioctl::interface_index;
     use std::net::{SocketAddr, UdpSocket};
+    use std::sync::atomic::Ordering;
     use std::thread;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
     use tokio::runtime::Builder;
     use twill_datapath::route::{Overlay, Peer, PeerIndex};
     use twill_testbed::Testbed;
 
     /// A peer without a gateway: a plain socket.
     const PEER: &str = "127.0.0.1:9285";
+    /// How long anything may take that must happen at last.
+    const PATIENCE: Duration = Duration::from_secs(10);
 
     #[test]
     fn an_engine_that_fails_after_its_probe_makes_way_for_the_next_one_of_auto() {
@@ -286,7 +289,8 @@ mod tests {
             return;
         };
         testbed.namespace("host").unwrap().enter(|| {
-            let start = Gateway::start_by(second_worker_fails, &settings(), view());
+            let settings = settings();
+            let start = Gateway::start_by(second_worker_fails, &settings, view());
             let gateway = block_on(start).unwrap();
 
             let about = gateway.observer().about();
@@ -346,6 +350,25 @@ mod tests {
     }
 
     #[test]
+    fn the_control_plane_goes_on_while_an_engine_opens() {
+        let Some(testbed) = Testbed::for_test("an engine that takes its time") else { return };
+        testbed.namespace("host").unwrap().enter(|| {
+            let settings = Settings { engine: EngineChoice::Only(EngineKind::Epoll), ..settings() };
+            let meanwhile = async {
+                while !OPENING.load(Ordering::Relaxed) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                GO.store(true, Ordering::Relaxed);
+            };
+
+            let start = Gateway::start_by(opens_when_told, &settings, view());
+            let (started, ()) = block_on(async { tokio::join!(start, meanwhile) });
+
+            assert!(started.is_ok());
+        });
+    }
+
+    #[test]
     fn a_gateway_that_is_dropped_leaves_nothing() {
         let Some(testbed) = Testbed::for_test("a gateway that is dropped") else { return };
         testbed.namespace("host").unwrap().enter(|| {
@@ -382,7 +405,7 @@ mod tests {
     /// Whether a packet to the peer's network gets to the peer.
     fn carries(payload: &[u8]) -> bool {
         let peer = UdpSocket::bind(PEER).unwrap();
-        peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        peer.set_read_timeout(Some(PATIENCE)).unwrap();
         let inner = UdpSocket::bind(("10.10.0.1", 0)).unwrap();
         inner.send_to(payload, ("10.10.1.5", 7)).unwrap();
         let mut datagram = [0; 2048];
@@ -404,6 +427,24 @@ mod tests {
         if kind == PREFERENCE[0] && thread::current().name() == Some("twill-1") {
             let source = io::Error::from_raw_os_error(libc::ENOMEM);
             return Err(EngineError::Unsupported { what: "a second ring", source });
+        }
+        engine::open(kind, ports, tuning)
+    }
+
+    static OPENING: AtomicBool = AtomicBool::new(false);
+    static GO: AtomicBool = AtomicBool::new(false);
+
+    /// An engine that opens once something else has happened on the control plane's thread.
+    fn opens_when_told(
+        kind: EngineKind,
+        ports: Ports,
+        tuning: Tuning,
+    ) -> Result<Box<dyn Engine>, EngineError> {
+        OPENING.store(true, Ordering::Relaxed);
+        let began = Instant::now();
+        while !GO.load(Ordering::Relaxed) {
+            assert!(began.elapsed() < PATIENCE, "the control plane waits for the engine");
+            thread::sleep(Duration::from_millis(1));
         }
         engine::open(kind, ports, tuning)
     }

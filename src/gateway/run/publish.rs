@@ -6,7 +6,7 @@ use std::sync::Arc;
 use twill_datapath::route::View;
 
 /// Somebody who wants to know the peers as they are.
-pub(super) trait Subscriber: Send {
+pub(super) trait Subscriber: Send + Sync {
     /// Takes the new view.
     fn follow(&mut self, view: &Arc<View>);
 }

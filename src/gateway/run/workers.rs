@@ -104,8 +104,7 @@ fn join(ending: Vec<Running>) -> Vec<Ports> {
 fn open(spec: &WorkerSpec, ports: Ports) -> Result<Box<dyn Engine>, StartError> {
     let WorkerSpec { worker, kind, open, cpu, tuning } = *spec;
     if let Some(cpu) = cpu {
-        affinity::bind_thread(cpu)
-            .map_err(|source| StartError::Pinning { worker, cpu, source })?;
+        affinity::bind_thread(cpu).map_err(|source| StartError::Pinning { worker, cpu, source })?;
     }
     open(kind, ports, tuning).map_err(|source| StartError::Engine { kind, source })
 }

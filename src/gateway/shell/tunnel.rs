@@ -1,7 +1,7 @@
 //! A data plane and its place in the host: peers, addresses, routes, and those who watch over it.
 
 use crate::config::Settings;
-use crate::gateway::{Gateway, StartError};
+use crate::gateway::run::{Gateway, StartError};
 use crate::host::{HostError, LinkEvent, LinkEvents, Network};
 use crate::subnet::{Change, PeerSet, Reconciler, TooManyPeers};
 use crate::telemetry::drops;

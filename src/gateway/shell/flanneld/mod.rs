@@ -22,7 +22,7 @@ use crate::config::flanneld::Flanneld;
 use crate::config::load::{self, Addressing, default_socket};
 use crate::config::{Mtu, OVERHEAD_V4, Settings};
 use crate::gateway::resources::{ResourceError, await_port};
-use crate::gateway::{StartError, WorkerFailure};
+use crate::gateway::run::WorkerFailure;
 use crate::host::external_interface::{self, ExternalError, ExternalInterface};
 use crate::host::{HostError, LinkEvents, Network, Previous, SubnetEnv};
 use crate::subnet::etcd::{AccessError, EtcdManager};

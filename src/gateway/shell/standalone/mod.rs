@@ -18,7 +18,7 @@ use super::{PeerSource, StopSignals, block_on, serve, tell_systemd};
 use crate::config::file::Interface;
 use crate::config::load::{LoadError, Standalone, load};
 use crate::control::{Response, ServerError};
-use crate::gateway::WorkerFailure;
+use crate::gateway::run::WorkerFailure;
 use crate::host::{HostError, Network};
 use crate::subnet::{Reconciler, TooManyPeers};
 use crate::telemetry::http::{self, HttpError};
