@@ -6,11 +6,12 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ipnet::IpNet;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use twill_bench::packets::{plain, tcp_segment, tso, udp_packet};
+use twill_bench::{tcp_segment, udp_packet};
 use twill_datapath::IngressCheck;
 use twill_datapath::batch::{Datagrams, Frames, Pieces, RunLimits, Slot, Train, TunFrame};
 use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
 use twill_datapath::{Egress, EgressRules, Ingress, IngressRules, Progress, World};
+use twill_testbed::packets::{plain, tso};
 
 const PEER: &str = "192.0.2.1:8285";
 /// Frames of one turn.

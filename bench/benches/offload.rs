@@ -4,12 +4,13 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
-use twill_bench::packets::{tcp_segment, tso, udp_packet};
+use twill_bench::{tcp_segment, udp_packet};
 use twill_datapath::batch::{Frames, Piece, Pieces, Slot, Source};
 use twill_datapath::offload::coalesce::Coalescer;
 use twill_datapath::offload::split::{MAX_HEADER_LEN, Plan};
 use twill_datapath::offload::vnet_hdr::VnetHdr;
 use twill_datapath::wire::checksum::Sum;
+use twill_testbed::packets::tso;
 
 fn checksum(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("checksum");
@@ -26,10 +27,8 @@ fn checksum(criterion: &mut Criterion) {
 fn split(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("split");
     for (segments, segment) in [(2, 1420), (45, 1420), (64, 536)] {
-        let frame = tso(
-            segment,
-            &tcp_segment([10, 10, 0, 5], [10, 10, 1, 5], 0, segments * usize::from(segment)),
-        );
+        let frame =
+            tso(segment, &tcp_segment([10, 10, 0, 5], [10, 10, 1, 5], 0, segments * segment));
         let (header, packet) = VnetHdr::parse(&frame).expect("a frame");
         group.throughput(Throughput::Elements(segments as u64));
         group.bench_function(format!("{segments} segments of {segment} bytes"), |bencher| {

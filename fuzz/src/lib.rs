@@ -13,6 +13,7 @@ use twill_datapath::offload::vnet_hdr::{self, GsoType, VnetHdr};
 use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
 use twill_datapath::wire::{ipv4, ipv6, protocol};
 use twill_datapath::{Ingress, IngressRules, Progress, World};
+use twill_testbed::packets::{cut, gather, without_meaningless_id};
 
 /// A target's name, which is its corpus's too, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -119,7 +120,7 @@ pub fn decapsulate(data: &[u8]) {
         forwarded += report.packets;
         for frame in frames.frames() {
             written += u64::from(frame.packets);
-            gather(&frames, frame, std::slice::from_ref(&bytes));
+            bytes_of(&frames, frame, std::slice::from_ref(&bytes));
         }
         frames.clear();
         match report.progress {
@@ -170,33 +171,23 @@ fn packets(mut data: &[u8]) -> Vec<Vec<u8>> {
 
 fn take_apart(frames: &mut Frames, packets: &[Vec<u8>], back: &mut Vec<Vec<u8>>) {
     for frame in frames.frames() {
-        let bytes = gather(frames, frame, packets);
+        let bytes = bytes_of(frames, frame, packets);
         let (header, packet) = VnetHdr::parse(&bytes).expect("a virtio header");
         if header.gso_type == GsoType::None {
             assert_eq!((header, frame.kind), (VnetHdr::PLAIN, FrameKind::Single));
             back.push(packet.to_vec());
             continue;
         }
-        let plan = Plan::parse(header, packet).expect("a valid super-packet");
-        assert_eq!(plan.segments(), usize::from(frame.packets));
-        for index in 0..plan.segments() {
-            let mut segment = vec![0; plan.header_len()];
-            let payload = plan.write_header(index, &mut segment);
-            segment.extend_from_slice(&packet[payload]);
-            back.push(segment);
-        }
+        let segments = cut(header, packet);
+        assert_eq!(segments.len(), usize::from(frame.packets));
+        back.extend(segments);
     }
     frames.clear();
 }
 
-fn gather(frames: &Frames, frame: &Frame, slots: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = vec![0; frame.len as usize];
-    let copied = frames.pieces.copy(&frame.chain, 0, &mut bytes, |piece, out| {
-        let Source::Slot(Slot(slot)) = piece.source else { unreachable!("a slot piece") };
-        let at = piece.offset as usize;
-        out.copy_from_slice(&slots[usize::from(slot)][at..at + out.len()]);
-    });
-    assert_eq!(copied, bytes.len());
+fn bytes_of(frames: &Frames, frame: &Frame, slots: &[Vec<u8>]) -> Vec<u8> {
+    let bytes = gather(&frames.pieces, &frame.chain, |Slot(slot)| &slots[usize::from(slot)]);
+    assert_eq!(bytes.len(), frame.len as usize);
     bytes
 }
 
@@ -234,18 +225,6 @@ fn flow(packet: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
     let ports = packet.iter().skip(header_len).take(4);
     let ports = std::iter::once(&number).chain(ports).copied().collect();
     (pair, (!hidden).then_some(ports))
-}
-
-/// The identification of a packet with DF set means nothing (RFC 6864).
-fn without_meaningless_id(mut packet: Vec<u8>) -> Vec<u8> {
-    if packet[0] >> 4 == 4 {
-        let mut ip = ipv4::Packet::trusted(&mut packet);
-        if ip.dont_fragment() && ip.checksum_is_valid() {
-            ip.set_id(0);
-            ip.fill_checksum();
-        }
-    }
-    packet
 }
 
 /// 10.10.0.0/24 and fd00::/64 are here; 192.0.2.1 and .2 are peers.

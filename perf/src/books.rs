@@ -29,7 +29,7 @@ pub(crate) struct Direction {
 }
 
 impl Books {
-    /// Reads a status; what it lacks stays empty.
+    /// Reads a status; missing values stay empty.
     pub(crate) fn read(status: &Value) -> Self {
         let offloads = status["offloads"].as_array().into_iter().flatten();
         let in_use = offloads.filter(|offload| offload["on"] == true);

@@ -22,11 +22,11 @@ pub(crate) struct Plan {
     pub(crate) workloads: Vec<Workload>,
     /// The wires.
     pub(crate) wires: Vec<Wire>,
-    /// Rounds that count; one more before them is thrown away.
+    /// Rounds to measure, after one that is thrown away.
     pub(crate) rounds: u32,
     /// Measured time of each run.
     pub(crate) measure: Duration,
-    /// What the order of paths is drawn from.
+    /// The seed for the order of paths.
     pub(crate) seed: u64,
     /// The path that ratios refer to.
     pub(crate) baseline: PathSpec,
@@ -34,12 +34,12 @@ pub(crate) struct Plan {
     pub(crate) setting: Setting,
 }
 
-/// Told of every run before it begins: what it is and how long it takes.
+/// Does the steps of a plan, and shows them to the user.
 pub(crate) trait Observer {
-    /// Does one step, which it may announce.
+    /// Does one step that takes about `expected`.
     fn step<T>(&mut self, label: &str, expected: Duration, work: impl FnOnce() -> T) -> T;
 
-    /// So many steps of so much time will not come.
+    /// Leaves out so many steps, which would have taken `expected`.
     fn skip(&mut self, steps: usize, expected: Duration);
 }
 
@@ -221,14 +221,14 @@ struct Round {
     first: usize,
 }
 
-/// How long building a path takes, about.
+/// About how long it takes to build a path.
 const BUILD: Duration = Duration::from_millis(700);
 
 fn millionths(share: f64) -> u32 {
     (share * 1e6).round() as u32
 }
 
-/// The results, whatever happened to another thread that held them.
+/// Locks the results, even if another thread panicked with them.
 pub(crate) fn lock(results: &Mutex<Results>) -> MutexGuard<'_, Results> {
     results.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,6 +12,9 @@
 //! - `report` writes tables, percentile files and one HTML page.
 //! - `targets` compares results with required numbers.
 
+// Printing panics when the reader goes away: `cli::output` is the one place that prints.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod books;
 pub mod cli;
 mod environment;

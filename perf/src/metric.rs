@@ -87,8 +87,7 @@ pub(crate) fn by_key(key: &str) -> Option<&'static Metric> {
     ALL.iter().find(|metric| metric.key == key)
 }
 
-/// A key's name for people; keys that only some gateways have (drops by reason) speak for
-/// themselves.
+/// The name of a key for people. Keys of drop reasons, which a gateway names, are their own names.
 pub(crate) fn name(key: &str) -> String {
     by_key(key).map_or_else(|| key.replace('_', " "), |metric| metric.name.to_owned())
 }

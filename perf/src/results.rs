@@ -26,7 +26,7 @@ pub struct Results {
     pub(crate) interrupted: Option<String>,
     /// The machine, its kernel, and the programs that made the results.
     pub(crate) environment: Environment,
-    /// What was asked for: enough to ask again.
+    /// The settings of the run, enough to repeat it.
     pub(crate) plan: PlanRecord,
     /// The unit of each number by its key; a share lies between 0 and 1.
     #[serde(default)]
@@ -37,7 +37,7 @@ pub struct Results {
     pub(crate) cells: Vec<Cell>,
 }
 
-/// What was asked for, in the words of the command line.
+/// The settings of the run, as on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct PlanRecord {
     /// Paths by name.
@@ -48,11 +48,11 @@ pub(crate) struct PlanRecord {
     pub(crate) workloads: Vec<String>,
     /// Wires by name.
     pub(crate) wires: Vec<String>,
-    /// Rounds that count; one before them is thrown away.
+    /// Rounds that were asked for, after one that is thrown away.
     pub(crate) rounds: u32,
     /// Measured time of each run, milliseconds.
     pub(crate) measure_ms: u64,
-    /// What the order of paths and the intervals are drawn from.
+    /// The seed for the order of paths and the intervals.
     pub(crate) seed: u64,
     /// The path that ratios refer to.
     pub(crate) baseline: String,
@@ -109,9 +109,9 @@ pub struct Cell {
     pub(crate) workload: String,
     /// The key of the number that stands for the workload.
     pub(crate) headline: String,
-    /// The round before the first, whose times do not count; system calls are counted in it.
+    /// The round that is thrown away; only system calls are taken from it.
     pub(crate) discarded: Option<Sample>,
-    /// Rounds by position; nothing where a run failed.
+    /// All rounds in order; null for a run that failed.
     pub(crate) rounds: Vec<Option<Sample>>,
     /// Why runs failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -119,8 +119,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// The values of a number over the rounds; of what is measured in the discarded round alone, the
-    /// value from there.
+    /// The values of a number over the rounds. System calls are counted in the discarded round only.
     #[must_use]
     pub fn values(&self, key: &str) -> Vec<f64> {
         if is_counted_apart(key) {
@@ -166,7 +165,7 @@ impl Cell {
         Some(format!("{} over {}, {} wire: {why}", self.workload, self.path, self.wire))
     }
 
-    /// Whether its path is what the project builds, and not what it is compared with.
+    /// Whether its path is a twill, other than `classic`.
     pub(crate) fn is_twill(&self) -> bool {
         self.path == "twill" || self.path.starts_with("twill:")
     }
@@ -184,7 +183,7 @@ impl Cell {
         (!pairs.is_empty()).then(|| from_pairs(pairs))
     }
 
-    /// What a reader must know, each remark with the rounds in which it held.
+    /// The notes of the rounds, each with the number of rounds that have it.
     pub(crate) fn notes(&self) -> Vec<(String, usize)> {
         let mut notes: Vec<(String, BTreeSet<usize>)> = Vec::new();
         for (round, sample) in self.rounds.iter().flatten().enumerate() {
@@ -199,7 +198,7 @@ impl Cell {
     }
 }
 
-/// A note without its figures, which differ from round to round where the remark does not.
+/// A note without its figures, which differ from round to round.
 fn remark(note: &str) -> impl Iterator<Item = &str> {
     note.split_whitespace().filter(|word| !word.starts_with(|first: char| first.is_ascii_digit()))
 }
@@ -261,7 +260,7 @@ impl Results {
     /// Reads a file.
     ///
     /// # Errors
-    /// When it cannot be read, or a harness wrote it whose layout is another.
+    /// When it cannot be read, or has another layout.
     pub fn load(path: &Path) -> Result<Self, ResultsError> {
         let fail = |source| ResultsError::File { path: path.display().to_string(), source };
         let text = fs::read_to_string(path).map_err(fail)?;

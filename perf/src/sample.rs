@@ -14,10 +14,10 @@ pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are valid")
 }
 
-/// The numbers of one run. What each key means stands in [`crate::metric`].
+/// The numbers of one run. Results name the unit of each key.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sample {
-    /// The measured time.
+    /// The measured time, seconds.
     pub seconds: f64,
     /// Payload bytes that arrived in the measured time.
     #[serde(default)]
@@ -30,10 +30,10 @@ pub struct Sample {
     /// Durations in nanoseconds with their counts, by what was timed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) times: BTreeMap<String, Vec<(u64, u64)>>,
-    /// How the run went over time.
+    /// One number over the time of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) series: Option<Series>,
-    /// What a reader must know to judge the numbers.
+    /// Notes that a reader needs to judge the numbers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }

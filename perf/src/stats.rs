@@ -7,14 +7,14 @@ use rand::{RngExt, SeedableRng};
 const RESAMPLES: usize = 2000;
 /// Share of resamples that an interval leaves out at each end: 95 % remain.
 const TAIL: f64 = 0.025;
-/// Values from which on a bootstrap's interval deserves its name: of fewer it leaves the true median
-/// out more often (of 4 in 13 %, of 3 in 24 %, of 2 in half of all runs).
+/// Values that a bootstrap interval needs. With fewer, it misses the true median too often: with 4 in
+/// 13 % of all runs, with 3 in 24 %, with 2 in half.
 const ENOUGH: usize = 5;
-/// An interval wider than this share of its median says little.
+/// An interval wider than this share of its median is called noisy.
 const NOISY: f64 = 0.25;
 
-/// A median with the 95 % interval that a bootstrap gives it, or with the range of the values where
-/// they are fewer than five.
+/// A median with its 95 % bootstrap interval, or with the range of the values if there are fewer than
+/// five.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Estimate {
     /// The median.
@@ -23,7 +23,7 @@ pub(crate) struct Estimate {
     pub(crate) low: f64,
     /// The upper end of interval or range.
     pub(crate) high: f64,
-    /// Values behind it.
+    /// How many values there are.
     pub(crate) count: usize,
 }
 
@@ -69,12 +69,12 @@ impl Estimate {
         Self { median, low: at(TAIL), high: at(1.0 - TAIL), count }
     }
 
-    /// What lies between low and high.
+    /// The name of what lies between low and high.
     pub(crate) fn spread_name(&self) -> &'static str {
         spread_name(self.count)
     }
 
-    /// Why it says little, if it does.
+    /// Why a reader should doubt it.
     pub(crate) fn doubt(&self) -> Option<String> {
         if self.count < 2 {
             return Some("one round shows no spread: measure more rounds".to_owned());
@@ -95,14 +95,13 @@ impl Estimate {
     }
 }
 
-/// The ratios of rounds: what both paths did in the same round, so that a slow minute of the machine
-/// touches both.
+/// The ratio of each round: a slow minute of the machine touches both paths of a round.
 pub(crate) fn paired_ratios(pairs: &[(f64, f64)]) -> Vec<f64> {
     let ratio = |(candidate, baseline): &(f64, f64)| Some(candidate / nonzero(*baseline)?);
     pairs.iter().filter_map(ratio).collect()
 }
 
-/// What stands beside a median of so many values.
+/// The name of the spread of so many values.
 pub(crate) fn spread_name(count: usize) -> &'static str {
     if count < ENOUGH { "range" } else { "95 % interval" }
 }

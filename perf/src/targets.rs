@@ -27,17 +27,16 @@ pub(crate) struct Target {
     /// The path that must reach it.
     #[serde(default = "twill")]
     pub(crate) path: String,
-    /// The path whose number the ratio refers to; the number itself counts without.
+    /// The path by whose number to divide; the number itself is judged if not set.
     pub(crate) baseline: Option<String>,
-    /// Whether the baseline is a gateway that the user brings: without it, the target is shown as
-    /// not measured.
+    /// Whether the baseline is a gateway that the user brings. The target is not measured without it.
     #[serde(default)]
     pub(crate) external: bool,
-    /// The key of the number; the workload's headline without.
+    /// The key of the number; that of the workload's headline if not set.
     pub(crate) metric: Option<String>,
     /// The worst that is allowed.
     pub(crate) at_least: f64,
-    /// What is hoped for.
+    /// The number to aim for.
     pub(crate) aim: f64,
 }
 
@@ -52,22 +51,22 @@ pub(crate) struct Finding<'a> {
     pub(crate) target: &'a Target,
     /// The wire.
     pub(crate) wire: &'a str,
-    /// What was measured; nothing if it was not, or not in every round.
+    /// The measured number, if every round has it.
     pub(crate) measured: Option<Estimate>,
-    /// Why nothing was.
+    /// Why there is no number.
     pub(crate) flaw: Option<String>,
     /// Whether less is better.
     less: bool,
 }
 
-/// How a finding stands to its target.
+/// Whether a target was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     /// At the aim or beyond.
     Aim,
-    /// At what is demanded or beyond.
+    /// At what is required or beyond.
     Reached,
-    /// Short of what is demanded.
+    /// Short of what is required.
     Missed,
     /// Not measured, or not in every round.
     Unknown,
@@ -77,7 +76,7 @@ impl Targets {
     /// Reads a file's text.
     ///
     /// # Errors
-    /// When it is no TOML, or holds unknown keys.
+    /// When it is not TOML, or has unknown keys.
     pub(crate) fn parse(text: &str) -> Result<Self, toml::de::Error> {
         toml::from_str(text)
     }
@@ -127,7 +126,7 @@ impl Target {
 }
 
 impl Finding<'_> {
-    /// How it stands.
+    /// Whether the target was reached.
     pub(crate) fn standing(&self) -> Standing {
         let Some(measured) = self.measured else { return Standing::Unknown };
         let reaches = |limit: f64| {

@@ -1,4 +1,6 @@
 //! Links, addresses and routes, by netlink.
+//!
+//! Does every step of a change that can be done, and returns all failures.
 
 use super::survey;
 use futures_util::stream::BoxStream;
@@ -13,11 +15,11 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What the kernel refused: what was tried and what came back.
+/// What the kernel refused.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// No netlink socket.
-    #[error("opening a netlink socket: {0}")]
+    #[error("cannot open a netlink socket: {0}")]
     Connect(io::Error),
     /// A request failed.
     #[error("{what}: {source}{cure}", cure = cure(source, *is_v6))]
@@ -29,17 +31,35 @@ pub enum HostError {
         /// What came back.
         source: rtnetlink::Error,
     },
-    /// The host sends a network's packets elsewhere already.
+    /// The host routes a network elsewhere already.
     #[error(
-        "{network} has a route already, {by}: take that route away (ip route del {network}), or \
-         leave the subnet out"
+        "cannot route {network}: it has a route already, {by}: remove that route (ip route del \
+         {network}), or the subnet"
     )]
     Routed {
         /// The network.
         network: IpNet,
-        /// By which device it goes.
+        /// The device of that route.
         by: String,
     },
+    /// Several steps failed; the others are done.
+    #[error("{}", join(.0))]
+    Several(Vec<Self>),
+}
+
+impl HostError {
+    /// All failures as one result.
+    fn all(mut failures: Vec<Self>) -> Result<(), Self> {
+        match failures.len() {
+            0 => Ok(()),
+            1 => Err(failures.remove(0)),
+            _ => Err(Self::Several(failures)),
+        }
+    }
+}
+
+fn join(failures: &[HostError]) -> String {
+    failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 fn cure(error: &rtnetlink::Error, is_v6: bool) -> &'static str {
@@ -47,7 +67,7 @@ fn cure(error: &rtnetlink::Error, is_v6: bool) -> &'static str {
         Some(libc::EPERM) => ": run as root, or grant CAP_NET_ADMIN",
         Some(libc::ENODEV) => ": the device is gone",
         Some(libc::EACCES | libc::EINVAL | libc::EOPNOTSUPP) if is_v6 => {
-            ": is IPv6 switched off (sysctl net.ipv6.conf.all.disable_ipv6)?"
+            ": is IPv6 disabled (sysctl net.ipv6.conf.all.disable_ipv6)?"
         }
         _ => "",
     }
@@ -60,7 +80,7 @@ fn errno(error: &rtnetlink::Error) -> Option<i32> {
     }
 }
 
-/// What happened to links.
+/// A change of links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkEvent {
     /// One changed.
@@ -70,7 +90,7 @@ pub enum LinkEvent {
         /// Whether it exists and is up.
         up: bool,
     },
-    /// More happened than the kernel could keep for us: any link may have changed.
+    /// The kernel dropped notifications: any link may have changed.
     Missed,
 }
 
@@ -118,7 +138,7 @@ impl Network {
     pub async fn set_queue_length(&self, index: u32, packets: u32) -> Result<(), HostError> {
         let link = LinkUnspec::new_with_index(index).txqueuelen(packets).build();
         let request = self.handle.link().set(link).execute().await;
-        request.map_err(|source| failed(format!("setting txqueuelen {packets}"), source))
+        request.map_err(|source| failed(format!("cannot set txqueuelen {packets}"), source))
     }
 
     /// Brings a device up.
@@ -128,37 +148,59 @@ impl Network {
     pub async fn set_up(&self, index: u32) -> Result<(), HostError> {
         let link = LinkUnspec::new_with_index(index).up().build();
         let request = self.handle.link().set(link).execute().await;
-        request.map_err(|source| failed(format!("bringing link {index} up"), source))
+        request.map_err(|source| failed(format!("cannot bring link {index} up"), source))
     }
 
-    /// Adds an address to a device; one that is there already is fine.
+    /// Adds an address to a device; succeeds if it is there already.
     ///
     /// # Errors
     /// [`HostError::Request`].
     pub async fn add_address(&self, index: u32, address: IpNet) -> Result<(), HostError> {
         let request = self.handle.address().add(index, address.addr(), address.prefix_len());
         let done = request.replace().execute().await;
-        done.map_err(|source| failed_for(address, format!("adding address {address}"), source))
+        done.map_err(|source| failed_for(address, format!("cannot add address {address}"), source))
     }
 
-    /// Routes networks to a device; routes that are there already are fine, and so is a device that
-    /// is down: the kernel keeps no routes to it, they are to be added when it comes up.
+    /// Gives a device its addresses and routes. One that the kernel refuses takes no other along: an
+    /// IPv6 address fails where IPv6 is disabled, and IPv4 goes on.
     ///
     /// # Errors
-    /// [`HostError::Routed`], [`HostError::Request`]; some of the routes may be there then.
+    /// [`HostError`], of every address and route that is missing now.
+    pub async fn configure(
+        &self,
+        index: u32,
+        addresses: &[IpNet],
+        networks: &[IpNet],
+    ) -> Result<(), HostError> {
+        let mut failures = Vec::new();
+        for address in addresses {
+            failures.extend(self.add_address(index, *address).await.err());
+        }
+        match self.add_routes(index, networks).await {
+            Err(HostError::Several(more)) => failures.extend(more),
+            done => failures.extend(done.err()),
+        }
+        HostError::all(failures)
+    }
+
+    /// Routes networks to a device; succeeds for routes that are there already, and on a device that
+    /// is down: the kernel keeps no routes to it, add them when it comes up.
+    ///
+    /// # Errors
+    /// [`HostError`], of every route that is missing now; the others are there.
     pub async fn add_routes(&self, index: u32, networks: &[IpNet]) -> Result<(), HostError> {
-        let mut there = Vec::new();
+        let (mut there, mut failures) = (Vec::new(), Vec::new());
         for network in networks {
             let request = self.handle.route().add(route(index, *network));
             let Err(source) = request.execute().await else { continue };
             match errno(&source) {
                 Some(libc::EEXIST) => there.push(*network),
-                Some(libc::ENETDOWN) => return Ok(()),
-                _ => return Err(failed_for(*network, format!("routing {network}"), source)),
+                Some(libc::ENETDOWN) => return HostError::all(failures),
+                _ => failures.push(failed_for(*network, format!("cannot route {network}"), source)),
             }
         }
         if there.is_empty() {
-            return Ok(());
+            return HostError::all(failures);
         }
         let owners = self.route_owners(&there).await?;
         for network in there {
@@ -166,12 +208,12 @@ impl Network {
                 Some(Some(owner)) if *owner == index => continue,
                 Some(Some(owner)) => format!("through {}", self.link_name(*owner).await),
                 Some(None) => "through no device".to_owned(),
-                // Gone since; the next event of the link, or the next change, finds out.
+                // It was removed since; the next link event or change adds it.
                 None => continue,
             };
-            return Err(HostError::Routed { network, by });
+            failures.push(HostError::Routed { network, by });
         }
-        Ok(())
+        HostError::all(failures)
     }
 
     /// Through which link each of these networks is routed, if through any.
@@ -188,11 +230,11 @@ impl Network {
             while let Some(route) = routes
                 .try_next()
                 .await
-                .map_err(|source| failed("listing routes".to_owned(), source))?
+                .map_err(|source| failed("cannot list routes".to_owned(), source))?
             {
                 let Some(to) = survey::destination(&route) else { continue };
                 if survey::is_main(&route) && wanted.contains(&to) {
-                    // Of several the kernel lists the one that counts first.
+                    // The kernel lists the route that it uses first.
                     owners.entry(to).or_insert(survey::outgoing(&route));
                 }
             }
@@ -212,15 +254,16 @@ impl Network {
         name.unwrap_or_else(|| format!("link {index}"))
     }
 
-    /// Takes the route of a network to a device away; one that is gone already is fine.
+    /// Removes the route of a network to a device; succeeds if it does not exist.
     ///
     /// # Errors
     /// [`HostError::Request`].
     pub async fn remove_route(&self, index: u32, network: IpNet) -> Result<(), HostError> {
         match self.handle.route().del(route(index, network)).execute().await {
             Err(source) if errno(&source) == Some(libc::ESRCH) => Ok(()),
-            done => done
-                .map_err(|source| failed_for(network, format!("removing route {network}"), source)),
+            done => done.map_err(|source| {
+                failed_for(network, format!("cannot remove route {network}"), source)
+            }),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `subnet.env`: what container runtimes read of this node's subnet.
+//! `subnet.env`: the file from which container runtimes read this node's subnet.
 
 use ipnet::Ipv4Net;
 use std::fs::{self, File, Permissions};
@@ -16,11 +16,11 @@ pub struct SubnetEnv {
     pub subnet: Ipv4Net,
     /// MTU of the TUN device.
     pub mtu: u16,
-    /// Whether somebody else, we that is, masquerades.
+    /// Whether twill masquerades, so that the container runtime need not.
     pub masquerade: bool,
 }
 
-/// What an earlier file says.
+/// The contents of an earlier file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Previous {
     /// The overlay then.
@@ -32,8 +32,8 @@ pub struct Previous {
 /// The file could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "failed to write subnet file {path}: {source}: container runtimes get no subnet and /readyz stays \
-     503; make the folder writable, or name another file with -subnet-file"
+    "failed to write subnet file {path}: {source}: container runtimes get no subnet, and /readyz \
+     stays 503: make the folder writable, or set -subnet-file"
 )]
 pub struct SubnetEnvError {
     /// The file.
@@ -56,7 +56,19 @@ impl SubnetEnv {
         )
     }
 
-    /// Replaces the file, so that readers see the old one or the new one; makes its folder.
+    /// Writes the file if it is missing or differs; says whether it did. Call it again and again: a
+    /// write that failed is retried, and a file that vanished comes back.
+    ///
+    /// # Errors
+    /// [`SubnetEnvError`].
+    pub fn ensure(&self, path: &Path) -> Result<bool, SubnetEnvError> {
+        if fs::read(path).is_ok_and(|text| text == self.text().as_bytes()) {
+            return Ok(false);
+        }
+        self.write(path).map(|()| true)
+    }
+
+    /// Replaces the file at once, so that readers see the old one or the new one. Creates its folder.
     ///
     /// # Errors
     /// [`SubnetEnvError`].
@@ -73,7 +85,7 @@ impl SubnetEnv {
         let temporary = folder.join(name);
         let mut file = File::create(&temporary)?;
         file.write_all(self.text().as_bytes())?;
-        // Whatever the umask: container runtimes may run as somebody else.
+        // Regardless of the umask: container runtimes may run as another user.
         file.set_permissions(Permissions::from_mode(0o644))?;
         file.sync_all()?;
         fs::rename(&temporary, path)
@@ -81,7 +93,7 @@ impl SubnetEnv {
 }
 
 impl Previous {
-    /// Reads an earlier file; what is missing or makes no sense is `None`.
+    /// Reads an earlier file; a missing or invalid value is `None`.
     #[must_use]
     pub fn read(path: &Path) -> Self {
         fs::read(path)
@@ -144,6 +156,33 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_vanished_or_differs_is_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run/subnet.env");
+
+        assert!(env().ensure(&path).unwrap(), "missing");
+        assert!(!env().ensure(&path).unwrap(), "as it should be");
+        fs::remove_file(&path).unwrap();
+        assert!(env().ensure(&path).unwrap(), "vanished");
+        fs::write(&path, "FLANNEL_MTU=1\n").unwrap();
+        assert!(env().ensure(&path).unwrap(), "changed by somebody else");
+
+        assert_eq!(fs::read_to_string(&path).unwrap(), env().text());
+    }
+
+    #[test]
+    fn a_write_that_failed_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run/subnet.env");
+        fs::write(folder.path().join("run"), "in the way").unwrap();
+
+        assert!(env().ensure(&path).is_err());
+        fs::remove_file(folder.path().join("run")).unwrap();
+
+        assert!(env().ensure(&path).unwrap());
+    }
+
+    #[test]
     fn a_folder_that_cannot_be_made_is_named() {
         let error = env().write(Path::new("/proc/nowhere/subnet.env")).unwrap_err();
 
@@ -163,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_nothing() {
+    fn invalid_values_are_none() {
         for text in [
             "",
             "\u{0}\u{1}garbage",

@@ -1,4 +1,4 @@
-//! What the host has: interfaces, addresses, routes.
+//! The host's interfaces, addresses and routes, read by netlink.
 
 use super::network::{HostError, Network, failed};
 use futures_util::TryStreamExt;
@@ -12,12 +12,12 @@ use rtnetlink::packet_route::route::{
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The host's IPv4 configuration at one moment.
+/// The host's IPv4 configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
     /// Interfaces by index.
     pub interfaces: Vec<Interface>,
-    /// The main table's routes, as the kernel tells them: of two to one network, the preferred
+    /// The routes of the main table in the kernel's order: of two to one network, the preferred
     /// first.
     pub routes: Vec<Route>,
 }
@@ -67,8 +67,8 @@ pub struct Path {
 }
 
 impl Survey {
-    /// What of the host is inside an inner network of somebody else: its packets and the tunnel's
-    /// would go astray. What is inside `ours` belongs there. One sentence for each.
+    /// The host's addresses and routes inside an inner network of a peer, one sentence for each:
+    /// packets for them would take the wrong way. Those inside `ours` belong there.
     #[must_use]
     pub fn inside(&self, network: Ipv4Net, ours: &[Ipv4Net]) -> Vec<String> {
         let mut found = Vec::new();
@@ -103,7 +103,7 @@ impl Network {
             .execute()
             .try_collect()
             .await
-            .map_err(|source| failed("listing links".to_owned(), source))?;
+            .map_err(|source| failed("cannot list links".to_owned(), source))?;
         let mut interfaces: Vec<_> = links.iter().map(interface).collect();
         let addresses: Vec<_> = self
             .handle
@@ -112,7 +112,7 @@ impl Network {
             .execute()
             .try_collect()
             .await
-            .map_err(|source| failed("listing addresses".to_owned(), source))?;
+            .map_err(|source| failed("cannot list addresses".to_owned(), source))?;
         for message in &addresses {
             let index = message.header.index;
             let owner = interfaces.iter_mut().find(|interface| interface.index == index);
@@ -129,7 +129,7 @@ impl Network {
             .execute()
             .try_collect()
             .await
-            .map_err(|source| failed("listing routes".to_owned(), source))?;
+            .map_err(|source| failed("cannot list routes".to_owned(), source))?;
         let routes = routes.iter().filter(|route| is_main(route)).filter_map(route).collect();
         Ok(Survey { interfaces, routes })
     }
@@ -139,7 +139,7 @@ impl Network {
     /// # Errors
     /// [`HostError::Request`], also when there is no route.
     pub async fn path_to(&self, address: Ipv4Addr) -> Result<Path, HostError> {
-        let what = || format!("looking up the route to {address}");
+        let what = || format!("cannot look up the route to {address}");
         let mut question =
             RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
         // The builder's defaults are for adding.
@@ -159,26 +159,44 @@ impl Network {
         path.ok_or_else(|| failed(what(), rtnetlink::Error::RequestFailed))
     }
 
-    /// Makes sure that packets to a network's addresses without a more specific route are dropped;
-    /// says whether that was not so before.
+    /// Adds a route that drops packets to addresses of a network without a more specific route;
+    /// succeeds if it exists. Says whether it did not.
     ///
     /// # Errors
     /// [`HostError::Request`].
     pub async fn ensure_blackhole(&self, network: Ipv4Net) -> Result<bool, HostError> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(network.network(), network.prefix_len())
-            .kind(RouteType::BlackHole)
-            .protocol(RouteProtocol::Boot)
-            .scope(RouteScope::Universe)
-            .build();
-        match self.handle.route().add(route).execute().await {
+        match self.handle.route().add(blackhole(network)).execute().await {
             Ok(()) => Ok(true),
             Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EEXIST => {
                 Ok(false)
             }
-            Err(source) => Err(failed(format!("adding blackhole route {network}"), source)),
+            Err(source) => Err(failed(format!("cannot add blackhole route {network}"), source)),
         }
     }
+
+    /// Removes the blackhole route of a former subnet, which would swallow the packets of its next
+    /// owner; succeeds if it does not exist. Says whether it did.
+    ///
+    /// # Errors
+    /// [`HostError::Request`].
+    pub async fn remove_blackhole(&self, network: Ipv4Net) -> Result<bool, HostError> {
+        match self.handle.route().del(blackhole(network)).execute().await {
+            Ok(()) => Ok(true),
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ESRCH => {
+                Ok(false)
+            }
+            Err(source) => Err(failed(format!("cannot remove blackhole route {network}"), source)),
+        }
+    }
+}
+
+fn blackhole(network: Ipv4Net) -> RouteMessage {
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(network.network(), network.prefix_len())
+        .kind(RouteType::BlackHole)
+        .protocol(RouteProtocol::Boot)
+        .scope(RouteScope::Universe)
+        .build()
 }
 
 fn interface(message: &LinkMessage) -> Interface {

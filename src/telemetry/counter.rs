@@ -1,9 +1,9 @@
-//! A worker's books where others can read them.
+//! A worker's packet and drop counters (its books), published for readers.
 //!
-//! Each number has one writer, the worker, so publishing is plain stores of relaxed atomics: no
-//! read-modify-write, and no reader can hold the writer up. The books of one turn are published
-//! under a sequence number, which is odd meanwhile: a reader that sees it change reads again, so
-//! that packets in = packets out + drops holds for every reading.
+//! Each number has one writer, the worker, so it publishes with plain stores of relaxed atomics: no
+//! read-modify-write, and no reader delays the writer. A sequence number is odd while the counters
+//! of a turn are published; a reader that sees it change reads again, so that packets in = packets
+//! out + drops holds in every reading.
 
 use crate::engine::EngineStats;
 use serde::{Deserialize, Serialize};
@@ -16,14 +16,14 @@ use twill_datapath::{DropReason, ReplyTally, Tally};
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Makes it this number.
+    /// Sets the number.
     #[inline]
     pub fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
     }
 
-    /// Adds to it. Only the one writer may call this: it is a load and a store, which costs a
-    /// fraction of an atomic addition.
+    /// Adds to the number. Only its one writer may call this: a load and a store cost a fraction of an
+    /// atomic addition.
     #[inline]
     pub fn add(&self, value: u64) {
         self.set(self.value().wrapping_add(value));
@@ -37,7 +37,7 @@ impl Counter {
     }
 }
 
-/// What a worker knows at the end of a turn.
+/// A worker's counters at the end of a turn.
 #[derive(Clone, Copy, Debug)]
 pub struct TurnBooks<'a> {
     /// The egress side's books.
@@ -46,8 +46,8 @@ pub struct TurnBooks<'a> {
     pub ingress: &'a Tally,
     /// ICMP errors for inner senders.
     pub replies: ReplyTally,
-    /// Whether TCP segments and UDP datagrams are still joined.
-    pub joins: (bool, bool),
+    /// Whether TCP segments and UDP datagrams are still coalesced.
+    pub coalesces: (bool, bool),
     /// The engine's events.
     pub engine: EngineStats,
 }
@@ -76,7 +76,7 @@ macro_rules! events {
             }
         }
 
-        /// What happened beside packets, summed over workers.
+        /// Events, summed over workers.
         #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
         pub struct Counters {
             $($(#[doc = $doc])+ pub $name: u64,)+
@@ -99,7 +99,7 @@ macro_rules! events {
 events! {
     /// System calls made.
     syscalls: |turn: &TurnBooks<'_>| turn.engine.syscalls,
-    /// Multishot operations armed again.
+    /// Multishot operations submitted again after the kernel ended them.
     rearmed: |turn: &TurnBooks<'_>| turn.engine.rearmed,
     /// Receives that found no free buffer in the ring.
     no_buffers: |turn: &TurnBooks<'_>| turn.engine.no_buffers,
@@ -111,19 +111,19 @@ events! {
     socket_errors: |turn: &TurnBooks<'_>| turn.engine.socket_errors,
     /// Datagrams that the kernel dropped because a socket's queue was full.
     socket_overflows: |turn: &TurnBooks<'_>| turn.engine.socket_overflows,
-    /// Runs replayed as plain datagrams.
+    /// GSO sends that the kernel refused and twill repeated as plain datagrams.
     gso_replays: |turn: &TurnBooks<'_>| turn.engine.gso_replays,
-    /// Workers whose socket sends no runs.
+    /// Workers for which GSO is disabled.
     gso_off_workers: |turn: &TurnBooks<'_>| u64::from(!turn.engine.gso_active),
-    /// Peers for which alone runs are off; a peer counts for each worker.
+    /// Peers for which GSO is disabled; a peer counts once per worker.
     gso_demoted_peers: |turn: &TurnBooks<'_>| turn.engine.gso_demoted_peers,
-    /// Workers that join no TCP segments.
-    coalesce_tcp_off_workers: |turn: &TurnBooks<'_>| u64::from(!turn.joins.0),
-    /// Workers that join no UDP datagrams.
-    coalesce_udp_off_workers: |turn: &TurnBooks<'_>| u64::from(!turn.joins.1),
+    /// Workers that do not coalesce TCP segments.
+    coalesce_tcp_off_workers: |turn: &TurnBooks<'_>| u64::from(!turn.coalesces.0),
+    /// Workers that do not coalesce UDP datagrams.
+    coalesce_udp_off_workers: |turn: &TurnBooks<'_>| u64::from(!turn.coalesces.1),
     /// ICMP errors sent to inner senders.
     icmp_sent: |turn: &TurnBooks<'_>| turn.replies.sent,
-    /// ICMP errors that the rate limit kept back.
+    /// ICMP errors not sent because of the rate limit.
     icmp_limited: |turn: &TurnBooks<'_>| turn.replies.limited,
 }
 
@@ -137,7 +137,7 @@ struct DirectionBooks {
 }
 
 impl WorkerBooks {
-    /// Makes a turn's numbers readable.
+    /// Publishes the counters of a turn.
     pub fn publish(&self, turn: &TurnBooks<'_>) {
         let sequence = self.sequence.load(Ordering::Relaxed);
         self.sequence.store(sequence.wrapping_add(1), Ordering::Relaxed);
@@ -148,7 +148,7 @@ impl WorkerBooks {
         self.sequence.store(sequence.wrapping_add(2), Ordering::Release);
     }
 
-    /// The books of the last turn that was published as a whole.
+    /// The counters of the last turn that was published.
     #[must_use]
     pub fn read(&self) -> Books {
         loop {
@@ -159,7 +159,7 @@ impl WorkerBooks {
                 counters: self.events.read(),
             };
             fence(Ordering::Acquire);
-            // A turn takes a worker much longer than its publication, so few readings are in vain.
+            // A turn takes a worker much longer than to publish it, so few readings are repeated.
             if before.is_multiple_of(2) && self.sequence.load(Ordering::Relaxed) == before {
                 return books;
             }
@@ -180,29 +180,29 @@ impl DirectionBooks {
     }
 }
 
-/// The books of all workers, summed.
+/// The counters of all workers, summed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Books {
     /// TUN to UDP.
     pub egress: Direction,
     /// UDP to TUN.
     pub ingress: Direction,
-    /// What happened beside packets.
+    /// Events.
     pub counters: Counters,
 }
 
 /// One direction's sums.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Direction {
-    /// Inner packets that arrived.
+    /// Inner packets received.
     pub packets_in: u64,
     /// Their bytes.
     pub bytes_in: u64,
-    /// Inner packets that left.
+    /// Inner packets forwarded.
     pub packets_out: u64,
     /// Their bytes.
     pub bytes_out: u64,
-    /// Packets dropped, by reason; reasons that never occurred are left out.
+    /// Packets dropped, by reason; reasons that never occurred are missing.
     pub drops: BTreeMap<String, u64>,
     /// Packets in, minus packets out, minus drops: zero between turns.
     pub imbalance: i64,
@@ -274,7 +274,7 @@ mod tests {
             egress: &egress,
             ingress: &Tally::default(),
             replies: ReplyTally { sent: 3, limited: 0 },
-            joins: (true, false),
+            coalesces: (true, false),
             engine: EngineStats { syscalls: 5, gso_active: true, ..EngineStats::default() },
         };
 
@@ -326,7 +326,7 @@ mod tests {
             egress: tally,
             ingress: tally,
             replies: ReplyTally::default(),
-            joins: (true, true),
+            coalesces: (true, true),
             engine: EngineStats::default(),
         }
     }

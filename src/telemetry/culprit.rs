@@ -1,4 +1,4 @@
-//! Whose datagrams a worker dropped last, by reason: a name for the log, no more.
+//! The source of the last dropped datagram per reason, for the log.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering, fence};

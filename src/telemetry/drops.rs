@@ -1,5 +1,5 @@
-//! Tells of dropped packets, by reason and never by packet: the first of a reason at once, with the
-//! setting that has to do with it and the address that it came from, then once a minute how many more.
+//! Logs dropped packets by reason, never by packet: the first drop of a reason at once, with its fix
+//! and the source address, then once a minute how many more.
 
 use super::counter::Books;
 use super::observer::Observer;
@@ -12,25 +12,25 @@ use tracing::field::display;
 use tracing::{info, warn};
 use twill_datapath::DropReason;
 
-/// How often the books are looked at.
+/// How often the counters are read.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often a reason that goes on is told again.
+/// How often a reason that goes on is logged again.
 const REMINDER: Duration = Duration::from_secs(60);
 
-/// Looks at the books and logs, for as long as it is polled.
+/// Reads the counters and logs, for as long as it is polled.
 pub async fn watch(observer: Arc<Observer>) {
-    let mut told = Told::default();
+    let mut logged = Logged::default();
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let now = ticks.tick().await;
-        for news in told.compare(&causes(&observer.books(), observer.device_drops()), now) {
+        for news in logged.compare(&causes(&observer.books(), observer.device_drops()), now) {
             let Cause { direction, reason } = news.cause;
             let Count { what, cure, blamed, .. } = news.count;
             let (packets, what) = (news.packets, what.trim_end_matches('.'));
-            // The last of possibly many.
+            // The last one of possibly many.
             let from = blamed.and_then(|reason| observer.culprit(reason)).map(display);
-            // Kernels greet every new device with IPv6; an overlay without it is nobody's mistake.
+            // The kernel sends IPv6 on every new device, also where the overlay has none: no warning.
             if reason == DropReason::Family.label() {
                 info!(direction, reason, packets, from, "{what}: {cure}");
             } else {
@@ -40,40 +40,40 @@ pub async fn watch(observer: Arc<Observer>) {
     }
 }
 
-/// A place where packets are lost, and how many were.
+/// A cause of drops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Cause {
     direction: &'static str,
     reason: &'static str,
 }
 
-/// What is known of a cause.
+/// The packets of a cause, and what to log of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Count {
     /// Packets since the start.
     packets: u64,
     what: &'static str,
     cure: &'static str,
-    /// The reason of drops for which somebody outside may be to blame.
+    /// The reason, if the source of the packets is worth logging.
     blamed: Option<DropReason>,
 }
 
-/// Something to log.
+/// A line to log.
 #[derive(Debug, PartialEq, Eq)]
 struct News {
     cause: Cause,
-    /// Packets since it was told last.
+    /// Packets since the last log line.
     packets: u64,
     count: Count,
 }
 
-/// What was told when.
+/// What was logged when.
 #[derive(Debug, Default)]
-struct Told(BTreeMap<Cause, (u64, Instant)>);
+struct Logged(BTreeMap<Cause, (u64, Instant)>);
 
 type Counted = BTreeMap<Cause, Count>;
 
-impl Told {
+impl Logged {
     fn compare(&mut self, counted: &Counted, now: Instant) -> Vec<News> {
         let mut all = Vec::new();
         for (cause, count) in counted {
@@ -106,13 +106,13 @@ fn causes(books: &Books, device: Option<DeviceDrops>) -> Counted {
         (
             Cause { direction: "ingress", reason: "socket_queue" },
             books.counters.socket_overflows,
-            "The socket's queue was full before twill could read it.",
+            "The socket's receive queue was full.",
             "raise socket_buffer and net.core.rmem_max, or queues",
         ),
         (
             Cause { direction: "egress", reason: "device_queue" },
             device.map_or(0, |drops| drops.egress),
-            "The TUN device's queue was full before twill could read it.",
+            "The TUN device's queue was full.",
             "raise device_queue, or queues",
         ),
     ];
@@ -124,37 +124,43 @@ fn causes(books: &Books, device: Option<DeviceDrops>) -> Counted {
     counted
 }
 
-/// The setting that has to do with a reason, or where to look.
+/// The setting that fixes a reason, or where to look.
 const fn cure(reason: DropReason) -> &'static str {
     match reason {
         DropReason::UnknownPeer => {
-            "is it a peer's other address? see --peer-source; --ingress-check off takes everything"
+            "if it is another address of a peer, set peer_sources; ingress_check = \"off\" accepts all"
         }
         DropReason::SourceMismatch | DropReason::DestinationScope => {
-            "see the subnets of peers and `local`; --ingress-check peer lets it pass"
+            "check the subnets of peers and `local`; ingress_check = \"peer\" accepts it"
         }
-        DropReason::NoRoute => "no peer has such a subnet: see `twill peer list`",
-        DropReason::LocalLoop => "the host routes its own networks into the tunnel: see `ip route`",
+        DropReason::NoRoute => "no peer has this subnet: check `twill peer list`",
+        DropReason::LocalLoop => {
+            "the host routes its own networks into the tunnel: check `ip route`"
+        }
         DropReason::TooBig | DropReason::MessageTruncated | DropReason::SendTooBig => {
-            "give all gateways the same mtu, as the path between them allows"
+            "set the same mtu on all gateways, no larger than the path allows"
         }
-        DropReason::SendNoBuffers => "the uplink is slower than the traffic; see socket_buffer",
-        DropReason::SendRefused => "a firewall of this host stops the tunnel's own datagrams",
-        DropReason::SendUnreachable => "this host has no route to the peer: see `ip route get`",
+        DropReason::SendNoBuffers => {
+            "the uplink is slower than the traffic; raise socket_buffer for bursts"
+        }
+        DropReason::SendRefused => "allow the tunnel's own datagrams in this host's firewall",
+        DropReason::SendUnreachable => "add a route to the peer: check `ip route get`",
         DropReason::TunDown => "bring the device up: ip link set DEVICE up",
         DropReason::Family => "this overlay has no IPv6 network",
-        DropReason::Ttl => "a long path, or a routing loop: see `ip route`",
-        DropReason::Ecn => "the path marks congestion for flows that do not take part in ECN",
-        DropReason::Martian => "somebody forges packets, or a network is missing among the peers'",
+        DropReason::Ttl => "a long path or a routing loop: check `ip route`",
+        DropReason::Ecn => "the path marks congestion on flows without ECN",
+        DropReason::Martian => "forged packets, or a network missing from the peers' subnets",
         DropReason::Short
         | DropReason::Version
         | DropReason::HeaderLength
         | DropReason::Truncated
-        | DropReason::TotalLength => "what arrives is no packet: does another program send here?",
+        | DropReason::TotalLength => {
+            "not a packet: check whether another program sends to this port"
+        }
         DropReason::GsoInvalid
         | DropReason::ControlTruncated
         | DropReason::SendOther
-        | DropReason::TunOther => "unexpected of this kernel: run `twill doctor`",
+        | DropReason::TunOther => "unexpected from this kernel: run `twill doctor`",
     }
 }
 
@@ -165,26 +171,26 @@ mod tests {
     const CAUSE: Cause = Cause { direction: "egress", reason: "ttl" };
 
     #[tokio::test]
-    async fn the_first_of_a_reason_is_told_at_once_the_rest_once_a_minute() {
-        let (mut told, start) = (Told::default(), Instant::now());
-        let mut told_after = |seconds, packets| {
+    async fn the_first_of_a_reason_is_logged_at_once_the_rest_once_a_minute() {
+        let (mut logged, start) = (Logged::default(), Instant::now());
+        let mut logged_after = |seconds, packets| {
             let count = Count { packets, what: "", cure: "", blamed: None };
             let counted = [(CAUSE, count)].into_iter().collect();
-            let news = told.compare(&counted, start + Duration::from_secs(seconds));
+            let news = logged.compare(&counted, start + Duration::from_secs(seconds));
             news.iter().map(|news| news.packets).sum::<u64>()
         };
 
-        assert_eq!(told_after(0, 0), 0);
-        assert_eq!(told_after(1, 5), 5);
-        assert_eq!(told_after(2, 900), 0);
-        assert_eq!(told_after(60, 1000), 0);
-        assert_eq!(told_after(61, 1000), 995);
-        assert_eq!(told_after(200, 1000), 0, "nothing new");
-        assert_eq!(told_after(201, 1001), 1);
+        assert_eq!(logged_after(0, 0), 0);
+        assert_eq!(logged_after(1, 5), 5);
+        assert_eq!(logged_after(2, 900), 0);
+        assert_eq!(logged_after(60, 1000), 0);
+        assert_eq!(logged_after(61, 1000), 995);
+        assert_eq!(logged_after(200, 1000), 0, "nothing new");
+        assert_eq!(logged_after(201, 1001), 1);
     }
 
     #[test]
-    fn full_queues_are_told_like_drops() {
+    fn queue_overflows_are_logged_like_drops() {
         let mut books = Books::default();
         books.counters.socket_overflows = 3;
         books.ingress.drops.insert("no_route".to_owned(), 1);

@@ -1,4 +1,4 @@
-//! Histograms that a worker fills and anybody reads.
+//! Histograms with one writer, the worker, and any number of readers.
 //!
 //! A [`Recorder`] is an `hdrhistogram` taken apart: the same buckets, each an atomic number with one
 //! writer. Recording costs a few shifts and one plain store; it takes no lock, allocates nothing

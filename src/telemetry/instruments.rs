@@ -76,7 +76,7 @@ const SIZE_BUCKETS: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 pub const EGRESS_LATENCY: Instrument = Instrument {
     name: "egress_latency",
     short: "egress",
-    help: "Time from reading a packet from the TUN device to the kernel taking its datagram",
+    help: "Time from reading a packet from the TUN device until the kernel has its datagram",
     unit: Unit::Time,
     layout: LATENCY,
     buckets: LATENCY_BUCKETS,
@@ -87,7 +87,7 @@ pub const EGRESS_LATENCY: Instrument = Instrument {
 pub const INGRESS_LATENCY: Instrument = Instrument {
     name: "ingress_latency",
     short: "ingress",
-    help: "Time from the kernel receiving a datagram to its packet being written to the TUN device",
+    help: "Time from the kernel receiving a datagram until its packet is written to the TUN device",
     unit: Unit::Time,
     layout: LATENCY,
     buckets: LATENCY_BUCKETS,
@@ -98,7 +98,7 @@ pub const INGRESS_LATENCY: Instrument = Instrument {
 pub const EGRESS_BATCH: Instrument = Instrument {
     name: "egress_batch_frames",
     short: "egress-batch",
-    help: "Frames that one turn of a worker read from the TUN device",
+    help: "Frames read from the TUN device in one batch",
     unit: Unit::Count,
     layout: SIZES,
     buckets: SIZE_BUCKETS,
@@ -108,7 +108,7 @@ pub const EGRESS_BATCH: Instrument = Instrument {
 pub const INGRESS_BATCH: Instrument = Instrument {
     name: "ingress_batch_trains",
     short: "ingress-batch",
-    help: "Receives that one turn of a worker took from the socket",
+    help: "Receives from the UDP socket in one batch",
     unit: Unit::Count,
     layout: SIZES,
     buckets: SIZE_BUCKETS,
@@ -118,7 +118,7 @@ pub const INGRESS_BATCH: Instrument = Instrument {
 pub const SEND_DATAGRAMS: Instrument = Instrument {
     name: "send_datagrams",
     short: "send",
-    help: "Datagrams of a run: one send where gso is on",
+    help: "Datagrams in one send",
     unit: Unit::Count,
     layout: SIZES,
     buckets: SIZE_BUCKETS,
@@ -128,7 +128,7 @@ pub const SEND_DATAGRAMS: Instrument = Instrument {
 pub const WRITE_PACKETS: Instrument = Instrument {
     name: "write_packets",
     short: "write",
-    help: "Packets that were written to the TUN device as one frame",
+    help: "Packets in one frame written to the TUN device",
     unit: Unit::Count,
     layout: SIZES,
     buckets: SIZE_BUCKETS,
@@ -138,7 +138,7 @@ pub const WRITE_PACKETS: Instrument = Instrument {
 pub const PEER_RTT: Instrument = Instrument {
     name: "peer_rtt",
     short: "rtt",
-    help: "Round trip of a probe through the tunnel to the peer's gateway",
+    help: "Round-trip time of probes through the tunnel to the peer",
     unit: Unit::Time,
     layout: Layout { lowest: 1024, ..LATENCY },
     buckets: LATENCY_BUCKETS,

@@ -1,4 +1,6 @@
-//! The numbers inside a running gateway, and the ways to read them.
+//! The numbers inside a running gateway, and the ways to read them: status, metrics, log.
+//!
+//! Workers write them without locks and without waiting for readers.
 
 pub mod counter;
 pub mod culprit;

@@ -1,4 +1,4 @@
-//! Looks into a running gateway, from any thread and without its help.
+//! Reads the numbers of a running gateway, from any thread, without delaying its workers.
 
 use super::counter::Books;
 use super::histogram::{Distribution, Summary};
@@ -19,7 +19,7 @@ use twill_datapath::route::View;
 /// Nanoseconds of a second.
 const SECOND: f64 = 1e9;
 
-/// The readers' side of a gateway's numbers. Its locks are the readers' own; no worker takes one.
+/// The readers' side of a gateway's numbers. Only readers take its locks, never a worker.
 #[derive(Debug)]
 pub struct Observer {
     about: About,
@@ -60,50 +60,50 @@ impl Observer {
         observer
     }
 
-    /// What does not change while the gateway runs.
+    /// Facts that stay the same while the gateway runs.
     #[must_use]
     pub fn about(&self) -> &About {
         &self.about
     }
 
-    /// Takes note of a view; called before it is published, so that peers have their counters when
-    /// workers first see them.
+    /// Takes over a view. Call it before publishing the view, so that peers have counters when workers
+    /// first see them.
     pub fn follow(&self, view: &Arc<View>) {
         let mut peers = locked(&self.peers);
         peers.ledger.follow(view, tables(&self.workers));
         peers.view = Arc::clone(view);
     }
 
-    /// The peers as they are.
+    /// The current peers.
     #[must_use]
     pub fn view(&self) -> Arc<View> {
         Arc::clone(&locked(&self.peers).view)
     }
 
-    /// Takes note of the state of etcd and of the own lease.
+    /// Takes over the state of etcd and of this node's lease.
     pub fn set_etcd(&self, etcd: EtcdStatus) {
         *locked(&self.etcd) = Some(etcd);
     }
 
-    /// The books of all workers, summed.
+    /// The counters of all workers, summed.
     #[must_use]
     pub fn books(&self) -> Books {
         Books::sum(self.workers.iter().map(|worker| &worker.books))
     }
 
-    /// The outer source of a datagram that was lately dropped for this reason.
+    /// The outer source of a datagram that was recently dropped for this reason.
     #[must_use]
     pub fn culprit(&self, reason: DropReason) -> Option<IpAddr> {
         self.workers.iter().find_map(|worker| worker.culprits.last(reason))
     }
 
-    /// What the kernel dropped at the TUN device; none when it cannot be read.
+    /// Packets that the kernel dropped at the TUN device; none if they cannot be read.
     #[must_use]
     pub fn device_drops(&self) -> Option<DeviceDrops> {
         device_drops(&self.about.device)
     }
 
-    /// All numbers of this moment.
+    /// All current numbers.
     #[must_use]
     pub fn snapshot(&self) -> GatewayStatus {
         let workers: Vec<_> = self.workers.iter().map(|worker| status(worker)).collect();
@@ -125,7 +125,7 @@ impl Observer {
         }
     }
 
-    /// All histograms of this moment.
+    /// All current histograms.
     #[must_use]
     pub fn histograms(&self) -> Histograms {
         Histograms { workers: self.merged(), rtt: self.probes.distributions() }
@@ -145,7 +145,7 @@ impl Observer {
         named(merged)
     }
 
-    /// What was decided at the start, less what the kernel took back since.
+    /// The offloads chosen at the start, without those that the kernel refused since.
     fn offloads_now(&self, books: &Books) -> Vec<Offload> {
         let workers = self.workers.len() as u64;
         let mut offloads = self.offloads.clone();
@@ -157,7 +157,7 @@ impl Observer {
             let offload = offloads.iter_mut().find(|offload| offload.name == feature.name());
             if let Some(offload) = offload.filter(|offload| offload.on && lost > 0) {
                 offload.on = lost < workers;
-                offload.reason = format!("the kernel refused it to {lost} of {workers} workers");
+                offload.reason = format!("refused by the kernel for {lost} of {workers} workers");
             }
         }
         offloads
@@ -229,7 +229,7 @@ fn parse_device_drops(text: &str, device: &str) -> Option<DeviceDrops> {
     Some(DeviceDrops { egress, ingress })
 }
 
-/// A poisoned lock protects plain numbers, which are as good as before.
+/// Ignores poisoning: the lock protects plain numbers, which stay valid.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! What flowed to and from each peer.
+//! Traffic counters by peer.
 //!
 //! A worker's table is a directory of blocks. The control plane allocates blocks before it publishes
 //! peers with higher numbers, so a worker never does, and memory follows the peers there are: 16 KiB

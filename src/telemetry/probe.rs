@@ -1,10 +1,11 @@
 //! Round trips through the tunnel: ICMP echo to the peer's gateway.
 //!
 //! A probe takes the path of every packet: into the TUN device, through a worker, over the network,
-//! and out of the device on the other side, where the kernel answers. Which address that kernel has
-//! is not told: flanneld gives its device the first one of the network, people rather the second one.
-//! Both are tried in turn until one answers. The probe is sent and timed by the control plane, never
-//! by a worker; its own waiting for a turn is part of what it measures.
+//! and out of the device on the other side, where the kernel answers. The peer's address inside the
+//! tunnel is not configured: flanneld gives its device the first address of the network, people
+//! mostly the second one. Until one of them answers, a probe asks both at once, and is lost only if
+//! neither answers. The control plane sends and times probes, never a worker, so a round trip
+//! includes the control plane's own scheduling delay.
 
 use super::histogram::Distribution;
 use super::instruments::PEER_RTT;
@@ -15,7 +16,7 @@ use ipnet::{IpNet, Ipv4Net};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::UdpSocket;
@@ -23,9 +24,9 @@ use tokio::time::{Instant, timeout_at};
 use twill_datapath::route::View;
 use twill_datapath::wire::icmp::kind::{ECHO_REPLY, ECHO_REQUEST};
 
-/// Peers that are probed: the first by number. 20 KiB of histogram each.
+/// Peers that are probed, the first by index: each has a histogram of 20 KiB.
 const MAX_PROBED: usize = 1024;
-/// After how long a probe without an answer is lost.
+/// A probe without an answer for this long is lost.
 const PATIENCE_NS: u64 = 5_000_000_000;
 
 /// ICMP header, and a cookie that nobody else's echo carries.
@@ -43,7 +44,7 @@ struct Probed {
 }
 
 impl Probes {
-    /// A peer's probes; none when it is not probed.
+    /// The probes of a peer; none if it is not probed.
     #[must_use]
     pub fn status(&self, peer: &str) -> Option<ProbeStatus> {
         let probes = self.locked();
@@ -99,40 +100,46 @@ struct Target {
     network: Ipv4Net,
 }
 
-/// Which address is taken for a gateway's own.
+/// A gateway's address inside the tunnel: the one that answered last, or one of two.
 #[derive(Debug)]
 struct Aim {
     network: Ipv4Net,
-    address: Ipv4Addr,
-    /// It is the gateway's own.
-    answered: bool,
+    answers: Option<Ipv4Addr>,
 }
 
 impl Aim {
     fn at(network: Ipv4Net) -> Self {
-        Self { network, address: network.network(), answered: false }
+        Self { network, answers: None }
     }
 
-    /// Takes note that nobody answered at an address.
-    fn lost(&mut self, address: Ipv4Addr) {
-        if self.answered || address != self.address {
-            return;
-        }
+    /// The addresses to ask.
+    fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
         let first = self.network.network();
-        let next = Ipv4Addr::from(u32::from(address).wrapping_add(1));
-        self.address = if address == first && self.network.contains(&next) { next } else { first };
+        let second = Ipv4Addr::from(u32::from(first).wrapping_add(1));
+        let second = Some(second).filter(|second| self.network.contains(second));
+        let (known, unknown) = match self.answers {
+            Some(known) => (Some(known), [None, None]),
+            None => (None, [Some(first), second]),
+        };
+        known.into_iter().chain(unknown.into_iter().flatten())
     }
 
-    /// Takes note of an answer from an address.
-    fn answered(&mut self, address: Ipv4Addr) {
-        self.answered |= address == self.address;
+    /// An address answered.
+    fn answered(&mut self, from: Ipv4Addr) {
+        if self.network.contains(&from) {
+            self.answers = Some(from);
+        }
+    }
+
+    /// Nothing answered: the gateway may have another address by now.
+    fn lost(&mut self) {
+        self.answers = None;
     }
 }
 
 #[derive(Debug)]
 struct Underway {
     peer: Arc<str>,
-    address: Ipv4Addr,
     sent_ns: u64,
 }
 
@@ -164,6 +171,8 @@ impl Prober {
 
     /// Probes every peer once per interval, evenly spread, for as long as it is polled.
     pub async fn run(mut self, observer: Arc<Observer>) {
+        // The runtime takes a new socket for full until it has looked at it once.
+        let _ = self.socket.writable().await;
         loop {
             let targets = targets(&observer.view());
             observer.probes.retain(&targets);
@@ -181,21 +190,22 @@ impl Prober {
     }
 
     fn send(&mut self, peer: &Arc<str>, probes: &Probes) {
-        let Some(&Aim { address, .. }) = self.aims.get(peer) else { return };
+        let Some(aim) = self.aims.get(peer) else { return };
         self.sequence = self.sequence.wrapping_add(1);
         let message = request(self.sequence, self.cookie);
-        let to = SocketAddrV4::new(address, 0).into();
         let sent_ns = clock::monotonic_ns();
         probes.change(peer, |probed| probed.sent += 1);
-        // A probe that cannot leave is one that is not answered.
-        let _ = self.socket.try_send_to(&message, to);
-        let underway = Underway { peer: Arc::clone(peer), address, sent_ns };
+        for address in aim.addresses() {
+            // A probe that cannot be sent gets no answer and is lost like any other.
+            let _ = self.socket.try_send_to(&message, SocketAddrV4::new(address, 0).into());
+        }
+        let underway = Underway { peer: Arc::clone(peer), sent_ns };
         if let Some(forgotten) = self.underway.insert(self.sequence, underway) {
             probes.change(&forgotten.peer, |probed| probed.lost += 1);
         }
     }
 
-    /// Aims at each target, at what answered before if its network is still the same.
+    /// Keeps one aim per target; one whose network has changed starts anew.
     fn follow(&mut self, targets: &[Target]) {
         let mut known = std::mem::take(&mut self.aims);
         let aims = targets.iter().map(|Target { name, network }| {
@@ -205,18 +215,18 @@ impl Prober {
         self.aims = aims.collect();
     }
 
-    /// Takes answers until a moment has come.
+    /// Receives answers until a point in time.
     async fn receive(&mut self, until: Instant, probes: &Probes) {
         let mut buffer = [0; 128];
-        while let Ok(received) = timeout_at(until, self.socket.recv(&mut buffer)).await {
+        while let Ok(received) = timeout_at(until, self.socket.recv_from(&mut buffer)).await {
             let received_ns = clock::monotonic_ns();
-            // An error is an earlier probe's, which remains without an answer.
-            let Ok(len) = received else { continue };
+            // An error belongs to an earlier probe, which gets no answer.
+            let Ok((len, SocketAddr::V4(from))) = received else { continue };
             let Some(sequence) = reply(&buffer[..len], self.raw, self.cookie) else { continue };
             if let Some(answered) = self.underway.remove(&sequence) {
                 let took_ns = received_ns.saturating_sub(answered.sent_ns);
                 if let Some(aim) = self.aims.get_mut(&answered.peer) {
-                    aim.answered(answered.address);
+                    aim.answered(*from.ip());
                 }
                 probes.change(&answered.peer, |probed| probed.rtt.record(took_ns, 1));
             }
@@ -229,7 +239,7 @@ impl Prober {
             let lost = now_ns.saturating_sub(underway.sent_ns) > PATIENCE_NS;
             if lost {
                 if let Some(aim) = self.aims.get_mut(&underway.peer) {
-                    aim.lost(underway.address);
+                    aim.lost();
                 }
                 probes.change(&underway.peer, |probed| probed.lost += 1);
             }
@@ -296,28 +306,24 @@ mod tests {
     }
 
     #[test]
-    fn the_first_two_addresses_are_tried_in_turn_until_one_answers() {
+    fn the_first_two_addresses_are_asked_at_once_until_one_answers() {
         let [first, second] = [Ipv4Addr::new(10, 1, 2, 0), Ipv4Addr::new(10, 1, 2, 1)];
+        let asked = |aim: &Aim| aim.addresses().collect::<Vec<_>>();
         let mut aim = Aim::at("10.1.2.0/24".parse().unwrap());
-        assert_eq!(aim.address, first);
-        aim.lost(first);
-        assert_eq!(aim.address, second);
-        aim.lost(first);
-        assert_eq!(aim.address, second, "an older probe that is given up later");
-        aim.lost(second);
-        assert_eq!(aim.address, first);
+        assert_eq!(asked(&aim), [first, second]);
 
-        aim.lost(first);
+        aim.answered(Ipv4Addr::new(192, 0, 2, 1));
+        assert_eq!(asked(&aim), [first, second], "an address outside of the network");
         aim.answered(second);
-        aim.lost(second);
-        assert_eq!(aim.address, second, "who answered once is the one to ask");
+        assert_eq!(asked(&aim), [second]);
+        aim.lost();
+        assert_eq!(asked(&aim), [first, second], "the gateway may have got the other address");
     }
 
     #[test]
     fn a_network_of_one_address_has_no_second() {
-        let mut aim = Aim::at("255.255.255.255/32".parse().unwrap());
-        aim.lost(aim.address);
-        assert_eq!(aim.address, Ipv4Addr::BROADCAST);
+        let aim = Aim::at("255.255.255.255/32".parse().unwrap());
+        assert_eq!(aim.addresses().collect::<Vec<_>>(), [Ipv4Addr::BROADCAST]);
     }
 
     #[test]

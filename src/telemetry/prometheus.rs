@@ -1,8 +1,8 @@
-//! The page that Prometheus reads.
+//! `GET /metrics`, in Prometheus's text format.
 //!
-//! The exposition is made of one [`GatewayStatus`] and its [`Histograms`], so its numbers belong
-//! together. Histograms have classic buckets with fixed bounds, which may be summed over workers,
-//! gateways and time; each bound counts within the histogram's own precision of 1 %.
+//! One page is made of one [`GatewayStatus`] and its [`Histograms`], so its numbers are consistent.
+//! Histograms have classic buckets with fixed bounds, which can be summed over workers, gateways and
+//! time; each bound has the histogram's own precision of 1 %.
 
 use super::counter::Direction;
 use super::http::Answer;
@@ -17,17 +17,16 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use twill_datapath::DropReason;
 
-/// What all names begin with.
+/// Prefix of all names.
 const PREFIX: &str = "twill";
 /// Peers that have series of their own; the numbers of the rest are summed under [`OTHERS`].
 const MAX_PEERS: usize = 1024;
-/// The label of the peers that have no series of their own. No peer can be called so: names are one
-/// word.
+/// The label of the peers without series of their own. No peer has this name: names have no spaces.
 const OTHERS: &str = "all others";
 /// The text format that every Prometheus reads.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Answers for a gateway that may still be starting.
+/// Answers for a gateway that may still be starting: 503 then.
 pub fn page(observer: &OnceLock<Arc<Observer>>) -> Answer {
     match observer.get() {
         Some(observer) => {
@@ -38,7 +37,7 @@ pub fn page(observer: &OnceLock<Arc<Observer>>) -> Answer {
     }
 }
 
-/// The exposition of one moment, in the text format.
+/// The page for one status, in the text format.
 #[must_use]
 pub fn render(snapshot: GatewayStatus, histograms: Histograms) -> String {
     let mut registry = Registry::with_prefix(PREFIX);
@@ -100,7 +99,7 @@ impl Exposition {
         let GatewayStatus { about, offloads, .. } = &self.snapshot;
         page.gauge(
             "build_info",
-            "Always 1; the labels say which twill this is and how it runs",
+            "Always 1; version, device and engine are labels",
             &[(
                 vec![
                     ("version", about.version.as_str()),
@@ -112,20 +111,24 @@ impl Exposition {
         )?;
         page.gauge(
             "start_time_seconds",
-            "When the gateway started, in seconds since 1970",
+            "Start time of the gateway, in seconds since 1970",
             &[(vec![], about.start_time_seconds)],
         )?;
         page.gauge(
             "engine_fallback",
-            "Whether the engine is not the one that auto prefers, which does not work here",
+            "1 if the preferred engine does not work and another one runs, else 0",
             &[(vec![], f64::from(about.engine_fallback))],
         )?;
-        page.gauge("workers", "Workers, each with its queue", &[(vec![], about.queues as f64)])?;
+        page.gauge(
+            "workers",
+            "Number of workers, each with its own queue",
+            &[(vec![], about.queues as f64)],
+        )?;
         let enabled: Vec<_> = offloads
             .iter()
             .map(|offload| (vec![("offload", offload.name.as_str())], f64::from(offload.on)))
             .collect();
-        page.gauge("offload_enabled", "Whether an offload is in use", &enabled)
+        page.gauge("offload_enabled", "1 if the offload is in use, else 0", &enabled)
     }
 
     fn traffic(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -134,22 +137,22 @@ impl Exposition {
         };
         page.counter(
             "received_packets",
-            "Inner packets that arrived",
+            "Inner packets received",
             &by_direction(|books| books.packets_in),
         )?;
         page.counter(
             "received_bytes",
-            "Bytes of inner packets that arrived",
+            "Bytes of inner packets received",
             &by_direction(|books| books.bytes_in),
         )?;
         page.counter(
             "forwarded_packets",
-            "Inner packets that left",
+            "Inner packets forwarded",
             &by_direction(|books| books.packets_out),
         )?;
         page.counter(
             "forwarded_bytes",
-            "Bytes of inner packets that left",
+            "Bytes of inner packets forwarded",
             &by_direction(|books| books.bytes_out),
         )?;
         let mut drops = Vec::new();
@@ -159,10 +162,10 @@ impl Exposition {
                 drops.push((vec![("direction", direction), ("reason", reason.label())], count));
             }
         }
-        page.counter("dropped_packets", "Inner packets that were dropped, by reason", &drops)?;
+        page.counter("dropped_packets", "Inner packets dropped, by reason", &drops)?;
         page.gauge(
             "imbalance_packets",
-            "Packets received, less those forwarded and dropped: anything but 0 is a bug in twill",
+            "Packets received minus packets forwarded and dropped; not 0 means a bug in twill",
             &self
                 .directions()
                 .map(|(name, books)| (vec![("direction", name)], books.imbalance as f64)),
@@ -175,7 +178,7 @@ impl Exposition {
                 forwarded.push((labels, books.packets_out));
             }
         }
-        page.counter("worker_forwarded_packets", "Inner packets that left, by worker", &forwarded)
+        page.counter("worker_forwarded_packets", "Inner packets forwarded, by worker", &forwarded)
     }
 
     fn directions(&self) -> [(&'static str, &Direction); 2] {
@@ -185,34 +188,45 @@ impl Exposition {
     fn events(&self, page: &mut Page<'_>) -> fmt::Result {
         let counters = &self.snapshot.counters;
         for (name, help, value) in [
-            ("syscalls", "System calls that engines made", counters.syscalls),
-            ("ring_rearmed", "Multishot operations armed again", counters.rearmed),
-            ("ring_no_buffers", "Receives that found no free buffer", counters.no_buffers),
-            ("ring_overflows", "Completions that found no room", counters.cq_overflows),
-            ("tun_down_reads", "Reads from the TUN device while it was down", counters.tun_down),
-            ("socket_errors", "Receives from the UDP socket that failed", counters.socket_errors),
+            ("syscalls", "System calls made by engines", counters.syscalls),
+            (
+                "ring_rearmed",
+                "Multishot operations submitted again after the kernel ended them",
+                counters.rearmed,
+            ),
+            ("ring_no_buffers", "io_uring receives that found no free buffer", counters.no_buffers),
+            ("ring_overflows", "io_uring completion queue overflows", counters.cq_overflows),
+            (
+                "tun_down_reads",
+                "Reads that failed because the TUN device was down",
+                counters.tun_down,
+            ),
+            ("socket_errors", "Failed receives from the UDP socket", counters.socket_errors),
             (
                 "socket_dropped_datagrams",
-                "Datagrams that the kernel dropped because the socket's queue was full",
+                "Datagrams dropped by the kernel because the socket's receive queue was full",
                 counters.socket_overflows,
             ),
             (
                 "gso_replayed_runs",
-                "Runs that the kernel refused and that left as plain datagrams",
+                "GSO sends that the kernel refused and twill repeated as plain datagrams",
                 counters.gso_replays,
             ),
             ("icmp_sent_packets", "ICMP errors sent to inner senders", counters.icmp_sent),
-            ("icmp_limited_packets", "ICMP errors kept back by a limit", counters.icmp_limited),
+            (
+                "icmp_limited_packets",
+                "ICMP errors not sent because of the rate limit",
+                counters.icmp_limited,
+            ),
         ] {
             page.counter(name, help, &[(vec![], value)])?;
         }
         let demoted = counters.gso_demoted_peers as f64;
-        page.gauge("gso_demoted_peers", "Peers whose path takes no runs", &[(vec![], demoted)])?;
+        page.gauge("gso_demoted_peers", "Peers for which GSO is disabled", &[(vec![], demoted)])?;
         let Some(tun) = self.snapshot.tun else { return Ok(()) };
         page.counter(
             "tun_dropped_packets",
-            "Packets that the kernel dropped at the TUN device: before twill could read them \
-             (egress), or after it wrote them (ingress)",
+            "Packets dropped by the kernel at the TUN device, before twill read them (egress) or after it wrote them (ingress)",
             &[
                 (vec![("direction", "egress")], tun.egress),
                 (vec![("direction", "ingress")], tun.ingress),
@@ -231,7 +245,7 @@ impl Exposition {
 
     fn peers(&self, page: &mut Page<'_>) -> fmt::Result {
         let all = &self.snapshot.peers;
-        page.gauge("peers", "Peers that the gateway knows", &[(vec![], all.len() as f64)])?;
+        page.gauge("peers", "Number of peers", &[(vec![], all.len() as f64)])?;
         let (shown, rest) = all.split_at(all.len().min(MAX_PEERS));
         let both = |egress: fn(&PeerStatus) -> u64, ingress: fn(&PeerStatus) -> u64| {
             let mut series = Vec::new();
@@ -249,17 +263,17 @@ impl Exposition {
         };
         page.counter(
             "peer_forwarded_packets",
-            "Inner packets that left for a peer or came from it",
+            "Inner packets sent to a peer or received from it",
             &both(|peer| peer.traffic.egress_packets, |peer| peer.traffic.ingress_packets),
         )?;
         page.counter(
             "peer_forwarded_bytes",
-            "Bytes of inner packets that left for a peer or came from it",
+            "Bytes of inner packets sent to a peer or received from it",
             &both(|peer| peer.traffic.egress_bytes, |peer| peer.traffic.ingress_bytes),
         )?;
         page.counter(
             "peer_dropped_packets",
-            "Inner packets for a peer that the kernel refused, or of a peer that were dropped",
+            "Inner packets to a peer that the kernel refused, or from a peer that were dropped",
             &both(|peer| peer.traffic.egress_drops, |peer| peer.traffic.ingress_drops),
         )?;
         let silence: Vec<_> = shown
@@ -268,7 +282,7 @@ impl Exposition {
             .collect();
         page.gauge(
             "peer_silence_seconds",
-            "Time since a datagram last came from a peer's address",
+            "Time since the last datagram from a peer's address",
             &silence,
         )?;
         self.probes(page, shown)
@@ -287,7 +301,11 @@ impl Exposition {
         }
         page.counter("peer_probes", "Probes sent through the tunnel to a peer", &sent)?;
         let lost = probed(|probe| probe.lost);
-        page.counter("peer_lost_probes", "Probes that a peer did not answer in time", &lost)?;
+        page.counter(
+            "peer_lost_probes",
+            "Probes to a peer without an answer within 5 seconds",
+            &lost,
+        )?;
         let round_trips: Vec<_> = self
             .histograms
             .rtt
@@ -300,23 +318,23 @@ impl Exposition {
     fn etcd(&self, page: &mut Page<'_>) -> fmt::Result {
         let Some(etcd) = &self.snapshot.etcd else { return Ok(()) };
         let connected = f64::from(etcd.connected);
-        page.gauge("etcd_connected", "Whether etcd answers", &[(vec![], connected)])?;
+        page.gauge("etcd_connected", "1 if etcd answers, else 0", &[(vec![], connected)])?;
         page.counter(
             "etcd_disconnects",
-            "How often etcd stopped answering",
+            "Times that etcd stopped answering",
             &[(vec![], etcd.disconnects)],
         )?;
         let held = f64::from(etcd.own == "held");
-        page.gauge("lease_held", "Whether this node holds its subnet's lease", &[(vec![], held)])?;
+        page.gauge("lease_held", "1 if this node holds its lease, else 0", &[(vec![], held)])?;
         page.counter(
             "lease_failed_renewals",
-            "Attempts to renew the lease that failed",
+            "Failed attempts to renew the lease",
             &[(vec![], etcd.failed_renewals)],
         )?;
         let counts = etcd.counts;
         page.counter(
             "ignored_leases",
-            "Leases of other nodes that are not followed, by reason",
+            "Leases of other nodes that are ignored, by reason",
             &[
                 (vec![("reason", "malformed")], counts.malformed),
                 (vec![("reason", "foreign_backend")], counts.foreign_backend),
@@ -394,9 +412,7 @@ mod tests {
         let page = render(snapshot(1), histograms());
 
         assert!(page.contains("# TYPE twill_dropped_packets_total counter\n"));
-        assert!(
-            page.contains("# HELP twill_dropped_packets_total Inner packets that were dropped")
-        );
+        assert!(page.contains("# HELP twill_dropped_packets_total Inner packets dropped"));
         let series = "twill_dropped_packets_total{direction=\"egress\",reason=\"ttl\"} 1\n";
         assert!(page.contains(series), "{page}");
         assert!(page.contains("\ntwill_peers 1.0\n"), "no braces without labels");

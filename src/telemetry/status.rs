@@ -1,8 +1,7 @@
-//! What a gateway says of itself at one moment: the form of `twill status --json`, of the control
-//! socket's answer, and the source of everything else that shows numbers.
+//! The status of a gateway: the format of `twill status --json` and of the control socket, and the
+//! source of all other views.
 //!
-//! Every field says here what it means and in which unit; docs/status.schema.json is the schema for
-//! programs.
+//! Every field has its meaning and unit here; docs/status.schema.json is the schema for programs.
 
 use super::counter::{Counters, Direction};
 use super::histogram::{Distribution, Summary};
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-/// A gateway at one moment. Numbers count from its start.
+/// The status of a gateway. Counters start with it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GatewayStatus {
     /// What does not change while it runs.
@@ -26,19 +25,19 @@ pub struct GatewayStatus {
     pub egress: Direction,
     /// UDP to TUN, all workers.
     pub ingress: Direction,
-    /// Packets in, minus packets out, minus drops, both directions: anything but zero is a bug.
+    /// Packets in minus packets out minus drops, both directions; not zero means a bug.
     pub imbalance: i64,
-    /// What happened beside packets, all workers.
+    /// Events, all workers.
     pub counters: Counters,
-    /// What the kernel dropped at the TUN device; none when it cannot be read.
+    /// Packets that the kernel dropped at the TUN device; none if they cannot be read.
     pub tun: Option<DeviceDrops>,
-    /// Every histogram in a few numbers: times in nanoseconds.
+    /// Percentiles of every histogram; times in nanoseconds.
     pub histograms: BTreeMap<String, Summary>,
     /// Each worker on its own.
     pub workers: Vec<WorkerStatus>,
     /// Peers, by name.
     pub peers: Vec<PeerStatus>,
-    /// etcd and the own lease; only for a gateway that has them.
+    /// etcd and this node's lease; only with `twill flanneld`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub etcd: Option<EtcdStatus>,
 }
@@ -52,15 +51,15 @@ pub struct About {
     pub device: String,
     /// MTU of the TUN device, bytes.
     pub mtu: u16,
-    /// Where it receives.
+    /// The address that it receives at.
     pub listen: SocketAddr,
     /// Workers.
     pub queues: usize,
     /// Name of the engine.
     pub engine: String,
-    /// Why it is that one.
+    /// Why this engine is used.
     pub engine_reason: String,
-    /// Whether `auto` prefers another one, which does not work here.
+    /// Whether the preferred engine does not work and another one runs.
     #[serde(default)]
     pub engine_fallback: bool,
     /// When it started, seconds since 1970.
@@ -74,14 +73,14 @@ pub struct Offload {
     pub name: String,
     /// Whether it is in use.
     pub on: bool,
-    /// Why.
+    /// Why it is on or off.
     pub reason: String,
 }
 
 /// Packets that the kernel dropped at the TUN device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceDrops {
-    /// On their way to twill: its queue was full, or the device had no reader.
+    /// Before twill read them: the queue was full, or the device had no reader.
     pub egress: u64,
     /// After twill wrote them.
     pub ingress: u64,
@@ -94,9 +93,9 @@ pub struct WorkerStatus {
     pub egress: Direction,
     /// UDP to TUN.
     pub ingress: Direction,
-    /// What happened beside packets.
+    /// Events.
     pub counters: Counters,
-    /// Its histograms in a few numbers.
+    /// Percentiles of its histograms.
     pub histograms: BTreeMap<String, Summary>,
 }
 
@@ -111,10 +110,10 @@ pub struct PeerStatus {
     pub subnets: Vec<IpNet>,
     /// Seconds since a datagram last came from its address.
     pub last_seen_seconds: Option<f64>,
-    /// What flowed.
+    /// Traffic.
     #[serde(flatten)]
     pub traffic: PeerTraffic,
-    /// Probes through the tunnel; none when it is not probed.
+    /// Probes through the tunnel; none if it is not probed.
     pub probe: Option<ProbeStatus>,
 }
 
@@ -129,31 +128,31 @@ pub struct ProbeStatus {
     pub rtt: Summary,
 }
 
-/// What is known of etcd and of the node's own lease.
+/// The state of etcd and of this node's lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EtcdStatus {
-    /// How our own lease is: held, expired or stolen.
+    /// State of this node's lease: held, expired or stolen.
     pub own: String,
     /// Whether etcd answers.
     pub connected: bool,
-    /// How often it stopped answering.
+    /// Times that it stopped answering.
     pub disconnects: u64,
-    /// Attempts to renew the lease that failed.
+    /// Failed attempts to renew the lease.
     pub failed_renewals: u64,
-    /// Leases that are not followed, since the start.
+    /// Ignored leases since the start.
     pub counts: IgnoredLeases,
 }
 
-/// Leases that are not followed, by reason.
+/// Ignored leases, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IgnoredLeases {
-    /// Keys or values that are no lease.
+    /// Invalid keys or values.
     pub malformed: u64,
     /// Leases of another backend.
     pub foreign_backend: u64,
-    /// Leases with a PublicIP that another lease has too.
+    /// Leases with the PublicIP of another lease.
     pub duplicate_public_ip: u64,
-    /// Leases outside the network, or over our own subnet.
+    /// Leases outside the network, or overlapping this node's subnet.
     pub out_of_place: u64,
 }
 
@@ -171,7 +170,7 @@ pub(crate) mod tests {
     use super::*;
     use serde_json::Value;
 
-    /// A gateway that has seen everything.
+    /// A gateway with every kind of number.
     pub(crate) fn busy() -> GatewayStatus {
         let latency =
             |p50, p99| Summary { count: 9, mean: 1.5, p50, p99, p999: p99, ..Summary::default() };
@@ -243,18 +242,19 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_snapshot_survives_its_way_to_another_process() {
+    fn a_status_is_read_as_it_was_written() {
         let text = serde_json::to_string(&busy()).unwrap();
 
         assert_eq!(serde_json::from_str::<GatewayStatus>(&text).unwrap(), busy());
     }
+
     #[test]
-    fn a_snapshot_has_the_fields_of_its_schema_and_no_others() {
+    fn a_status_has_the_fields_of_its_schema_and_no_others() {
         let schema: Value =
             serde_json::from_str(include_str!("../../docs/status.schema.json")).unwrap();
-        let snapshot = serde_json::to_value(busy()).unwrap();
+        let status = serde_json::to_value(busy()).unwrap();
 
-        check(&schema, &schema, &snapshot, "");
+        check(&schema, &schema, &status, "");
     }
 
     /// The part of JSON Schema that ours uses.

@@ -18,15 +18,19 @@
 //! ```
 
 mod background;
+#[cfg(feature = "packets")]
+pub mod cases;
 #[cfg(feature = "gateway")]
 mod engines;
 mod error;
-#[cfg(feature = "gateway")]
-mod gateway;
 mod guard;
 mod host;
+#[cfg(feature = "gateway")]
+pub mod local;
 pub mod missing;
 mod namespace;
+#[cfg(feature = "packets")]
+pub mod overlay;
 #[cfg(feature = "packets")]
 pub mod packets;
 #[cfg(feature = "gateway")]
@@ -44,8 +48,6 @@ pub use background::Background;
 #[cfg(feature = "gateway")]
 pub use engines::engines;
 pub use error::TestbedError;
-#[cfg(feature = "gateway")]
-pub use gateway::start_gateway;
 pub use host::{Host, Pod};
 pub use namespace::Namespace;
 pub use namespace::has_ipv6;

@@ -283,7 +283,7 @@ fn sources_are_read_by_their_syntax() {
         }";
 
     let here = ["a", "b"].map(str::to_owned).to_vec();
-    let source = Source::parse("src", PathBuf::new(), here, text);
+    let source = Source::parse(PathBuf::new(), here, text);
 
     let names: Vec<_> = imports(&source).map(|name| name.join("::")).collect();
     assert_eq!(names, ["a::near", "far", "five::six", "one", "one::Two", "one::three"]);

@@ -16,8 +16,6 @@ const ROOTS: [&str; 4] = ["src", "datapath/src", "testbed/src", "perf/src"];
 /// What a source file has apart from its tests.
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
-    /// The folder of its crate's root.
-    pub(crate) root: &'static str,
     /// Its module, from the crate's root.
     pub(crate) module: Vec<String>,
     /// Everything that it names by a path: from the crate's root with `crate` first, from
@@ -70,21 +68,17 @@ pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 impl Source {
-    fn read(root: &'static str, path: PathBuf) -> Self {
+    /// Reads a file of the crate whose root is in this folder.
+    fn read(root: &str, path: PathBuf) -> Self {
         let text = fs::read_to_string(&path).expect("a readable source file");
         let inside = path.strip_prefix(root).expect("a file of its crate").with_extension("");
         let mut module: Vec<_> =
             inside.iter().map(|part| part.to_string_lossy().into_owned()).collect();
         module.pop_if(|last| ["mod", "lib", "main"].contains(&last.as_str()));
-        Self::parse(root, path, module, &text)
+        Self::parse(path, module, &text)
     }
 
-    pub(crate) fn parse(
-        root: &'static str,
-        path: PathBuf,
-        module: Vec<String>,
-        text: &str,
-    ) -> Self {
+    pub(crate) fn parse(path: PathBuf, module: Vec<String>, text: &str) -> Self {
         let file =
             syn::parse_file(text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let mut facts = Facts { module: module.clone(), ..Facts::default() };
@@ -94,7 +88,6 @@ impl Source {
         let lines: Vec<_> = lines.map(|(_, line)| line).collect();
         let code = lines.iter().filter(|line| !line.trim_start().starts_with("//"));
         Self {
-            root,
             path,
             module,
             code: code.copied().collect::<Vec<_>>().join("\n"),

@@ -171,9 +171,9 @@ fn old_kernels_get_the_engine_that_they_can_carry() {
         assert_off(&pair, &["uso", "coalesce-udp"]);
         let doctor = doctor(&pair);
         let uring = about(&doctor, "engines", "uring does not work here: ");
-        assert_eq!(uring["cure"], "Linux 6.7 or later");
+        assert_eq!(uring["cure"], "use Linux 6.7 or later");
         about(&doctor, "engines", "tokio-uring works: ");
-        about(&doctor, "engines", "tokio-uring takes one frame at a time: ");
+        about(&doctor, "engines", "tokio-uring reads one frame at a time: ");
     }
 }
 
@@ -272,7 +272,7 @@ fn assert_fallback(pair: &Pair, engine: &str, why: &str) {
     let status = pair.status(0);
     let expected = format!("engine {engine}: {}", status["engine_reason"].as_str().unwrap());
     let doctor = doctor(pair);
-    let plan = about(&doctor, "what twill will do", &format!("engine {engine}: "));
+    let plan = about(&doctor, "plan", &format!("engine {engine}: "));
     assert_eq!(plan["what"], expected);
 }
 

@@ -1,11 +1,10 @@
 //! Two crates as oracles, over generated packets: `tun-rs` segments and joins by itself,
 //! `etherparse` knows lengths and checksums.
 
-use crate::packets::{Recipe, any_super_packet, coalesce, cut};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use twill_datapath::offload::vnet_hdr::{self, GsoType, VnetHdr};
-use twill_datapath::wire::tcp::flags::{ACK, CWR, FIN, PSH};
+use twill_testbed::packets::{ACK, CWR, ECE, FIN, PSH, Recipe, TIMESTAMPS, coalesce, cut};
 
 /// `VIRTIO_NET_HDR_GSO_ECN`.
 const GSO_ECN: u8 = 0x80;
@@ -15,7 +14,7 @@ proptest! {
     fn tun_rs_cuts_alike((recipe, gso_size) in any_super_packet()) {
         let (header, packet) = recipe.aggregate(gso_size);
 
-        let theirs = cut_by_tun_rs(header, packet.clone(), recipe.v6);
+        let theirs = cut_by_tun_rs(header, packet.clone(), recipe.from.is_ipv6());
 
         prop_assert_eq!(cut(header, &packet), theirs);
     }
@@ -58,6 +57,32 @@ fn tun_rs_too_leaves_cwr_on_the_first_segment_and_fin_and_psh_on_the_last() {
     assert_eq!(cut(header, &packet), theirs);
 }
 
+/// Any packet that fits IP, and a segment size for it.
+fn any_super_packet() -> impl Strategy<Value = (Recipe, u16)> {
+    let size = prop_oneof![Just(1448u16), Just(1200), Just(536), 8u16..64, 1u16..9000];
+    let segments = prop_oneof![4 => 1usize..8, 1 => 1usize..64];
+    let ip = (any::<bool>(), any::<u16>(), any::<bool>(), 2u8.., any::<u8>());
+    let tcp = (any::<bool>(), any::<bool>(), any::<u8>(), any::<u32>());
+    (ip, tcp, size, segments, any::<u16>()).prop_map(|(ip, tcp, size, segments, short)| {
+        let (v6, id, dont_fragment, hops, traffic_class) = ip;
+        let (tcp, timestamps, flags, sequence) = tcp;
+        let whole = usize::from(size) * segments;
+        let payload = (whole - usize::from(short % size)).min(65_535 - 92);
+        let recipe = Recipe {
+            tcp,
+            timestamps: TIMESTAMPS.filter(|_| timestamps),
+            flags: flags & (FIN | PSH | ACK | ECE | CWR),
+            dont_fragment,
+            sequence,
+            id,
+            hops,
+            traffic_class,
+            ..Recipe::tcp(v6, payload)
+        };
+        (recipe, size)
+    })
+}
+
 /// Packets of a few flows without gaps, interleaved: at most as many as one frame takes.
 fn any_streams() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let payload = prop_oneof![4 => Just(300usize), 1 => 1usize..400];
@@ -68,11 +93,11 @@ fn any_streams() -> impl Strategy<Value = Vec<Vec<u8>>> {
             let (sequence, id) = &mut next[usize::from(flow)];
             let recipe = Recipe {
                 tcp: flow < 4,
-                port: 4000 + flow,
+                ports: [4000 + flow; 2],
                 sequence: *sequence,
                 id: *id,
                 flags: if push { ACK | PSH } else { ACK },
-                timestamps: flow == 0,
+                timestamps: TIMESTAMPS.filter(|_| flow == 0),
                 ..Recipe::tcp(flow % 2 == 1, payload)
             };
             *sequence = sequence.wrapping_add(payload as u32);

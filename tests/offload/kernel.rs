@@ -1,7 +1,6 @@
 //! The kernel as the oracle: what is written to one TUN device as a super-packet is forwarded, and
 //! comes out of another that takes no super-packets as the packets that the kernel makes of it.
 
-use crate::packets::{DESTINATION_V4, Recipe, behind_options, coalesce, cut, forwarded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -9,9 +8,14 @@ use twill::tun::{Device, DeviceSpec};
 use twill_datapath::batch::FrameKind;
 use twill_datapath::offload::feature::FeatureSet;
 use twill_datapath::offload::vnet_hdr::VnetHdr;
-use twill_datapath::wire::tcp::flags::{ACK, CWR, ECE, FIN, PSH};
+use twill_testbed::packets::{
+    ACK, CWR, DESTINATION_V4, ECE, FIN, PSH, Recipe, TIMESTAMPS, behind_options, coalesce, cut,
+    one_hop_less,
+};
 use twill_testbed::{Namespace, Testbed};
 
+/// The flags of segments that the kernel takes as one super-packet.
+const ALL: u8 = FIN | PSH | ACK | ECE | CWR;
 /// UDP port of the packet that follows what is to be read.
 const MARKER: u16 = 9;
 /// Long enough for a busy machine; forwarding takes microseconds.
@@ -23,8 +27,8 @@ fn tcp_is_cut_as_the_kernel_cuts_it() {
 
     for v6 in [false, true] {
         for (gso_size, payload) in SIZES {
-            for flags in [ACK, ACK | PSH, ACK | FIN | PSH, ACK | CWR, ACK | ECE, !0] {
-                for timestamps in [false, true] {
+            for flags in [ACK, ACK | PSH, ACK | FIN | PSH, ACK | CWR, ACK | ECE, ALL] {
+                for timestamps in [None, TIMESTAMPS] {
                     let recipe = Recipe { flags, timestamps, ..Recipe::tcp(v6, payload) };
                     router.assert_cut_alike(&recipe, gso_size);
                 }
@@ -79,7 +83,7 @@ fn the_kernel_makes_of_a_coalesced_batch_what_arrived() {
             let payload = if index == 29 { 333 } else { 1000 };
             packets.push(Recipe {
                 tcp,
-                port: 4000 + kind as u16,
+                ports: [4000 + kind as u16; 2],
                 sequence: u32::from(index) * 1000,
                 id: index,
                 flags: if index == 29 { ACK | PSH } else { ACK },
@@ -97,7 +101,7 @@ fn the_kernel_makes_of_a_coalesced_batch_what_arrived() {
 
     let joined = |kind| frames.iter().filter(|(other, _)| *other == kind).count();
     assert_eq!((frames.len(), joined(FrameKind::Tcp), joined(FrameKind::Udp)), (4, 2, 2));
-    let expected: Vec<_> = packets.into_iter().map(forwarded).collect();
+    let expected: Vec<_> = packets.iter().map(|packet| one_hop_less(packet)).collect();
     assert!(by_flow(&came) == by_flow(&expected), "the kernel made other packets of the batch");
 }
 
@@ -110,8 +114,8 @@ fn the_kernel_leaves_packets_alone_that_may_not_be_joined() {
         Recipe { sequence: 900, ..Recipe::tcp(false, 500) },
         Recipe { sequence: 1400, flags: ACK | FIN, ..Recipe::tcp(false, 500) },
         Recipe { sequence: 1900, ..Recipe::tcp(false, 500) },
-        Recipe { port: 5000, id: 1, ..Recipe::udp(false, 100) },
-        Recipe { port: 5000, id: 2, ..Recipe::udp(false, 101) },
+        Recipe { ports: [5000; 2], id: 1, ..Recipe::udp(false, 100) },
+        Recipe { ports: [5000; 2], id: 2, ..Recipe::udp(false, 101) },
     ];
     let packets: Vec<_> = recipes.iter().map(Recipe::packet).collect();
 
@@ -120,7 +124,7 @@ fn the_kernel_leaves_packets_alone_that_may_not_be_joined() {
     }
     let came = router.read_to_marker();
 
-    let expected: Vec<_> = packets.into_iter().map(forwarded).collect();
+    let expected: Vec<_> = packets.iter().map(|packet| one_hop_less(packet)).collect();
     assert!(by_flow(&came) == by_flow(&expected), "the kernel made other packets of the batch");
 }
 
@@ -184,7 +188,7 @@ impl Router {
         self.write(&[header.to_bytes().as_slice(), &packet].concat());
         let kernel = self.read_to_marker();
 
-        let ours = cut(header, &forwarded(packet));
+        let ours = cut(header, &one_hop_less(&packet));
 
         assert_eq!(kernel.len(), ours.len(), "segments of {what}");
         for (index, (kernel, ours)) in kernel.iter().zip(&ours).enumerate() {
@@ -199,9 +203,9 @@ impl Router {
 
     /// What was forwarded so far.
     fn read_to_marker(&self) -> Vec<Vec<u8>> {
-        let marker = Recipe { port: MARKER, ..Recipe::udp(false, 4) }.packet();
+        let marker = Recipe { ports: [MARKER; 2], ..Recipe::udp(false, 4) }.packet();
         self.write(&[VnetHdr::PLAIN.to_bytes().as_slice(), &marker].concat());
-        let marker = forwarded(marker);
+        let marker = one_hop_less(&marker);
         let mut packets = Vec::new();
         loop {
             let packet = self.read();
@@ -220,7 +224,7 @@ impl Router {
             assert_eq!(poll(&mut ready, Some(&PATIENCE)).unwrap(), 1, "a packet in time");
             let len = rustix::io::read(queue, &mut room).unwrap();
             // The kernel's own multicast is not of the test.
-            let ours = room[16..20] == DESTINATION_V4 || room[24..28] == [0xfd, 0, 0, 2];
+            let ours = room[16..20] == DESTINATION_V4.octets() || room[24..28] == [0xfd, 0, 0, 2];
             if ours {
                 return room[..len].to_vec();
             }

@@ -4,4 +4,3 @@
 
 mod crates;
 mod kernel;
-mod packets;

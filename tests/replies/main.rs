@@ -3,14 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
-use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
-use twill::gateway::Gateway;
-use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
-use twill_testbed::{Host, Namespace, Testbed, Underlay, settings, start_gateway};
+use twill_testbed::local::LocalPair;
+use twill_testbed::{Host, Namespace};
 
 /// An address of the overlay that nobody holds.
 const NOWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 244, 99, 9), 9);
@@ -19,15 +17,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_container_hears_that_no_peer_holds_its_destination() {
-    let Some((hosts, _gateways, _testbed)) = two_hosts("no peer", 1500) else { return };
-    let pod = hosts[0].add_pod(1472).unwrap();
+    let Some(pair) = two_hosts("no peer", 1500) else { return };
+    let pod = pair.hosts[0].add_pod(1472).unwrap();
 
     let message = icmp_after(&pod, || {
         let socket = UdpSocket::bind((pod.address(), 4000)).unwrap();
         socket.send_to(b"hello", NOWHERE).unwrap();
     });
 
-    assert_eq!(message.from, tun_address(&hosts[0]), "from the TUN device's address");
+    assert_eq!(message.from, tun_address(&pair.hosts[0]), "from the TUN device's address");
     assert_eq!(message.kind, [3, 0], "net unreachable");
     assert_eq!(message.quoted[12..16], pod.address().octets());
     assert_eq!(message.quoted[16..20], NOWHERE.0.octets());
@@ -36,9 +34,9 @@ fn a_container_hears_that_no_peer_holds_its_destination() {
 
 #[test]
 fn a_process_of_the_host_hears_it_too() {
-    let Some((hosts, _gateways, _testbed)) = two_hosts("own process", 1500) else { return };
+    let Some(pair) = two_hosts("own process", 1500) else { return };
 
-    let message = icmp_after(&hosts[0], || {
+    let message = icmp_after(&pair.hosts[0], || {
         UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"hello", NOWHERE).unwrap();
     });
 
@@ -47,9 +45,9 @@ fn a_process_of_the_host_hears_it_too() {
 
 #[test]
 fn a_container_hears_where_its_hops_end() {
-    let Some((hosts, _gateways, _testbed)) = two_hosts("hops", 1500) else { return };
-    let pod = hosts[0].add_pod(1472).unwrap();
-    let there = hosts[1].add_pod(1472).unwrap();
+    let Some(pair) = two_hosts("hops", 1500) else { return };
+    let pod = pair.hosts[0].add_pod(1472).unwrap();
+    let there = pair.hosts[1].add_pod(1472).unwrap();
 
     // The host takes one hop, twill the next: 2 end in the near gateway; the far gateway leaves
     // the last of 3 to its kernel.
@@ -63,15 +61,15 @@ fn a_container_hears_where_its_hops_end() {
         message.from
     };
 
-    assert_eq!(ends_at(2), tun_address(&hosts[0]));
-    assert_eq!(ends_at(3), tun_address(&hosts[1]));
+    assert_eq!(ends_at(2), tun_address(&pair.hosts[0]));
+    assert_eq!(ends_at(3), tun_address(&pair.hosts[1]));
 }
 
 #[test]
 fn a_container_hears_the_mtu_of_a_path_that_is_narrower_than_the_device() {
-    let Some((hosts, _gateways, _testbed)) = two_hosts("mtu", 1400) else { return };
-    let pod = hosts[0].add_pod(1472).unwrap();
-    let there = hosts[1].add_pod(1472).unwrap();
+    let Some(pair) = two_hosts("mtu", 1400) else { return };
+    let pod = pair.hosts[0].add_pod(1472).unwrap();
+    let there = pair.hosts[1].add_pod(1472).unwrap();
 
     // The kernel's path MTU discovery sets DF on what this socket sends.
     let message = icmp_after(&pod, || {
@@ -85,9 +83,9 @@ fn a_container_hears_the_mtu_of_a_path_that_is_narrower_than_the_device() {
 
 #[test]
 fn what_may_be_fragmented_crosses_a_narrow_path_in_order() {
-    let Some((hosts, _gateways, _testbed)) = two_hosts("fragments", 1400) else { return };
-    let pod = hosts[0].add_pod(1472).unwrap();
-    let there = hosts[1].add_pod(1472).unwrap();
+    let Some(pair) = two_hosts("fragments", 1400) else { return };
+    let pod = pair.hosts[0].add_pod(1472).unwrap();
+    let there = pair.hosts[1].add_pod(1472).unwrap();
     // Sockets that open from now on leave DF clear.
     pod.sysctl("net.ipv4.ip_no_pmtu_disc", "1").unwrap();
     let receiver = there.enter(|| UdpSocket::bind((there.address(), 7000)).unwrap());
@@ -114,46 +112,14 @@ fn what_may_be_fragmented_crosses_a_narrow_path_in_order() {
     assert_eq!(numbers, (0..300).collect::<Vec<_>>());
 }
 
-/// Two hosts with a gateway each, the underlay's devices having this MTU, the TUN devices 1472.
-fn two_hosts(test: &str, underlay_mtu: u16) -> Option<(Vec<Host>, Vec<Gateway>, Testbed)> {
-    let testbed = Testbed::for_test(test)?;
-    let hosts = testbed.hosts(2, &Underlay::default()).unwrap();
-    let gateways = [(0, 1), (1, 0)].map(|(own, peer)| {
-        let device = hosts[own].underlay_device();
-        hosts[own].ip(&format!("link set {device} mtu {underlay_mtu}")).unwrap();
-        start(&hosts[own], &hosts[peer])
-    });
-    Some((hosts, gateways.into(), testbed))
-}
-
-fn start(host: &Host, peer: &Host) -> Gateway {
-    let settings = settings(endpoint(host), IpAddr::V4(tun_address(host)).into(), pods(host));
-    let view = View::new(Overlay {
-        peers: vec![Peer {
-            index: PeerIndex(0),
-            name: "peer".into(),
-            endpoint: endpoint(peer),
-            subnets: vec![pods(peer)],
-        }],
-        local: settings.local.clone(),
-        addresses: vec![IpAddr::V4(tun_address(host))],
-    });
-    let gateway = host.enter(|| start_gateway(&settings, view)).unwrap();
-    host.ip("link set tun0 up\nroute add 10.244.0.0/16 dev tun0").unwrap();
-    gateway
+/// The underlay's devices have this MTU, the TUN devices 1472.
+fn two_hosts(test: &str, underlay_mtu: u16) -> Option<LocalPair> {
+    LocalPair::start(test, underlay_mtu, |settings| settings)
 }
 
 /// The first of the host's pod network, as flannel sets it.
 fn tun_address(host: &Host) -> Ipv4Addr {
     host.pod_network()
-}
-
-fn pods(host: &Host) -> IpNet {
-    IpNet::new_assert(IpAddr::V4(host.pod_network()), 24)
-}
-
-fn endpoint(host: &Host) -> SocketAddr {
-    SocketAddr::from((host.address(), 8285))
 }
 
 /// An ICMP error.

@@ -160,7 +160,7 @@ fn hostile_readers_hold_up_neither_packets_nor_each_other_for_long() {
 
     // More silent, half-spoken and deaf clients than are served at a time.
     let socket = &pair.gateways[1].socket;
-    let mut clients: Vec<_> = (0..40).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    let mut clients: Vec<_> = (0..40).map(|_| UnixStream::connect(socket).unwrap()).collect();
     for (number, client) in clients.iter_mut().enumerate() {
         let words: &[u8] = match number % 3 {
             0 => b"",

@@ -1,24 +1,25 @@
 //! The table through twill's datapath.
 
-use crate::cases::{A, B, CASES, Case, Given, Outcome, Stock, bytes};
 use etherparse::{IpSlice, Ipv4HeaderSlice};
-use std::net::IpAddr;
 use twill_datapath::IngressCheck;
-use twill_datapath::batch::{Chain, Datagrams, Frames, Pieces, RunLimits, Slot, Train, TunFrame};
-use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
+use twill_datapath::batch::{Datagrams, Frames, Pieces, RunLimits, Slot, Train, TunFrame};
+use twill_datapath::route::View;
 use twill_datapath::wire::ipv4;
 use twill_datapath::{Egress, EgressRules, Ingress, IngressRules, World};
+use twill_testbed::cases::wire::{Case, Given, Outcome, Stock, bytes, cases};
+use twill_testbed::overlay::with_a_and_b;
+use twill_testbed::packets::gather;
 
 #[test]
 fn every_packet_leaves_as_the_table_says() {
-    for case in CASES {
+    for case in cases() {
         assert_eq!(replay(case.given), expected(case.twill), "{}", case.name);
     }
 }
 
 #[test]
 fn where_stock_differs_it_does_and_the_table_says_why() {
-    for case in CASES {
+    for case in cases() {
         match case.stock {
             Stock::Same => {}
             Stock::Differs(stock, why) => {
@@ -33,7 +34,7 @@ fn where_stock_differs_it_does_and_the_table_says_why() {
 #[test]
 fn the_tables_packets_are_what_their_names_say() {
     let spoiled = ["less than", "shorter", "empty", "IPv6", "wrong checksum", "cut short"];
-    for Case { name, given, .. } in CASES {
+    for Case { name, given, .. } in cases() {
         if spoiled.iter().any(|word| name.contains(word)) {
             continue;
         }
@@ -76,7 +77,7 @@ fn expected(outcome: Outcome) -> Left {
 }
 
 fn replay(given: Given) -> Left {
-    let view = view();
+    let view = View::new(with_a_and_b());
     let world = World { view: &view, now_ns: 1 };
     let limits = RunLimits { datagrams: 64, bytes: 65507 };
     let mut datagrams = Datagrams::new(limits, 4, Pieces::new(16, 1024));
@@ -117,32 +118,9 @@ fn replay(given: Given) -> Left {
     }
     let to_peers = datagrams.runs().iter().map(|run| {
         assert_eq!(run.datagrams, 1);
-        (Some(run.destination.to.to_string()), gather(&datagrams.pieces, &run.chain, &slot))
+        (Some(run.destination.to.to_string()), gather(&datagrams.pieces, &run.chain, |_| &slot))
     });
     let to_tun =
-        frames.frames().iter().map(|frame| (None, gather(&frames.pieces, &frame.chain, &slot)));
+        frames.frames().iter().map(|frame| (None, gather(&frames.pieces, &frame.chain, |_| &slot)));
     to_peers.chain(to_tun).collect()
-}
-
-fn gather(pieces: &Pieces, chain: &Chain, slot: &[u8]) -> Vec<u8> {
-    let len: u32 = pieces.iter(chain).map(|piece| piece.len).sum();
-    let mut bytes = vec![0; len as usize];
-    pieces.copy(chain, 0, &mut bytes, |piece, out| {
-        out.copy_from_slice(&slot[piece.offset as usize..][..out.len()]);
-    });
-    bytes
-}
-
-fn view() -> View {
-    let peer = |index, endpoint: &str, subnet: &str| Peer {
-        index: PeerIndex(index),
-        name: endpoint.into(),
-        endpoint: endpoint.parse().unwrap(),
-        subnets: vec![subnet.parse().unwrap()],
-    };
-    View::new(Overlay {
-        peers: vec![peer(0, A, "10.10.1.0/24"), peer(1, B, "10.10.2.0/24")],
-        local: vec!["10.10.0.0/24".parse().unwrap()],
-        addresses: vec![IpAddr::V4([10, 10, 0, 0].into())],
-    })
 }

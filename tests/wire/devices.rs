@@ -1,17 +1,18 @@
 //! The table through real devices and sockets, on every engine: what stands on the wire, and what
 //! the kernel is handed.
 
-use crate::cases::{A, B, CASES, Case, Given, Outcome, bytes};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 use twill::config::Settings;
-use twill::engine::{EngineChoice, EngineError, EngineKind};
-use twill::gateway::{Gateway, StartError};
+use twill::engine::{EngineChoice, EngineKind};
+use twill::gateway::Gateway;
 use twill_datapath::IngressCheck;
-use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
-use twill_testbed::{Namespace, Testbed, missing, settings, start_gateway};
+use twill_datapath::route::View;
+use twill_testbed::cases::wire::{Case, Given, Outcome, bytes, cases};
+use twill_testbed::overlay::{A, B, with_a_and_b};
+use twill_testbed::{Namespace, Testbed, local, settings};
 
 /// The gateway under test.
 const GATEWAY: &str = "192.0.2.100:8285";
@@ -37,7 +38,7 @@ fn every_packet_crosses_real_devices_as_the_table_says_on_every_engine() {
         namespace.ip("link set tun0 up\nroute add 10.10.0.0/16 dev tun0").unwrap();
         namespace.enter(|| {
             let wires = Wires::open(gateway.device_index());
-            for case in CASES {
+            for case in cases() {
                 replay(&wires, kind, case);
             }
         });
@@ -187,29 +188,11 @@ fn packet_type(from: SockAddr) -> u8 {
 
 /// `None` where the kernel lacks the engine.
 fn start(namespace: &Namespace, kind: EngineKind) -> Option<Gateway> {
-    let own = IpAddr::V4(Ipv4Addr::new(10, 10, 0, 0));
-    let peer = |index, endpoint: &str, subnet: &str| Peer {
-        index: PeerIndex(index),
-        name: endpoint.into(),
-        endpoint: endpoint.parse().unwrap(),
-        subnets: vec![subnet.parse().unwrap()],
-    };
+    let overlay = with_a_and_b();
     let settings = Settings {
         engine: EngineChoice::Only(kind),
         ingress_check: IngressCheck::Off,
-        ..settings(GATEWAY.parse().unwrap(), own.into(), "10.10.0.0/24".parse().unwrap())
+        ..settings(GATEWAY.parse().unwrap(), overlay.addresses[0].into(), overlay.local[0])
     };
-    let view = View::new(Overlay {
-        peers: vec![peer(0, A, "10.10.1.0/24"), peer(1, B, "10.10.2.0/24")],
-        local: settings.local.clone(),
-        addresses: vec![own],
-    });
-    match namespace.enter(|| start_gateway(&settings, view)) {
-        Ok(gateway) => Some(gateway),
-        Err(StartError::Engine { source: error @ EngineError::Unsupported { .. }, .. }) => {
-            missing::skip(kind.name(), &error);
-            None
-        }
-        Err(error) => panic!("engine {kind}: {error}"),
-    }
+    local::start(namespace, &settings, View::new(overlay))
 }

@@ -3,6 +3,5 @@
 #![allow(unsafe_code, reason = "packet sockets have addresses that socket2 does not model")]
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
-mod cases;
 mod datapath;
 mod devices;

@@ -1,20 +1,17 @@
 //! A gateway without devices: frames and trains go in as bytes and come out as bytes.
 
 use ipnet::IpNet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use twill_datapath::IngressCheck;
 use twill_datapath::batch::{
-    Chain, Datagrams, Flaw, Frames, Piece, Pieces, RunLimits, Slot, Source, Train, TunFrame,
+    Chain, Datagrams, Flaw, Frames, Pieces, RunLimits, Slot, Train, TunFrame,
 };
 use twill_datapath::offload::vnet_hdr::VnetHdr;
-use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
+use twill_datapath::route::{Overlay, View};
 use twill_datapath::{Egress, EgressRules, Ingress, IngressRules, Progress, World};
+pub(crate) use twill_testbed::cases::*;
+pub(crate) use twill_testbed::overlay::*;
 pub(crate) use twill_testbed::packets::*;
-
-/// Peer A's UDP address.
-pub(crate) const A: &str = "192.0.2.1:8285";
-/// Peer B's UDP address.
-pub(crate) const B: &str = "192.0.2.2:8285";
 
 /// What a host is set up with; tests change what they are about.
 #[derive(Clone, Debug)]
@@ -31,18 +28,8 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        let peer = |index, subnet: &str, endpoint: &str| Peer {
-            index: PeerIndex(index),
-            name: subnet.into(),
-            endpoint: endpoint.parse().unwrap(),
-            subnets: vec![subnet.parse().unwrap()],
-        };
         Self {
-            overlay: Overlay {
-                peers: vec![peer(0, "10.10.1.0/24", A), peer(1, "10.10.2.0/24", B)],
-                local: vec!["10.10.0.0/24".parse().unwrap()],
-                addresses: vec![IpAddr::V4(OWN)],
-            },
+            overlay: with_a_and_b(),
             check: IngressCheck::Strict,
             peer_sources: Vec::new(),
             vnet_hdr: false,
@@ -172,7 +159,7 @@ impl Host {
             let report = self.ingress.train(&world, &train, &mut slot, next, &mut self.frames);
             self.ingress.flush(&mut self.frames);
             for frame in self.frames.frames() {
-                let bytes = gather(&self.frames.pieces, &frame.chain, &slot);
+                let bytes = bytes_of(&self.frames.pieces, &frame.chain, &slot);
                 assert_eq!(bytes.len(), frame.len as usize);
                 written.push(self.without_header(bytes));
             }
@@ -210,7 +197,7 @@ impl Host {
                 &mut self.replies,
             );
             for run in self.datagrams.runs() {
-                let bytes = gather(&self.datagrams.pieces, &run.chain, &slot);
+                let bytes = bytes_of(&self.datagrams.pieces, &run.chain, &slot);
                 assert_eq!(bytes.len(), run.bytes as usize);
                 sent.runs.push(run.datagrams);
                 for index in 0..run.datagrams {
@@ -229,7 +216,7 @@ impl Host {
             }
         }
         for reply in self.replies.frames() {
-            let bytes = gather(&self.replies.pieces, &reply.chain, &slot);
+            let bytes = bytes_of(&self.replies.pieces, &reply.chain, &slot);
             sent.replies.push(self.without_header(bytes).1);
         }
         self.replies.clear();
@@ -248,13 +235,10 @@ impl Host {
     }
 }
 
-fn gather(pieces: &Pieces, chain: &Chain, slot: &[u8]) -> Vec<u8> {
-    let len: u32 = pieces.iter(chain).map(|piece| piece.len).sum();
-    let mut bytes = vec![0; len as usize];
-    let copied = pieces.copy(chain, 0, &mut bytes, |piece: Piece, out: &mut [u8]| {
-        assert_eq!(piece.source, Source::Slot(Slot(3)));
-        out.copy_from_slice(&slot[piece.offset as usize..][..out.len()]);
-    });
-    assert_eq!(copied, bytes.len());
-    bytes
+/// The bytes of a chain, all of whose slot is this one.
+fn bytes_of(pieces: &Pieces, chain: &Chain, slot: &[u8]) -> Vec<u8> {
+    gather(pieces, chain, |number| {
+        assert_eq!(number, Slot(3));
+        slot
+    })
 }

@@ -129,7 +129,7 @@ pub(super) struct ScaleArgs {
     pub(super) engine: Option<String>,
     /// Limit each worker to this share of a CPU
     ///
-    /// Shows on a machine with few CPUs, too, whether many workers share the work well.
+    /// Shows on a machine with few CPUs whether many workers share the work well.
     #[arg(long, value_name = "PERCENT", value_parser = some_percent, conflicts_with = "gateway_cpus")]
     pub(super) worker_share: Option<f64>,
     /// Use this wire between the hosts
@@ -163,7 +163,7 @@ pub(super) struct ReportArgs {
     pub(super) output: Option<PathBuf>,
 }
 
-/// What makes no sense where nothing is measured.
+/// Options that make no sense if nothing is measured.
 const MEASURING: [&str; 10] = [
     "rounds",
     "seconds",
@@ -180,13 +180,13 @@ const MEASURING: [&str; 10] = [
 #[derive(Clone, Debug, Args)]
 #[command(group = clap::ArgGroup::new("goal").required(true).args(["against", "targets"]))]
 pub(super) struct CheckArgs {
-    /// Compare with an earlier results.json, measured again in the same way
+    /// Measure an earlier results.json again and compare
     ///
     /// --rounds and --seconds may differ from the earlier run. The network and the CPUs of the
     /// gateways may not.
     #[arg(long, value_name = "FILE")]
     pub(super) against: Option<PathBuf>,
-    /// Compare with required numbers, as in perf/targets.toml
+    /// Compare with required numbers, such as perf/targets.toml
     #[arg(long, value_name = "FILE")]
     pub(super) targets: Option<PathBuf>,
     /// Judge this results.json instead of measuring

@@ -82,7 +82,7 @@ fn flaws(before: &Results, after: &Results) -> Vec<String> {
 }
 
 /// The plan of an earlier run, with today's twill and seed, and externals of the same names. Rounds
-/// and seconds may be others: they change how sure a ratio is, not what it is.
+/// and seconds may be others: they change the interval of a ratio, not the ratio.
 fn again(record: &PlanRecord, how: &HowArgs) -> Result<Plan, Failure> {
     refuse_other_conditions(record, &how.setting)?;
     let recorded =
@@ -109,7 +109,7 @@ fn again(record: &PlanRecord, how: &HowArgs) -> Result<Plan, Failure> {
     Ok(plan)
 }
 
-/// Numbers of another network, or of other CPUs, say nothing about the earlier ones.
+/// Numbers from another network or other CPUs cannot be compared.
 fn refuse_other_conditions(record: &PlanRecord, asked: &SettingArgs) -> Result<(), Failure> {
     let percent = |ppm: u32| (f64::from(ppm) / 1e4).to_string();
     let text = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());

@@ -54,7 +54,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     measure(&plan, how.output.as_deref(), Output::new(&args.format)).map(drop)
 }
 
-/// The paths and their baseline, which must be one of them: without it there is no ratio.
+/// The paths and their baseline, which is added if it is not among them.
 fn with_baseline(
     mut paths: Vec<PathSpec>,
     wanted: Option<&str>,
@@ -112,7 +112,7 @@ pub(super) fn scale(args: &ScaleArgs) -> Result<(), Failure> {
     measure(&plan, args.how.output.as_deref(), Output::new(&args.format)).map(drop)
 }
 
-/// The share of a CPU that so many workers can have each, percent.
+/// The share of a CPU that each of so many workers gets, percent, if there are enough CPUs.
 fn granted(percent: f64, workers: usize, cpus: usize) -> Result<f64, Failure> {
     // What Linux gives away at most; and where all gateways stand, one works and the rest sleep.
     let most = 95.0 * cpus as f64 / workers as f64;
@@ -127,7 +127,7 @@ fn granted(percent: f64, workers: usize, cpus: usize) -> Result<f64, Failure> {
 }
 
 impl HowArgs {
-    /// A plan of nothing yet.
+    /// A plan without paths and workloads.
     pub(super) fn plan(&self) -> Plan {
         Plan {
             paths: Vec::new(),

@@ -21,7 +21,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use twill_testbed::{TestbedError, Underlay, Wire};
 
-/// Why a command did not end well.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
@@ -108,7 +108,7 @@ fn setting(args: &SettingArgs, wire: Wire) -> Setting {
     }
 }
 
-/// A path by name, among ours and those that the user brought.
+/// A path by its name, which may be one that the user brings.
 fn path(name: &str, external: &[External]) -> Result<PathSpec, UnknownPath> {
     match external.iter().find(|external| external.name == name) {
         Some(external) => Ok(PathSpec::External(external.clone())),

@@ -5,8 +5,8 @@ use super::args::FormatArgs;
 use crate::report::Layout;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
-/// Prints on standard output. A reader that went away, as `head` does, has what it wanted: that is
-/// no failure, and the exit code stays what the command found out.
+/// Prints on standard output. If the reader closes the pipe, as `head` does, the rest is not printed;
+/// this is no failure, and the exit code still tells the result.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut output = io::stdout().lock();
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
@@ -17,7 +17,7 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Prints on standard error, as far as anybody reads it.
+/// Prints on standard error; ignores errors, since there is no place to report them.
 pub(super) fn report(text: &str) {
     let mut errors = io::stderr().lock();
     let _ = errors.write_all(text.as_bytes()).and_then(|()| errors.flush());
@@ -27,7 +27,7 @@ pub(super) fn report(text: &str) {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Output {
     pub(super) layout: Layout,
-    /// Whether the tables of what was measured are printed, too.
+    /// Whether to print the measurements.
     pub(super) measurements: bool,
 }
 
@@ -41,13 +41,13 @@ impl Output {
         Self { layout, measurements: true }
     }
 
-    /// For a verdict: a program that reads its table finds no other table before it.
+    /// For commands that print a verdict: as Markdown or CSV, nothing but its table.
     pub(super) fn of_verdict(format: &FormatArgs) -> Self {
         let output = Self::new(format);
         Self { measurements: matches!(output.layout, Layout::Terminal { .. }), ..output }
     }
 
-    /// Prints a remark beside the tables: on standard error where a program reads the tables.
+    /// Prints a remark: on standard error if the tables are for a program.
     pub(super) fn remark(&self, text: &str) -> Result<(), Failure> {
         if matches!(self.layout, Layout::Terminal { .. }) {
             return print(text);
@@ -57,7 +57,7 @@ impl Output {
     }
 }
 
-/// Columns of the terminal; nothing where standard output is none.
+/// Columns of the terminal, if standard output is one.
 fn width() -> Option<usize> {
     let terminal = io::stdout().is_terminal();
     let (width, _) = terminal.then(terminal_size::terminal_size).flatten()?;

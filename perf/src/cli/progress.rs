@@ -58,7 +58,7 @@ impl Progress {
         result
     }
 
-    /// So many steps of so much time will not come.
+    /// Leaves out so many steps, which would have taken `expected`.
     pub(crate) fn skip(&mut self, steps: usize, expected: Duration) {
         self.steps = self.steps.saturating_sub(steps);
         self.left = self.left.saturating_sub(expected);

@@ -18,7 +18,7 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// Nothing where there is no process to count, or no `perf`.
+    /// Nothing if there is no process to count, or no `perf`.
     pub(super) fn start(pids: &[u32]) -> Option<Self> {
         if pids.is_empty() {
             return None;
@@ -45,7 +45,7 @@ impl Calls {
 }
 
 impl Drop for Calls {
-    /// It must not stay attached where traffic fails before it is stopped.
+    /// It must not stay attached if the traffic fails before it is stopped.
     fn drop(&mut self) {
         let _ = self.perf.kill();
         let _ = self.perf.wait();

@@ -16,7 +16,7 @@ use twill_testbed::Namespace;
 /// Bytes per GiB.
 const GIB: f64 = (1u64 << 30) as f64;
 
-/// Whether a number is measured in the discarded round alone, because measuring it costs time (see
+/// Whether a number is measured in the discarded round only, because measuring it costs time (see
 /// [`Meter::count_calls`]).
 pub(crate) fn is_counted_apart(key: &str) -> bool {
     key == "calls_per_packet"
@@ -58,13 +58,13 @@ impl Meter {
     }
 
     /// Also counts the gateway's system calls, by a kernel tracepoint that slows each of them a
-    /// little: not for runs whose times matter.
+    /// little. Not for runs whose times matter.
     pub(crate) fn count_calls(&mut self, wanted: bool) {
         self.counts_calls = wanted;
     }
 
-    /// Runs traffic whose every packet is accounted for: the drops are those of the whole traffic,
-    /// as the packets lost are, and not of the measured time alone.
+    /// Runs traffic whose lost packets are counted from its start to its end: drops are counted over
+    /// the same time, and not over the measured time alone.
     pub(crate) fn account<T>(&mut self, traffic: impl FnOnce(&mut Self) -> T) -> T {
         let before = self.snapshot();
         let result = traffic(self);

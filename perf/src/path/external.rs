@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use twill_testbed::{Background, Host, Testbed, TestbedError};
 
-/// What a template may name, with its meaning.
+/// The placeholders of a template and their meanings.
 pub(super) const PLACEHOLDERS: &[(&str, &str)] = &[
     ("host", "1 on the first host, 2 on the second"),
     ("peer", "the other host's number"),
@@ -27,7 +27,7 @@ pub struct External {
     pub(crate) name: String,
     /// The shell command with its placeholders.
     pub(crate) template: String,
-    /// The MTU of its pods; what twill's pods have, without.
+    /// The MTU of its pods, if it is not that of twill's.
     pub(crate) mtu: Option<u16>,
 }
 

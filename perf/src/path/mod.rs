@@ -38,9 +38,9 @@ pub struct Setting {
     pub hosts: u8,
     /// The twill binary.
     pub twill: PathBuf,
-    /// CPUs that gateways may use; all without.
+    /// CPUs that gateways may use; all if not set.
     pub gateway_cpus: Option<String>,
-    /// Share of a CPU that every worker of a twill gets, 0 to 1; what there is without.
+    /// Share of a CPU that every worker of a twill gets, 0 to 1; no limit if not set.
     pub worker_share: Option<f64>,
 }
 

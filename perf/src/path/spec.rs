@@ -33,15 +33,15 @@ pub enum PathSpec {
 /// How twill is to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TwillSpec {
-    /// The program; that of [`super::Setting`] without.
+    /// The program, if it is not that of the [`super::Setting`].
     pub(crate) program: Option<PathBuf>,
-    /// The engine; twill's own choice without.
+    /// The engine, if twill is not to choose.
     pub(crate) engine: Option<String>,
     /// Offloads to switch off.
     pub(crate) without: Vec<String>,
-    /// Queues; twill's own choice without.
+    /// The number of queues, if twill is not to choose.
     pub(crate) queues: Option<u16>,
-    /// Microseconds for which workers look for packets before they sleep.
+    /// How long workers poll before they sleep, microseconds.
     pub(crate) busy_poll_us: Option<u32>,
     /// Whether histograms and numbers by peer are switched off.
     pub(crate) telemetry_off: bool,

@@ -47,7 +47,7 @@ impl Twill {
         Ok((Self { host: Namespace::clone(host), program, socket }, gateway))
     }
 
-    /// What it says of itself.
+    /// Its status.
     ///
     /// # Errors
     /// When it does not answer, or not in JSON.
@@ -120,7 +120,7 @@ fn configuration(spec: &TwillSpec, setting: &Setting, host: &Host, hosts: &[Host
     text
 }
 
-/// The twill beside this program, where one build puts both; else the one of the search path.
+/// The twill beside this program, where a build puts both; else the one in the search path.
 pub(crate) fn find_twill() -> PathBuf {
     let beside = std::env::current_exe().ok().and_then(|program| {
         let folder = program.parent()?;

@@ -5,20 +5,20 @@ use crate::metric::{self, Better, format};
 use crate::results::{Cell, Results};
 use crate::stats::{Estimate, median};
 
-/// What became of one number between two runs of the harness.
+/// How one number changed between two runs of the harness.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Change {
     /// Wire, workload and path.
     pub(crate) what: [String; 3],
     /// The key of the number.
     pub(crate) key: String,
-    /// The path whose number in the same round it is divided by; the number itself without.
+    /// The path by whose number in the same round it is divided, if any.
     pub(crate) baseline: Option<String>,
     /// Before and after.
     pub(crate) medians: (f64, f64),
-    /// After by before.
+    /// After divided by before.
     pub(crate) ratio: Estimate,
-    /// What that means.
+    /// What the ratio means.
     pub(crate) verdict: Verdict,
 }
 
@@ -31,12 +31,12 @@ pub(crate) enum Verdict {
     Worse,
     /// Not different by more than the tolerance.
     Same,
-    /// The intervals are too wide to say, or there is but one round.
+    /// The interval is too wide to tell, or there is one round only.
     Unclear,
 }
 
 impl Verdict {
-    /// `ratio` is new by old; `tolerance` is a share.
+    /// `ratio` is after divided by before; `tolerance` is a share.
     fn of(ratio: &Estimate, better: Better, tolerance: f64) -> Self {
         // One round says nothing about the next.
         if ratio.count < 2 {
@@ -69,8 +69,8 @@ impl Verdict {
     }
 }
 
-/// The numbers that decide: the headline, the tail of what is timed, and what a byte costs, of the
-/// machine where the baseline has no gateway.
+/// The numbers to compare: the headline, the p99 of round trips, and the CPU time per GiB. That of
+/// the machine if the baseline has no gateway.
 pub(crate) fn keys<'a>(cell: &'a Cell, baseline: Option<&Cell>) -> Vec<&'a str> {
     const GATEWAY: &str = "gateway_cpu_per_gib";
     let mut keys = vec![cell.headline.as_str()];
@@ -95,9 +95,8 @@ pub(crate) fn changes(old: &Results, new: &Results, tolerance: f64) -> Vec<Chang
         .collect()
 }
 
-/// As [`changes`], by ratios to the baseline in the same round: what the machine did differently
-/// between the runs touched the baseline, too. Numbers themselves where the runs share no baseline,
-/// and for the baseline.
+/// As [`changes`], but compares ratios to the baseline in the same round, since a slower machine slows
+/// the baseline, too. Compares plain numbers if the runs share no baseline, and for the baseline.
 pub(crate) fn changes_to_baseline(old: &Results, new: &Results, tolerance: f64) -> Vec<Change> {
     pairs(old, new)
         .flat_map(|pair| {

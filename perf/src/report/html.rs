@@ -73,7 +73,7 @@ const INTRO_COST: &str = "Gateway CPU is the CPU time of the gateway processes o
      receiver.";
 const INTRO_SERIES: &str = "Medians over the rounds in steps of 0.1 s.";
 
-/// What a reader wants first: when and where, whether it can be trusted, and what came out.
+/// Date, machine, warnings and verdicts: what a reader wants first.
 fn header(results: &Results, body: &mut String) {
     let environment = &results.environment;
     let _ = write!(
@@ -108,7 +108,7 @@ fn conclusions(results: &Results, body: &mut String) {
     for (wire, workload) in results.groups() {
         for verdict in verdicts(results, wire, workload) {
             let (group, verdict) = (format!("{workload}, {wire} wire"), escape(&verdict));
-            let _ = write!(rows, "<li><b>{}</b> {verdict}</li>", escape(&group));
+            let _ = write!(rows, "<li><b>{}:</b> {verdict}</li>", escape(&group));
         }
     }
     if !rows.is_empty() {
@@ -133,7 +133,7 @@ fn missing(results: &Results, body: &mut String) {
     body.push_str("</ul></aside>");
 }
 
-/// A section, unless nothing stands in it.
+/// A section, unless it is empty.
 fn section(body: &mut String, title: &str, intro: &str, fill: impl FnOnce(&mut String)) {
     let mut content = String::new();
     fill(&mut content);

@@ -6,7 +6,7 @@ use crate::metric;
 use crate::results::{Cell, Results};
 use hdrhistogram::Histogram;
 
-/// Width of every plot: about a telephone's, so that text stays legible there.
+/// Width of every plot: that of a phone, so that text stays legible there.
 const WIDTH: f64 = 400.0;
 /// Colours that the style sheet has.
 const COLOURS: usize = 10;
@@ -17,7 +17,7 @@ fn colour(results: &Results, path: &str) -> String {
     format!("c{}", index % COLOURS)
 }
 
-/// One bar for each path, with its interval, and each round as a dot's width on it.
+/// One bar for each path, with its interval.
 pub(super) fn bars(results: &Results, cells: &[&Cell], key: &str) -> Option<String> {
     const ROW: f64 = 38.0;
     let estimates: Vec<_> = cells
@@ -62,7 +62,7 @@ pub(super) fn bars(results: &Results, cells: &[&Cell], key: &str) -> Option<Stri
     Some(svg.finish(&format!("{} by path", metric::name(key))))
 }
 
-/// Percentile curves: each decade of the rest to 100 % has the same width (the nines axis).
+/// Percentile curves on an axis of nines: 90 %, 99 %, 99.9 % … have equal distances.
 pub(super) fn percentiles(results: &Results, cells: &[&Cell], times: &str) -> Option<String> {
     const HEIGHT: f64 = 250.0;
     const LEFT: f64 = 44.0;
@@ -114,7 +114,7 @@ fn curve(times: &Histogram<u64>, nines: f64) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// How a number went over the measured time, each step's median over the rounds.
+/// A number over the measured time: the median over the rounds in each step.
 pub(super) fn series(results: &Results, cells: &[&Cell]) -> Option<String> {
     const HEIGHT: f64 = 200.0;
     const LEFT: f64 = 40.0;
@@ -187,7 +187,7 @@ fn duration(us: f64) -> String {
     }
 }
 
-/// A tick's number without needless digits.
+/// The number of a tick without trailing zeros.
 fn short(value: f64) -> String {
     let text = format!("{value:.4}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-/// A drawing in the making. Its size is in units that the page scales.
+/// A drawing. The page scales its units.
 #[derive(Debug)]
 pub(super) struct Svg {
     width: f64,
@@ -10,7 +10,7 @@ pub(super) struct Svg {
     body: String,
 }
 
-/// Where a text stands relative to its point.
+/// How a text is aligned to its point.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Anchor {
     Start,

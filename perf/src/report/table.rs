@@ -64,7 +64,7 @@ pub(crate) fn tables(results: &Results, layout: Layout) -> String {
     }
 }
 
-/// Tables with what a reader must know around them.
+/// Tables with verdicts, notes and conditions.
 fn text(results: &Results, layout: Layout, [heading, item]: [&str; 2]) -> String {
     let mut text = String::new();
     for (wire, workload) in results.groups() {
@@ -115,7 +115,7 @@ fn conclusion(results: &Results) -> Vec<String> {
     lines
 }
 
-/// What makes the whole run less than it should be.
+/// Why the whole run should be repeated.
 pub(super) fn warnings(results: &Results) -> Vec<String> {
     let interrupted = results.interrupted.iter();
     let interrupted = interrupted.map(|how_far| format!("Incomplete, interrupted: {how_far}"));
@@ -160,7 +160,7 @@ fn all_numbers(results: &Results) -> Vec<Vec<String>> {
     rows
 }
 
-/// What medians stand with, in a sentence.
+/// The spread of medians over so many rounds, in words.
 pub(super) fn spreads(rounds: u32) -> &'static str {
     if spread_name(rounds as usize) == "range" {
         "the range of the rounds, which are too few for an interval"
@@ -206,7 +206,7 @@ pub(super) fn rows(results: &Results, cells: &[&Cell]) -> Vec<Vec<String>> {
     rows
 }
 
-/// Low and high as they stand below `title`, named if they are something else.
+/// Low and high for a column with this title; named if they are another kind of spread.
 pub(crate) fn between(estimate: &Estimate, title: &str, write: impl Fn(f64) -> String) -> String {
     let ends = format!("{} … {}", write(estimate.low), write(estimate.high));
     match estimate.spread_name() {
@@ -216,7 +216,7 @@ pub(crate) fn between(estimate: &Estimate, title: &str, write: impl Fn(f64) -> S
     }
 }
 
-/// Numbers that nobody has, and drops that nowhere happened, are no column.
+/// Leaves out numbers that no path has, and places where nothing was dropped.
 fn is_worth_a_column(cell: &Cell, key: &str) -> bool {
     let values = cell.values(key);
     if key.starts_with("drops_") {

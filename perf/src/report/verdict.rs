@@ -4,9 +4,9 @@ use crate::metric::{self, Better};
 use crate::results::{Cell, Results};
 use crate::stats::Estimate;
 
-/// Load average for each CPU from which on other programs take a visible share of the machine.
+/// Load average per CPU above which other programs change the numbers.
 const BUSY_LOAD: f64 = 0.25;
-/// Cores that the hypervisor took, from which on they show in the numbers.
+/// Cores taken by the hypervisor above which the numbers change.
 const BUSY_STOLEN: f64 = 0.05;
 
 /// One sentence for each twill that is not the baseline.
@@ -19,7 +19,7 @@ pub(super) fn verdicts(results: &Results, wire: &str, workload: &str) -> Vec<Str
     others.filter_map(|cell| verdict(results, cell, baseline)).collect()
 }
 
-/// A single round has no verdict.
+/// Compares with the baseline; nothing after a single round.
 fn verdict(results: &Results, cell: &Cell, baseline: &Cell) -> Option<String> {
     let key = &cell.headline;
     let ratio = cell.ratio(baseline, key, results.plan.seed).filter(|ratio| ratio.count > 1)?;
@@ -29,11 +29,11 @@ fn verdict(results: &Results, cell: &Cell, baseline: &Cell) -> Option<String> {
         Some(word) => {
             format!("{path}: {name} {:.2} times {other}'s ({spread}): {word}", ratio.median)
         }
-        None => format!("{path}: {name} as {other}'s, within noise ({spread})"),
+        None => format!("{path}: same {name} as {other} within noise ({spread})"),
     })
 }
 
-/// Which way an interval without 1 points.
+/// Better or worse, if the interval does not include 1.
 fn direction(ratio: &Estimate, key: &str) -> Option<&'static str> {
     let more = match (ratio.low > 1.0, ratio.high < 1.0) {
         (true, _) => true,
@@ -76,7 +76,7 @@ mod tests {
 
         assert!(said([4.0, 4.1, 4.2]).contains("0.51 times vxlan's (range 0.50 … 0.53): worse"));
         assert!(said([16.0; 3]).ends_with("better"));
-        assert!(said([7.0, 8.0, 9.0]).contains("as vxlan's, within noise"));
+        assert!(said([7.0, 8.0, 9.0]).contains("same goodput as vxlan within noise"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 #![allow(unsafe_code, reason = "no crate here offers sched_setscheduler")]
 
-/// Puts the calling thread before ordinary ones, as long as it does little. Whether the kernel
+/// Gives the calling thread real-time priority, for short work only. Returns whether the kernel
 /// allowed it.
 pub(crate) fn real_time() -> bool {
     let parameter = libc::sched_param { sched_priority: 1 };

@@ -17,13 +17,13 @@ pub enum WorkloadError {
     /// The path carried nothing.
     #[error("the path carried none of the {0}")]
     Silence(String),
-    /// The outside witness failed.
+    /// A tool failed.
     #[error(transparent)]
     Tool(#[from] TestbedError),
 }
 
 impl WorkloadError {
-    /// Names the thing that was tried.
+    /// Names what was tried.
     pub(crate) fn socket(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Socket { what, source }
     }

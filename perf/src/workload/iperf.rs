@@ -7,12 +7,12 @@ use std::thread;
 use std::time::Duration;
 use twill_testbed::{Background, TestbedError};
 
-/// What the server writes behind a second that does not count.
+/// The server's mark for a second that it leaves out.
 const OMITTED: &str = "(omitted)";
 /// How long it may take to start, to connect and to exchange its results.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// One TCP stream of `iperf3`, as a witness that is not ours.
+/// One TCP stream of `iperf3`.
 pub(super) fn run(
     course: Course<'_>,
     window: &Window,

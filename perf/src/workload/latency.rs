@@ -17,19 +17,20 @@ use std::time::Duration;
 
 /// Payload bytes of a probe.
 const SIZE: usize = 64;
-/// A halted virtual CPU wakes tens of microseconds late: the last stretch is waited out awake.
+/// How long the probe waits awake before it is due: a halted virtual CPU wakes tens of microseconds
+/// late.
 const SPIN_NS: u64 = 60_000;
 /// How long the last answers may take.
 const GRACE: Duration = Duration::from_millis(500);
-/// The load whose share [`Beside::Share`] means.
+/// The load of which [`Beside::Share`] takes a share.
 const LOAD: UdpLoad = UdpLoad { sizes: Sizes::Fixed(512), flows: 8, rate: None };
 
-/// What else is on the path while its latency is measured.
+/// The background traffic while latency is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beside {
     /// Nothing.
     Nothing,
-    /// UDP packets of 512 bytes at this percentage of what the path itself delivers at most.
+    /// UDP packets of 512 bytes at this percentage of the highest rate that the path delivers.
     Share(u8),
     /// One TCP stream as fast as it goes.
     Tcp,
@@ -60,12 +61,12 @@ impl FromStr for Beside {
     }
 }
 
-/// An open-loop probe: it asks by the clock, whether or not earlier questions were answered, and
-/// counts from the moment at which a question was due. A path that stalls is charged for every
-/// question that had to wait (no coordinated omission).
+/// An open-loop probe: it sends at fixed times, whether or not earlier probes were answered, and
+/// measures from the moment at which a probe was due. A path that stalls delays every probe that was
+/// due meanwhile (no coordinated omission).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Probe {
-    /// Questions per second.
+    /// Probes per second.
     pub(crate) rate: u32,
 }
 
@@ -110,7 +111,7 @@ pub(super) fn run(
 }
 
 impl Probe {
-    /// Probes through one window; also returns what became of the load beside, as `loaded` tells.
+    /// Probes through one window; also returns the background traffic, which `loaded` counts.
     fn run(
         &self,
         course: Course<'_>,
@@ -149,7 +150,7 @@ impl Probe {
         Ok((sample, watched))
     }
 
-    /// Asks by the clock until told to stop.
+    /// Sends probes at fixed times until told to stop.
     fn ask(&self, socket: &UdpSocket, measured: &Measured, stop: &AtomicBool) -> Asked {
         // The default slack of 50 µs would be most of what is measured.
         let _ = rustix::thread::set_current_timer_slack(NonZero::new(1));
@@ -242,7 +243,7 @@ impl Seen {
         Self { numbers: Vec::new(), times: histogram() }
     }
 
-    /// Books a probe; whether it was the first of its number.
+    /// Counts a probe; returns whether it was the first of its number.
     fn saw(&mut self, message: &[u8; SIZE], measured: &Measured) -> bool {
         let now = now_ns();
         let field = |at: usize| {
@@ -261,8 +262,8 @@ impl Seen {
         true
     }
 
-    /// Probes that never came, by number and time at which they were due, waited until the end at
-    /// least: without them, a path that loses what it is slow with would look fast. Returns how many.
+    /// Times probes that never came until the end of the run: without them, a path that loses its slow
+    /// packets would look fast. Returns how many there are.
     fn charge_missing(&mut self, due: &[(u64, u64)], end_ns: u64) -> usize {
         let seen = |number: u64| self.numbers.get(number as usize) == Some(&true);
         let missing: Vec<_> = due.iter().filter(|(number, _)| !seen(*number)).collect();

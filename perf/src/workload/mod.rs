@@ -1,8 +1,8 @@
-//! The traffic: own generators and sinks between two pods, so that every packet is accounted for
-//! and no external tool decides what is measured.
+//! The traffic between two pods. Generators and sinks are our own, so that every packet is accounted
+//! for and no external tool decides what is measured.
 //!
-//! Generators are threads of this process whose sockets live in the pods' namespaces; the CPU of a
-//! gateway, a process of its own, is never mixed with theirs.
+//! Generators are threads of this process with sockets in the pods' namespaces. A gateway is a
+//! process of its own, so its CPU time is never mixed with theirs.
 
 mod error;
 mod iperf;
@@ -37,33 +37,33 @@ pub(crate) struct Course<'a> {
     pub(crate) to: &'a Pod,
 }
 
-/// What traffic, by a name that is the same on the command line, in files and in reports.
+/// A kind of traffic. Its name is the same on the command line, in files and in reports.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Workload {
-    /// `tcp-N`: N streams as fast as they go.
+    /// `tcp-N`: N streams as fast as possible.
     Tcp {
         /// Parallel connections.
         streams: u16,
     },
-    /// `udp-SIZE`, `udp-SIZExFLOWS`, `udp-mix…`, with `@RATE` packets per second or without for as
-    /// fast as the sender can.
+    /// `udp-SIZE`, `udp-SIZExFLOWS`, `udp-mix…`, with `@RATE` for packets per second; without it, as
+    /// fast as possible.
     Udp(UdpLoad),
     /// `rr`: one request, one answer, one connection.
     Request,
-    /// `latency`, `latency@50`, `latency@90`, `latency+tcp`: an open-loop probe, alone or beside
-    /// other traffic.
+    /// `latency`, `latency@50`, `latency@90`, `latency+tcp`: an open-loop probe, alone or
+    /// during other traffic.
     Latency(Beside),
     /// `ndr-SIZE`: the highest rate without loss.
     Search(UdpLoad),
-    /// `iperf3`: an outside witness.
+    /// `iperf3`: one TCP stream, to check the own generator.
     Iperf3,
 }
 
 impl Workload {
-    /// Runs it once. `meter` is told where the measured time begins and ends.
+    /// Runs it once. `meter` reads its counters when the measured time begins and ends.
     ///
     /// # Errors
-    /// When a socket cannot be made or the traffic does not get across at all.
+    /// When a socket cannot be made, or the path carries nothing.
     pub(crate) fn run(
         &self,
         course: Course<'_>,
@@ -82,7 +82,7 @@ impl Workload {
         }
     }
 
-    /// Whether its round trips are what it is about.
+    /// Whether it measures round trips.
     pub(crate) fn is_timed(&self) -> bool {
         matches!(self, Self::Request | Self::Latency(_))
     }

@@ -22,7 +22,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Without a rate, a whole burst is always due, now.
+    /// Without a rate, a whole burst is due at any time.
     pub(super) fn start(rate: Option<u64>, burst: usize) -> Self {
         let now_ns = now_ns();
         Self { start_ns: now_ns, rate, burst, done: 0, now_ns }
@@ -53,7 +53,7 @@ impl Pace {
         }
     }
 
-    /// Books what left.
+    /// Counts packets that were sent.
     pub(super) fn sent(&mut self, packets: usize) {
         self.done += packets as u64;
     }

@@ -15,8 +15,8 @@ use std::thread;
 /// Bytes of a request and of an answer.
 const SIZE: usize = 64;
 
-/// One question after another over one connection: closed loop, so its percentiles describe what
-/// one client sees and not what a loaded server does.
+/// One request after another over one connection. This is a closed loop: percentiles show what one
+/// client sees, not how a loaded server behaves.
 pub(super) fn run(
     course: Course<'_>,
     window: &Window,

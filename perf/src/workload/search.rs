@@ -6,17 +6,17 @@ use super::{Course, Window, WorkloadError};
 use crate::measure::Meter;
 use crate::sample::Sample;
 
-/// Loss that still counts as none, so that one hiccup of the machine does not decide: 1 in 10,000.
+/// Loss that counts as none, 1 in 10,000: one hiccup of the machine must not decide.
 const TOLERATED: f64 = 1e-4;
-/// The search ends when it knows the rate this well.
+/// The precision at which the search ends.
 const PRECISION: f64 = 0.02;
 
-/// Measured runs at most, each at a lower rate, until one confirms what the short trials found.
+/// Measured runs at most, each at a lower rate, until one confirms the rate.
 const CONFIRMATIONS: u32 = 4;
-/// What is left of a rate that was not confirmed.
+/// The next rate, as a share of one that was not confirmed.
 const STEP_DOWN: f64 = 0.95;
 
-/// What became of one rate.
+/// What came of one rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Trial {
     /// The share of packets that never arrived.
@@ -26,7 +26,7 @@ struct Trial {
 }
 
 impl Trial {
-    /// A rate passes only if it was really offered: a path is not as good as its generator's wishes.
+    /// A rate passes only if the generator really offered it.
     fn passes(self, rate: u64) -> bool {
         self.is_free_of_loss() && self.offered >= KEPT * rate as f64
     }

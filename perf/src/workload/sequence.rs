@@ -4,7 +4,7 @@
 /// counts as late.
 const WINDOW: u64 = 1 << 16;
 
-/// The receiver's books of one flow whose packets are numbered 0, 1, 2, …
+/// The arrivals of one flow whose packets are numbered 0, 1, 2, …
 #[derive(Clone, Debug)]
 pub(crate) struct Flow {
     next: u64,
@@ -23,7 +23,7 @@ impl Default for Flow {
 }
 
 impl Flow {
-    /// Books one arrival; whether it is the packet's first.
+    /// Counts one arrival; returns whether it is the packet's first.
     pub(crate) fn saw(&mut self, number: u64) -> bool {
         if number >= self.next {
             self.forget(self.next, number);

@@ -20,7 +20,7 @@ const READ: usize = 256 << 10;
 /// How long a connection may take to open.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// As fast as `streams` connections go.
+/// Sends over `streams` connections as fast as possible.
 pub(super) fn run(
     course: Course<'_>,
     streams: u16,

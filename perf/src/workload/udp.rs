@@ -31,7 +31,7 @@ const HEADER: usize = 20;
 /// The largest payload that fits a packet of 1450 bytes, VXLAN's.
 const MAX_SIZE: u16 = 1422;
 
-/// The share of a rate that must have been offered for the rate to count as offered.
+/// A rate counts as offered if this share of it was.
 pub(super) const KEPT: f64 = 0.98;
 
 /// Payload sizes of a stream of packets.
@@ -62,7 +62,7 @@ pub struct UdpLoad {
     pub(crate) sizes: Sizes,
     /// Flows, each with a source port of its own.
     pub(crate) flows: u16,
-    /// Packets per second over all flows, by the clock; without, as fast as the sender can.
+    /// Packets per second over all flows, at fixed times; as fast as possible if not set.
     pub(crate) rate: Option<u64>,
 }
 
@@ -145,7 +145,7 @@ pub(super) fn run(
     Ok(sample)
 }
 
-/// An open-loop generator that does not keep its schedule measures itself.
+/// Notes that the generator could not keep its schedule.
 pub(super) fn note_short_offer(sample: &mut Sample, rate: u64) {
     let (offered, wanted) = (sample.get("offered").unwrap_or(0.0), rate as f64 * 1e-3);
     if offered < KEPT * wanted {
@@ -157,7 +157,7 @@ pub(super) fn note_short_offer(sample: &mut Sample, rate: u64) {
     }
 }
 
-/// A flood that all arrives was no flood: the path might carry more.
+/// Notes that everything arrived: the path might carry more.
 fn note_path_not_full(sample: &mut Sample) {
     let lost = sample.get("loss").unwrap_or(1.0);
     if lost < 0.001 {
@@ -281,7 +281,7 @@ fn sockets(course: Course<'_>, flows: u16) -> Result<(UdpSocket, Vec<UdpSocket>)
     Ok((sink, sources))
 }
 
-/// Gives the sink its buffer beyond the system's limit, which root may.
+/// Sets the buffer of the sink beyond the system's limit, as root may.
 fn force_receive_buffer(socket: &UdpSocket) -> Result<(), WorkloadError> {
     set_socket_recv_buffer_size_force(socket, SINK_BUFFER)
         .map_err(|errno| WorkloadError::socket("setting the sink's receive buffer")(errno.into()))

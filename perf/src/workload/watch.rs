@@ -28,8 +28,8 @@ impl Window {
     }
 }
 
-/// The measured time, for those who time packets while it passes: what was due outside is not part
-/// of it.
+/// The measured time, shared with threads that time packets: a packet that is due outside is not
+/// timed.
 #[derive(Debug)]
 pub(crate) struct Measured {
     start_ns: AtomicU64,
@@ -49,7 +49,7 @@ impl Measured {
         self.start_ns.store(start_ns, Ordering::Release);
     }
 
-    /// Whether it has begun, and this moment lies within.
+    /// Whether it has begun and includes this moment.
     pub(crate) fn holds(&self, due_ns: u64) -> bool {
         due_ns >= self.start_ns.load(Ordering::Acquire)
             && due_ns < self.end_ns.load(Ordering::Relaxed)

@@ -208,9 +208,9 @@ fn two_twill_programs_are_interleaved_in_one_run() {
 
 /// The results of a short run, and the folder that holds them.
 fn results() -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    let args = [&SHORT[..], &["--output", folder.path().to_str().unwrap()]].concat();
-    assert!(twill_perf(&args).output().unwrap().status.success());
+    let folder = tempfile::tempdir().expect("a folder");
+    let args = [&SHORT[..], &["--output", folder.path().to_str().expect("UTF-8")]].concat();
+    assert!(twill_perf(&args).output().expect("it runs").status.success());
     let file = folder.path().join("results.json");
     (folder, file)
 }
@@ -219,12 +219,17 @@ fn results() -> (TempDir, PathBuf) {
 fn endless(output: &Path) -> Child {
     let mut command = twill_perf(&["run", "--path", "host-gw", "vxlan", "--workload", "rr"]);
     command.args(["--wire", "mtu", "--rounds", "50", "--seconds", "0.3", "--output"]).arg(output);
-    command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    command
+        .process_group(0)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts")
 }
 
 /// Reads the progress until it says `text`.
 fn wait_for(child: &mut Child, text: &str) {
-    let errors = child.stderr.as_mut().unwrap();
+    let errors = child.stderr.as_mut().expect("a pipe");
     let mut lines = BufReader::new(errors).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains(text)), "no {text:?}");
 }
@@ -232,9 +237,9 @@ fn wait_for(child: &mut Child, text: &str) {
 /// Signals the whole group, as Ctrl-C does, and checks that nothing is left.
 fn interrupt(child: Child, signal: &str) -> Output {
     let (group, mark) = (format!("-{}", child.id()), format!("twill-{}.", child.id()));
-    let sent = Command::new("kill").args(["-s", signal, "--", &group]).status().unwrap();
+    let sent = Command::new("kill").args(["-s", signal, "--", &group]).status().expect("kill runs");
     assert!(sent.success());
-    let ended = child.wait_with_output().unwrap();
+    let ended = child.wait_with_output().expect("a child of ours");
     assert_cleaned_up(&mark, signal);
     assert!(ended.status.signal().is_none(), "{ended:?}");
     ended

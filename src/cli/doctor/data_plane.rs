@@ -1,4 +1,4 @@
-//! What a gateway's workers stand on: kernel, privileges, TUN device, engines, sockets.
+//! What a gateway's workers need: kernel, privileges, TUN device, engines, sockets.
 
 use super::super::show::bytes;
 use super::{Finding, engines};
@@ -17,7 +17,7 @@ use twill_datapath::offload::feature::{Feature, FeatureSet};
 const KERNEL: &str = "kernel";
 const TUN: &str = "TUN device";
 const SOCKETS: &str = "UDP sockets";
-pub(super) const PLAN: &str = "what twill will do";
+pub(super) const PLAN: &str = "plan";
 
 /// Numbers of capabilities (include/uapi/linux/capability.h).
 const CAP_NET_ADMIN: u32 = 12;
@@ -27,7 +27,7 @@ pub(super) fn examine() -> Vec<Finding> {
     let mut findings = machine();
     let device = tun::throw_away();
     findings.push(match &device {
-        Ok(device) => Finding::ok(TUN, format!("can be created and grants {}", device.granted)),
+        Ok(device) => Finding::ok(TUN, format!("created; supports {}", device.granted)),
         Err(error) => Finding::fails(
             TUN,
             error.to_string(),
@@ -51,17 +51,17 @@ fn machine() -> Vec<Finding> {
     let policy = socket::gso_policy(&release, false);
     let mut findings = vec![match kernel::taken_for() {
         None => Finding::ok(KERNEL, format!("Linux {release}")),
-        Some(_) => Finding::note(KERNEL, format!("taken for Linux {release} ({})", kernel::AS)),
+        Some(_) => Finding::note(KERNEL, format!("treated as Linux {release} ({})", kernel::AS)),
     }];
     if !policy.on {
-        findings.push(Finding::less(KERNEL, policy.reason, "update the kernel"));
+        findings.push(Finding::warn(KERNEL, policy.reason, "update the kernel"));
     }
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     findings.extend(privileges(&status));
     let limit = getrlimit(Resource::Nofile).current;
     let limit = limit.map_or("no limit".to_owned(), |limit| limit.to_string());
     let cpus = affinity::allowed_cpus().map_or(1, |cpus| cpus.len());
-    let what = format!("{cpus} CPUs may be used, open files: {limit}");
+    let what = format!("{cpus} CPUs available, open files: {limit}");
     findings.push(Finding::ok(KERNEL, what));
     findings
 }
@@ -76,25 +76,25 @@ fn privileges(status: &str) -> Vec<Finding> {
     let has = |capability: u32| effective & (1 << capability) != 0;
     let mut findings = Vec::new();
     findings.push(match has(CAP_NET_ADMIN) {
-        true => Finding::ok(KERNEL, "CAP_NET_ADMIN is there"),
+        true => Finding::ok(KERNEL, "CAP_NET_ADMIN granted"),
         false => Finding::fails(
             KERNEL,
-            "CAP_NET_ADMIN is missing: no TUN device, address or route",
-            "run as root, or give it (docker: --cap-add NET_ADMIN)",
+            "CAP_NET_ADMIN missing: cannot create the TUN device, addresses or routes",
+            "run as root, or grant it (docker: --cap-add NET_ADMIN)",
         ),
     });
     findings.push(match has(CAP_NET_RAW) {
-        true => Finding::ok(KERNEL, "CAP_NET_RAW is there"),
-        false => Finding::less(
+        true => Finding::ok(KERNEL, "CAP_NET_RAW granted"),
+        false => Finding::warn(
             KERNEL,
-            "CAP_NET_RAW is missing: no ICMP errors for containers, no probes of peers",
-            "give it (docker: --cap-add NET_RAW)",
+            "CAP_NET_RAW missing: cannot send ICMP errors to containers or probe peers",
+            "grant it (docker: --cap-add NET_RAW)",
         ),
     });
     let seccomp = match field("Seccomp") {
         "0" | "" => Finding::ok(KERNEL, "no seccomp filter"),
         "1" => Finding::note(KERNEL, "seccomp in strict mode"),
-        _ => Finding::note(KERNEL, "a seccomp filter is in force; it may refuse io_uring"),
+        _ => Finding::note(KERNEL, "seccomp filter active; it may refuse io_uring"),
     };
     findings.push(seccomp);
     findings
@@ -107,45 +107,53 @@ fn sockets() -> Vec<Finding> {
     let mut findings = Vec::new();
     let opened = match socket::open(&spec(true)) {
         Ok(opened) => {
-            findings.push(Finding::ok(SOCKETS, "UDP_GRO: several datagrams per receive"));
+            findings.push(Finding::ok(SOCKETS, "UDP_GRO works: several datagrams per receive"));
             opened
         }
         Err(error) => {
-            findings.push(Finding::less(SOCKETS, error.to_string(), "Linux 5.0, offload gro=off"));
+            findings.push(Finding::warn(SOCKETS, error.to_string(), "use Linux 5.0 or later"));
             match socket::open(&spec(false)) {
                 Ok(opened) => opened,
                 Err(error) => {
-                    findings.push(Finding::fails(SOCKETS, error.to_string(), "Linux 4.18"));
+                    findings.push(Finding::fails(
+                        SOCKETS,
+                        error.to_string(),
+                        "use Linux 4.18 or later",
+                    ));
                     return findings;
                 }
             }
         }
     };
-    // Any size will do, as nothing is sent.
+    // Any size works: nothing is sent.
     let segment = sockopt::set_int(opened.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 1000);
     let most = socket::max_run(&kernel::release());
     findings.push(match segment {
-        Ok(()) => Finding::ok(SOCKETS, format!("UDP_SEGMENT: up to {most} datagrams per send")),
-        Err(error) => {
-            Finding::less(SOCKETS, format!("UDP_SEGMENT is refused: {error}"), "Linux 4.18")
+        Ok(()) => {
+            Finding::ok(SOCKETS, format!("UDP_SEGMENT works: up to {most} datagrams per send"))
         }
+        Err(error) => Finding::warn(
+            SOCKETS,
+            format!("UDP_SEGMENT refused: {error}"),
+            "use Linux 4.18 or later",
+        ),
     });
     let granted = sockopt::int(opened.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF).unwrap_or(0);
-    // The kernel tells twice what was asked for, to cover its own books.
+    // The kernel returns twice the requested size, for its own bookkeeping.
     let granted = granted as u64 / 2;
-    let what = format!("{} of receive buffer", bytes(granted));
+    let what = format!("receive buffer: {}", bytes(granted));
     findings.push(if granted >= u64::from(wanted) {
         Finding::ok(SOCKETS, what)
     } else {
         let cure = format!("sysctl net.core.rmem_max={wanted} net.core.wmem_max={wanted}");
-        Finding::less(SOCKETS, format!("{what}, less than the {}", bytes(wanted.into())), cure)
+        Finding::warn(SOCKETS, format!("{what} instead of {}", bytes(wanted.into())), cure)
     });
     findings.push(match Originator::open() {
-        Ok(_) => Finding::ok(SOCKETS, "ICMP errors reach containers by a raw socket"),
-        Err(error) => Finding::less(
+        Ok(_) => Finding::ok(SOCKETS, "raw socket for ICMP errors works"),
+        Err(error) => Finding::warn(
             SOCKETS,
-            format!("no raw socket for ICMP errors: {error}"),
-            "CAP_NET_RAW; without it set accept_local on the device",
+            format!("cannot open a raw socket for ICMP errors: {error}"),
+            "grant CAP_NET_RAW, or set accept_local on the device",
         ),
     });
     findings
@@ -154,25 +162,25 @@ fn sockets() -> Vec<Finding> {
 fn plan(granted: FeatureSet) -> Vec<Finding> {
     let choice = Choice::new(EngineChoice::Auto);
     let mut findings = engines::choice(&choice);
-    let joined = match tun::joined() {
-        Ok(joined) => joined,
+    let coalesced = match tun::joined() {
+        Ok(coalesced) => coalesced,
         Err(error) => {
-            let what = format!("joined packets could not be tried: {error}");
-            findings.push(Finding::less(PLAN, what, "see the TUN device above"));
+            let what = format!("cannot try coalesced packets: {error}");
+            findings.push(Finding::warn(PLAN, what, "fix the TUN device above"));
             return findings;
         }
     };
-    for offload in expected_offloads(choice.kind(), granted, &joined) {
+    for offload in expected_offloads(choice.kind(), granted, &coalesced) {
         findings.push(if offload.on {
             Finding::ok(PLAN, format!("{} on: {}", offload.name, offload.reason))
         } else {
             let since = match offload.name.as_str() {
                 name if name == Feature::Uso.name() || name == Feature::CoalesceUdp.name() => {
-                    "Linux 6.2 or later"
+                    "use Linux 6.2 or later"
                 }
-                _ => "a later kernel",
+                _ => "use a later kernel",
             };
-            Finding::less(PLAN, format!("{} off: {}", offload.name, offload.reason), since)
+            Finding::warn(PLAN, format!("{} off: {}", offload.name, offload.reason), since)
         });
     }
     findings
@@ -192,6 +200,6 @@ mod tests {
 
         assert_eq!(verdicts(root), [Verdict::Ok; 3]);
         assert_eq!(verdicts(container), [Verdict::Fails, Verdict::Ok, Verdict::Note]);
-        assert_eq!(verdicts(""), [Verdict::Fails, Verdict::Less, Verdict::Ok]);
+        assert_eq!(verdicts(""), [Verdict::Fails, Verdict::Warn, Verdict::Ok]);
     }
 }

@@ -1,11 +1,13 @@
-//! What lies around a gateway: forwarding, filters, bridges, other gateways.
+//! The host around a gateway: forwarding, packet filters, bridges, other gateways.
 
 use super::Finding;
+use crate::config::load::SOCKET_FOLDER;
+use crate::control;
 use crate::host::nic::{Nic, device_of};
 use crate::socket;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const HOST: &str = "host";
@@ -24,36 +26,36 @@ pub(super) fn examine() -> Vec<Finding> {
         Some(output) => {
             let said = String::from_utf8_lossy(&output.stderr);
             let first = said.lines().next().unwrap_or_default();
-            Finding::note(HOST, format!("iptables does not tell its rules: {first}"))
+            Finding::note(HOST, format!("cannot list iptables rules: {first}"))
         }
-        None => Finding::note(HOST, "iptables is not there: flanneld needs it, or EnableNFTables"),
+        None => {
+            Finding::note(HOST, "iptables not found: twill flanneld needs it, or EnableNFTables")
+        }
     });
     let nft = Command::new("nft").arg("--version").output();
     if nft.is_ok_and(|output| output.status.success()) {
-        findings.push(Finding::ok(HOST, "nft is there"));
+        findings.push(Finding::ok(HOST, "nft found"));
     }
     let any = socket::anywhere(SocketAddr::from(([0; 4], 0)));
     let uplink = socket::path_to(any).ok().and_then(|path| device_of(path.source));
     findings.push(
         match uplink.map(|name| Nic::read(Path::new("/sys"), Path::new("/proc"), &name)) {
-            Some(Ok(nic)) => Finding::note(HOST, format!("pinning = \"nic\" would go by {nic}")),
-            Some(Err(_)) | None => {
-                Finding::note(HOST, "there is no network card with a default route")
-            }
+            Some(Ok(nic)) => Finding::note(HOST, format!("pinning = \"nic\" would use {nic}")),
+            Some(Err(_)) | None => Finding::note(HOST, "no network card has a default route"),
         },
     );
     findings.extend(gateways());
     findings
 }
 
-/// Reads kernel parameters; one that this kernel lacks needs no word.
+/// Reads kernel parameters; skips those that this kernel lacks.
 fn sysctls(read: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(value) = read("net.ipv4.ip_forward") {
         findings.push(match value.as_str() {
-            "0" => Finding::less(
+            "0" => Finding::warn(
                 HOST,
-                "net.ipv4.ip_forward = 0: packets of containers are not forwarded",
+                "net.ipv4.ip_forward = 0: the kernel does not forward packets of containers",
                 "sysctl net.ipv4.ip_forward=1",
             ),
             _ => Finding::ok(HOST, format!("net.ipv4.ip_forward = {value}")),
@@ -62,23 +64,22 @@ fn sysctls(read: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
     for name in ["net.ipv4.conf.all.rp_filter", "net.ipv4.conf.default.rp_filter"] {
         let Some(value) = read(name) else { continue };
         findings.push(match value.as_str() {
-            "1" => Finding::less(
+            "1" => Finding::warn(
                 HOST,
-                format!("{name} = 1: packets whose answer would leave elsewhere are dropped"),
-                format!("sysctl {name}=2, if peers' networks are routed unevenly"),
+                format!("{name} = 1: the kernel drops packets whose reply would leave by another interface"),
+                format!("sysctl {name}=2, if routes to peers are asymmetric"),
             ),
             _ => Finding::ok(HOST, format!("{name} = {value}")),
         });
     }
     findings.push(match read("net.bridge.bridge-nf-call-iptables").as_deref() {
-        Some("1") => Finding::ok(HOST, "br_netfilter filters what crosses bridges"),
-        Some(_) => Finding::note(
-            HOST,
-            "br_netfilter is there and bridge-nf-call-iptables is 0: Kubernetes wants 1",
-        ),
+        Some("1") => Finding::ok(HOST, "br_netfilter filters bridged packets"),
+        Some(_) => {
+            Finding::note(HOST, "net.bridge.bridge-nf-call-iptables = 0: Kubernetes needs 1")
+        }
         None => Finding::note(
             HOST,
-            "br_netfilter is not loaded: Kubernetes services of the same node need it",
+            "br_netfilter not loaded: Kubernetes needs it for services on the same node",
         ),
     });
     findings
@@ -88,24 +89,20 @@ fn sysctls(read: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
 fn forward_policy(rules: &str) -> Finding {
     let accepts = rules.lines().any(|line| line == "-P FORWARD ACCEPT");
     match accepts {
-        true => Finding::ok(HOST, "iptables forwards by default"),
-        false => Finding::less(
+        true => Finding::ok(HOST, "iptables FORWARD policy: ACCEPT"),
+        false => Finding::warn(
             HOST,
-            "iptables does not forward by default, as docker leaves it",
-            "twill flanneld adds its own rules; with twill run, accept the overlay's networks",
+            "iptables FORWARD policy: not ACCEPT, as docker sets it",
+            "with twill run, accept the overlay networks in FORWARD; twill flanneld does it itself",
         ),
     }
 }
 
 /// Gateways that run already.
 fn gateways() -> Vec<Finding> {
-    let Ok(entries) = fs::read_dir("/run/twill") else { return Vec::new() };
-    entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|it| it == "sock"))
-        .filter(|path| std::os::unix::net::UnixStream::connect(path).is_ok())
-        .map(|path| Finding::note(HOST, format!("a gateway answers at {}", path.display())))
-        .collect()
+    let sockets = control::running(Path::new(SOCKET_FOLDER));
+    let told = |path: PathBuf| Finding::note(HOST, format!("gateway at {}", path.display()));
+    sockets.into_iter().map(told).collect()
 }
 
 #[cfg(test)]
@@ -114,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_that_stop_packets_are_told_with_their_cure() {
+    fn parameters_that_stop_packets_are_warned_of_with_a_fix() {
         let closed = sysctls(|name| match name {
             "net.ipv4.ip_forward" => Some("0".to_owned()),
             "net.ipv4.conf.all.rp_filter" => Some("1".to_owned()),
@@ -126,7 +123,7 @@ mod tests {
         });
 
         let verdicts = |all: &[Finding]| all.iter().map(|it| it.verdict).collect::<Vec<_>>();
-        assert_eq!(verdicts(&closed), [Verdict::Less, Verdict::Less, Verdict::Note]);
+        assert_eq!(verdicts(&closed), [Verdict::Warn, Verdict::Warn, Verdict::Note]);
         assert_eq!(closed[0].cure.as_deref(), Some("sysctl net.ipv4.ip_forward=1"));
         assert_eq!(verdicts(&open), [Verdict::Ok; 4]);
     }
@@ -135,6 +132,6 @@ mod tests {
     fn the_policy_of_the_forward_chain_is_its_first_rule() {
         assert_eq!(forward_policy("-P FORWARD ACCEPT\n").verdict, Verdict::Ok);
         let docker = "-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n";
-        assert_eq!(forward_policy(docker).verdict, Verdict::Less);
+        assert_eq!(forward_policy(docker).verdict, Verdict::Warn);
     }
 }

@@ -1,5 +1,5 @@
-//! `twill doctor`: what this kernel and container allow, found out by trying it, without a running
-//! gateway; what twill will therefore do, and how to get more.
+//! `twill doctor`: tries what this kernel and container support, without a running gateway. Shows
+//! which engine and offloads twill will use, and how to fix what is missing.
 
 mod data_plane;
 mod engines;
@@ -13,32 +13,32 @@ use std::fmt::Write as _;
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct DoctorArgs {
-    /// As JSON.
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// How bad something is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
-    /// As it should be.
+    /// Works.
     Ok,
-    /// Good to know.
+    /// For information.
     Note,
-    /// twill runs, with less.
-    Less,
-    /// twill does not run.
+    /// twill runs, slower or with fewer features.
+    Warn,
+    /// twill cannot run.
     Fails,
 }
 
-/// One thing looked at.
+/// One result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Finding {
     area: &'static str,
     verdict: Verdict,
     what: String,
-    /// How to get more.
+    /// How to fix it.
     #[serde(skip_serializing_if = "Option::is_none")]
     cure: Option<String>,
 }
@@ -52,12 +52,12 @@ impl Finding {
         Self { verdict: Verdict::Note, ..Self::ok(area, what) }
     }
 
-    fn less(area: &'static str, what: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Less, cure: Some(cure.into()), ..Self::ok(area, what) }
+    fn warn(area: &'static str, what: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Warn, cure: Some(cure.into()), ..Self::ok(area, what) }
     }
 
     fn fails(area: &'static str, what: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Fails, ..Self::less(area, what, cure) }
+        Self { verdict: Verdict::Fails, ..Self::warn(area, what, cure) }
     }
 }
 
@@ -89,12 +89,12 @@ fn describe(findings: &[Finding]) -> String {
         let sign = match finding.verdict {
             Verdict::Ok => "ok  ",
             Verdict::Note => "note",
-            Verdict::Less => "less",
+            Verdict::Warn => "WARN",
             Verdict::Fails => "FAIL",
         };
         let _ = writeln!(text, "  {sign}  {}", finding.what);
         if let Some(cure) = &finding.cure {
-            let _ = writeln!(text, "          to get more: {cure}");
+            let _ = writeln!(text, "        fix: {cure}");
         }
     }
     text
@@ -105,10 +105,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn findings_stand_under_their_area_with_their_cure() {
+    fn findings_stand_below_their_area_with_their_fix() {
         let findings = [
             Finding::ok("kernel", "Linux 6.18"),
-            Finding::less("kernel", "no runs", "use Linux 7.1.5"),
+            Finding::warn("kernel", "no GSO sends", "use Linux 7.1.5"),
             Finding::fails("TUN", "no device", "load the module tun"),
         ];
 
@@ -116,8 +116,8 @@ mod tests {
 
         assert_eq!(
             text,
-            "kernel\n  ok    Linux 6.18\n  less  no runs\n          to get more: use Linux 7.1.5\n\
-             TUN\n  FAIL  no device\n          to get more: load the module tun\n"
+            "kernel\n  ok    Linux 6.18\n  WARN  no GSO sends\n        fix: use Linux 7.1.5\n\
+             TUN\n  FAIL  no device\n        fix: load the module tun\n"
         );
     }
 
@@ -126,8 +126,7 @@ mod tests {
         let mut findings = data_plane::examine();
         findings.extend(host::examine());
 
-        for area in ["kernel", "TUN device", "engines", "UDP sockets", "host", "what twill will do"]
-        {
+        for area in ["kernel", "TUN device", "engines", "UDP sockets", "host", "plan"] {
             assert!(findings.iter().any(|finding| finding.area == area), "nothing about {area}");
         }
         for engine in crate::engine::EngineKind::ALL {
@@ -145,8 +144,8 @@ mod tests {
         for finding in &findings {
             assert_eq!(
                 finding.cure.is_some(),
-                finding.verdict >= Verdict::Less,
-                "{finding:?}: what is less than it could be has a cure, and nothing else"
+                finding.verdict >= Verdict::Warn,
+                "{finding:?}: a warning has a fix, and nothing else has one"
             );
         }
     }

@@ -193,7 +193,7 @@ impl Worker {
             egress: &half.egress.tally,
             ingress: &half.ingress.tally,
             replies: half.egress.replies(),
-            joins: half.ingress.joins(),
+            coalesces: half.ingress.joins(),
             engine: engine.stats(),
         });
         self.engine.release(&mut self.inbox);

@@ -55,10 +55,7 @@ impl Tunnel {
     /// Gives the device its addresses and routes; those that are there already do no harm.
     pub(super) async fn install(&self, routes: &[IpNet]) -> Result<(), HostError> {
         let index = self.gateway.device_index();
-        for address in &self.settings.addresses {
-            self.network.add_address(index, *address).await?;
-        }
-        self.network.add_routes(index, routes).await
+        self.network.configure(index, &self.settings.addresses, routes).await
     }
 
     /// Makes these the peers and has workers look them up; says what that changed.

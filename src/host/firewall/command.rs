@@ -1,4 +1,4 @@
-//! Running the tools that keep the rules.
+//! Runs the tools that set the rules.
 
 use std::io;
 use std::process::{Output, Stdio};
@@ -7,10 +7,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// Longest wait for a tool; it may have to wait for the lock of another one.
+/// Time limit of a tool, which may have to wait for another one's lock.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A tool did not do its work: which one, what it was told, what it said.
+/// A tool failed: its command line and its error.
 #[derive(Debug, thiserror::Error)]
 #[error("`{command}`: {reason}")]
 pub struct CommandError {
@@ -18,7 +18,7 @@ pub struct CommandError {
     pub command: String,
     /// What came back.
     pub reason: String,
-    /// The tool ran, and answered no.
+    /// The tool ran and exited with status 1.
     pub refused: bool,
 }
 
@@ -32,7 +32,8 @@ pub(super) async fn run(program: &str, args: &[&str], input: &str) -> Result<Str
     let output = match timeout(PATIENCE, output(program, args, input)).await {
         Ok(output) => output.map_err(|error| failed(not_run(program, &error), false))?,
         Err(_) => {
-            let reason = format!("no end within {PATIENCE:?}: does another program hold its lock?");
+            let reason =
+                format!("not finished within {PATIENCE:?}: does another program hold its lock?");
             return Err(failed(reason, false));
         }
     };
@@ -45,7 +46,7 @@ pub(super) async fn run(program: &str, args: &[&str], input: &str) -> Result<Str
 
 fn not_run(program: &str, error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::NotFound => format!("{error}: install {program}, or put it in the PATH"),
+        io::ErrorKind::NotFound => format!("{error}: install {program}, or add its folder to PATH"),
         _ => error.to_string(),
     }
 }

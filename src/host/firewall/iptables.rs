@@ -1,13 +1,20 @@
 //! The rules as iptables has them.
+//!
+//! Another flanneld on this host, of another network, has its rules in the same chains. They stay:
+//! what changes is the rules of our network, and the one rule without any network, which both share.
 
 use super::Scope;
 use super::command::{CommandError, run};
+use ipnet::Ipv4Net;
 use std::fmt::Write;
+use std::net::Ipv4Addr;
 
 const POSTROUTING: &str = "FLANNEL-POSTRTG";
 const FORWARD: &str = "FLANNEL-FWD";
 const MASQUERADE_COMMENT: &str = "flanneld masq";
 const FORWARD_COMMENT: &str = "flanneld forward";
+/// Never masqueraded, whatever the network.
+const MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
 /// The mark of kube-proxy, which masquerades what has it.
 const KUBE_PROXY_MARK: &str = "0x4000/0x4000";
 
@@ -42,10 +49,10 @@ fn masquerade(scope: &Scope) -> Vec<Rule> {
         rule("POSTROUTING", "", POSTROUTING),
         // kube-proxy masquerades these; twice confuses some kernels.
         ours(format!("-m mark --mark {KUBE_PROXY_MARK}"), "RETURN"),
-        // Nothing within the overlay.
+        // Packets within the overlay stay as they are,
         ours(format!("-s {subnet} -d {network}"), "RETURN"),
         ours(format!("-s {network} -d {subnet}"), "RETURN"),
-        // Nor what comes from outside to a container of this node.
+        // and so do packets from outside to a container of this node.
         ours(format!("! -s {network} -d {subnet}"), "RETURN"),
         ours(format!("-s {network} ! -d 224.0.0.0/4"), masquerade),
         ours(format!("! -s {network} -d {network}"), masquerade),
@@ -95,9 +102,28 @@ impl Rule {
     }
 }
 
-/// The transaction for `iptables-restore --noflush`: our chains emptied or made, jumps to them that
-/// are there taken away, everything appended in order.
-fn restore_text(rules: &[Rule], there: impl Fn(&Rule) -> bool) -> String {
+/// A chain of ours as `iptables -S` lists it; `None` if it does not exist.
+type Listed = Option<Vec<String>>;
+
+/// Whether a listed rule is about other networks than ours.
+fn is_foreign(line: &str, network: Ipv4Net) -> bool {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let named = words.windows(2).filter(|pair| matches!(pair[0], "-s" | "-d"));
+    let networks = named.filter_map(|pair| pair[1].parse::<Ipv4Net>().ok());
+    let mut networks = networks.filter(|network| *network != MULTICAST).peekable();
+    networks.peek().is_some()
+        && networks.all(|other| !network.contains(&other) && !other.contains(&network))
+}
+
+/// The transaction for `iptables-restore --noflush`: our chains made, or emptied of our rules;
+/// existing jumps to them removed; everything appended in order. Beside rules of other networks, the
+/// rule without any network comes first, as each network's rules expect.
+fn restore_text(
+    network: Ipv4Net,
+    rules: &[Rule],
+    there: impl Fn(&Rule) -> bool,
+    listed: impl Fn(&str) -> Listed,
+) -> String {
     let mut text = String::new();
     for table in ["nat", "filter"] {
         let rules: Vec<_> = rules.iter().filter(|rule| rule.table == table).collect();
@@ -106,27 +132,55 @@ fn restore_text(rules: &[Rule], there: impl Fn(&Rule) -> bool) -> String {
         }
         let _ = writeln!(text, "*{table}");
         let chain = if table == "nat" { POSTROUTING } else { FORWARD };
-        let _ = writeln!(text, ":{chain} - [0:0]");
+        let lines = listed(chain);
+        let has_foreign = lines.iter().flatten().any(|line| is_foreign(line, network));
+        match lines.filter(|_| has_foreign) {
+            // To name a chain empties it.
+            None => _ = writeln!(text, ":{chain} - [0:0]"),
+            Some(lines) => {
+                for line in lines.iter().filter(|line| !is_foreign(line, network)) {
+                    let _ = writeln!(text, "-D {line}");
+                }
+            }
+        }
         for rule in rules {
             if !rule.is_ours() && there(rule) {
                 let _ = writeln!(text, "-D {} {}", rule.chain, rule.text());
             }
-            let _ = writeln!(text, "-A {} {}", rule.chain, rule.text());
+            let is_shared =
+                rule.is_ours() && !rule.words.iter().any(|word| word == "-s" || word == "-d");
+            let action = if is_shared && has_foreign { "-I" } else { "-A" };
+            let _ = writeln!(text, "{action} {} {}", rule.chain, rule.text());
         }
         text.push_str("COMMIT\n");
     }
     text
 }
 
+/// A chain's rules without the leading `-A`.
+async fn list(program: &str, table: &str, chain: &str) -> Result<Listed, CommandError> {
+    match run(program, &["-w", "-t", table, "-S", chain], "").await {
+        Ok(text) => {
+            let rules = text.lines().filter_map(|line| line.strip_prefix("-A "));
+            Ok(Some(rules.map(str::to_owned).collect()))
+        }
+        Err(error) if error.refused => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Puts the rules in place: all or none.
-pub(super) async fn apply(rules: &[Rule]) -> Result<(), CommandError> {
+pub(super) async fn apply(network: Ipv4Net, rules: &[Rule]) -> Result<(), CommandError> {
     let mut there = Vec::new();
     for rule in rules.iter().filter(|rule| !rule.is_ours()) {
         if exists("iptables", rule).await? {
             there.push(rule);
         }
     }
-    let text = restore_text(rules, |rule| there.contains(&rule));
+    let nat = list("iptables", "nat", POSTROUTING).await?;
+    let filter = list("iptables", "filter", FORWARD).await?;
+    let listed = |chain: &str| if chain == POSTROUTING { nat.clone() } else { filter.clone() };
+    let text = restore_text(network, rules, |rule| there.contains(&rule), listed);
     let waiting: &[&str] =
         if version().await >= Some((1, 6, 2)) { &["--noflush", "--wait"] } else { &["--noflush"] };
     run("iptables-restore", waiting, &text).await.map(drop)
@@ -147,19 +201,36 @@ pub(super) async fn has_random_fully() -> bool {
     version().await >= Some((1, 6, 2))
 }
 
-/// Removes our chains, and the jumps to them, of both families; what is not there is fine.
-pub(super) async fn remove() {
-    let all = Scope {
-        network: ipnet::Ipv4Net::default(),
-        subnet: ipnet::Ipv4Net::default(),
-        masquerade: true,
-        forward: true,
-        random_fully: false,
-    };
+/// Removes the rules of a network, those of other networks stay. What fails has no consequence but
+/// rules that match nothing any more.
+pub(super) async fn forget(network: Ipv4Net) {
+    for (table, chain) in [("nat", POSTROUTING), ("filter", FORWARD)] {
+        let Ok(Some(lines)) = list("iptables", table, chain).await else { continue };
+        let own = |line: &&String| {
+            let about = |word: &str| word.parse::<Ipv4Net>().is_ok_and(|it| network.contains(&it));
+            line.split_whitespace().any(about)
+        };
+        let deletions: String =
+            lines.iter().filter(own).map(|line| format!("-D {line}\n")).collect();
+        let text = format!("*{table}\n{deletions}COMMIT\n");
+        let _ = run("iptables-restore", &["--noflush"], &text).await;
+    }
+}
+
+/// Removes our chains and the jumps to them, of both families; chains that also have rules of other
+/// networks stay. Succeeds if there is nothing to remove.
+pub(super) async fn remove(network: Ipv4Net) {
+    let all =
+        Scope { network, subnet: network, masquerade: true, forward: true, random_fully: false };
     let jumps: Vec<_> = rules(&all).into_iter().filter(|rule| !rule.is_ours()).collect();
     for program in ["iptables", "ip6tables"] {
         for jump in &jumps {
             let chain = jump.target();
+            let lines = list(program, jump.table, chain).await.ok().flatten().unwrap_or_default();
+            if lines.iter().any(|line| is_foreign(line, network)) {
+                forget(network).await;
+                continue;
+            }
             while exists(program, jump).await.unwrap_or(false) {
                 if command(program, "-D", jump).await.is_err() {
                     break;
@@ -172,10 +243,10 @@ pub(super) async fn remove() {
 }
 
 async fn exists(program: &str, rule: &Rule) -> Result<bool, CommandError> {
-    // To look for a jump to a chain that is missing would be a mistake and not a "no".
+    // To check for a jump to a chain that is missing is an error and not a "no".
     let ours = if rule.is_ours() { rule.chain } else { rule.target() };
-    let list = ["-w", "-t", rule.table, "-S", ours];
-    Ok(yes(run(program, &list, "").await)? && yes(command(program, "-C", rule).await)?)
+    let chain = list(program, rule.table, ours).await?;
+    Ok(chain.is_some() && yes(command(program, "-C", rule).await)?)
 }
 
 fn yes<T>(answer: Result<T, CommandError>) -> Result<bool, CommandError> {
@@ -217,9 +288,14 @@ mod tests {
         }
     }
 
+    /// The transaction on a host without our chains.
+    fn restore(rules: &[Rule], has_jumps: bool) -> String {
+        restore_text(scope().network, rules, |_| has_jumps, |_| None)
+    }
+
     #[test]
     fn the_transaction_is_flannels_rules_in_flannels_order() {
-        let text = restore_text(&rules(&scope()), |_| false);
+        let text = restore(&rules(&scope()), false);
 
         assert_eq!(
             text,
@@ -245,7 +321,7 @@ COMMIT
 
     #[test]
     fn a_jump_that_is_there_is_moved_to_the_end_within_the_transaction() {
-        let text = restore_text(&rules(&Scope { forward: false, ..scope() }), |_| true);
+        let text = restore(&rules(&Scope { forward: false, ..scope() }), true);
 
         let expected = "-D POSTROUTING -m comment --comment \"flanneld masq\" -j FLANNEL-POSTRTG\n\
             -A POSTROUTING -m comment --comment \"flanneld masq\" -j FLANNEL-POSTRTG\n";
@@ -258,14 +334,33 @@ COMMIT
     fn without_random_ports_it_is_plain_masquerading() {
         let rules = rules(&Scope { random_fully: false, ..scope() });
 
-        assert!(!restore_text(&rules, |_| false).contains("random"));
+        assert!(!restore(&rules, false).contains("random"));
     }
 
     #[test]
     fn nothing_wanted_is_nothing_done() {
         let rules = rules(&Scope { masquerade: false, forward: false, ..scope() });
 
-        assert_eq!(restore_text(&rules, |_| false), "");
+        assert_eq!(restore(&rules, false), "");
+    }
+
+    #[test]
+    fn rules_of_another_network_in_our_chains_stay() {
+        let there = [
+            r#"FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -m comment --comment "flanneld masq" -j RETURN"#,
+            r#"FLANNEL-POSTRTG -s 10.99.0.0/16 ! -d 224.0.0.0/4 -m comment --comment "flanneld masq" -j MASQUERADE"#,
+            r#"FLANNEL-POSTRTG -s 10.10.7.0/24 -d 10.10.0.0/16 -m comment --comment "flanneld masq" -j RETURN"#,
+        ];
+        let listed = |_: &str| Some(there.map(str::to_owned).to_vec());
+        let rules = rules(&Scope { forward: false, ..scope() });
+
+        let text = restore_text(scope().network, &rules, |_| true, listed);
+
+        assert!(!text.contains(":FLANNEL-POSTRTG") && !text.contains("10.99"), "{text}");
+        assert!(text.contains(&format!("-D {}\n", there[2])), "an earlier subnet: {text}");
+        let marked: Vec<_> = text.lines().filter(|line| line.contains("0x4000")).collect();
+        assert_eq!(marked[0], format!("-D {}", there[0]));
+        assert!(marked.len() == 2 && marked[1].starts_with("-I FLANNEL-POSTRTG "), "{text}");
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! Masquerading and forwarding rules, flannel's to the letter.
 //!
-//! What the rules are is pure text; putting them into the kernel is `iptables-restore`'s or `nft`'s
-//! work, each a transaction. Rules stay when the gateway ends, so that containers keep their way
-//! out while it restarts.
+//! The rules are pure text; `iptables-restore` or `nft` puts them into the kernel, in one transaction.
+//! They stay when the gateway ends, so that containers can reach the outside while it restarts.
 
 mod command;
 mod iptables;
@@ -13,28 +12,33 @@ pub use command::CommandError;
 use ipnet::Ipv4Net;
 use tracing::{debug, error, info};
 
-/// What the rules are about.
+/// The networks that the rules are for, and which rules are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scope {
     /// The whole overlay.
     pub network: Ipv4Net,
     /// This node's subnet.
     pub subnet: Ipv4Net,
-    /// Masquerade what leaves the overlay.
+    /// Masquerade packets that leave the overlay.
     pub masquerade: bool,
-    /// Accept what is forwarded from and to the overlay.
+    /// Accept forwarded packets from and to the overlay.
     pub forward: bool,
     /// Masquerade with random source ports where the host can.
     pub random_fully: bool,
 }
 
-/// Who keeps the rules.
+/// The tool that sets the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// `iptables-restore`.
     Iptables,
     /// `nft`.
     Nftables,
+}
+
+/// Removes the iptables rules of a former network of this node.
+pub async fn forget(network: Ipv4Net) {
+    iptables::forget(network).await;
 }
 
 /// The rules of this node.
@@ -46,8 +50,8 @@ pub struct Firewall {
 }
 
 impl Firewall {
-    /// Removes what the other backend has of an earlier start, then puts the rules in place. What
-    /// fails is logged: traffic between containers needs none of it.
+    /// Removes the other backend's rules of an earlier start, then sets the rules. A failure is logged:
+    /// traffic between containers needs no rules.
     pub async fn start(scope: Scope, backend: Backend) -> Self {
         let mut firewall = Self { scope, backend, rules: Vec::new() };
         match backend {
@@ -60,7 +64,7 @@ impl Firewall {
             }
             Backend::Nftables => {
                 info!("Starting flannel in nftables mode...");
-                iptables::remove().await;
+                iptables::remove(scope.network).await;
                 if let Err(reason) = nftables::apply(&scope).await {
                     error!("nftables: couldn't setup rules: {reason}");
                 }
@@ -82,13 +86,13 @@ impl Firewall {
         }
         let random_fully = scope.random_fully && iptables::has_random_fully().await;
         self.rules = iptables::rules(&Scope { random_fully, ..scope });
-        match iptables::apply(&self.rules).await {
+        match iptables::apply(scope.network, &self.rules).await {
             Ok(()) => info!("bootstrap done"),
             Err(reason) => error!("Failed to setup IPTables: {reason}"),
         }
     }
 
-    /// Puts the rules in place again if one is missing.
+    /// Restores the rules if one is missing.
     pub async fn ensure(&self) {
         if self.backend == Backend::Nftables || self.rules.is_empty() {
             return;
@@ -101,7 +105,7 @@ impl Firewall {
                 return;
             }
         }
-        match iptables::apply(&self.rules).await {
+        match iptables::apply(self.scope.network, &self.rules).await {
             Ok(()) => info!("bootstrap done"),
             Err(reason) => error!("Failed to ensure iptables rules: {reason}"),
         }

@@ -8,11 +8,10 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use twill_datapath::IngressCheck;
-use twill_datapath::offload::vnet_hdr::{self, GsoType, VnetHdr};
+use twill_datapath::offload::vnet_hdr::{GsoType, VnetHdr};
 use twill_datapath::route::{Overlay, Peer, PeerIndex};
-use twill_datapath::wire::checksum::Sum;
-use twill_datapath::wire::{protocol, tcp, udp};
 use twill_datapath::{DropReason, Tally};
+use twill_testbed::packets::{self, ACK, plain, tcp, tso};
 
 /// A host at the near gateway, and one at the far one.
 const NEAR: [u8; 4] = [10, 10, 0, 5];
@@ -26,8 +25,8 @@ const NEAR_ENDPOINT: &str = "127.0.0.1:8285";
 #[test]
 fn one_turn_carries_both_directions() {
     let mut side = Side::near();
-    side.wires.borrow_mut().from_tun.push_back(plain(&udp_packet(NEAR, FAR, b"out")));
-    let arrival = udp_packet(FAR, NEAR, b"in");
+    side.wires.borrow_mut().from_tun.push_back(plain(&udp(NEAR, FAR, b"out")));
+    let arrival = udp(FAR, NEAR, b"in");
     side.arrives(0, arrival);
 
     side.turn();
@@ -43,7 +42,10 @@ fn a_bulk_stream_crosses_two_gateways_whole_and_in_order() {
     let (mut near, mut far) = (Side::near(), Side::far());
     let stream: Vec<u8> = (0..40u32 * 64 * 1024).map(|at| (at / 7) as u8).collect();
     for (index, part) in stream.chunks(64_000).enumerate() {
-        near.wires.borrow_mut().from_tun.push_back(tso(1400, (index * 64_000) as u32, part));
+        near.wires
+            .borrow_mut()
+            .from_tun
+            .push_back(tso(1400, &tcp(NEAR, FAR, 64, (index * 64_000) as u32, ACK, part)));
     }
 
     near.turn();
@@ -54,7 +56,7 @@ fn a_bulk_stream_crosses_two_gateways_whole_and_in_order() {
 
     let frames = far.wires.borrow().to_tun.clone();
     assert!(frames.len() < 60, "{} frames: nothing was joined", frames.len());
-    let received: Vec<u8> = frames.iter().flat_map(|frame| frame[10 + 40..].to_vec()).collect();
+    let received: Vec<u8> = frames.iter().flat_map(|frame| frame[10 + 52..].to_vec()).collect();
     assert!(received == stream, "the stream was cut, repeated or reordered");
     assert_eq!(near.egress().imbalance(), 0);
     assert_eq!(far.ingress().packets_in, near.egress().packets_out);
@@ -64,7 +66,7 @@ fn a_bulk_stream_crosses_two_gateways_whole_and_in_order() {
 #[test]
 fn a_new_view_counts_from_the_next_turn_on() {
     let mut side = Side::near();
-    let packet = plain(&udp_packet(NEAR, [10, 10, 77, 1], b""));
+    let packet = plain(&udp(NEAR, [10, 10, 77, 1], b""));
     side.wires.borrow_mut().from_tun.push_back(packet.clone());
     side.turn();
     assert_eq!(side.egress().drops[DropReason::NoRoute as usize], 1);
@@ -81,7 +83,7 @@ fn a_new_view_counts_from_the_next_turn_on() {
 #[test]
 fn a_sender_without_a_route_is_told_through_the_device() {
     let mut side = Side::near();
-    let packet = udp_packet(NEAR, [10, 10, 77, 1], b"");
+    let packet = udp(NEAR, [10, 10, 77, 1], b"");
     side.wires.borrow_mut().from_tun.push_back(plain(&packet));
 
     side.turn();
@@ -97,7 +99,7 @@ fn one_refused_destination_harms_no_other() {
     let mut side = Side::near();
     for number in 0..10 {
         let to = if number % 2 == 0 { FAR } else { ELSEWHERE };
-        side.wires.borrow_mut().from_tun.push_back(plain(&udp_packet(NEAR, to, &[number])));
+        side.wires.borrow_mut().from_tun.push_back(plain(&udp(NEAR, to, &[number])));
     }
     side.wires.borrow_mut().refuse_send =
         |datagram| (datagram[16..20] == ELSEWHERE).then_some(libc::EHOSTUNREACH);
@@ -116,9 +118,9 @@ fn one_refused_destination_harms_no_other() {
 #[test]
 fn a_datagram_beyond_its_path_is_answered_or_leaves_in_fragments() {
     let mut side = Side::near();
-    let mut free = udp_packet(NEAR, FAR, &[1; 1000]);
+    let mut free = udp(NEAR, FAR, &[1; 1000]);
     free[6] = 0;
-    let bound = udp_packet(NEAR, FAR, &[2; 1000]);
+    let bound = udp(NEAR, FAR, &[2; 1000]);
     side.wires.borrow_mut().from_tun.extend([plain(&free), plain(&bound)]);
     side.wires.borrow_mut().refuse_send = |_| Some(libc::EMSGSIZE);
 
@@ -138,8 +140,7 @@ fn a_datagram_beyond_its_path_is_answered_or_leaves_in_fragments() {
 fn what_leaves_in_fragments_keeps_its_place_in_its_flow() {
     let mut side = Side::near();
     let packets = (0..30).map(|number| {
-        let mut packet =
-            udp_packet(NEAR, FAR, &vec![number; if number % 3 == 0 { 1000 } else { 90 }]);
+        let mut packet = udp(NEAR, FAR, &vec![number; if number % 3 == 0 { 1000 } else { 90 }]);
         packet[6] = 0;
         plain(&packet)
     });
@@ -159,7 +160,7 @@ fn what_leaves_in_fragments_keeps_its_place_in_its_flow() {
 fn a_device_that_refuses_joined_frames_gets_every_packet_once_and_no_joined_frame_again() {
     let mut side = Side::near();
     let train = |first: u8| -> Vec<u8> {
-        (first..first + 20).flat_map(|number| udp_packet(FAR, NEAR, &[number; 100])).collect()
+        (first..first + 20).flat_map(|number| udp(FAR, NEAR, &[number; 100])).collect()
     };
     side.wires.borrow_mut().refuse_write = |frame| (frame[1] != 0).then_some(libc::EINVAL);
     side.arrives(128, train(0));
@@ -180,7 +181,7 @@ fn a_device_that_refuses_joined_frames_gets_every_packet_once_and_no_joined_fram
 fn a_device_that_is_down_costs_packets_and_is_counted() {
     let mut side = Side::near();
     side.wires.borrow_mut().refuse_write = |_| Some(libc::EIO);
-    let train = (0..20).flat_map(|number| udp_packet(FAR, NEAR, &[number; 100])).collect();
+    let train = (0..20).flat_map(|number| udp(FAR, NEAR, &[number; 100])).collect();
     side.arrives(128, train);
 
     side.turn();
@@ -217,12 +218,12 @@ proptest! {
             wires.refuse_send = SENDS[refuse_send];
             wires.refuse_write = WRITES[refuse_write];
             for (to, len, gso_size) in &frames {
-                let segments = tcp_packet(NEAR, destinations[*to], 1, &vec![7; *len]);
-                wires.from_tun.push_back(with_gso(*gso_size, &segments));
+                let segments = tcp(NEAR, destinations[*to], 64, 1, ACK, &vec![7; *len]);
+                wires.from_tun.push_back(tso(usize::from(*gso_size), &segments));
             }
         }
         for (from, count, len) in &trains {
-            let packet = udp_packet(sources[*from], NEAR, &vec![9; *len]);
+            let packet = udp(sources[*from], NEAR, &vec![9; *len]);
             side.arrives(packet.len() as u16, packet.repeat(*count));
         }
 
@@ -371,63 +372,8 @@ fn packets_in(frame: &[u8]) -> u64 {
     }
 }
 
-fn plain(packet: &[u8]) -> Vec<u8> {
-    [&VnetHdr::PLAIN.to_bytes(), packet].concat()
-}
-
-fn tso(gso_size: u16, sequence: u32, data: &[u8]) -> Vec<u8> {
-    with_gso(gso_size, &tcp_packet(NEAR, FAR, sequence, data))
-}
-
-fn with_gso(gso_size: u16, packet: &[u8]) -> Vec<u8> {
-    let header = VnetHdr {
-        needs_csum: true,
-        gso_type: GsoType::TcpV4,
-        gso_size,
-        csum_start: 20,
-        csum_offset: tcp::CHECKSUM_OFFSET as u16,
-        ..VnetHdr::PLAIN
-    };
-    let frame = [&header.to_bytes()[..], packet].concat();
-    assert_eq!(frame.len(), vnet_hdr::LEN + packet.len());
-    frame
-}
-
-fn udp_packet(from: [u8; 4], to: [u8; 4], data: &[u8]) -> Vec<u8> {
-    let mut transport = vec![0x0f, 0xa0, 0x0f, 0xa1, 0, 0, 0, 0];
-    transport.extend_from_slice(data);
-    let len = transport.len() as u16;
-    transport[4..6].copy_from_slice(&len.to_be_bytes());
-    ip(from, to, protocol::UDP, transport, udp::CHECKSUM_OFFSET)
-}
-
-fn tcp_packet(from: [u8; 4], to: [u8; 4], sequence: u32, data: &[u8]) -> Vec<u8> {
-    let mut transport = vec![0x9c, 0x40, 0, 80, 0, 0, 0, 0, 0, 0, 0, 1, 0x50, 0x10, 1, 0];
-    transport[4..8].copy_from_slice(&sequence.to_be_bytes());
-    transport.extend_from_slice(&[0; 4]);
-    transport.extend_from_slice(data);
-    ip(from, to, protocol::TCP, transport, tcp::CHECKSUM_OFFSET)
-}
-
-/// A packet with DF set.
-fn ip(
-    from: [u8; 4],
-    to: [u8; 4],
-    protocol: u8,
-    mut transport: Vec<u8>,
-    checksum_at: usize,
-) -> Vec<u8> {
-    let len = transport.len() as u16;
-    let pseudo = Sum::default().pseudo_v4(from.into(), to.into(), protocol, len);
-    let checksum = pseudo.bytes(&transport).finish();
-    transport[checksum_at..checksum_at + 2].copy_from_slice(&checksum.to_be_bytes());
-    let [high, low] = (len + 20).to_be_bytes();
-    let mut header = vec![0x45, 0, high, low, 0, 0, 0x40, 0, 64, protocol, 0, 0];
-    header.extend_from_slice(&from);
-    header.extend_from_slice(&to);
-    let checksum = Sum::default().bytes(&header).finish();
-    header[10..12].copy_from_slice(&checksum.to_be_bytes());
-    [header, transport].concat()
+fn udp(from: [u8; 4], to: [u8; 4], data: &[u8]) -> Vec<u8> {
+    packets::udp(from, to, 64, data)
 }
 
 /// Whether this is the one packet in so many that a test picks.

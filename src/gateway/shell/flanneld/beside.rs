@@ -2,9 +2,24 @@
 
 use super::Member;
 use crate::gateway::shell::tunnel::Tunnel;
-use crate::host::firewall::{Backend, Firewall, Scope};
+use crate::host::firewall::{self, Backend, Firewall, Scope};
+use crate::host::{Network, Previous};
+use crate::subnet::NetworkConfig;
 use ipnet::Ipv4Net;
 use tracing::{error, info};
+
+/// Removes what belongs to a former network or subnet of this node.
+async fn forget(previous: &Previous, own: Ipv4Net, config: &NetworkConfig, network: &Network) {
+    if let Some(former) = previous.network.filter(|former| *former != config.network) {
+        firewall::forget(former).await;
+    }
+    let Some(former) = previous.subnet.filter(|former| *former != own) else { return };
+    match network.remove_blackhole(former).await {
+        Ok(true) => info!("Removed blackhole route {former} of the former subnet"),
+        Ok(false) => {}
+        Err(reason) => error!("{reason}"),
+    }
+}
 
 /// Sets up what is beside the tunnel and keeps it there for as long as the tunnel is.
 pub(super) async fn beside(member: &Member, tunnel: &mut Tunnel) {
@@ -22,6 +37,7 @@ pub(super) async fn beside(member: &Member, tunnel: &mut Tunnel) {
             show(previous.subnet)
         );
     }
+    forget(previous, held.subnet, config, &tunnel.network).await;
     let scope = Scope {
         network: config.network,
         subnet: held.subnet,

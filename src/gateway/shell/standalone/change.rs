@@ -84,8 +84,16 @@ impl FileSource {
         for peer in loaded.peers.iter() {
             wanted.insert(peer.clone());
         }
+        // A name that does not resolve at the moment takes no known peer away.
+        let current = tunnel.reconciler.current();
+        let known = loaded.unresolved.iter().filter_map(|peer| current.find(&peer.name));
+        for peer in known {
+            wanted.insert(peer.clone());
+        }
         let done = make(tunnel, wanted).await?;
-        self.from_file = loaded.peers.iter().map(|peer| peer.name.clone()).collect();
+        let unresolved = loaded.unresolved.iter().map(|peer| &peer.name);
+        let names = loaded.peers.iter().map(|peer| &peer.name).chain(unresolved);
+        self.from_file = names.cloned().collect();
         Ok(done)
     }
 }

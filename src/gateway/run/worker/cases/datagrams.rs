@@ -1,11 +1,11 @@
 //! D1 to D25: what arrives from the underlay.
 
 use super::*;
-use twill_testbed::packets::{
-    AT_A, AT_B, HERE, MARTIANS, MTU, OUT_OF_SCOPE, OWN, dropped, forwarded, fragments,
-    one_hop_less, packet, stamped, tiny_fragment, udp, udp6, unjoinable, with_header, with_id,
-    with_total_len,
+use twill_testbed::cases::{
+    MARTIANS, OUT_OF_SCOPE, bad_datagrams, dropped, forwarded, fragments, mixed_train, packet,
+    stamped, tiny_fragment, unjoinable,
 };
+use twill_testbed::packets::{one_hop_less, udp, with_header, with_id};
 
 /// The discard service, which nobody runs: the kernel answers port unreachable.
 const NOBODY: &str = "127.0.0.5:9";
@@ -283,11 +283,7 @@ fn d22_a_packet_longer_than_the_mtu_is_dropped_and_not_cut() {
 
 #[test]
 fn d23_a_mixed_train_loses_its_ipv6_only() {
-    let train = [
-        udp(AT_A, HERE, 64, &[0; 20]),
-        udp6("fd00:a:1::5", "fd00:a::5", 64, b""),
-        udp(AT_A, HERE, 64, &[2; 20]),
-    ];
+    let train = mixed_train();
     let delivered = [one_hop_less(&train[0]), one_hop_less(&train[2])];
     let mut books = forwarded(2, 96);
     books.packets_in += 1;
@@ -332,49 +328,6 @@ fn d25_a_peer_whose_port_is_closed_harms_nobody() {
         rig.egress("D25, A", &frame, &[sent], &[], forwarded(1, to_a.len()));
         assert_delivers(rig);
     });
-}
-
-/// Datagrams of peer A that are dropped in strict mode, by case.
-fn bad_datagrams() -> Vec<(String, Vec<u8>, DropReason)> {
-    use DropReason::*;
-    let header =
-        |edit: fn(&mut [u8], u8), value: u8| with_header(packet(), |header| edit(header, value));
-    let mut all = vec![("D1".to_owned(), Vec::new(), Short)];
-    let mut add = |case: String, datagram, reason| all.push((case, datagram, reason));
-    for len in 1..20 {
-        add(format!("D2, {len} bytes"), packet()[..len].to_vec(), Short);
-    }
-    for version in [0, 5, 15] {
-        let datagram = header(|header, it| header[0] = it << 4 | 5, version);
-        add(format!("D3, version {version}"), datagram, Version);
-    }
-    for words in 0..5 {
-        let datagram = header(|header, it| header[0] = 0x40 | it, words);
-        add(format!("D4, {words} words"), datagram, HeaderLength);
-    }
-    let forty = udp(AT_A, HERE, 64, b"twelve bytes");
-    add("D5".into(), with_header(forty, |header| header[0] = 0x4f), HeaderLength);
-    for excess in [1, 2, 1000, 65535 - 35] {
-        let datagram = with_total_len(packet(), packet().len() + excess);
-        add(format!("D6, {excess} more"), datagram, Truncated);
-    }
-    for len in [0, 1, 19] {
-        add(format!("D7, {len}"), with_total_len(packet(), len), TotalLength);
-    }
-    add("D10".into(), udp(AT_B, HERE, 64, b""), SourceMismatch);
-    for source in [HERE, OWN.octets()] {
-        add(format!("D11, from {source:?}"), udp(source, HERE, 64, b""), SourceMismatch);
-    }
-    for source in MARTIANS {
-        add(format!("D12, from {source:?}"), udp(source, HERE, 64, b""), Martian);
-    }
-    for destination in OUT_OF_SCOPE {
-        let datagram = udp(AT_A, destination, 64, b"");
-        add(format!("D13, to {destination:?}"), datagram, DestinationScope);
-    }
-    add("D15".into(), udp(AT_A, HERE, 0, b""), Ttl);
-    add("D23".into(), udp6("fd00:a:1::5", "fd00:a::5", 64, b""), Family);
-    all
 }
 
 /// The engine goes on: a packet that breaks no rule arrives.

@@ -3,10 +3,10 @@
 use super::*;
 use etherparse::PacketBuilder;
 use twill_datapath::offload::vnet_hdr::GsoType;
+use twill_testbed::cases::{dropped, forwarded, misfits, net_unreachable, unanswerable};
 use twill_testbed::packets::{
-    ACK, AT_A, AT_B, CWR, ECE, FIN, HERE, MTU, OWN, PSH, dropped, forwarded, misfits,
-    net_unreachable, one_hop_less, payload, tcp, tso, udp, udp6, unanswerable, with_header,
-    with_id, with_partial_checksum,
+    ACK, CWR, ECE, FIN, PSH, one_hop_less, payload, tcp, tso, udp, udp6, with_header, with_id,
+    with_partial_checksum,
 };
 
 /// A host whose gateway nobody runs.

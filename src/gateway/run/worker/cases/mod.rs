@@ -24,15 +24,16 @@ use rustix::time::{
     timerfd_settime,
 };
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use twill_datapath::IngressCheck;
 use twill_datapath::offload::vnet_hdr::VnetHdr;
-use twill_datapath::route::{Overlay, Peer, PeerIndex};
+use twill_datapath::route::Overlay;
 use twill_datapath::{DropReason, Tally};
 use twill_testbed::missing;
-use twill_testbed::packets::{MTU, OWN, apart, with_vnet_hdr, without_meaningless_id};
+use twill_testbed::overlay::{self, AT_A, AT_B, HERE, MTU, OWN};
+use twill_testbed::packets::{apart, with_vnet_hdr, without_meaningless_id};
 
 /// How long anything may take that must happen at last.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -357,17 +358,7 @@ fn ticks() -> OwnedFd {
 
 /// The overlay of the datapath's own cases, its peers at these sockets.
 fn overlay(a: &UdpSocket, b: &UdpSocket) -> Overlay {
-    let peer = |index, socket: &UdpSocket, subnet: &str| Peer {
-        index: PeerIndex(index),
-        name: subnet.into(),
-        endpoint: socket.local_addr().unwrap(),
-        subnets: vec![subnet.parse().unwrap()],
-    };
-    Overlay {
-        peers: vec![peer(0, a, "10.10.1.0/24"), peer(1, b, "10.10.2.0/24")],
-        local: vec!["10.10.0.0/24".parse().unwrap()],
-        addresses: vec![IpAddr::V4(OWN)],
-    }
+    overlay::overlay(a.local_addr().unwrap(), b.local_addr().unwrap())
 }
 
 /// A datagram from the gateway.
