@@ -80,6 +80,10 @@ fn describe(status: &GatewayStatus, out: &mut String) -> fmt::Result {
         let answers = if etcd.connected { "answers" } else { "does not answer" };
         writeln!(out, "  lease: {}, etcd {answers}", etcd.own)?;
     }
+    if let Some(kube) = &status.kube {
+        let answers = if kube.connected { "answers" } else { "does not answer" };
+        writeln!(out, "  node: {}, API server {answers}", kube.own)?;
+    }
     for peer in &status.peers {
         writeln!(out)?;
         describe_peer(peer, out)?;

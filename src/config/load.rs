@@ -109,7 +109,10 @@ pub enum LoadError {
 ///
 /// # Errors
 /// [`LoadError`], with all mistakes of the file.
-pub fn load(path: &Path, change: impl Fn(&mut file::Interface)) -> Result<Standalone, LoadError> {
+pub(crate) fn load(
+    path: &Path,
+    change: impl Fn(&mut file::Interface),
+) -> Result<Standalone, LoadError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
     let name = path.display().to_string();
@@ -128,14 +131,14 @@ pub fn load(path: &Path, change: impl Fn(&mut file::Interface)) -> Result<Standa
     }));
 
     let interface = file.interface;
-    let place = Place {
+    let addressing = Addressing {
         addresses: interface.address.clone(),
         mtu,
         listen: interface.listen,
         local: interface.local(),
     };
     Ok(Standalone {
-        settings: settings(&interface, place).map_err(LoadError::Cpus)?,
+        settings: settings(&interface, addressing).map_err(LoadError::Cpus)?,
         peers,
         socket: interface.socket.clone().unwrap_or_else(|| default_socket(&interface.name)),
         socket_group,
@@ -223,15 +226,15 @@ fn place(peer: &file::FilePeer, subnet: Option<IpNet>) -> Range<usize> {
 
 /// Whether datagrams to an endpoint come back to a gateway that listens on all addresses.
 #[must_use]
-pub fn is_ourselves(endpoint: SocketAddr, listen: SocketAddr) -> bool {
+pub(crate) fn is_ourselves(endpoint: SocketAddr, listen: SocketAddr) -> bool {
     listen.ip().is_unspecified()
         && endpoint.port() == listen.port()
         && path_to(endpoint).is_ok_and(|path| path.source == endpoint.ip())
 }
 
-/// Where a gateway stands in the network.
+/// The addresses by which a gateway is part of two networks: the overlay and the one below.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct Addressing {
     /// Addresses of the TUN device.
     pub addresses: Vec<IpNet>,
     /// Its MTU.
@@ -242,12 +245,12 @@ pub struct Place {
     pub local: Vec<IpNet>,
 }
 
-/// The settings of a gateway that stands at `place`; of the interface, what says how it works.
+/// The settings of a gateway with this addressing; of the interface, what says how it works.
 ///
 /// # Errors
 /// When the CPUs cannot be counted.
-pub fn settings(interface: &file::Interface, place: Place) -> io::Result<Settings> {
-    let Place { addresses, mtu, listen, local } = place;
+pub fn settings(interface: &file::Interface, addressing: Addressing) -> io::Result<Settings> {
+    let Addressing { addresses, mtu, listen, local } = addressing;
     let queues = match interface.queues {
         Queues::Count(count) => count,
         Queues::Auto => {
@@ -279,11 +282,11 @@ pub fn settings(interface: &file::Interface, place: Place) -> io::Result<Setting
 }
 
 /// The folder of control sockets.
-pub const SOCKET_FOLDER: &str = "/run/twill";
+pub(crate) const SOCKET_FOLDER: &str = "/run/twill";
 
 /// The default control socket of a device.
 #[must_use]
-pub fn default_socket(device: &str) -> PathBuf {
+pub(crate) fn default_socket(device: &str) -> PathBuf {
     Path::new(SOCKET_FOLDER).join(format!("{device}.sock"))
 }
 
@@ -327,7 +330,7 @@ fn device_mtu(file: &File, peers: &PeerSet) -> (Mtu, Vec<String>) {
 ///
 /// # Errors
 /// [`AddressError`].
-pub fn address(endpoint: &Endpoint, listen: SocketAddr) -> Result<SocketAddr, AddressError> {
+pub(crate) fn address(endpoint: &Endpoint, listen: SocketAddr) -> Result<SocketAddr, AddressError> {
     let host = endpoint.host.clone();
     let port = endpoint.port.unwrap_or(listen.port());
     let found = match (host.as_str(), port).to_socket_addrs() {

@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
 mod following;
+mod nodes;
 mod server;

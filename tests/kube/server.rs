@@ -162,6 +162,42 @@ impl Server {
         self.merge(&format!("/api/v1/nodes/{name}/status"), &patch);
     }
 
+    /// A service account in the namespace `default`, without any right yet.
+    pub(crate) fn add_service_account(&self, name: &str) {
+        let account = json!({"metadata": {"name": name}});
+        self.call("POST", "/api/v1/namespaces/default/serviceaccounts", Some(&account));
+    }
+
+    /// Gives a service account these rights, and no others.
+    pub(crate) fn allow(&self, account: &str, rules: &Value) {
+        let api = "/apis/rbac.authorization.k8s.io/v1";
+        let _ = self.try_call("DELETE", &format!("{api}/clusterroles/{account}"), None, "");
+        let role = json!({"metadata": {"name": account}, "rules": rules});
+        self.call("POST", &format!("{api}/clusterroles"), Some(&role));
+        let binding = json!({
+            "metadata": {"name": account},
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": account,
+            },
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": "default"}],
+        });
+        let path = format!("{api}/clusterrolebindings");
+        // There is one from the time before.
+        let _ = self.try_call("POST", &path, Some(&binding), "application/json");
+    }
+
+    /// A kubeconfig with a token of a service account.
+    pub(crate) fn kubeconfig_of(&self, account: &str) -> PathBuf {
+        let path = format!("/api/v1/namespaces/default/serviceaccounts/{account}/token");
+        let request = json!({"spec": {"expirationSeconds": 3600}});
+        let answer = self.call("POST", &path, Some(&request));
+        let token = answer["status"]["token"].as_str().unwrap();
+        let text = fs::read_to_string(self.kubeconfig()).unwrap().replace(TOKEN, token);
+        let path = self.folder.join(format!("{account}.kubeconfig"));
+        fs::write(&path, text).unwrap();
+        path
+    }
+
     pub(crate) fn merge(&self, path: &str, patch: &Value) {
         self.try_call("PATCH", path, Some(patch), "application/merge-patch+json").unwrap();
     }

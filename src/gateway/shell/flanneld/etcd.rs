@@ -1,17 +1,15 @@
-//! What a node needs before it can have a tunnel.
+//! A node whose lease is in etcd.
 
-use super::FlanneldError;
+use super::{Ends, FlanneldError, Ground, Member};
 use crate::config::flanneld::{Etcd, Flanneld};
-use crate::host::external_interface::{self, ExternalInterface};
-use crate::host::{Network, Previous};
+use crate::host::Previous;
 use crate::subnet::etcd::{Access, AccessError, EtcdManager};
-use crate::subnet::{BackendError, Manager, NetworkConfig, NetworkError, Prefix};
-use crate::telemetry::http::{Answer, Routes};
-use crate::telemetry::observer::Observer;
-use crate::telemetry::prometheus;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use crate::subnet::{
+    BackendError, Holder, Keeper, Keeping, Leases, Manager, NetworkConfig, NetworkError, Prefix,
+    acquire,
+};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -19,6 +17,32 @@ use tracing::{error, info, warn};
 const CONFIG_RETRY: Duration = Duration::from_secs(1);
 /// How often a reason that stays the same is logged again.
 const REMINDER: Duration = Duration::from_secs(60);
+
+/// Gets a lease, and keeps it from then on.
+pub(super) async fn join(
+    manager: EtcdManager,
+    options: Flanneld,
+    previous: Previous,
+) -> Result<(Member, Ground, watch::Receiver<Leases>, Ends), FlanneldError> {
+    let config = network_config(&manager).await?;
+    let ground = Ground::prepare(&options, &config).await?;
+    let holder = Holder { public_ip: ground.external.public_ip };
+    let held = Box::pin(acquire(&manager, &config, holder, previous.subnet)).await?;
+    let keeping = Keeping {
+        network: config.network,
+        key: manager.prefix().lease(held.subnet),
+        held,
+        margin: options.renew_margin,
+        port: config.backend.port,
+    };
+    let (keeper, leases) = Keeper::new(manager, keeping);
+    let member = Member { options, config, subnet: held.subnet, previous };
+    let kept = async {
+        let _revoked = keeper.run().await;
+        Ok(())
+    };
+    Ok((member, ground, leases, Box::pin(kept)))
+}
 
 /// What leases are kept by. Certificates that are of no use are found here, before anything else.
 pub(super) async fn manager(etcd: &Etcd, previous: Previous) -> Result<EtcdManager, AccessError> {
@@ -46,19 +70,8 @@ fn warn_of_plain(access: &Access, is_certified: bool) {
     }
 }
 
-pub(super) fn probes(ready: &Arc<AtomicBool>, inside: &Arc<OnceLock<Arc<Observer>>>) -> Routes {
-    let (ready, inside) = (Arc::clone(ready), Arc::clone(inside));
-    Routes::default()
-        .with("/healthz", || Answer::text(200, "flanneld is running"))
-        .with("/readyz", move || match ready.load(Ordering::Relaxed) {
-            true => Answer::text(200, "flanneld is ready"),
-            false => Answer::text(503, "flanneld is not ready yet"),
-        })
-        .with("/metrics", move || prometheus::page(&inside))
-}
-
 /// Asks for the configuration until there is one that can be used.
-pub(super) async fn network_config(manager: &EtcdManager) -> Result<NetworkConfig, BackendError> {
+async fn network_config(manager: &EtcdManager) -> Result<NetworkConfig, BackendError> {
     let mut told: Option<(String, Instant)> = None;
     loop {
         let reason = match manager.config().await {
@@ -77,16 +90,4 @@ pub(super) async fn network_config(manager: &EtcdManager) -> Result<NetworkConfi
         }
         tokio::time::sleep(CONFIG_RETRY).await;
     }
-}
-
-pub(super) async fn external(
-    options: &Flanneld,
-    network: &Network,
-) -> Result<ExternalInterface, FlanneldError> {
-    let survey = network.survey().await?;
-    let path = match options.external.can_reach {
-        Some(address) => network.path_to(address).await.ok(),
-        None => None,
-    };
-    Ok(external_interface::choose(&options.external, &survey, path)?)
 }

@@ -1,0 +1,189 @@
+//! Peers that come from leases.
+
+use crate::control::Response;
+use crate::gateway::shell::clients::PeerChange;
+use crate::gateway::shell::health::Health;
+use crate::gateway::shell::tunnel::Tunnel;
+use crate::gateway::shell::{PeerSource, news};
+#[cfg(feature = "kube")]
+use crate::subnet::kube::{Cluster, OwnNode};
+use crate::subnet::{Change, Leases, OwnLease, PeerSet, TooManyPeers};
+use crate::telemetry::observer::Observer;
+#[cfg(feature = "kube")]
+use crate::telemetry::status::KubeStatus;
+use crate::telemetry::status::{EtcdStatus, IgnoredLeases};
+use ipnet::{IpNet, Ipv4Net};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+use tracing::{error, info};
+
+/// How often it is said again that there are too many leases.
+const REMINDER: Duration = Duration::from_secs(60);
+
+/// What is known of a network's leases, wherever they are kept.
+pub(super) trait Known: Clone {
+    /// Where they are kept, for those who want to change them elsewhere.
+    const KEPT_IN: &str;
+
+    /// The peers.
+    fn peers(&self) -> &PeerSet;
+
+    /// Whether this node has its own.
+    fn is_ours(&self) -> bool;
+
+    /// Shows how all is.
+    fn show(&self, observer: &Observer);
+}
+
+impl Known for Leases {
+    const KEPT_IN: &str = "etcd";
+
+    fn peers(&self) -> &PeerSet {
+        &self.peers
+    }
+
+    fn is_ours(&self) -> bool {
+        self.own == OwnLease::Held
+    }
+
+    fn show(&self, observer: &Observer) {
+        let counts = self.counts;
+        observer.set_etcd(EtcdStatus {
+            own: self.own.name().to_owned(),
+            connected: self.connected,
+            disconnects: self.disconnects,
+            failed_renewals: self.failed_renewals,
+            counts: IgnoredLeases {
+                malformed: counts.malformed,
+                foreign_backend: counts.foreign_backend,
+                duplicate_public_ip: counts.duplicate_public_ip,
+                out_of_place: counts.out_of_place,
+            },
+        });
+    }
+}
+
+#[cfg(feature = "kube")]
+impl Known for Cluster {
+    const KEPT_IN: &str = "the nodes of the Kubernetes cluster";
+
+    fn peers(&self) -> &PeerSet {
+        &self.peers
+    }
+
+    fn is_ours(&self) -> bool {
+        self.own == OwnNode::Registered
+    }
+
+    fn show(&self, observer: &Observer) {
+        observer.set_kube(KubeStatus {
+            own: self.own.name().to_owned(),
+            connected: self.connected,
+            disconnects: self.disconnects,
+            failed_writes: self.failed_writes,
+            ignored: self.ignored,
+        });
+    }
+}
+
+/// The leases of a network, which others keep.
+pub(super) struct LeaseSource<L> {
+    network: Ipv4Net,
+    leases: watch::Receiver<L>,
+    pace: Pace,
+    /// When it was last said that there are more leases than a gateway can know.
+    overfull: Option<Instant>,
+    /// Whether `subnet.env` is there.
+    written: bool,
+    health: Arc<Health>,
+}
+
+/// When the leases are looked at next.
+struct Pace {
+    /// Whether there is something new.
+    waiting: bool,
+    next: Instant,
+}
+
+impl Pace {
+    /// After something that took so long: with many thousand leases, changes that never end still
+    /// leave nine tenths of a CPU to others.
+    fn after(cost: Duration) -> Self {
+        Self { waiting: false, next: Instant::now() + cost * 9 }
+    }
+}
+
+impl<L: Known> LeaseSource<L> {
+    pub(super) fn new(network: Ipv4Net, leases: watch::Receiver<L>, health: Arc<Health>) -> Self {
+        let pace = Pace::after(Duration::ZERO);
+        Self { network, leases, pace, overfull: None, written: false, health }
+    }
+
+    /// Takes note of whether `subnet.env` is there.
+    pub(super) fn set_written(&mut self, written: bool) {
+        self.written = written;
+        let is_ours = self.leases.borrow().is_ours();
+        self.tell_readiness(is_ours);
+    }
+
+    fn tell_readiness(&self, is_ours: bool) {
+        self.health.set_ready(self.written && is_ours);
+    }
+
+    /// Says, not too often, that the peers stay what they are. To end would end the whole network:
+    /// every node sees the same leases.
+    fn complain(&mut self, reason: TooManyPeers) {
+        if self.overfull.is_none_or(|told| told.elapsed() >= REMINDER) {
+            error!("{reason}: the peers stay what they are; remove leases of nodes that are gone");
+            self.overfull = Some(Instant::now());
+        }
+    }
+}
+
+impl<L: Known> PeerSource for LeaseSource<L> {
+    type News = ();
+
+    async fn news(&mut self) {
+        if !self.pace.waiting && self.leases.changed().await.is_err() {
+            // Nobody keeps the leases any more: the node ends.
+            return std::future::pending().await;
+        }
+        self.pace.waiting = true;
+        sleep_until(self.pace.next).await;
+    }
+
+    async fn apply(&mut self, tunnel: &mut Tunnel, (): ()) {
+        let began = Instant::now();
+        let leases = self.leases.borrow_and_update().clone();
+        self.tell_readiness(leases.is_ours());
+        leases.show(tunnel.gateway.observer());
+        let applied = tunnel.set_peers(leases.peers().clone());
+        self.pace = Pace::after(began.elapsed());
+        match applied {
+            Ok(change) => {
+                self.overfull = None;
+                tell(&change);
+            }
+            Err(reason) => self.complain(reason),
+        }
+    }
+
+    async fn change(&mut self, _: &mut Tunnel, _: PeerChange, answer: oneshot::Sender<Response>) {
+        let refusal = format!("peers of this gateway come from {}", L::KEPT_IN);
+        // The client may have gone away.
+        let _ = answer.send(Response::Error(refusal));
+    }
+
+    fn routes(&self, _: &Tunnel) -> Vec<IpNet> {
+        vec![self.network.into()]
+    }
+}
+
+fn tell(change: &Change) {
+    for (what, subnets) in [("added", &change.changed), ("removed", &change.removed)] {
+        let one = |subnet| info!("Subnet {what}: {subnet}");
+        news::tell(subnets.iter(), one, |count| info!("Subnets {what}: {count}"));
+    }
+}
