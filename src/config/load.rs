@@ -109,7 +109,10 @@ pub enum LoadError {
 ///
 /// # Errors
 /// [`LoadError`], with all mistakes of the file.
-pub fn load(path: &Path, change: impl Fn(&mut file::Interface)) -> Result<Standalone, LoadError> {
+pub(crate) fn load(
+    path: &Path,
+    change: impl Fn(&mut file::Interface),
+) -> Result<Standalone, LoadError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
     let name = path.display().to_string();
@@ -223,7 +226,7 @@ fn place(peer: &file::FilePeer, subnet: Option<IpNet>) -> Range<usize> {
 
 /// Whether datagrams to an endpoint come back to a gateway that listens on all addresses.
 #[must_use]
-pub fn is_ourselves(endpoint: SocketAddr, listen: SocketAddr) -> bool {
+pub(crate) fn is_ourselves(endpoint: SocketAddr, listen: SocketAddr) -> bool {
     listen.ip().is_unspecified()
         && endpoint.port() == listen.port()
         && path_to(endpoint).is_ok_and(|path| path.source == endpoint.ip())
@@ -279,11 +282,11 @@ pub fn settings(interface: &file::Interface, addressing: Addressing) -> io::Resu
 }
 
 /// The folder of control sockets.
-pub const SOCKET_FOLDER: &str = "/run/twill";
+pub(crate) const SOCKET_FOLDER: &str = "/run/twill";
 
 /// The default control socket of a device.
 #[must_use]
-pub fn default_socket(device: &str) -> PathBuf {
+pub(crate) fn default_socket(device: &str) -> PathBuf {
     Path::new(SOCKET_FOLDER).join(format!("{device}.sock"))
 }
 
@@ -327,7 +330,7 @@ fn device_mtu(file: &File, peers: &PeerSet) -> (Mtu, Vec<String>) {
 ///
 /// # Errors
 /// [`AddressError`].
-pub fn address(endpoint: &Endpoint, listen: SocketAddr) -> Result<SocketAddr, AddressError> {
+pub(crate) fn address(endpoint: &Endpoint, listen: SocketAddr) -> Result<SocketAddr, AddressError> {
     let host = endpoint.host.clone();
     let port = endpoint.port.unwrap_or(listen.port());
     let found = match (host.as_str(), port).to_socket_addrs() {

@@ -1,5 +1,5 @@
-//! What a gateway is to do, valid by construction: the only thing that the planes see of files,
-//! flags and variables.
+//! The settings of a gateway, valid by construction. The planes see settings only, never files, flags
+//! or variables.
 
 pub mod file;
 #[cfg(feature = "etcd")]
@@ -7,7 +7,8 @@ pub mod flanneld;
 pub mod load;
 mod values;
 
-pub use values::{InvalidValue, MAX_BUSY_POLL_US, Mtu, Pinning, QueueCount, SourcePorts, Steering};
+pub(crate) use values::MAX_BUSY_POLL_US;
+pub use values::{InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering};
 
 use crate::engine::EngineChoice;
 use ipnet::{IpNet, Ipv4Net};
@@ -17,9 +18,9 @@ use twill_datapath::IngressCheck;
 use twill_datapath::offload::feature::FeatureSet;
 
 /// Bytes that the tunnel adds to a packet over IPv4: IP header and UDP header.
-pub const OVERHEAD_V4: u16 = 28;
+pub(crate) const OVERHEAD_V4: u16 = 28;
 /// Bytes that the tunnel adds to a packet over IPv6.
-pub const OVERHEAD_V6: u16 = 48;
+pub(crate) const OVERHEAD_V6: u16 = 48;
 
 /// The data plane of one gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,35 +31,35 @@ pub struct Settings {
     pub addresses: Vec<IpNet>,
     /// MTU of the TUN device.
     pub mtu: Mtu,
-    /// Where to receive.
+    /// The address to receive at.
     pub listen: SocketAddr,
     /// Inner networks behind this gateway: destinations that ingress accepts.
     pub local: Vec<IpNet>,
     /// Workers, each with its TUN queue and its socket.
     pub queues: QueueCount,
-    /// Which engine.
+    /// The engine.
     pub engine: EngineChoice,
     /// Offloads to use where the kernel has them.
     pub offloads: FeatureSet,
-    /// Send runs even where this kernel is known to mangle them.
+    /// Use GSO even if this kernel is known to corrupt UDP_SEGMENT sends.
     pub gso_forced: bool,
-    /// What ingress demands of a datagram.
+    /// How ingress validates the source of datagrams.
     pub ingress_check: IngressCheck,
     /// Outer networks from which any peer's datagrams may come (`--peer-source`).
     pub peer_sources: Vec<IpNet>,
-    /// Whether flows are spread over source ports.
+    /// From which port workers send.
     pub source_ports: SourcePorts,
-    /// How arrivals are spread over workers.
+    /// How datagrams are distributed over workers.
     pub steering: Steering,
-    /// How long a worker looks for arrivals before it sleeps; zero: not at all.
+    /// How long a worker polls for packets before it sleeps; zero for no polling.
     pub busy_poll: Duration,
     /// Whether workers are bound to CPUs.
     pub pinning: Pinning,
-    /// Receive buffer of each socket, bytes; the kernel doubles it for its own books.
+    /// Receive buffer of each socket, bytes; the kernel doubles it for its own bookkeeping.
     pub socket_buffer: u32,
     /// Queue length of the TUN device, packets (`txqueuelen`).
     pub device_queue: u32,
-    /// Keep histograms and numbers by peer; books of packets and drops are always kept.
+    /// Keep histograms and counters by peer; packets and drops are always counted.
     pub telemetry: bool,
 }
 

@@ -17,7 +17,7 @@ pub struct InvalidValue {
 }
 
 /// Longest busy poll, microseconds: a worker must see other events in between.
-pub const MAX_BUSY_POLL_US: u32 = 1_000_000;
+pub(crate) const MAX_BUSY_POLL_US: u32 = 1_000_000;
 
 /// An MTU of a TUN device, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,7 +31,7 @@ impl Mtu {
 
     /// The MTU, brought into its range.
     #[must_use]
-    pub const fn at_most(bytes: u16) -> Self {
+    pub(crate) const fn at_most(bytes: u16) -> Self {
         match bytes {
             ..Self::MIN => Self(Self::MIN),
             Self::MIN..=Self::MAX => Self(bytes),

@@ -10,7 +10,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 /// The clients of one server; they end with it.
 #[derive(Debug)]
-pub struct Clients {
+pub(crate) struct Clients {
     tasks: JoinSet<()>,
     served: Vec<(AbortHandle, Arc<Silence>)>,
     most: usize,
@@ -21,13 +21,13 @@ pub struct Clients {
 impl Clients {
     /// Serves up to `most` clients at a time.
     #[must_use]
-    pub fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         let served = Vec::with_capacity(most);
         Self { tasks: JoinSet::new(), served, most, begun: Arc::default() }
     }
 
     /// Serves one more client, after making room for it.
-    pub async fn serve<F>(&mut self, client: impl FnOnce(Arc<Silence>) -> F)
+    pub(crate) async fn serve<F>(&mut self, client: impl FnOnce(Arc<Silence>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -63,20 +63,20 @@ impl Clients {
 /// Since when a client has kept the server waiting: to send the rest of a request, or to read more
 /// of the answer.
 #[derive(Debug)]
-pub struct Silence {
+pub(crate) struct Silence {
     since: Mutex<Option<Instant>>,
     begun: Arc<Notify>,
 }
 
 impl Silence {
     /// The server waits for the client from now on.
-    pub fn begin(&self) {
+    pub(crate) fn begin(&self) {
         *self.lock() = Some(Instant::now());
         self.begun.notify_one();
     }
 
     /// The client waits for the server.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         *self.lock() = None;
     }
 

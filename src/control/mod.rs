@@ -12,12 +12,13 @@
 //! slow, silent or sends nonsense delays no other client, and never a worker.
 
 mod client;
-pub mod clients;
+pub(crate) mod clients;
 mod protocol;
 mod server;
 mod socket;
 
 pub use client::{ClientError, call, running};
-pub use protocol::{Message, Request, Response, VERSION};
-pub use server::{Call, PENDING_CALLS, Served, serve};
+pub use protocol::{Message, Request, Response};
+pub(crate) use server::PENDING_CALLS;
+pub use server::{Call, Served, serve};
 pub use socket::ServerError;

@@ -4,13 +4,13 @@ use crate::subnet::Peer;
 use serde::{Deserialize, Serialize};
 
 /// Protocol version; a change that an older side would misunderstand raises it.
-pub const VERSION: u32 = 1;
+const VERSION: u32 = 1;
 
 /// A client's message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Message {
-    /// [`VERSION`].
+    /// The protocol version.
     pub version: u32,
     /// What the client wants.
     pub request: Request,
@@ -80,7 +80,7 @@ pub enum Request {
 impl Request {
     /// Whether read-only clients may send it.
     #[must_use]
-    pub fn is_read_only(&self) -> bool {
+    pub(super) fn is_read_only(&self) -> bool {
         match self {
             Self::PeerList | Self::Status | Self::Histograms => true,
             Self::PeerAdd { .. } | Self::PeerDel { .. } | Self::PeerSync { .. } | Self::Reload => {

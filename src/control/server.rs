@@ -26,7 +26,7 @@ const MAX_CLIENTS: usize = 32;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Calls that may wait for the control plane.
-pub const PENDING_CALLS: usize = 16;
+pub(crate) const PENDING_CALLS: usize = 16;
 
 /// A request on its way to the control plane.
 #[derive(Debug)]

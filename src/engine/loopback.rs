@@ -170,6 +170,6 @@ impl Engine for Loopback {
     }
 
     fn into_ports(self: Box<Self>) -> Ports {
-        unreachable!("a loopback has no descriptors")
+        unreachable!("there is no kernel behind it")
     }
 }

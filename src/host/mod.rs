@@ -4,7 +4,7 @@
 pub mod external_interface;
 pub mod firewall;
 mod network;
-pub mod nic;
+pub(crate) mod nic;
 mod subnet_env;
 mod survey;
 

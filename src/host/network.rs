@@ -135,7 +135,7 @@ impl Network {
     ///
     /// # Errors
     /// [`HostError::Request`].
-    pub async fn set_queue_length(&self, index: u32, packets: u32) -> Result<(), HostError> {
+    pub(crate) async fn set_queue_length(&self, index: u32, packets: u32) -> Result<(), HostError> {
         let link = LinkUnspec::new_with_index(index).txqueuelen(packets).build();
         let request = self.handle.link().set(link).execute().await;
         request.map_err(|source| failed(format!("cannot set txqueuelen {packets}"), source))
@@ -145,7 +145,7 @@ impl Network {
     ///
     /// # Errors
     /// [`HostError::Request`].
-    pub async fn set_up(&self, index: u32) -> Result<(), HostError> {
+    pub(crate) async fn set_up(&self, index: u32) -> Result<(), HostError> {
         let link = LinkUnspec::new_with_index(index).up().build();
         let request = self.handle.link().set(link).execute().await;
         request.map_err(|source| failed(format!("cannot bring link {index} up"), source))
@@ -155,7 +155,7 @@ impl Network {
     ///
     /// # Errors
     /// [`HostError::Request`].
-    pub async fn add_address(&self, index: u32, address: IpNet) -> Result<(), HostError> {
+    pub(crate) async fn add_address(&self, index: u32, address: IpNet) -> Result<(), HostError> {
         let request = self.handle.address().add(index, address.addr(), address.prefix_len());
         let done = request.replace().execute().await;
         done.map_err(|source| failed_for(address, format!("cannot add address {address}"), source))
@@ -258,7 +258,7 @@ impl Network {
     ///
     /// # Errors
     /// [`HostError::Request`].
-    pub async fn remove_route(&self, index: u32, network: IpNet) -> Result<(), HostError> {
+    pub(crate) async fn remove_route(&self, index: u32, network: IpNet) -> Result<(), HostError> {
         match self.handle.route().del(route(index, network)).execute().await {
             Err(source) if errno(&source) == Some(libc::ESRCH) => Ok(()),
             done => done.map_err(|source| {

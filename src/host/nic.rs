@@ -8,22 +8,22 @@ use std::path::{Path, PathBuf};
 
 /// A network card's receive queues, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nic {
+pub(crate) struct Nic {
     /// The device's name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its receive queues.
-    pub queues: Vec<Queue>,
+    pub(crate) queues: Vec<Queue>,
 }
 
 /// What works for one queue; empty where the host does not say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Queue {
+pub(crate) struct Queue {
     /// CPUs that take the interrupts of the receive queue.
-    pub interrupt: Vec<usize>,
+    pub(crate) interrupt: Vec<usize>,
     /// CPUs to which received packets are handed on (RPS).
-    pub rps: Vec<usize>,
+    pub(crate) rps: Vec<usize>,
     /// CPUs that send through the transmit queue of the same number (XPS).
-    pub xps: Vec<usize>,
+    pub(crate) xps: Vec<usize>,
 }
 
 impl Nic {
@@ -31,7 +31,7 @@ impl Nic {
     ///
     /// # Errors
     /// When there is no such device.
-    pub fn read(sys: &Path, proc: &Path, name: &str) -> io::Result<Self> {
+    pub(crate) fn read(sys: &Path, proc: &Path, name: &str) -> io::Result<Self> {
         let device = sys.join("class/net").join(name);
         let queues = device.join("queues");
         let count = entries(&queues)?.iter().filter(|entry| entry.starts_with("rx-")).count();
@@ -50,7 +50,7 @@ impl Nic {
     /// The CPUs of `allowed` in the order in which workers should take them: first those on which
     /// the queues' packets arrive, queue by queue, then the others.
     #[must_use]
-    pub fn order(&self, allowed: &[usize]) -> Vec<usize> {
+    pub(crate) fn order(&self, allowed: &[usize]) -> Vec<usize> {
         let mut order = Vec::with_capacity(allowed.len());
         let arrives = |queue: &Queue| match queue.rps.is_empty() {
             true => queue.interrupt.clone(),
@@ -89,7 +89,7 @@ impl fmt::Display for Nic {
 
 /// The name of the interface that has an address of ours.
 #[must_use]
-pub fn device_of(address: IpAddr) -> Option<String> {
+pub(crate) fn device_of(address: IpAddr) -> Option<String> {
     let interfaces = nix::ifaddrs::getifaddrs().ok()?;
     let is_it = |storage: &nix::sys::socket::SockaddrStorage| match address {
         IpAddr::V4(v4) => storage.as_sockaddr_in().is_some_and(|found| found.ip() == v4),

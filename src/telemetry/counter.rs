@@ -13,49 +13,49 @@ use twill_datapath::{DropReason, ReplyTally, Tally};
 
 /// A number with one writer.
 #[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
+pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     /// Sets the number.
     #[inline]
-    pub fn set(&self, value: u64) {
+    pub(crate) fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
     }
 
     /// Adds to the number. Only its one writer may call this: a load and a store cost a fraction of an
     /// atomic addition.
     #[inline]
-    pub fn add(&self, value: u64) {
+    pub(crate) fn add(&self, value: u64) {
         self.set(self.value().wrapping_add(value));
     }
 
     /// The number.
     #[inline]
     #[must_use]
-    pub fn value(&self) -> u64 {
+    pub(crate) fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 /// A worker's counters at the end of a turn.
 #[derive(Clone, Copy, Debug)]
-pub struct TurnBooks<'a> {
+pub(crate) struct TurnBooks<'a> {
     /// The egress side's books.
-    pub egress: &'a Tally,
+    pub(crate) egress: &'a Tally,
     /// The ingress side's books.
-    pub ingress: &'a Tally,
+    pub(crate) ingress: &'a Tally,
     /// ICMP errors for inner senders.
-    pub replies: ReplyTally,
+    pub(crate) replies: ReplyTally,
     /// Whether TCP segments and UDP datagrams are still coalesced.
-    pub coalesces: (bool, bool),
+    pub(crate) coalesces: (bool, bool),
     /// The engine's events.
-    pub engine: EngineStats,
+    pub(crate) engine: EngineStats,
 }
 
 /// One worker's books, on cache lines of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub struct WorkerBooks {
+pub(crate) struct WorkerBooks {
     /// Counts up before and after every publication.
     sequence: AtomicU64,
     egress: DirectionBooks,
@@ -78,8 +78,8 @@ macro_rules! events {
 
         /// Events, summed over workers.
         #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-        pub struct Counters {
-            $($(#[doc = $doc])+ pub $name: u64,)+
+        pub(crate) struct Counters {
+            $($(#[doc = $doc])+ pub(crate) $name: u64,)+
         }
 
         impl Events {
@@ -138,7 +138,7 @@ struct DirectionBooks {
 
 impl WorkerBooks {
     /// Publishes the counters of a turn.
-    pub fn publish(&self, turn: &TurnBooks<'_>) {
+    pub(crate) fn publish(&self, turn: &TurnBooks<'_>) {
         let sequence = self.sequence.load(Ordering::Relaxed);
         self.sequence.store(sequence.wrapping_add(1), Ordering::Relaxed);
         fence(Ordering::Release);
@@ -150,7 +150,7 @@ impl WorkerBooks {
 
     /// The counters of the last turn that was published.
     #[must_use]
-    pub fn read(&self) -> Books {
+    pub(crate) fn read(&self) -> Books {
         loop {
             let before = self.sequence.load(Ordering::Acquire);
             let books = Books {
@@ -182,36 +182,36 @@ impl DirectionBooks {
 
 /// The counters of all workers, summed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Books {
+pub(crate) struct Books {
     /// TUN to UDP.
-    pub egress: Direction,
+    pub(crate) egress: Direction,
     /// UDP to TUN.
-    pub ingress: Direction,
+    pub(crate) ingress: Direction,
     /// Events.
-    pub counters: Counters,
+    pub(crate) counters: Counters,
 }
 
 /// One direction's sums.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Direction {
+pub(crate) struct Direction {
     /// Inner packets received.
-    pub packets_in: u64,
+    pub(crate) packets_in: u64,
     /// Their bytes.
-    pub bytes_in: u64,
+    pub(crate) bytes_in: u64,
     /// Inner packets forwarded.
-    pub packets_out: u64,
+    pub(crate) packets_out: u64,
     /// Their bytes.
-    pub bytes_out: u64,
+    pub(crate) bytes_out: u64,
     /// Packets dropped, by reason; reasons that never occurred are missing.
-    pub drops: BTreeMap<String, u64>,
+    pub(crate) drops: BTreeMap<String, u64>,
     /// Packets in, minus packets out, minus drops: zero between turns.
-    pub imbalance: i64,
+    pub(crate) imbalance: i64,
 }
 
 impl Books {
     /// Sums what the workers have published.
     #[must_use]
-    pub fn sum<'a>(workers: impl Iterator<Item = &'a WorkerBooks>) -> Self {
+    pub(crate) fn sum<'a>(workers: impl Iterator<Item = &'a WorkerBooks>) -> Self {
         let mut sum = Self::default();
         for books in workers.map(WorkerBooks::read) {
             sum.egress.add(&books.egress);
@@ -245,7 +245,7 @@ impl DirectionBooks {
 impl Direction {
     /// All drops.
     #[must_use]
-    pub fn dropped(&self) -> u64 {
+    pub(crate) fn dropped(&self) -> u64 {
         self.drops.values().sum()
     }
 

@@ -6,19 +6,19 @@ use twill_datapath::DropReason;
 
 /// One worker's note for every reason; written by the worker, read by anybody.
 #[derive(Debug, Default)]
-pub struct Culprits([Culprit; DropReason::ALL.len()]);
+pub(crate) struct Culprits([Culprit; DropReason::ALL.len()]);
 
 impl Culprits {
     /// A datagram from this outer source was dropped. Only the worker may call this.
     #[inline]
-    pub fn note(&self, reason: DropReason, source: IpAddr) {
+    pub(crate) fn note(&self, reason: DropReason, source: IpAddr) {
         self.0[reason as usize].set(source);
     }
 
     /// The outer source of the last datagram that was dropped for this reason; none if there was
     /// none, or if the note is being written at the moment.
     #[must_use]
-    pub fn last(&self, reason: DropReason) -> Option<IpAddr> {
+    pub(crate) fn last(&self, reason: DropReason) -> Option<IpAddr> {
         self.0[reason as usize].source()
     }
 }

@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const REMINDER: Duration = Duration::from_secs(60);
 
 /// Reads the counters and logs, for as long as it is polled.
-pub async fn watch(observer: Arc<Observer>) {
+pub(crate) async fn watch(observer: Arc<Observer>) {
     let mut logged = Logged::default();
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -16,13 +16,13 @@ use serde::{Deserialize, Serialize};
 
 /// What a histogram can tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Layout {
+pub(crate) struct Layout {
     /// The lowest value that is told from zero, at least 1.
-    pub lowest: u64,
+    pub(crate) lowest: u64,
     /// The highest value; what exceeds it counts as this.
-    pub highest: u64,
+    pub(crate) highest: u64,
     /// Significant decimal digits, 1 to 3: the precision.
-    pub digits: u8,
+    pub(crate) digits: u8,
 }
 
 /// A [`Layout`] in the numbers that recording needs.
@@ -67,7 +67,7 @@ impl Steps {
 
 /// A histogram with one writer.
 #[derive(Debug)]
-pub struct Recorder {
+pub(crate) struct Recorder {
     layout: Layout,
     steps: Steps,
     sum: Counter,
@@ -77,7 +77,7 @@ pub struct Recorder {
 impl Recorder {
     /// An empty histogram; its memory is allocated here, once.
     #[must_use]
-    pub fn new(layout: Layout) -> Self {
+    pub(crate) fn new(layout: Layout) -> Self {
         let steps = Steps::new(layout);
         let counts = (0..steps.len).map(|_| Counter::default()).collect();
         Self { layout, steps, sum: Counter::default(), counts }
@@ -85,7 +85,7 @@ impl Recorder {
 
     /// Records a value, `count` times.
     #[inline]
-    pub fn record(&self, value: u64, count: u64) {
+    pub(crate) fn record(&self, value: u64, count: u64) {
         let value = value.min(self.layout.highest);
         if let Some(counter) = self.counts.get(self.steps.index(value)) {
             counter.add(count);
@@ -95,7 +95,7 @@ impl Recorder {
 
     /// What has been recorded so far.
     #[must_use]
-    pub fn read(&self) -> Distribution {
+    pub(crate) fn read(&self) -> Distribution {
         let mut read = Distribution::new(self.layout);
         for (index, count) in self.counts.iter().map(Counter::value).enumerate() {
             if count > 0 {
@@ -110,12 +110,12 @@ impl Recorder {
 /// Recorded values, copied out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Sparse", try_from = "Sparse")]
-pub struct Distribution {
+pub(crate) struct Distribution {
     layout: Layout,
     /// How often which value was recorded.
-    pub histogram: Histogram<u64>,
+    pub(crate) histogram: Histogram<u64>,
     /// The sum of all values, exact.
-    pub sum: u64,
+    pub(crate) sum: u64,
 }
 
 impl Distribution {
@@ -124,27 +124,27 @@ impl Distribution {
     /// # Panics
     /// When the layout is none, which a literal can only be by mistake.
     #[must_use]
-    pub fn new(layout: Layout) -> Self {
+    pub(crate) fn new(layout: Layout) -> Self {
         let histogram = empty(layout).expect("an instrument's layout is valid");
         Self { layout, histogram, sum: 0 }
     }
 
     /// Records a value, `count` times.
-    pub fn record(&mut self, value: u64, count: u64) {
+    pub(crate) fn record(&mut self, value: u64, count: u64) {
         let value = value.min(self.layout.highest);
         self.histogram.saturating_record_n(value, count);
         self.sum += value * count;
     }
 
     /// Adds what another one of the same layout recorded.
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.histogram += &other.histogram;
         self.sum += other.sum;
     }
 
     /// What was recorded since an earlier reading of the same recorder.
     #[must_use]
-    pub fn since(&self, earlier: &Self) -> Self {
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
         let mut interval = Self::new(self.layout);
         for step in self.histogram.iter_recorded() {
             let value = step.value_iterated_to();
@@ -159,13 +159,13 @@ impl Distribution {
 
     /// How many values were recorded.
     #[must_use]
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.histogram.len()
     }
 
     /// The figures that people ask for.
     #[must_use]
-    pub fn summary(&self) -> Summary {
+    pub(crate) fn summary(&self) -> Summary {
         let at = |quantile| self.histogram.value_at_quantile(quantile);
         let count = self.count();
         if count == 0 {
@@ -187,23 +187,23 @@ impl Distribution {
 /// A distribution in a few numbers, in the instrument's unit. All are zero when nothing was
 /// recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// How many values.
-    pub count: u64,
+    pub(crate) count: u64,
     /// Their mean, exact.
-    pub mean: f64,
+    pub(crate) mean: f64,
     /// The lowest.
-    pub min: u64,
+    pub(crate) min: u64,
     /// Half of the values are at most this.
-    pub p50: u64,
+    pub(crate) p50: u64,
     /// 90 % are.
-    pub p90: u64,
+    pub(crate) p90: u64,
     /// 99 % are.
-    pub p99: u64,
+    pub(crate) p99: u64,
     /// 99.9 % are.
-    pub p999: u64,
+    pub(crate) p999: u64,
     /// The highest.
-    pub max: u64,
+    pub(crate) max: u64,
 }
 
 /// A distribution on its way to another process: only steps that were used.

@@ -15,7 +15,7 @@ use twill_datapath::batch::{Datagrams, Frames, Inbox, Train};
 
 /// What a histogram's numbers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
+pub(crate) enum Unit {
     /// Recorded in nanoseconds, exported in seconds.
     Time,
     /// Things counted.
@@ -24,19 +24,19 @@ pub enum Unit {
 
 /// The definition of a histogram.
 #[derive(Clone, Copy, Debug)]
-pub struct Instrument {
+pub(crate) struct Instrument {
     /// Its name in metrics, without the prefix and the unit.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Its name on the command line and in reports.
-    pub short: &'static str,
+    pub(crate) short: &'static str,
     /// What it tells, one sentence.
-    pub help: &'static str,
+    pub(crate) help: &'static str,
     /// Its unit.
-    pub unit: Unit,
+    pub(crate) unit: Unit,
     /// What it tells apart.
-    pub layout: Layout,
+    pub(crate) layout: Layout,
     /// Upper bounds of the buckets that metrics have, in the recorded unit.
-    pub buckets: &'static [u64],
+    pub(crate) buckets: &'static [u64],
 }
 
 /// Latencies: half of 128 ns is less than one system call takes; a minute is longer than any worker
@@ -73,7 +73,7 @@ const SIZE_BUCKETS: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 
 /// From the moment a worker began to read a turn's frames to the moment the kernel had taken their
 /// datagrams: all that twill itself adds to a packet on its way out.
-pub const EGRESS_LATENCY: Instrument = Instrument {
+pub(crate) const EGRESS_LATENCY: Instrument = Instrument {
     name: "egress_latency",
     short: "egress",
     help: "Time from reading a packet from the TUN device until the kernel has its datagram",
@@ -84,7 +84,7 @@ pub const EGRESS_LATENCY: Instrument = Instrument {
 
 /// From the kernel's receive stamp of the datagram to the end of the write to the TUN device: time
 /// spent waiting in the socket counts, which is where packets wait when a worker falls behind.
-pub const INGRESS_LATENCY: Instrument = Instrument {
+pub(crate) const INGRESS_LATENCY: Instrument = Instrument {
     name: "ingress_latency",
     short: "ingress",
     help: "Time from the kernel receiving a datagram until its packet is written to the TUN device",
@@ -95,7 +95,7 @@ pub const INGRESS_LATENCY: Instrument = Instrument {
 
 /// Arrivals from the TUN device per turn: 1 on an idle gateway, the batch's limit on one that can
 /// no longer keep up.
-pub const EGRESS_BATCH: Instrument = Instrument {
+pub(crate) const EGRESS_BATCH: Instrument = Instrument {
     name: "egress_batch_frames",
     short: "egress-batch",
     help: "Frames read from the TUN device in one batch",
@@ -105,7 +105,7 @@ pub const EGRESS_BATCH: Instrument = Instrument {
 };
 
 /// Arrivals from the socket per turn.
-pub const INGRESS_BATCH: Instrument = Instrument {
+pub(crate) const INGRESS_BATCH: Instrument = Instrument {
     name: "ingress_batch_trains",
     short: "ingress-batch",
     help: "Receives from the UDP socket in one batch",
@@ -115,7 +115,7 @@ pub const INGRESS_BATCH: Instrument = Instrument {
 };
 
 /// Datagrams per run: what `UDP_SEGMENT` saves.
-pub const SEND_DATAGRAMS: Instrument = Instrument {
+pub(crate) const SEND_DATAGRAMS: Instrument = Instrument {
     name: "send_datagrams",
     short: "send",
     help: "Datagrams in one send",
@@ -125,7 +125,7 @@ pub const SEND_DATAGRAMS: Instrument = Instrument {
 };
 
 /// Packets per write: what joining saves.
-pub const WRITE_PACKETS: Instrument = Instrument {
+pub(crate) const WRITE_PACKETS: Instrument = Instrument {
     name: "write_packets",
     short: "write",
     help: "Packets in one frame written to the TUN device",
@@ -135,7 +135,7 @@ pub const WRITE_PACKETS: Instrument = Instrument {
 };
 
 /// Round trips through the tunnel: a network's times, so a microsecond is fine enough.
-pub const PEER_RTT: Instrument = Instrument {
+pub(crate) const PEER_RTT: Instrument = Instrument {
     name: "peer_rtt",
     short: "rtt",
     help: "Round-trip time of probes through the tunnel to the peer",
@@ -145,18 +145,18 @@ pub const PEER_RTT: Instrument = Instrument {
 };
 
 /// The histograms that every worker keeps, in the order of [`WorkerInstruments::recorders`].
-pub const WORKER: [Instrument; 6] =
+pub(crate) const WORKER: [Instrument; 6] =
     [EGRESS_LATENCY, INGRESS_LATENCY, EGRESS_BATCH, INGRESS_BATCH, SEND_DATAGRAMS, WRITE_PACKETS];
 
 /// One worker's instruments: written by the worker, read by anybody.
 #[derive(Debug)]
-pub struct WorkerInstruments {
+pub(crate) struct WorkerInstruments {
     /// Packets, drops, what the engine counts.
-    pub books: WorkerBooks,
+    pub(crate) books: WorkerBooks,
     /// Traffic by peer.
-    pub peers: PeerTable,
+    pub(crate) peers: PeerTable,
     /// Whose datagrams were dropped.
-    pub culprits: Culprits,
+    pub(crate) culprits: Culprits,
     egress_latency: Recorder,
     ingress_latency: Recorder,
     egress_batch: Recorder,
@@ -185,7 +185,7 @@ impl Default for WorkerInstruments {
 impl WorkerInstruments {
     /// The histograms, in the order of [`WORKER`].
     #[must_use]
-    pub fn recorders(&self) -> [&Recorder; WORKER.len()] {
+    pub(crate) fn recorders(&self) -> [&Recorder; WORKER.len()] {
         [
             &self.egress_latency,
             &self.ingress_latency,
@@ -203,7 +203,7 @@ impl WorkerInstruments {
 /// begin -> (refused…, sent)… -> (train…, written)… -> publish
 /// ```
 #[derive(Debug)]
-pub struct Meter {
+pub(crate) struct Meter {
     instruments: Arc<WorkerInstruments>,
     on: bool,
     /// When the turn began to read, monotonic.
@@ -231,7 +231,12 @@ impl Meter {
     /// Meters a worker that moves at most `runs` runs in one send and `trains` trains in one turn.
     /// When `on` is false, it keeps only the books and whose datagrams were dropped.
     #[must_use]
-    pub fn new(instruments: Arc<WorkerInstruments>, on: bool, runs: usize, trains: usize) -> Self {
+    pub(crate) fn new(
+        instruments: Arc<WorkerInstruments>,
+        on: bool,
+        runs: usize,
+        trains: usize,
+    ) -> Self {
         Self {
             instruments,
             on,
@@ -243,7 +248,7 @@ impl Meter {
 
     /// A turn has received its arrivals.
     #[inline]
-    pub fn begin(&mut self, inbox: &Inbox) {
+    pub(crate) fn begin(&mut self, inbox: &Inbox) {
         self.began_ns = inbox.began_ns;
         if !self.on {
             return;
@@ -258,7 +263,7 @@ impl Meter {
 
     /// The kernel refused datagrams of a run for good; called before [`Meter::sent`], in the order
     /// of the runs.
-    pub fn refused(&mut self, run: u32, packets: u32, bytes: u32) {
+    pub(crate) fn refused(&mut self, run: u32, packets: u32, bytes: u32) {
         let room = self.refused.len() < self.refused.capacity();
         match self.refused.last_mut() {
             Some(last) if last.run == run => {
@@ -272,7 +277,7 @@ impl Meter {
     }
 
     /// A batch of runs was handed over.
-    pub fn sent(&mut self, datagrams: &Datagrams) {
+    pub(crate) fn sent(&mut self, datagrams: &Datagrams) {
         if !self.on {
             self.refused.clear();
             return;
@@ -297,7 +302,7 @@ impl Meter {
 
     /// The datapath has decided about a train, or about a part of it.
     #[inline]
-    pub fn train(&mut self, train: &Train, report: &TrainReport) {
+    pub(crate) fn train(&mut self, train: &Train, report: &TrainReport) {
         if let Some(reason) = report.last_drop {
             self.instruments.culprits.note(reason, train.from.ip());
         }
@@ -315,7 +320,7 @@ impl Meter {
     }
 
     /// The frames of all trains so far were handed to the device.
-    pub fn written(&mut self, frames: &Frames) {
+    pub(crate) fn written(&mut self, frames: &Frames) {
         if !self.on {
             return;
         }
@@ -332,7 +337,7 @@ impl Meter {
     }
 
     /// Makes the turn's books readable.
-    pub fn publish(&self, books: &TurnBooks<'_>) {
+    pub(crate) fn publish(&self, books: &TurnBooks<'_>) {
         self.instruments.books.publish(books);
     }
 }

@@ -5,7 +5,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Log format: human or json.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// Text, for people.
     Human,
     /// One JSON object per line.
@@ -13,12 +13,12 @@ pub enum LogFormat {
 }
 
 /// Starts the log. `RUST_LOG` selects lines; the default is `info` and above.
-pub fn init(format: LogFormat) {
+pub(crate) fn init(format: LogFormat) {
     init_verbose(format, 0);
 }
 
 /// Starts the log with klog's verbosity instead of `info`: 1 adds details, 6 adds everything.
-pub fn init_verbose(format: LogFormat, verbosity: i64) {
+pub(crate) fn init_verbose(format: LogFormat, verbosity: i64) {
     let level = match verbosity {
         ..=0 => "info",
         1..=5 => "info,twill=debug",

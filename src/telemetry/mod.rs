@@ -2,15 +2,15 @@
 //!
 //! Workers write them without locks and without waiting for readers.
 
-pub mod counter;
-pub mod culprit;
-pub mod drops;
-pub mod histogram;
+pub(crate) mod counter;
+pub(crate) mod culprit;
+pub(crate) mod drops;
+pub(crate) mod histogram;
 pub mod http;
-pub mod instruments;
-pub mod log;
+pub(crate) mod instruments;
+pub(crate) mod log;
 pub mod observer;
-pub mod peers;
-pub mod probe;
-pub mod prometheus;
+pub(crate) mod peers;
+pub(crate) mod probe;
+pub(crate) mod prometheus;
 pub mod status;

@@ -29,7 +29,7 @@ pub struct Observer {
     peers: Mutex<Peers>,
     etcd: Mutex<Option<EtcdStatus>>,
     /// Round trips to peers.
-    pub probes: Probes,
+    pub(crate) probes: Probes,
 }
 
 #[derive(Debug, Default)]
@@ -41,7 +41,7 @@ struct Peers {
 impl Observer {
     /// Observes workers that look peers up in `view`.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         about: About,
         offloads: Vec<Offload>,
         workers: Vec<Arc<WorkerInstruments>>,
@@ -62,13 +62,13 @@ impl Observer {
 
     /// Facts that stay the same while the gateway runs.
     #[must_use]
-    pub fn about(&self) -> &About {
+    pub(crate) fn about(&self) -> &About {
         &self.about
     }
 
     /// Takes over a view. Call it before publishing the view, so that peers have counters when workers
     /// first see them.
-    pub fn follow(&self, view: &Arc<View>) {
+    pub(crate) fn follow(&self, view: &Arc<View>) {
         let mut peers = locked(&self.peers);
         peers.ledger.follow(view, tables(&self.workers));
         peers.view = Arc::clone(view);
@@ -76,36 +76,36 @@ impl Observer {
 
     /// The current peers.
     #[must_use]
-    pub fn view(&self) -> Arc<View> {
+    pub(crate) fn view(&self) -> Arc<View> {
         Arc::clone(&locked(&self.peers).view)
     }
 
     /// Takes over the state of etcd and of this node's lease.
-    pub fn set_etcd(&self, etcd: EtcdStatus) {
+    pub(crate) fn set_etcd(&self, etcd: EtcdStatus) {
         *locked(&self.etcd) = Some(etcd);
     }
 
     /// The counters of all workers, summed.
     #[must_use]
-    pub fn books(&self) -> Books {
+    pub(crate) fn books(&self) -> Books {
         Books::sum(self.workers.iter().map(|worker| &worker.books))
     }
 
     /// The outer source of a datagram that was recently dropped for this reason.
     #[must_use]
-    pub fn culprit(&self, reason: DropReason) -> Option<IpAddr> {
+    pub(crate) fn culprit(&self, reason: DropReason) -> Option<IpAddr> {
         self.workers.iter().find_map(|worker| worker.culprits.last(reason))
     }
 
     /// Packets that the kernel dropped at the TUN device; none if they cannot be read.
     #[must_use]
-    pub fn device_drops(&self) -> Option<DeviceDrops> {
+    pub(crate) fn device_drops(&self) -> Option<DeviceDrops> {
         device_drops(&self.about.device)
     }
 
     /// All current numbers.
     #[must_use]
-    pub fn snapshot(&self) -> GatewayStatus {
+    pub(crate) fn snapshot(&self) -> GatewayStatus {
         let workers: Vec<_> = self.workers.iter().map(|worker| status(worker)).collect();
         let books = self.books();
         let uptime_ns = clock::monotonic_ns().saturating_sub(self.started_ns);
@@ -127,7 +127,7 @@ impl Observer {
 
     /// All current histograms.
     #[must_use]
-    pub fn histograms(&self) -> Histograms {
+    pub(crate) fn histograms(&self) -> Histograms {
         Histograms { workers: self.merged(), rtt: self.probes.distributions() }
     }
 

@@ -18,7 +18,7 @@ const BLOCKS: usize = 512;
 /// One worker's numbers about one peer, on a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub struct PeerCounters {
+pub(crate) struct PeerCounters {
     egress_packets: Counter,
     egress_bytes: Counter,
     egress_drops: Counter,
@@ -31,7 +31,7 @@ pub struct PeerCounters {
 impl PeerCounters {
     /// Packets were handed to the socket, and others refused by the kernel.
     #[inline]
-    pub fn sent(&self, packets: u64, bytes: u64, drops: u64) {
+    pub(crate) fn sent(&self, packets: u64, bytes: u64, drops: u64) {
         self.egress_packets.add(packets);
         self.egress_bytes.add(bytes);
         if drops > 0 {
@@ -41,7 +41,7 @@ impl PeerCounters {
 
     /// Packets came in and were forwarded or dropped, `now_ns` of the monotonic clock.
     #[inline]
-    pub fn received(&self, packets: u64, bytes: u64, drops: u64, now_ns: u64) {
+    pub(crate) fn received(&self, packets: u64, bytes: u64, drops: u64, now_ns: u64) {
         self.ingress_packets.add(packets);
         self.ingress_bytes.add(bytes);
         if drops > 0 {
@@ -63,7 +63,7 @@ impl PeerCounters {
 
 /// One worker's peers by number.
 #[derive(Debug)]
-pub struct PeerTable {
+pub(crate) struct PeerTable {
     blocks: Box<[OnceLock<Box<[PeerCounters]>>]>,
 }
 
@@ -77,13 +77,13 @@ impl PeerTable {
     /// The peer's numbers; none for a number that was never reserved.
     #[inline]
     #[must_use]
-    pub fn peer(&self, index: PeerIndex) -> Option<&PeerCounters> {
+    pub(crate) fn peer(&self, index: PeerIndex) -> Option<&PeerCounters> {
         let index = index.0 as usize;
         self.blocks.get(index / BLOCK)?.get()?.get(index % BLOCK)
     }
 
     /// Makes room for peers with numbers below `slots`; called by the control plane.
-    pub fn reserve(&self, slots: usize) {
+    pub(crate) fn reserve(&self, slots: usize) {
         for block in self.blocks.iter().take(slots.div_ceil(BLOCK)) {
             block.get_or_init(|| (0..BLOCK).map(|_| PeerCounters::default()).collect());
         }
@@ -92,22 +92,22 @@ impl PeerTable {
 
 /// What flowed to and from a peer, summed over workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PeerTraffic {
+pub(crate) struct PeerTraffic {
     /// Packets that the kernel took for the peer.
-    pub egress_packets: u64,
+    pub(crate) egress_packets: u64,
     /// Their bytes, from the inner IP header on.
-    pub egress_bytes: u64,
+    pub(crate) egress_bytes: u64,
     /// Packets for the peer that the kernel refused.
-    pub egress_drops: u64,
+    pub(crate) egress_drops: u64,
     /// Packets from the peer that passed the checks.
-    pub ingress_packets: u64,
+    pub(crate) ingress_packets: u64,
     /// Their bytes, from the inner IP header on.
-    pub ingress_bytes: u64,
+    pub(crate) ingress_bytes: u64,
     /// Packets from the peer that did not pass them.
-    pub ingress_drops: u64,
+    pub(crate) ingress_drops: u64,
     /// When a datagram last came from it, nanoseconds of the monotonic clock; 0 for never.
     #[serde(skip)]
-    pub last_seen_ns: u64,
+    pub(crate) last_seen_ns: u64,
 }
 
 impl PeerTraffic {
@@ -130,7 +130,7 @@ impl PeerTraffic {
 /// The last turns of a worker that still has the view before may count for the number's next
 /// holder; that is one batch at most.
 #[derive(Debug, Default)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     slots: Vec<Option<Holding>>,
 }
 
@@ -142,7 +142,11 @@ struct Holding {
 
 impl Ledger {
     /// Takes note of a view that is about to be published, and makes room for its peers.
-    pub fn follow<'a>(&mut self, view: &View, tables: impl Iterator<Item = &'a PeerTable> + Clone) {
+    pub(crate) fn follow<'a>(
+        &mut self,
+        view: &View,
+        tables: impl Iterator<Item = &'a PeerTable> + Clone,
+    ) {
         tables.clone().for_each(|table| table.reserve(view.peer_slots()));
         self.slots.resize_with(view.peer_slots(), || None);
         for (number, slot) in self.slots.iter_mut().enumerate() {
@@ -160,7 +164,7 @@ impl Ledger {
 
     /// What flowed since the peer has its number.
     #[must_use]
-    pub fn traffic<'a>(
+    pub(crate) fn traffic<'a>(
         &self,
         index: PeerIndex,
         tables: impl Iterator<Item = &'a PeerTable>,

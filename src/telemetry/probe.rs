@@ -34,7 +34,7 @@ const MESSAGE: usize = 8 + 8;
 
 /// Round trips by peer.
 #[derive(Debug, Default)]
-pub struct Probes(Mutex<BTreeMap<Arc<str>, Probed>>);
+pub(crate) struct Probes(Mutex<BTreeMap<Arc<str>, Probed>>);
 
 #[derive(Debug)]
 struct Probed {
@@ -46,7 +46,7 @@ struct Probed {
 impl Probes {
     /// The probes of a peer; none if it is not probed.
     #[must_use]
-    pub fn status(&self, peer: &str) -> Option<ProbeStatus> {
+    pub(crate) fn status(&self, peer: &str) -> Option<ProbeStatus> {
         let probes = self.locked();
         let Probed { sent, lost, rtt } = probes.get(peer)?;
         Some(ProbeStatus { sent: *sent, lost: *lost, rtt: rtt.summary() })
@@ -54,7 +54,7 @@ impl Probes {
 
     /// Round trips by peer.
     #[must_use]
-    pub fn distributions(&self) -> BTreeMap<String, Distribution> {
+    pub(crate) fn distributions(&self) -> BTreeMap<String, Distribution> {
         let probes = self.locked();
         probes.iter().map(|(name, probed)| (name.to_string(), probed.rtt.clone())).collect()
     }
@@ -81,7 +81,7 @@ impl Probes {
 
 /// Sends and receives probes.
 #[derive(Debug)]
-pub struct Prober {
+pub(crate) struct Prober {
     /// An ICMP socket: the type only says that it sends and receives messages.
     socket: UdpSocket,
     /// What is received begins with an IP header.
@@ -149,7 +149,7 @@ impl Prober {
     /// # Errors
     /// What the kernel answers: EPERM or EACCES without CAP_NET_RAW and outside of
     /// `net.ipv4.ping_group_range`.
-    pub fn open(device: &str, source: Ipv4Addr, every: Duration) -> io::Result<Self> {
+    pub(crate) fn open(device: &str, source: Ipv4Addr, every: Duration) -> io::Result<Self> {
         let icmp = Some(Protocol::ICMPV4);
         let (socket, raw) = match Socket::new(Domain::IPV4, Type::RAW, icmp) {
             Ok(socket) => (socket, true),
@@ -170,7 +170,7 @@ impl Prober {
     }
 
     /// Probes every peer once per interval, evenly spread, for as long as it is polled.
-    pub async fn run(mut self, observer: Arc<Observer>) {
+    pub(crate) async fn run(mut self, observer: Arc<Observer>) {
         // The runtime takes a new socket for full until it has looked at it once.
         let _ = self.socket.writable().await;
         loop {

@@ -27,7 +27,7 @@ const OTHERS: &str = "all others";
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Answers for a gateway that may still be starting: 503 then.
-pub fn page(observer: &OnceLock<Arc<Observer>>) -> Answer {
+pub(crate) fn page(observer: &OnceLock<Arc<Observer>>) -> Answer {
     match observer.get() {
         Some(observer) => {
             let body = render(observer.snapshot(), observer.histograms());
@@ -39,7 +39,7 @@ pub fn page(observer: &OnceLock<Arc<Observer>>) -> Answer {
 
 /// The page for one status, in the text format.
 #[must_use]
-pub fn render(snapshot: GatewayStatus, histograms: Histograms) -> String {
+pub(crate) fn render(snapshot: GatewayStatus, histograms: Histograms) -> String {
     let mut registry = Registry::with_prefix(PREFIX);
     registry.register_collector(Box::new(Exposition { snapshot, histograms }));
     let mut open_metrics = String::new();

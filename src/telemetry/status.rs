@@ -13,57 +13,57 @@ use std::net::SocketAddr;
 
 /// The status of a gateway. Counters start with it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct GatewayStatus {
+pub(crate) struct GatewayStatus {
     /// What does not change while it runs.
     #[serde(flatten)]
-    pub about: About,
+    pub(crate) about: About,
     /// Seconds since its start.
-    pub uptime_seconds: f64,
+    pub(crate) uptime_seconds: f64,
     /// Every offload, on or off now, and why.
-    pub offloads: Vec<Offload>,
+    pub(crate) offloads: Vec<Offload>,
     /// TUN to UDP, all workers.
-    pub egress: Direction,
+    pub(crate) egress: Direction,
     /// UDP to TUN, all workers.
-    pub ingress: Direction,
+    pub(crate) ingress: Direction,
     /// Packets in minus packets out minus drops, both directions; not zero means a bug.
-    pub imbalance: i64,
+    pub(crate) imbalance: i64,
     /// Events, all workers.
-    pub counters: Counters,
+    pub(crate) counters: Counters,
     /// Packets that the kernel dropped at the TUN device; none if they cannot be read.
-    pub tun: Option<DeviceDrops>,
+    pub(crate) tun: Option<DeviceDrops>,
     /// Percentiles of every histogram; times in nanoseconds.
-    pub histograms: BTreeMap<String, Summary>,
+    pub(crate) histograms: BTreeMap<String, Summary>,
     /// Each worker on its own.
-    pub workers: Vec<WorkerStatus>,
+    pub(crate) workers: Vec<WorkerStatus>,
     /// Peers, by name.
-    pub peers: Vec<PeerStatus>,
+    pub(crate) peers: Vec<PeerStatus>,
     /// etcd and this node's lease; only with `twill flanneld`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub etcd: Option<EtcdStatus>,
+    pub(crate) etcd: Option<EtcdStatus>,
 }
 
 /// What does not change while a gateway runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct About {
+pub(crate) struct About {
     /// twill's version.
-    pub version: String,
+    pub(crate) version: String,
     /// Name of the TUN device.
-    pub device: String,
+    pub(crate) device: String,
     /// MTU of the TUN device, bytes.
-    pub mtu: u16,
+    pub(crate) mtu: u16,
     /// The address that it receives at.
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// Workers.
-    pub queues: usize,
+    pub(crate) queues: usize,
     /// Name of the engine.
-    pub engine: String,
+    pub(crate) engine: String,
     /// Why this engine is used.
-    pub engine_reason: String,
+    pub(crate) engine_reason: String,
     /// Whether the preferred engine does not work and another one runs.
     #[serde(default)]
-    pub engine_fallback: bool,
+    pub(crate) engine_fallback: bool,
     /// When it started, seconds since 1970.
-    pub start_time_seconds: f64,
+    pub(crate) start_time_seconds: f64,
 }
 
 /// One offload.
@@ -79,90 +79,90 @@ pub struct Offload {
 
 /// Packets that the kernel dropped at the TUN device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceDrops {
+pub(crate) struct DeviceDrops {
     /// Before twill read them: the queue was full, or the device had no reader.
-    pub egress: u64,
+    pub(crate) egress: u64,
     /// After twill wrote them.
-    pub ingress: u64,
+    pub(crate) ingress: u64,
 }
 
 /// One worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct WorkerStatus {
+pub(crate) struct WorkerStatus {
     /// TUN to UDP.
-    pub egress: Direction,
+    pub(crate) egress: Direction,
     /// UDP to TUN.
-    pub ingress: Direction,
+    pub(crate) ingress: Direction,
     /// Events.
-    pub counters: Counters,
+    pub(crate) counters: Counters,
     /// Percentiles of its histograms.
-    pub histograms: BTreeMap<String, Summary>,
+    pub(crate) histograms: BTreeMap<String, Summary>,
 }
 
 /// One peer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PeerStatus {
+pub(crate) struct PeerStatus {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its UDP address.
-    pub endpoint: SocketAddr,
+    pub(crate) endpoint: SocketAddr,
     /// The inner networks behind it.
-    pub subnets: Vec<IpNet>,
+    pub(crate) subnets: Vec<IpNet>,
     /// Seconds since a datagram last came from its address.
-    pub last_seen_seconds: Option<f64>,
+    pub(crate) last_seen_seconds: Option<f64>,
     /// Traffic.
     #[serde(flatten)]
-    pub traffic: PeerTraffic,
+    pub(crate) traffic: PeerTraffic,
     /// Probes through the tunnel; none if it is not probed.
-    pub probe: Option<ProbeStatus>,
+    pub(crate) probe: Option<ProbeStatus>,
 }
 
 /// Probes of one peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct ProbeStatus {
+pub(crate) struct ProbeStatus {
     /// Probes sent.
-    pub sent: u64,
+    pub(crate) sent: u64,
     /// Probes without an answer in time.
-    pub lost: u64,
+    pub(crate) lost: u64,
     /// Round trips, nanoseconds.
-    pub rtt: Summary,
+    pub(crate) rtt: Summary,
 }
 
 /// The state of etcd and of this node's lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EtcdStatus {
+pub(crate) struct EtcdStatus {
     /// State of this node's lease: held, expired or stolen.
-    pub own: String,
+    pub(crate) own: String,
     /// Whether etcd answers.
-    pub connected: bool,
+    pub(crate) connected: bool,
     /// Times that it stopped answering.
-    pub disconnects: u64,
+    pub(crate) disconnects: u64,
     /// Failed attempts to renew the lease.
-    pub failed_renewals: u64,
+    pub(crate) failed_renewals: u64,
     /// Ignored leases since the start.
-    pub counts: IgnoredLeases,
+    pub(crate) counts: IgnoredLeases,
 }
 
 /// Ignored leases, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IgnoredLeases {
+pub(crate) struct IgnoredLeases {
     /// Invalid keys or values.
-    pub malformed: u64,
+    pub(crate) malformed: u64,
     /// Leases of another backend.
-    pub foreign_backend: u64,
+    pub(crate) foreign_backend: u64,
     /// Leases with the PublicIP of another lease.
-    pub duplicate_public_ip: u64,
+    pub(crate) duplicate_public_ip: u64,
     /// Leases outside the network, or overlapping this node's subnet.
-    pub out_of_place: u64,
+    pub(crate) out_of_place: u64,
 }
 
 /// All histograms of a gateway, since its start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Histograms {
+pub(crate) struct Histograms {
     /// Merged over workers, by short name.
-    pub workers: BTreeMap<String, Distribution>,
+    pub(crate) workers: BTreeMap<String, Distribution>,
     /// Round trips by peer's name.
-    pub rtt: BTreeMap<String, Distribution>,
+    pub(crate) rtt: BTreeMap<String, Distribution>,
 }
 
 #[cfg(test)]

@@ -286,5 +286,5 @@ fn only_sockets_that_a_gateway_listens_on_are_found() {
 
     assert_eq!(found, [folder.join("a.sock"), socket.path.clone()]);
     drop(second);
-    assert_eq!(control::running(std::path::Path::new("/nowhere")), [PathBuf::new(); 0]);
+    assert!(control::running(std::path::Path::new("/nowhere")).is_empty());
 }

@@ -4,6 +4,7 @@
 
 mod delays;
 mod exports;
+mod several;
 mod terminal;
 
 use twill_testbed::pair::Setup;

@@ -1,7 +1,7 @@
-//! The file of `twill run`: TOML, one `[interface]` and any number of `[[peer]]`.
+//! The configuration file of `twill run`: TOML, one `[interface]` and any number of `[[peer]]`.
 //!
-//! Parsing is pure, and finds every mistake in one go. What only the host knows, the MTU of its
-//! uplink and what names resolve to, is left open here and filled in by [`super::load`].
+//! Parsing is pure, and finds all mistakes at once. `super::load` adds what only the host knows: the
+//! MTU of its uplink and the addresses of names.
 
 mod endpoint;
 mod mistake;
@@ -31,18 +31,18 @@ use twill_datapath::offload::feature::{Feature, FeatureSet};
 /// UDP port of flannel's `udp` backend.
 pub const DEFAULT_PORT: u16 = 8285;
 
-/// A file's words, checked one by one.
+/// A parsed file.
 #[derive(Clone, Debug, Default)]
 pub struct File {
     /// The gateway itself.
     pub interface: Interface,
     /// Its peers.
     pub peers: Vec<FilePeer>,
-    /// Where `[interface]` and its keys stand in the text; empty where they are left out.
+    /// Positions of `[interface]` and its keys in the text; empty for missing ones.
     pub places: Places,
 }
 
-/// Where `[interface]` and each of its keys stand in the text.
+/// Positions of `[interface]` and of each of its keys in the text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Places {
     table: Range<usize>,
@@ -50,13 +50,13 @@ pub struct Places {
 }
 
 impl Places {
-    /// Where a key's value stands; the table's header when the key is left out.
+    /// Position of a key's value; of the table's header if the key is missing.
     #[must_use]
     pub fn of(&self, key: &str) -> Range<usize> {
         self.keys.get(key).unwrap_or(&self.table).clone()
     }
 
-    /// Whether a key is there.
+    /// Whether the file has a key.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
         self.keys.contains_key(key)
@@ -70,43 +70,43 @@ pub struct Interface {
     pub name: String,
     /// Addresses of the TUN device.
     pub address: Vec<IpNet>,
-    /// Inner networks behind this gateway; the networks of `address` unless given.
+    /// Inner networks behind this gateway; the default is the networks of `address`.
     pub local: Vec<IpNet>,
     /// MTU of the TUN device.
     pub mtu: Option<Mtu>,
-    /// MTU of the network between the gateways, from which the tunnel's overhead is taken.
+    /// MTU of the network between the gateways; the tunnel's overhead is subtracted.
     pub underlay_mtu: Option<u16>,
-    /// Where to receive.
+    /// The address to receive at.
     pub listen: SocketAddr,
     /// Workers.
     pub queues: Queues,
-    /// Which engine.
+    /// The engine.
     pub engine: EngineChoice,
-    /// Offloads to switch.
+    /// Offloads switched on or off.
     pub offloads: BTreeMap<FeatureName, bool>,
-    /// What ingress demands of a datagram.
+    /// How ingress validates the source of datagrams.
     pub ingress_check: IngressCheck,
     /// Outer networks from which any peer's datagrams may come.
     pub peer_sources: Vec<IpNet>,
-    /// Whether flows are spread over source ports; with more than one queue they are.
+    /// From which port workers send; the default with more than one queue is `spread`.
     pub source_ports: Option<SourcePorts>,
-    /// How arrivals are spread over workers.
+    /// How datagrams are distributed over workers.
     pub steering: Steering,
     /// Whether workers are bound to CPUs.
     pub pinning: Pinning,
-    /// Microseconds for which a worker looks for arrivals before it sleeps.
+    /// Microseconds that a worker polls for packets before it sleeps.
     pub busy_poll_us: u32,
     /// Receive and send buffer of each socket, bytes.
     pub socket_buffer: u32,
     /// Queue length of the TUN device, packets.
     pub device_queue: u32,
-    /// The control socket; `/run/twill/NAME.sock` unless given.
+    /// The control socket; the default is `/run/twill/NAME.sock`.
     pub socket: Option<PathBuf>,
-    /// Name or number of a group whose members may look through the control socket.
+    /// Name or number of a group whose members may send read-only requests.
     pub socket_group: Option<String>,
-    /// Where to serve `/metrics`, `/healthz` and `/readyz`.
+    /// The address that serves `/metrics`, `/healthz` and `/readyz`.
     pub metrics: Option<SocketAddr>,
-    /// Keep histograms and numbers by peer.
+    /// Keep histograms and counters by peer.
     pub telemetry: bool,
     /// Seconds between two probes of a peer, 0 for none.
     pub probe_seconds: u32,
@@ -142,19 +142,19 @@ impl Default for Interface {
 }
 
 impl Interface {
-    /// Time between two probes of a peer, if there are any.
+    /// The interval between probes of a peer; none without probes.
     #[must_use]
     pub fn probe(&self) -> Option<Duration> {
         (self.probe_seconds > 0).then(|| Duration::from_secs(self.probe_seconds.into()))
     }
 
-    /// The offloads that are wanted.
+    /// The offloads to use where the kernel supports them.
     #[must_use]
     pub fn features(&self) -> FeatureSet {
         self.offloads.iter().fold(FeatureSet::ALL, |set, (name, on)| set.with(name.0, *on))
     }
 
-    /// Whether the user insists on an offload.
+    /// Whether the file or a flag switches an offload on explicitly.
     #[must_use]
     pub fn forces(&self, feature: Feature) -> bool {
         self.offloads.get(&FeatureName(feature)) == Some(&true)
@@ -203,7 +203,7 @@ impl Interface {
 /// `[[peer]]`.
 #[derive(Clone, Debug)]
 pub struct FilePeer {
-    /// Its name; its endpoint's text unless given.
+    /// Its name; the default is the endpoint as written.
     pub name: String,
     /// Its UDP address.
     pub endpoint: Spanned<Endpoint>,
