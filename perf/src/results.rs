@@ -119,7 +119,8 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// The values of a number over the rounds. System calls are counted in the discarded round only.
+    /// The values of a number over the rounds. System calls are counted in the discarded round
+    /// only.
     #[must_use]
     pub fn values(&self, key: &str) -> Vec<f64> {
         if is_counted_apart(key) {

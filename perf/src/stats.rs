@@ -7,14 +7,14 @@ use rand::{RngExt, SeedableRng};
 const RESAMPLES: usize = 2000;
 /// Share of resamples that an interval leaves out at each end: 95 % remain.
 const TAIL: f64 = 0.025;
-/// Values that a bootstrap interval needs. With fewer, it misses the true median too often: with 4 in
-/// 13 % of all runs, with 3 in 24 %, with 2 in half.
+/// Values that a bootstrap interval needs. With fewer, it misses the true median too often: with 4
+/// in 13 % of all runs, with 3 in 24 %, with 2 in half.
 const ENOUGH: usize = 5;
 /// An interval wider than this share of its median is called noisy.
 const NOISY: f64 = 0.25;
 
-/// A median with its 95 % bootstrap interval, or with the range of the values if there are fewer than
-/// five.
+/// A median with its 95 % bootstrap interval, or with the range of the values if there are fewer
+/// than five.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Estimate {
     /// The median.

@@ -29,7 +29,8 @@ pub(crate) struct Target {
     pub(crate) path: String,
     /// The path by whose number to divide; the number itself is judged if not set.
     pub(crate) baseline: Option<String>,
-    /// Whether the baseline is a gateway that the user brings. The target is not measured without it.
+    /// Whether the baseline is a gateway that the user brings. The target is not measured without
+    /// it.
     #[serde(default)]
     pub(crate) external: bool,
     /// The key of the number; that of the workload's headline if not set.

@@ -131,14 +131,14 @@ pub(crate) fn load(
     }));
 
     let interface = file.interface;
-    let place = Place {
+    let addressing = Addressing {
         addresses: interface.address.clone(),
         mtu,
         listen: interface.listen,
         local: interface.local(),
     };
     Ok(Standalone {
-        settings: settings(&interface, place).map_err(LoadError::Cpus)?,
+        settings: settings(&interface, addressing).map_err(LoadError::Cpus)?,
         peers,
         socket: interface.socket.clone().unwrap_or_else(|| default_socket(&interface.name)),
         socket_group,
@@ -232,9 +232,9 @@ pub(crate) fn is_ourselves(endpoint: SocketAddr, listen: SocketAddr) -> bool {
         && path_to(endpoint).is_ok_and(|path| path.source == endpoint.ip())
 }
 
-/// Where a gateway stands in the network.
+/// The addresses by which a gateway is part of two networks: the overlay and the one below.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct Addressing {
     /// Addresses of the TUN device.
     pub addresses: Vec<IpNet>,
     /// Its MTU.
@@ -245,12 +245,12 @@ pub struct Place {
     pub local: Vec<IpNet>,
 }
 
-/// The settings of a gateway that stands at `place`; of the interface, what says how it works.
+/// The settings of a gateway with this addressing; of the interface, what says how it works.
 ///
 /// # Errors
 /// When the CPUs cannot be counted.
-pub fn settings(interface: &file::Interface, place: Place) -> io::Result<Settings> {
-    let Place { addresses, mtu, listen, local } = place;
+pub fn settings(interface: &file::Interface, addressing: Addressing) -> io::Result<Settings> {
+    let Addressing { addresses, mtu, listen, local } = addressing;
     let queues = match interface.queues {
         Queues::Count(count) => count,
         Queues::Auto => {

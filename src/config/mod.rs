@@ -11,7 +11,7 @@ pub(crate) use values::MAX_BUSY_POLL_US;
 pub use values::{InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering};
 
 use crate::engine::EngineChoice;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use std::net::SocketAddr;
 use std::time::Duration;
 use twill_datapath::IngressCheck;
@@ -61,4 +61,15 @@ pub struct Settings {
     pub device_queue: u32,
     /// Keep histograms and counters by peer; packets and drops are always counted.
     pub telemetry: bool,
+}
+
+impl Settings {
+    /// The device's first IPv4 address, with its network.
+    #[must_use]
+    pub fn first_v4(&self) -> Option<Ipv4Net> {
+        self.addresses.iter().find_map(|address| match address {
+            IpNet::V4(address) => Some(*address),
+            IpNet::V6(_) => None,
+        })
+    }
 }

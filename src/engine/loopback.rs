@@ -1,7 +1,7 @@
 //! An engine without a kernel, for tests: what would arrive is put in, what would leave is taken
 //! out, and it refuses what a test tells it to.
 
-use super::{Engine, EngineError, EngineKind, EngineStats};
+use super::{Engine, EngineError, EngineKind, EngineStats, Ports};
 use crate::sys::clock;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -167,5 +167,9 @@ impl Engine for Loopback {
 
     fn stats(&self) -> EngineStats {
         EngineStats::default()
+    }
+
+    fn into_ports(self: Box<Self>) -> Ports {
+        unreachable!("there is no kernel behind it")
     }
 }

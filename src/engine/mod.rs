@@ -187,4 +187,9 @@ pub trait Engine {
 
     /// Its events since the start.
     fn stats(&self) -> EngineStats;
+
+    /// Ends the engine and gives its ports back, with no operation on them under way. An engine
+    /// whose receives run ahead (`uring`) may hold arrivals: call [`Engine::receive`] without
+    /// waiting, and deal with what it brings, until nothing comes, or they are lost.
+    fn into_ports(self: Box<Self>) -> Ports;
 }

@@ -1,15 +1,27 @@
-//! The composition root: the only place that sees both planes.
+//! The composition root: the only place that sees both planes. Four rooms, each of which imports
+//! only those below it:
 //!
-//! [`Gateway::start`] brings the data plane up, all of it or nothing; the control plane then
-//! publishes a new [`View`](twill_datapath::route::View) whenever peers change, and stops it at the end.
+//! ```text
+//! shell      the daemons: one loop over a source of peers; signals, health, control calls, links
+//!   │
+//! run        worker threads: start, publish peers to them, stop; gives the resources back
+//!   │
+//! resources  device, queues, sockets, wake-ups, raw sockets; what the machine is found to offer
+//!   │
+//! plan       pure: settings + findings -> offloads, rules, tuning, each with its reason
+//! ```
+//!
+//! [`Gateway::start`] brings the data plane up, all of it or nothing. The control plane then
+//! publishes a new [`View`](twill_datapath::route::View) whenever peers change, and stops it at the
+//! end.
 
+mod plan;
+mod resources;
+mod run;
+mod shell;
+
+pub use resources::{ResourceError, Resources, expected_offloads};
+pub use run::{Gateway, StartError, WorkerFailure};
 #[cfg(feature = "etcd")]
-pub mod flanneld;
-mod offloads;
-pub mod standalone;
-mod start;
-mod watch;
-mod worker;
-
-pub use offloads::expected as expected_offloads;
-pub use start::{Gateway, StartError, WorkerFailure};
+pub use shell::flanneld;
+pub use shell::standalone;

@@ -1,21 +1,40 @@
-//! Hosts, pods and the wires between them, in network namespaces of this machine.
+//! Builds hosts, pods and gateways in network namespaces of this machine, for tests and
+//! measurements.
 //!
 //! ```text
 //!  pod 10.244.1.2 ── veth ── cni0 10.244.1.1 │ host 1 │ u0 192.0.2.1 ══ wire ══ 192.0.2.2 u0 │ host 2 …
 //! ```
-//! Every name carries the process and a counter, so test beds of several programs stand side by
-//! side. However this process ends (return, panic, signal, `SIGKILL`), a guardian process removes
-//! the namespaces and ends what runs inside.
+//!
+//! [`Testbed::hosts`] joins hosts by an underlay, [`Host::add_pod`] adds containers behind a host,
+//! and [`Namespace::enter`] runs a closure inside:
 //!
 //! ```no_run
+//! use std::net::UdpSocket;
 //! use twill_testbed::{Testbed, Underlay};
 //!
 //! let bed = Testbed::new()?;
-//! let hosts = bed.hosts(2, &Underlay::default())?;
+//! let hosts = bed.hosts(2, &Underlay { loss: 0.01, ..Underlay::default() })?;
 //! let pod = hosts[0].add_pod(1472)?;
 //! pod.run("ping", &["-c1", "10.244.1.1"])?;
+//! let socket = pod.enter(|| UdpSocket::bind((pod.address(), 7000)));
 //! # Ok::<(), twill_testbed::TestbedError>(())
 //! ```
+//!
+//! Every name carries the process and a counter, so test beds of several programs stand side by
+//! side. However this process ends (return, panic, signal, `SIGKILL`), a guardian process removes
+//! the namespaces and ends what runs inside. All this needs root and the commands of iproute2;
+//! [`Testbed::for_test`] says what happens to a test without them.
+//!
+//! # Which feature has what
+//!
+//! | feature | modules | builds on |
+//! |---|---|---|
+//! | none | hosts, pods, [`Background`] programs, [`within`], [`process`], [`snmp`], [`missing`] | no other crate of twill |
+//! | `packets` | `packets` builds packets; `cases` says what bad ones come to; `overlay` is what both are about | `twill-datapath` |
+//! | `gateway` | `pair::Pair`: two hosts with a gateway process each; `local`: gateways in the test's own process; `rig::Rig`: one engine between a device and a socket; `engines`, `settings` | `twill` |
+//!
+//! twill's own unit tests may use `packets` but not `gateway`: the crate under test and the one
+//! that this crate is built on have different types. Tests in `tests/` may use both.
 
 mod background;
 #[cfg(feature = "packets")]

@@ -7,6 +7,7 @@ use crate::overlay::peer;
 use crate::{Host, Namespace, Testbed, Underlay, missing, settings};
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
+use tokio::runtime::Builder;
 use twill::config::Settings;
 use twill::engine::EngineError;
 use twill::gateway::{Gateway, StartError};
@@ -19,7 +20,12 @@ use twill_datapath::route::{Overlay, View};
 /// When the gateway does not start for another reason.
 #[must_use]
 pub fn start(namespace: &Namespace, settings: &Settings, view: View) -> Option<Gateway> {
-    match namespace.enter(|| Gateway::start(settings, view)) {
+    // Threads that a runtime starts are in the namespace of the thread that asks for them.
+    let started = namespace.enter(|| {
+        let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(Gateway::start(settings, view))
+    });
+    match started {
         Ok(gateway) => Some(gateway),
         Err(StartError::Engine { kind, source: error @ EngineError::Unsupported { .. } }) => {
             missing::skip(kind.name(), &error);

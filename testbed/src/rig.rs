@@ -87,6 +87,14 @@ fn engines() -> Vec<(&'static str, EngineKind, Kernel)> {
 /// # Panics
 /// When the body panics, or a rig cannot be built.
 pub fn every_engine(test: &str, plan: Plan, body: impl Fn(&mut Rig) + Sync) {
+    every_rig(test, plan, |mut rig| body(&mut rig));
+}
+
+/// As [`every_engine`], for a body that wants the rig itself.
+///
+/// # Panics
+/// As [`every_engine`].
+pub fn every_rig(test: &str, plan: Plan, body: impl Fn(Rig) + Sync) {
     let Some(testbed) = Testbed::for_test(test) else { return };
     let mut tested = 0;
     for (name, kind, kernel) in engines() {
@@ -95,9 +103,9 @@ pub fn every_engine(test: &str, plan: Plan, body: impl Fn(&mut Rig) + Sync) {
         lay_wire(&near, &far);
         let body = &body;
         tested += near.clone().enter(|| match Rig::new(&kernel, kind, plan, near, far) {
-            Ok(mut rig) => {
+            Ok(rig) => {
                 println!("engine {name}");
-                body(&mut rig);
+                body(rig);
                 1
             }
             Err(error @ EngineError::Unsupported { .. }) => {
@@ -139,6 +147,7 @@ pub struct Rig {
     vnet_hdr: bool,
     /// What both the plan and the device have.
     offloads: FeatureSet,
+    tuning: Tuning,
 }
 
 impl Rig {
@@ -187,7 +196,18 @@ impl Rig {
             udp: copies.1,
             vnet_hdr,
             offloads: features,
+            tuning,
         })
+    }
+
+    /// The same device and sockets, in the hands of another engine.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] when this host does not have it.
+    pub fn into_successor(self, kind: EngineKind) -> Result<Self, EngineError> {
+        let Self { engine, tuning, .. } = self;
+        let engine = engine::open(kind, engine.into_ports(), tuning)?;
+        Ok(Self { kind, engine, ..self })
     }
 
     /// Whether the engine has the offload in this rig.

@@ -5,7 +5,7 @@
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use twill::config::file::Interface;
-use twill::config::load::{self, Place};
+use twill::config::load::{self, Addressing};
 use twill::config::{Mtu, Settings};
 
 /// The defaults of `twill run` on the device `tun0`, with the MTU of flannel on Ethernet and a small
@@ -18,6 +18,6 @@ pub fn settings(listen: SocketAddr, address: IpNet, local: IpNet) -> Settings {
     let interface =
         Interface { name: "tun0".to_owned(), socket_buffer: 1 << 20, ..Interface::default() };
     let mtu = Mtu::try_from(1472).unwrap();
-    let place = Place { addresses: vec![address], mtu, listen, local: vec![local] };
-    load::settings(&interface, place).unwrap()
+    let addressing = Addressing { addresses: vec![address], mtu, listen, local: vec![local] };
+    load::settings(&interface, addressing).unwrap()
 }

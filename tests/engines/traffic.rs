@@ -3,19 +3,52 @@
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use twill::engine::EngineKind;
 use twill::sys::sockopt;
 use twill_datapath::batch::{
     Datagrams, Destination, Flaw, Frames, Outcome, Piece, Pieces, RunLimits, Source,
 };
 use twill_datapath::offload::feature::Feature;
 use twill_datapath::route::PeerIndex;
+use twill_testbed::missing;
 use twill_testbed::rig::{
-    BATCH, BEYOND, MTU, PATIENCE, Plan, datagrams_of, every_engine, lengths, numbered, packet_of,
-    packet_to, payload_of, push_frame, train_bytes,
+    BATCH, BEYOND, MTU, PATIENCE, Plan, Rig, datagrams_of, every_engine, every_rig, lengths,
+    numbered, packet_of, packet_to, payload_of, push_frame, train_bytes,
 };
 
 /// Bytes of IPv4 and UDP headers.
 const HEADERS: usize = 28;
+
+#[test]
+fn ports_that_an_engine_gives_back_serve_the_next_one() {
+    // Frames of the classic engine have no virtio header, those of all others have one.
+    let others = EngineKind::ALL.into_iter().filter(|kind| *kind != EngineKind::Classic);
+    for next in others {
+        every_rig("ports_that_an_engine_gives_back", Plan::default(), |mut rig| {
+            let (application, peer) = (rig.application(), rig.peer(2));
+            let listen = rig.plan.listen;
+            let exchange = |rig: &mut Rig, payload: &[u8]| {
+                application.send_to(payload, (BEYOND, 9)).unwrap();
+                let frames = rig.frames(1);
+                peer.send_to(payload, listen).unwrap();
+                let trains = rig.trains(payload.len());
+                (frames, trains.into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>())
+            };
+            let kind = if rig.kind == EngineKind::Classic { EngineKind::Classic } else { next };
+            exchange(&mut rig, b"first");
+
+            let mut rig = match rig.into_successor(kind) {
+                Ok(rig) => rig,
+                Err(error) => return missing::skip(kind.name(), &error),
+            };
+
+            let (frames, trains) = exchange(&mut rig, b"second");
+            assert_eq!(frames.len(), 1);
+            assert_eq!(payload_of(&frames[0]), b"second");
+            assert_eq!(trains, [b"second"]);
+        });
+    }
+}
 
 #[test]
 fn packets_of_every_size_leave_the_device_for_the_wire_unchanged() {

@@ -6,7 +6,7 @@ use super::output::{Output, print};
 use super::{Failure, path};
 use crate::experiment::Plan;
 use crate::path::External;
-use crate::report::{LEAD, Verdict, changes_to_baseline, comparison, keys};
+use crate::report::{Verdict, changes_to_baseline, comparison, keys};
 use crate::results::{Cell, PlanRecord, Results};
 use crate::targets::{Finding, Standing, Target, Targets, rows};
 use crate::workload::Workload;
@@ -34,8 +34,7 @@ fn against(args: &CheckArgs, file: &Path) -> Result<(), Failure> {
         }
     };
     let changes = changes_to_baseline(&before, &after, args.tolerance / 100.0);
-    output.remark("\n")?;
-    print(&output.layout.table(&comparison(&changes), LEAD))?;
+    print(&comparison(&changes, output.layout))?;
     let flaws = flaws(&before, &after);
     let worse = changes.iter().filter(|change| {
         let [wire, workload, path] = &change.what;
@@ -131,8 +130,8 @@ fn refuse_other_conditions(record: &PlanRecord, asked: &SettingArgs) -> Result<(
     for (option, asked, recorded) in conditions {
         if let Some(asked) = asked.filter(|asked| *asked != recorded) {
             return Err(Failure::Unusable(format!(
-                "cannot check with {option} {asked}: the earlier run had {recorded}; leave {option} \
-                 out, or measure both with `twill-perf run` and use `twill-perf compare`"
+                "cannot check with {option} {asked}: the earlier run had {recorded}; leave \
+                 {option} out, or measure both with `twill-perf run` and use `twill-perf compare`"
             )));
         }
     }

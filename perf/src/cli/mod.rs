@@ -11,7 +11,7 @@ mod progress;
 use crate::path::{
     External, InvalidTemplate, PathSpec, Setting, Unavailable, UnknownPath, find_twill,
 };
-use crate::report::{LEAD, changes, comparison};
+use crate::report::{changes, comparison};
 use crate::results::{Results, ResultsError};
 use crate::workload::{UnknownWorkload, WorkloadError};
 use args::{Cli, Command, CompareArgs, ReportArgs, SettingArgs};
@@ -44,8 +44,8 @@ enum Failure {
     Regression(String),
 }
 
-/// Runs the command. Returns 0 if all went well, 1 if something is worse than it should be, and 2 if
-/// that could not be found out.
+/// Runs the command. Returns 0 if all went well, 1 if something is worse than it should be, and 2
+/// if that could not be found out.
 #[must_use]
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -72,8 +72,8 @@ pub fn main() -> ExitCode {
 fn compare(args: &CompareArgs) -> Result<(), Failure> {
     let (before, after) = (Results::load(&args.before)?, Results::load(&args.after)?);
     let output = Output::new(&args.format);
-    let rows = comparison(&changes(&before, &after, args.tolerance / 100.0));
-    print(&output.layout.table(&rows, LEAD))?;
+    let changes = changes(&before, &after, args.tolerance / 100.0);
+    print(&comparison(&changes, output.layout))?;
     let machine = |results: &Results| {
         format!("{}, {}", results.environment.date(), results.environment.describe())
     };

@@ -5,8 +5,8 @@ use super::args::FormatArgs;
 use crate::report::Layout;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
-/// Prints on standard output. If the reader closes the pipe, as `head` does, the rest is not printed;
-/// this is no failure, and the exit code still tells the result.
+/// Prints on standard output. If the reader closes the pipe, as `head` does, the rest is not
+/// printed; this is no failure, and the exit code still tells the result.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut output = io::stdout().lock();
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {

@@ -63,8 +63,8 @@ impl Meter {
         self.counts_calls = wanted;
     }
 
-    /// Runs traffic whose lost packets are counted from its start to its end: drops are counted over
-    /// the same time, and not over the measured time alone.
+    /// Runs traffic whose lost packets are counted from its start to its end: drops are counted
+    /// over the same time, and not over the measured time alone.
     pub(crate) fn account<T>(&mut self, traffic: impl FnOnce(&mut Self) -> T) -> T {
         let before = self.snapshot();
         let result = traffic(self);

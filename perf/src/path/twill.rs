@@ -33,7 +33,7 @@ impl Twill {
         if !program.is_file() {
             let tried = program.display();
             return Err(TestbedError::Timeout(format!(
-                "no twill at {tried}: build it (cargo build --release) or name the program (--twill)"
+                "no twill at {tried}: build it (cargo build --release) or name it (--twill)"
             )));
         }
         let socket = bed.folder().join(format!("h{}.sock", host.index()));

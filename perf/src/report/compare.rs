@@ -1,5 +1,6 @@
 //! What changed between two runs of the harness.
 
+use super::layout::Layout;
 use super::table::between;
 use crate::metric::{self, Better, format};
 use crate::results::{Cell, Results};
@@ -95,8 +96,9 @@ pub(crate) fn changes(old: &Results, new: &Results, tolerance: f64) -> Vec<Chang
         .collect()
 }
 
-/// As [`changes`], but compares ratios to the baseline in the same round, since a slower machine slows
-/// the baseline, too. Compares plain numbers if the runs share no baseline, and for the baseline.
+/// As [`changes`], but compares ratios to the baseline in the same round, since a slower machine
+/// slows the baseline, too. Compares plain numbers if the runs share no baseline, and for the
+/// baseline.
 pub(crate) fn changes_to_baseline(old: &Results, new: &Results, tolerance: f64) -> Vec<Change> {
     pairs(old, new)
         .flat_map(|pair| {
@@ -168,11 +170,22 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// Columns of [`comparison`] that name a row.
-pub(crate) const LEAD: usize = 4;
+/// Changes as a table; on a terminal, a table for each wire and workload.
+pub(crate) fn comparison(changes: &[Change], layout: Layout) -> String {
+    let rows = rows(changes);
+    let (Layout::Terminal { .. }, Some((title, changes))) = (layout, rows.split_first()) else {
+        return layout.table(&rows, 4);
+    };
+    let group = |group: &[Vec<String>]| {
+        let (wire, workload) = (&group[0][0], &group[0][1]);
+        let rows: Vec<_> = [title].into_iter().chain(group).map(|row| row[2..].to_vec()).collect();
+        format!("\n{workload}, {wire} wire\n{}", layout.table(&rows, 2))
+    };
+    changes.chunk_by(|one, next| one[..2] == next[..2]).map(group).collect()
+}
 
 /// Changes as rows, a title row first.
-pub(crate) fn comparison(changes: &[Change]) -> Vec<Vec<String>> {
+fn rows(changes: &[Change]) -> Vec<Vec<String>> {
     let title = [
         "wire",
         "workload",

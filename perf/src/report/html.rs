@@ -68,9 +68,9 @@ pub(crate) fn html(results: &Results) -> String {
 
 const INTRO_LATENCY: &str = "Round trips by percentile. Probes leave at fixed times and are timed \
      from the moment they were due, so a stall delays every probe that it held up.";
-const INTRO_COST: &str = "Gateway CPU is the CPU time of the gateway processes on both hosts. Paths \
-     in the kernel have no such process: compare them by machine CPU, which includes sender and \
-     receiver.";
+const INTRO_COST: &str = "Gateway CPU is the CPU time of the gateway processes on both hosts. \
+     Paths in the kernel have no such process: compare them by machine CPU, which includes \
+     sender and receiver.";
 const INTRO_SERIES: &str = "Medians over the rounds in steps of 0.1 s.";
 
 /// Date, machine, warnings and verdicts: what a reader wants first.
@@ -89,8 +89,8 @@ fn header(results: &Results, body: &mut String) {
     let plan = &results.plan;
     let _ = write!(
         body,
-        "<p>{} rounds of {} s for each path and workload, the paths in random order. A ratio divides \
-         by the number of <b>{}</b> in the same round.{}</p></header>",
+        "<p>{} rounds of {} s for each path and workload, the paths in random order. A ratio \
+         divides by the number of <b>{}</b> in the same round.{}</p></header>",
         plan.rounds,
         plan.measure_ms as f64 * 1e-3,
         escape(&plan.baseline),

@@ -17,7 +17,8 @@ pub(crate) enum Layout {
 }
 
 impl Layout {
-    /// Writes a title row and rows below it. `lead` columns name a row: a folded table repeats them.
+    /// Writes a title row and rows below it. `lead` columns name a row: a folded table repeats
+    /// them.
     pub(crate) fn table(self, rows: &[Vec<String>], lead: usize) -> String {
         match self {
             Self::Terminal { width } => folded(rows, lead, width),
@@ -70,23 +71,19 @@ fn folded(rows: &[Vec<String>], lead: usize, width: Option<usize>) -> String {
         }
     }
     let part = |columns: &Vec<usize>| {
-        rows.iter().map(|row| line(row, columns, &widths)).collect::<String>()
+        rows.iter().map(|row| line(row, columns, lead, &widths)).collect::<String>()
     };
     parts.iter().map(part).collect::<Vec<_>>().join("\n")
 }
 
-/// Columns of equal width, the first to the left and the others to the right.
-fn line(row: &[String], columns: &[usize], widths: &[usize]) -> String {
-    let mut line = String::new();
-    for column in columns {
+/// Columns of equal width, the leading ones to the left and the others to the right.
+fn line(row: &[String], columns: &[usize], lead: usize, widths: &[usize]) -> String {
+    let cells = columns.iter().map(|column| {
         let (cell, width) = (row.get(*column).map_or("", String::as_str), widths[*column]);
-        let _ = match column {
-            0 => write!(line, "{cell:<width$}"),
-            _ => write!(line, "  {cell:>width$}"),
-        };
-    }
-    line.truncate(line.trim_end().len());
-    line + "\n"
+        if *column < lead { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+    });
+    let line = cells.collect::<Vec<_>>().join("  ");
+    format!("{}\n", line.trim_end())
 }
 
 /// The longest cell of each column, in characters.

@@ -9,7 +9,7 @@ mod svg;
 mod table;
 mod verdict;
 
-pub(crate) use compare::{LEAD, Verdict, changes, changes_to_baseline, comparison, keys};
+pub(crate) use compare::{Verdict, changes, changes_to_baseline, comparison, keys};
 pub(crate) use hgrm::write_hgrm;
 pub(crate) use html::html;
 pub(crate) use layout::Layout;

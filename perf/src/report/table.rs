@@ -253,5 +253,5 @@ pub(super) fn remarks(results: &Results, cells: &[&Cell]) -> Vec<(String, String
 }
 
 fn indent(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}\n")).collect()
+    text.lines().map(|line| format!("  {line}").trim_end().to_owned() + "\n").collect()
 }

@@ -62,8 +62,8 @@ impl FromStr for Beside {
 }
 
 /// An open-loop probe: it sends at fixed times, whether or not earlier probes were answered, and
-/// measures from the moment at which a probe was due. A path that stalls delays every probe that was
-/// due meanwhile (no coordinated omission).
+/// measures from the moment at which a probe was due. A path that stalls delays every probe that
+/// was due meanwhile (no coordinated omission).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Probe {
     /// Probes per second.
@@ -262,8 +262,8 @@ impl Seen {
         true
     }
 
-    /// Times probes that never came until the end of the run: without them, a path that loses its slow
-    /// packets would look fast. Returns how many there are.
+    /// Times probes that never came until the end of the run: without them, a path that loses its
+    /// slow packets would look fast. Returns how many there are.
     fn charge_missing(&mut self, due: &[(u64, u64)], end_ns: u64) -> usize {
         let seen = |number: u64| self.numbers.get(number as usize) == Some(&true);
         let missing: Vec<_> = due.iter().filter(|(number, _)| !seen(*number)).collect();

@@ -1,5 +1,5 @@
-//! The traffic between two pods. Generators and sinks are our own, so that every packet is accounted
-//! for and no external tool decides what is measured.
+//! The traffic between two pods. Generators and sinks are our own, so that every packet is
+//! accounted for and no external tool decides what is measured.
 //!
 //! Generators are threads of this process with sockets in the pods' namespaces. A gateway is a
 //! process of its own, so its CPU time is never mixed with theirs.
@@ -45,8 +45,8 @@ pub enum Workload {
         /// Parallel connections.
         streams: u16,
     },
-    /// `udp-SIZE`, `udp-SIZExFLOWS`, `udp-mix…`, with `@RATE` for packets per second; without it, as
-    /// fast as possible.
+    /// `udp-SIZE`, `udp-SIZExFLOWS`, `udp-mix…`, with `@RATE` for packets per second; without it,
+    /// as fast as possible.
     Udp(UdpLoad),
     /// `rr`: one request, one answer, one connection.
     Request,

@@ -185,6 +185,10 @@ impl Engine for Classic {
     fn stats(&self) -> EngineStats {
         self.stats
     }
+
+    fn into_ports(self: Box<Self>) -> Ports {
+        self.ports
+    }
 }
 
 impl Slots for Buffers {

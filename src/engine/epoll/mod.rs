@@ -142,6 +142,10 @@ impl Engine for Epoll {
     fn stats(&self) -> EngineStats {
         self.stats
     }
+
+    fn into_ports(self: Box<Self>) -> Ports {
+        self.ports
+    }
 }
 
 /// Both sides' receive memory.

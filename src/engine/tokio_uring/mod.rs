@@ -340,6 +340,10 @@ impl Engine for TokioUring {
     fn stats(&self) -> EngineStats {
         self.stats
     }
+
+    fn into_ports(self: Box<Self>) -> Ports {
+        self.ports
+    }
 }
 
 impl Slots for Buffers {

@@ -57,9 +57,9 @@ const TUN: u32 = 0;
 const UDP: u32 = 1;
 const WAKE: u32 = 2;
 
-/// The engine; see the module. The ring is dropped before the memory that it was given.
+/// The engine; see the module. The operations are dropped before the memory that they were given.
 pub struct Uring {
-    ring: IoUring,
+    operations: Operations,
     frames: BufferRing,
     trains: BufferRing,
     message: Box<libc::msghdr>,
@@ -67,14 +67,19 @@ pub struct Uring {
     transmitter: Transmitter,
     writer: Writer,
     stats: EngineStats,
+    overflows: u32,
+    /// When the kernel last did its part of receiving.
+    entered_ns: u64,
+}
+
+/// The ring and what is under way in it.
+struct Operations {
+    ring: IoUring,
     /// What to arm before the next wait, by index.
     disarmed: [bool; 3],
     /// How often all was armed anew. Completions carry it, so that the end of an operation from
     /// before is not taken for the end of its successor.
     generation: u32,
-    overflows: u32,
-    /// When the kernel last did its part of receiving.
-    entered_ns: u64,
 }
 
 impl Uring {
@@ -102,7 +107,7 @@ impl Uring {
         message.msg_namelen = NAME_SPACE as libc::socklen_t;
         message.msg_controllen = cmsg::RECEIVE_SPACE;
         let mut engine = Self {
-            ring,
+            operations: Operations { ring, disarmed: [true; 3], generation: 0 },
             frames,
             trains,
             message,
@@ -110,8 +115,6 @@ impl Uring {
             transmitter: Transmitter::new(tuning.gso),
             writer: Writer::new(),
             stats: EngineStats::default(),
-            disarmed: [true; 3],
-            generation: 0,
             overflows: 0,
             entered_ns: 0,
         };
@@ -134,7 +137,7 @@ impl Uring {
     /// Submits what was disarmed.
     fn arm(&mut self) -> Result<(), EngineError> {
         for index in [TUN, UDP, WAKE] {
-            if !std::mem::take(&mut self.disarmed[index as usize]) {
+            if !std::mem::take(&mut self.operations.disarmed[index as usize]) {
                 continue;
             }
             let fd = Fixed(index);
@@ -149,7 +152,7 @@ impl Uring {
                 }
                 _ => opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build(),
             };
-            let user_data = u64::from(self.generation) << 32 | u64::from(index);
+            let user_data = u64::from(self.operations.generation) << 32 | u64::from(index);
             self.push(entry.user_data(user_data))?;
         }
         Ok(())
@@ -158,7 +161,7 @@ impl Uring {
     fn push(&mut self, entry: squeue::Entry) -> Result<(), EngineError> {
         // SAFETY: what the entry points at is the message header, which is boxed and outlives the
         // ring, as do the buffer rings that it names.
-        let pushed = unsafe { self.ring.submission().push(&entry) };
+        let pushed = unsafe { self.operations.ring.submission().push(&entry) };
         pushed.map_err(|_| EngineError::Call {
             call: "io_uring submission",
             source: io::ErrorKind::OutOfMemory.into(),
@@ -169,11 +172,11 @@ impl Uring {
     fn enter(&mut self, timeout: Option<Duration>) -> Result<(), EngineError> {
         self.stats.syscalls += 1;
         let entered = match timeout {
-            None => self.ring.submit_and_wait(1),
+            None => self.operations.ring.submit_and_wait(1),
             Some(timeout) => {
                 let timeout = Timespec::from(timeout);
                 let args = SubmitArgs::new().timespec(&timeout);
-                self.ring.submitter().submit_with_args(1, &args)
+                self.operations.ring.submitter().submit_with_args(1, &args)
             }
         };
         match entered {
@@ -201,15 +204,16 @@ impl Uring {
     fn arm_anew(&mut self) {
         self.stats.cq_overflows += 1;
         // What cannot be ended now goes on beside its successor: nothing is read twice.
-        let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::any());
-        self.stats.rearmed += self.disarmed.iter().filter(|disarmed| !**disarmed).count() as u64;
-        self.disarmed = [true; 3];
-        self.generation = self.generation.wrapping_add(1);
+        let _ = self.operations.ring.submitter().register_sync_cancel(None, CancelBuilder::any());
+        self.stats.rearmed +=
+            self.operations.disarmed.iter().filter(|disarmed| !**disarmed).count() as u64;
+        self.operations.disarmed = [true; 3];
+        self.operations.generation = self.operations.generation.wrapping_add(1);
     }
 
     /// Sorts completions into the inbox, as many as it takes; the rest waits in the ring.
     fn reap(&mut self, inbox: &mut Inbox) -> Result<(), EngineError> {
-        let mut completions = self.ring.completion();
+        let mut completions = self.operations.ring.completion();
         let overflows = completions.overflow();
         self.stats.cq_overflows += u64::from(overflows.wrapping_sub(self.overflows));
         self.overflows = overflows;
@@ -217,9 +221,9 @@ impl Uring {
             && inbox.trains.len() < inbox.trains.capacity()
         {
             let Some(completion) = completions.next() else { break };
-            let (index, is_current) = parts(completion.user_data(), self.generation);
+            let (index, is_current) = parts(completion.user_data(), self.operations.generation);
             if is_current && !cqueue::more(completion.flags()) {
-                self.disarmed[index as usize] = true;
+                self.operations.disarmed[index as usize] = true;
                 self.stats.rearmed += 1;
             }
             let bid = cqueue::buffer_select(completion.flags());
@@ -303,7 +307,7 @@ impl Engine for Uring {
     fn receive(&mut self, inbox: &mut Inbox, timeout: Option<Duration>) -> Result<(), EngineError> {
         self.arm()?;
         // What the last turn left in the ring was read when that turn entered the kernel.
-        let left_over = !self.ring.completion().is_empty();
+        let left_over = !self.operations.ring.completion().is_empty();
         self.enter(timeout)?;
         let entered_ns = clock::monotonic_ns();
         inbox.began_ns = if left_over { self.entered_ns } else { entered_ns };
@@ -346,12 +350,16 @@ impl Engine for Uring {
     fn stats(&self) -> EngineStats {
         self.stats
     }
+
+    fn into_ports(self: Box<Self>) -> Ports {
+        self.ports
+    }
 }
 
 /// The kernel tears a ring down in the background, and descriptors that the ring holds stay open
 /// until then: port and device would be taken for a while after the gateway has ended. So all that
 /// is under way ends here first.
-impl Drop for Uring {
+impl Drop for Operations {
     fn drop(&mut self) {
         // When any of this fails, the kernel still does it, only later.
         let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::any());
@@ -361,7 +369,11 @@ impl Drop for Uring {
                 let ended = is_current && !cqueue::more(completion.flags());
                 self.disarmed[index as usize] |= ended;
             }
-            if self.disarmed == [true; 3] || self.enter(Some(LAST_ROUND)).is_err() {
+            let timeout = Timespec::from(LAST_ROUND);
+            let args = SubmitArgs::new().timespec(&timeout);
+            let waited = || self.ring.submitter().submit_with_args(1, &args);
+            let ends = |error: io::Error| error.raw_os_error() != Some(libc::ETIME);
+            if self.disarmed == [true; 3] || waited().is_err_and(ends) {
                 break;
             }
         }

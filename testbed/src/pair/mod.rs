@@ -1,4 +1,14 @@
 //! Two hosts with a pod and a running `twill` each, and ways to drive them and look into them.
+//!
+//! ```no_run
+//! use twill_testbed::pair::{Pair, Setup};
+//!
+//! let setup = Setup { engine: "epoll", lines: "queues = 2", ..Setup::new("target/debug/twill") };
+//! let Some(pair) = Pair::start("two queues", &setup) else { return };
+//! pair.assert_connected();
+//! pair.assert_tcp_carries(4, 1 << 20);
+//! assert_eq!(pair.status(1)["engine"], "epoll");
+//! ```
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 

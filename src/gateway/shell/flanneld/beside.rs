@@ -1,11 +1,11 @@
 //! What is beside the tunnel: firewall rules and the blackhole route.
 
-use super::Setting;
+use super::Member;
+use crate::gateway::shell::tunnel::Tunnel;
 use crate::host::firewall::{self, Backend, Firewall, Scope};
 use crate::host::{Network, Previous};
 use crate::subnet::NetworkConfig;
 use ipnet::Ipv4Net;
-use tokio::task::JoinSet;
 use tracing::{error, info};
 
 /// Removes what belongs to a former network or subnet of this node.
@@ -21,9 +21,9 @@ async fn forget(previous: &Previous, own: Ipv4Net, config: &NetworkConfig, netwo
     }
 }
 
-/// Sets up what is beside the tunnel and keeps it there.
-pub(super) async fn beside(setting: &Setting, network: &Network) -> JoinSet<()> {
-    let Setting { options, config, held, previous, .. } = setting;
+/// Sets up what is beside the tunnel and keeps it there for as long as the tunnel is.
+pub(super) async fn beside(member: &Member, tunnel: &mut Tunnel) {
+    let Member { options, config, held, previous, .. } = member;
     let rules = options.rules;
     let is_new = previous.network != Some(config.network) || previous.subnet != Some(held.subnet);
     if is_new && rules.masquerade && !config.nftables {
@@ -37,7 +37,7 @@ pub(super) async fn beside(setting: &Setting, network: &Network) -> JoinSet<()> 
             show(previous.subnet)
         );
     }
-    forget(previous, held.subnet, config, network).await;
+    forget(previous, held.subnet, config, &tunnel.network).await;
     let scope = Scope {
         network: config.network,
         subnet: held.subnet,
@@ -47,16 +47,15 @@ pub(super) async fn beside(setting: &Setting, network: &Network) -> JoinSet<()> 
     };
     let backend = if config.nftables { Backend::Nftables } else { Backend::Iptables };
     let firewall = Firewall::start(scope, backend).await;
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
+    tunnel.tasks.spawn(async move {
         loop {
             tokio::time::sleep(rules.resync).await;
             firewall.ensure().await;
         }
     });
     if rules.blackhole {
-        let (network, subnet) = (network.clone(), held.subnet);
-        tasks.spawn(async move {
+        let (network, subnet) = (tunnel.network.clone(), held.subnet);
+        tunnel.tasks.spawn(async move {
             loop {
                 match network.ensure_blackhole(subnet).await {
                     Ok(true) => info!("Added blackhole route {subnet}"),
@@ -67,5 +66,4 @@ pub(super) async fn beside(setting: &Setting, network: &Network) -> JoinSet<()> 
             }
         });
     }
-    tasks
 }

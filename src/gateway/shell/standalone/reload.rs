@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 /// Applies the command line to a file's words.
-type Change = Arc<dyn Fn(&mut Interface) + Send + Sync>;
+pub(super) type ApplyFlags = Arc<dyn Fn(&mut Interface) + Send + Sync>;
 /// Who waits for a reload to end.
 pub(super) type Waiting = Vec<oneshot::Sender<Response>>;
 /// What came of reading the file, and who waits for it.
@@ -19,14 +19,14 @@ pub(super) type Loaded = (Result<Standalone, LoadError>, Waiting);
 /// have changed since.
 pub(super) struct Reloads {
     config: PathBuf,
-    change: Change,
+    flags: ApplyFlags,
     running: Option<(JoinHandle<Result<Standalone, LoadError>>, Waiting)>,
     next: Option<Waiting>,
 }
 
 impl Reloads {
-    pub(super) fn new(config: PathBuf, change: Change) -> Self {
-        Self { config, change, running: None, next: None }
+    pub(super) fn new(config: PathBuf, flags: ApplyFlags) -> Self {
+        Self { config, flags, running: None, next: None }
     }
 
     /// Reads the file as soon as nothing else is being read.
@@ -40,8 +40,8 @@ impl Reloads {
             return;
         }
         if let Some(waiting) = self.next.take() {
-            let (config, change) = (self.config.clone(), Arc::clone(&self.change));
-            self.running = Some((spawn_blocking(move || load(&config, |it| change(it))), waiting));
+            let (config, flags) = (self.config.clone(), Arc::clone(&self.flags));
+            self.running = Some((spawn_blocking(move || load(&config, |it| flags(it))), waiting));
         }
     }
 

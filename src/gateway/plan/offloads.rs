@@ -1,35 +1,33 @@
 //! Which offloads a gateway uses, and why each is on or off.
 
 use crate::engine::EngineKind;
-use crate::socket::{self, GsoPolicy};
-use crate::sys::kernel;
+use crate::socket::GsoPolicy;
 use crate::telemetry::status::Offload;
 use crate::tun::Joined;
 use std::io;
-use tracing::info;
 use twill_datapath::offload::feature::{Feature, FeatureSet};
 
 /// What the decision rests on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Grounds<'a> {
+pub(in crate::gateway) struct Grounds<'a> {
     /// What the user wants.
-    pub(super) wanted: FeatureSet,
+    pub(in crate::gateway) wanted: FeatureSet,
     /// What the device granted.
-    pub(super) granted: FeatureSet,
-    pub(super) engine: EngineKind,
+    pub(in crate::gateway) granted: FeatureSet,
+    pub(in crate::gateway) engine: EngineKind,
     /// What the throw-away device showed.
-    pub(super) joined: &'a Joined,
+    pub(in crate::gateway) joined: &'a Joined,
     /// What the kernel can be trusted with.
-    pub(super) gso: &'a GsoPolicy,
+    pub(in crate::gateway) gso: &'a GsoPolicy,
     /// What a socket said to `UDP_GRO`.
-    pub(super) gro: &'a io::Result<()>,
+    pub(in crate::gateway) gro: &'a io::Result<()>,
     /// Workers share what one peer sends.
-    pub(super) by_flow: bool,
+    pub(in crate::gateway) by_flow: bool,
 }
 
 /// Decides about every offload, in their order.
 #[must_use]
-pub(super) fn decide(grounds: &Grounds<'_>) -> Vec<Offload> {
+pub(in crate::gateway) fn decide(grounds: &Grounds<'_>) -> Vec<Offload> {
     let offload = |feature: Feature| {
         let (on, reason) = match refusal(grounds, feature) {
             Some(reason) => (false, reason),
@@ -69,21 +67,6 @@ fn refusal(grounds: &Grounds<'_>, feature: Feature) -> Option<String> {
     }
 }
 
-/// The offloads that a gateway with default settings would use on this kernel.
-#[must_use]
-pub fn expected(engine: EngineKind, granted: FeatureSet, joined: &Joined) -> Vec<Offload> {
-    let gso = socket::gso_policy(&kernel::release(), false);
-    decide(&Grounds {
-        wanted: FeatureSet::ALL,
-        granted,
-        engine,
-        joined,
-        gso: &gso,
-        gro: &socket::joins(),
-        by_flow: false,
-    })
-}
-
 /// The offloads that are on.
 #[must_use]
 pub(super) fn in_use(states: &[Offload]) -> FeatureSet {
@@ -93,16 +76,10 @@ pub(super) fn in_use(states: &[Offload]) -> FeatureSet {
         .fold(FeatureSet::NONE, |set, (feature, state)| set.with(feature, state.on))
 }
 
-/// Logs every offload that is off and why.
-pub(super) fn announce(states: &[Offload]) {
-    for offload in states.iter().filter(|offload| !offload.on) {
-        info!(offload = offload.name, reason = offload.reason, "offload is off");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::socket::gso_policy;
 
     #[test]
     fn a_kernel_without_defects_gives_all() {
@@ -114,8 +91,8 @@ mod tests {
 
     #[test]
     fn a_kernel_that_mangles_runs_gets_none_unless_forced() {
-        let mangling = socket::gso_policy("7.0.3-2-pve", false);
-        let forced = socket::gso_policy("7.0.3-2-pve", true);
+        let mangling = gso_policy("7.0.3-2-pve", false);
+        let forced = gso_policy("7.0.3-2-pve", true);
 
         let off = decided(|grounds| grounds.gso = &mangling);
         let on = decided(|grounds| grounds.gso = &forced);
@@ -191,7 +168,7 @@ mod tests {
 
     /// Decides on a kernel that has everything, after a change to it.
     fn decided<'a>(change: impl FnOnce(&mut Grounds<'a>)) -> Vec<Offload> {
-        let gso = Box::leak(Box::new(socket::gso_policy("6.18.44", false)));
+        let gso = Box::leak(Box::new(gso_policy("6.18.44", false)));
         let mut grounds = Grounds {
             wanted: FeatureSet::ALL,
             granted: FeatureSet::ALL,

@@ -6,11 +6,6 @@ use crate::host::external_interface::{self, ExternalInterface};
 use crate::host::{Network, Previous};
 use crate::subnet::etcd::{Access, AccessError, EtcdManager};
 use crate::subnet::{BackendError, Manager, NetworkConfig, NetworkError, Prefix};
-use crate::telemetry::http::{Answer, Routes};
-use crate::telemetry::observer::Observer;
-use crate::telemetry::prometheus;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -44,17 +39,6 @@ fn warn_of_plain(access: &Access, is_certified: bool) {
              write https://"
         ),
     }
-}
-
-pub(super) fn probes(ready: &Arc<AtomicBool>, inside: &Arc<OnceLock<Arc<Observer>>>) -> Routes {
-    let (ready, inside) = (Arc::clone(ready), Arc::clone(inside));
-    Routes::default()
-        .with("/healthz", || Answer::text(200, "flanneld is running"))
-        .with("/readyz", move || match ready.load(Ordering::Relaxed) {
-            true => Answer::text(200, "flanneld is ready"),
-            false => Answer::text(503, "flanneld is not ready yet"),
-        })
-        .with("/metrics", move || prometheus::page(&inside))
 }
 
 /// Asks for the configuration until there is one that can be used.

@@ -13,7 +13,8 @@
 //! nothing here allocates or locks.
 
 use crate::config::{OVERHEAD_V4, OVERHEAD_V6};
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Engine, EngineError, Ports};
+use crate::gateway::plan::BATCH;
 use crate::socket::{self, Originator};
 use crate::telemetry::counter::TurnBooks;
 use crate::telemetry::instruments::{Meter, WorkerInstruments};
@@ -32,9 +33,6 @@ use twill_datapath::{
     Egress, EgressRules, Ingress, IngressRules, Progress, Unwritten, World, unjoin,
 };
 
-/// Arrivals per direction in one turn: enough to share a send among small packets, few enough that
-/// the first one does not wait long for the last.
-pub(super) const BATCH: usize = 64;
 /// Runs in one batch; a worker sends and goes on when more are needed.
 const MAX_RUNS: usize = 256;
 /// Pieces in one batch, 16 bytes each. A 64 KiB super-packet at an MSS of 1448 takes 92.
@@ -141,8 +139,13 @@ impl Worker {
         }
     }
 
-    /// Runs until it is told to stop or the engine cannot go on.
-    pub(super) fn run(mut self) -> Result<(), EngineError> {
+    /// Runs until it is told to stop or the engine cannot go on. Either way the ports come back.
+    pub(super) fn run(mut self) -> (Ports, Result<(), EngineError>) {
+        let ended = self.turns();
+        (self.engine.into_ports(), ended)
+    }
+
+    fn turns(&mut self) -> Result<(), EngineError> {
         while !self.stop.load(Ordering::Relaxed) {
             self.turn()?;
         }

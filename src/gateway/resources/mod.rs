@@ -1,0 +1,221 @@
+//! What a data plane runs on: the TUN device with its queues, the sockets, the wake-ups, and the
+//! sockets for ICMP errors. All of it is descriptors, and facts that go with them.
+//!
+//! A data plane does not care where its [`Resources`] come from. They are created here, or they are
+//! those that another data plane returned when it stopped.
+
+mod findings;
+
+pub use findings::expected_offloads;
+pub(super) use findings::{Toward, find_out};
+
+use super::plan::Needs;
+use crate::config::{Settings, SourcePorts, Steering};
+use crate::engine::Ports;
+use crate::socket::{self, Originator, SocketError, SocketSpec};
+use crate::sys::ioctl::interface_index;
+use crate::tun::{self, Device, DeviceSpec, TunError};
+use rustix::event::{EventfdFlags, eventfd};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::task::spawn_blocking;
+use tracing::warn;
+use twill_datapath::offload::feature::FeatureSet;
+
+/// How long closing waits for the kernel to take the device away.
+const TEARDOWN: Duration = Duration::from_secs(2);
+
+/// Why there are no resources.
+#[derive(Debug, thiserror::Error)]
+pub enum ResourceError {
+    /// The device.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// A socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// A wake-up, or the CPUs cannot be listed.
+    #[error("starting a worker: {0}")]
+    Worker(#[from] io::Error),
+}
+
+/// The descriptors of a data plane. The device exists as long as they are open.
+#[derive(Debug)]
+pub struct Resources {
+    /// The device's name and interface index.
+    device: (String, u32),
+    granted: FeatureSet,
+    /// One for each worker, in the order of the queues and of the reuseport group. None while
+    /// workers have them.
+    ports: Vec<Ports>,
+    originator: Option<Arc<Originator>>,
+}
+
+impl Resources {
+    /// Creates the device, which is down and without addresses yet, and opens everything else.
+    pub(super) async fn create(settings: &Settings, needs: Needs) -> Result<Self, ResourceError> {
+        let device = patiently(TunError::is_busy, async || {
+            let settings = settings.clone();
+            blocking(move || create_device(&settings, needs)).await
+        });
+        let (device, settings) = (device.await?, settings.clone());
+        blocking(move || Self::open(&settings, needs, device)).await
+    }
+
+    fn open(settings: &Settings, needs: Needs, device: Device) -> Result<Self, ResourceError> {
+        let Device { name, index, queues, granted } = device;
+        let address = settings.first_v4().map(|network| (network.addr(), network.netmask()));
+        tun::configure(queues[0].as_fd(), &name, settings.mtu.bytes(), address)?;
+        // From here on an error closes the device and waits until it is gone.
+        let mut resources = Self {
+            device: (name, index),
+            granted,
+            ports: Vec::with_capacity(queues.len()),
+            originator: originator(),
+        };
+        for (worker, queue) in queues.into_iter().enumerate() {
+            resources.ports.push(ports(settings, needs, worker, queue)?);
+        }
+        steer(settings, &resources.ports);
+        Ok(resources)
+    }
+
+    /// The device's name.
+    pub(super) fn device(&self) -> &str {
+        &self.device.0
+    }
+
+    /// The device's interface index.
+    pub(super) fn device_index(&self) -> u32 {
+        self.device.1
+    }
+
+    /// The offloads that the device granted.
+    pub(super) fn granted(&self) -> FeatureSet {
+        self.granted
+    }
+
+    /// How ICMP errors leave, where the host allows it.
+    pub(super) fn originator(&self) -> Option<Arc<Originator>> {
+        self.originator.clone()
+    }
+
+    /// Hands the ports out to workers. They come back by [`Self::give_back`].
+    pub(super) fn lend(&mut self) -> Vec<Ports> {
+        std::mem::take(&mut self.ports)
+    }
+
+    /// Takes the ports back, in the order in which they were lent.
+    pub(super) fn give_back(&mut self, ports: Vec<Ports>) {
+        self.ports = ports;
+    }
+
+    /// Closes everything and waits until the device is gone.
+    pub async fn close(self) {
+        blocking(move || drop(self)).await;
+    }
+}
+
+/// The kernel may take the device away in the background: who sees the gateway end must not see its
+/// device.
+impl Drop for Resources {
+    fn drop(&mut self) {
+        self.ports.clear();
+        let (name, index) = &self.device;
+        let until = Instant::now() + TEARDOWN;
+        while interface_index(name) == Some(*index) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Waits a little for a port that a killed gateway may still have.
+pub(super) async fn await_port(listen: SocketAddr) -> Result<(), ResourceError> {
+    patiently(SocketError::is_in_use, async || socket::check_free(listen)).await?;
+    Ok(())
+}
+
+/// Does what blocks on a thread of its own, which is in the caller's network namespace.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    // Nobody aborts it, and a panic ends the process.
+    spawn_blocking(work).await.expect("blocking work ends by itself")
+}
+
+/// Tries again for a moment when a device or a port is taken: the kernel may still be tearing a
+/// killed predecessor down. An instance that lives keeps them, and this one gives up.
+async fn patiently<T, E>(
+    is_taken: fn(&E) -> bool,
+    mut call: impl AsyncFnMut() -> Result<T, E>,
+) -> Result<T, E> {
+    const ATTEMPTS: u32 = 10;
+    const PAUSE: Duration = Duration::from_millis(50);
+    for _ in 1..ATTEMPTS {
+        match call().await {
+            Err(error) if is_taken(&error) => tokio::time::sleep(PAUSE).await,
+            done => return done,
+        }
+    }
+    call().await
+}
+
+fn create_device(settings: &Settings, needs: Needs) -> Result<Device, TunError> {
+    Device::create(&DeviceSpec {
+        name: &settings.device,
+        queues: settings.queues.count(),
+        vnet_hdr: needs.vnet_hdr,
+        offloads: settings.offloads,
+    })
+}
+
+/// What a worker works on. Its socket is the one of its number in the reuseport group, as sockets
+/// are opened in order.
+fn ports(
+    settings: &Settings,
+    needs: Needs,
+    worker: usize,
+    tun: OwnedFd,
+) -> Result<Ports, ResourceError> {
+    let spec = SocketSpec {
+        listen: settings.listen,
+        shared: settings.queues.count() > 1,
+        gro: needs.gro,
+        buffer: settings.socket_buffer,
+    };
+    let udp = if worker == 0 { socket::open_first(&spec)? } else { socket::open(&spec)? };
+    let udp_send = match settings.source_ports {
+        SourcePorts::Fixed => None,
+        SourcePorts::Spread => {
+            let listen = SocketAddr::new(settings.listen.ip(), 0);
+            Some(socket::open_spread(&SocketSpec { listen, gro: false, ..spec }, worker)?)
+        }
+    };
+    let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+    let wake = eventfd(0, flags).map_err(io::Error::from)?;
+    Ok(Ports { tun, udp, udp_send, wake })
+}
+
+/// Which socket receives what, once all of them make a group.
+fn steer(settings: &Settings, ports: &[Ports]) {
+    let by_flow = settings.steering == Steering::Flows;
+    let [first, _, ..] = ports else { return };
+    if let Err(error) = socket::steer(first.udp.as_fd(), settings.listen, ports.len(), by_flow) {
+        warn!("the kernel spreads datagrams as it likes, and flows may lose their order: {error}");
+    }
+}
+
+/// The raw sockets for ICMP errors; the gateway carries packets without them too.
+fn originator() -> Option<Arc<Originator>> {
+    match Originator::open() {
+        Ok(originator) => Some(Arc::new(originator)),
+        Err(error) => {
+            warn!(
+                "no raw socket ({error}): ICMP errors may not reach inner senders; \
+                   grant CAP_NET_RAW"
+            );
+            None
+        }
+    }
+}

@@ -1,0 +1,478 @@
+//! The data plane while it runs: worker threads, the peers that are published to them, and the end.
+
+mod publish;
+mod worker;
+mod workers;
+
+use self::publish::{Publisher, ToWorkers};
+use self::worker::Common;
+use self::workers::{Open, WorkerSpec, Workers};
+use super::plan::{Needs, Plan};
+use super::resources::{ResourceError, Resources, Toward, await_port, blocking, find_out};
+use crate::config::Settings;
+use crate::engine::{self, Choice, EngineError, EngineKind};
+use crate::sys::clock;
+use crate::telemetry::instruments::WorkerInstruments;
+use crate::telemetry::observer::Observer;
+use crate::telemetry::status::{About, Offload};
+use arc_swap::ArcSwap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tokio::sync::mpsc;
+use tracing::info;
+use twill_datapath::offload::feature::FeatureSet;
+use twill_datapath::route::View;
+
+/// Why a gateway did not start. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The device or a socket.
+    #[error(transparent)]
+    Resources(#[from] ResourceError),
+    /// An engine.
+    #[error("engine {kind}: {source}")]
+    Engine {
+        /// Which one.
+        kind: EngineKind,
+        /// Why.
+        source: EngineError,
+    },
+    /// A worker's CPU.
+    #[error(
+        "binding worker {worker} to CPU {cpu}: {source}: allow sched_setaffinity, or set pinning = \"none\""
+    )]
+    Pinning {
+        /// Its number.
+        worker: usize,
+        /// The CPU.
+        cpu: usize,
+        /// What came back.
+        source: io::Error,
+    },
+    /// A thread.
+    #[error("starting a worker: {0}")]
+    Worker(#[from] io::Error),
+}
+
+/// A worker ended although nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+#[error("worker {worker}: {source}")]
+pub struct WorkerFailure {
+    /// Its number.
+    pub worker: usize,
+    /// Why.
+    pub source: EngineError,
+}
+
+/// A running data plane. Whoever drops it instead of calling [`Gateway::stop`] waits for the workers
+/// to end and for the device to be gone.
+pub struct Gateway {
+    plan: Plan,
+    observer: Arc<Observer>,
+    publisher: Publisher,
+    failures: mpsc::UnboundedReceiver<WorkerFailure>,
+    // Dropped in this order: nobody closes what a worker works on.
+    workers: Workers,
+    resources: Resources,
+}
+
+impl Gateway {
+    /// Creates the device, which is down and without addresses yet, opens sockets and engines, and
+    /// starts the workers. An engine that `auto` chose and that fails although it had passed its
+    /// probe makes way for the next one. Threads are in the caller's network namespace; the runtime
+    /// needs its timers.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(settings: &Settings, view: View) -> Result<Self, StartError> {
+        Self::start_by(engine::open, settings, view).await
+    }
+
+    async fn start_by(open: Open, settings: &Settings, view: View) -> Result<Self, StartError> {
+        let view = Arc::new(view);
+        let wanted = settings.engine;
+        let mut choice = blocking(move || Choice::new(wanted)).await;
+        loop {
+            match Self::attempt(open, settings, &view, &choice).await {
+                Ok(gateway) => {
+                    choice.announce();
+                    announce(&gateway.plan.offloads);
+                    return Ok(gateway);
+                }
+                // All workers have one engine: what had started has ended again by now.
+                Err(StartError::Engine { kind, source }) => {
+                    choice = fall_back(choice, source)
+                        .await
+                        .map_err(|source| StartError::Engine { kind, source })?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn attempt(
+        open: Open,
+        settings: &Settings,
+        view: &Arc<View>,
+        choice: &Choice,
+    ) -> Result<Self, StartError> {
+        // Before the device: after a kill, the kernel gives back port and device together, and a
+        // numbered device (`flannel%d`) would not wait for the number that is about to be free.
+        await_port(settings.listen).await?;
+        let findings = find_out(settings, Toward::peers(view, settings.listen)).await?;
+        let needs = Needs::new(settings, choice.kind(), &findings);
+        let resources = Resources::create(settings, needs).await?;
+        let plan = Plan::new(settings, choice.kind(), &findings, resources.granted());
+        Self::run(open, settings, plan, choice, resources, view).await
+    }
+
+    /// Runs a plan on resources, whoever created them.
+    async fn run(
+        open: Open,
+        settings: &Settings,
+        plan: Plan,
+        choice: &Choice,
+        resources: Resources,
+        view: &Arc<View>,
+    ) -> Result<Self, StartError> {
+        let queues = settings.queues.count();
+        let instruments: Vec<Arc<WorkerInstruments>> =
+            (0..queues).map(|_| Arc::default()).collect();
+        let about = about(settings, resources.device(), choice);
+        let observer = Observer::new(about, plan.offloads.clone(), instruments.clone(), view);
+        let observer = Arc::new(observer);
+        let views = Arc::new(ArcSwap::new(Arc::clone(view)));
+        let stop = Arc::new(AtomicBool::new(false));
+        // Peers have their counters when workers first see them.
+        let publisher = Publisher::new(vec![
+            Box::new(Arc::clone(&observer)),
+            Box::new(ToWorkers::new(Arc::clone(&views))),
+        ]);
+        let common = Common {
+            views,
+            stop: Arc::clone(&stop),
+            limits: plan.limits,
+            egress: plan.egress,
+            ingress: plan.ingress.clone(),
+            originator: resources.originator(),
+            listen: settings.listen,
+            busy_poll: settings.busy_poll,
+            telemetry: settings.telemetry,
+        };
+        let (failed, failures) = mpsc::unbounded_channel();
+        let workers = Workers::new(stop);
+        let mut gateway = Self { plan, observer, publisher, failures, workers, resources };
+        match gateway.add_workers(open, &common, instruments, &failed).await {
+            Ok(()) => Ok(gateway),
+            Err(error) => {
+                gateway.stop().await.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn add_workers(
+        &mut self,
+        open: Open,
+        common: &Common,
+        instruments: Vec<Arc<WorkerInstruments>>,
+        failed: &mpsc::UnboundedSender<WorkerFailure>,
+    ) -> Result<(), StartError> {
+        let ports = self.resources.lend();
+        for (worker, (ports, instruments)) in ports.into_iter().zip(instruments).enumerate() {
+            let Plan { engine: kind, tuning, .. } = self.plan;
+            let spec = WorkerSpec { worker, kind, open, cpu: self.plan.cpu(worker), tuning };
+            self.workers.add(spec, ports, common.clone(), instruments, failed.clone()).await?;
+        }
+        Ok(())
+    }
+
+    /// The device's name.
+    #[must_use]
+    pub fn device(&self) -> &str {
+        self.resources.device()
+    }
+
+    /// The device's interface index.
+    #[must_use]
+    pub fn device_index(&self) -> u32 {
+        self.resources.device_index()
+    }
+
+    /// The engine in use and why it is.
+    #[must_use]
+    pub fn engine(&self) -> (EngineKind, &str) {
+        (self.plan.engine, &self.observer.about().engine_reason)
+    }
+
+    /// The offloads in use at the start.
+    #[must_use]
+    pub fn features(&self) -> FeatureSet {
+        self.plan.features()
+    }
+
+    /// A look inside, for as long as somebody holds it.
+    #[must_use]
+    pub fn observer(&self) -> &Arc<Observer> {
+        &self.observer
+    }
+
+    /// Makes a new view the one that workers look up from their next turn on.
+    pub fn publish(&mut self, view: View) {
+        self.publisher.publish(&Arc::new(view));
+    }
+
+    /// Waits for a worker to fail; pends as long as all run.
+    pub async fn failed(&mut self) -> Option<WorkerFailure> {
+        self.failures.recv().await
+    }
+
+    /// Stops the workers and waits for them. Device and sockets are as they were before the start:
+    /// another data plane can run on them.
+    pub async fn stop(self) -> Resources {
+        let Self { workers, mut resources, .. } = self;
+        resources.give_back(workers.stop().await);
+        resources
+    }
+}
+
+async fn fall_back(mut choice: Choice, error: EngineError) -> Result<Choice, EngineError> {
+    blocking(move || choice.fall_back(error).map(|()| choice)).await
+}
+
+/// Logs every offload that is off and why.
+fn announce(offloads: &[Offload]) {
+    for offload in offloads.iter().filter(|offload| !offload.on) {
+        info!(offload = offload.name, reason = offload.reason, "offload is off");
+    }
+}
+
+fn about(settings: &Settings, device: &str, choice: &Choice) -> About {
+    About {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        device: device.to_owned(),
+        mtu: settings.mtu.bytes(),
+        listen: settings.listen,
+        queues: settings.queues.count(),
+        engine: choice.kind().name().to_owned(),
+        engine_reason: choice.reason(),
+        engine_fallback: choice.is_fallback(),
+        start_time_seconds: clock::realtime_ns() as f64 / 1e9,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::QueueCount;
+    use crate::config::file::{Interface, Queues};
+    use crate::config::load::{self, Addressing};
+    use crate::engine::{Engine, EngineChoice, PREFERENCE, Ports, Tuning};
+    use crate::sys::ioctl::interface_index;
+    use std::net::{SocketAddr, UdpSocket};
+    use std::sync::atomic::Ordering;
+    use std::thread;
+    use std::time::{Duration, Instant};
+    use tokio::runtime::Builder;
+    use twill_datapath::route::{Overlay, Peer, PeerIndex};
+    use twill_testbed::Testbed;
+
+    /// A peer without a gateway: a plain socket.
+    const PEER: &str = "127.0.0.1:9285";
+    /// How long anything may take that must happen at last.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn an_engine_that_fails_after_its_probe_makes_way_for_the_next_one_of_auto() {
+        let Some(testbed) = Testbed::for_test("an engine that fails after its probe") else {
+            return;
+        };
+        testbed.namespace("host").unwrap().enter(|| {
+            let settings = settings();
+            let start = Gateway::start_by(second_worker_fails, &settings, view());
+            let gateway = block_on(start).unwrap();
+
+            let about = gateway.observer().about();
+            assert_eq!(gateway.engine().0, EngineKind::Epoll);
+            assert_eq!((about.engine.as_str(), about.engine_fallback), ("epoll", true));
+            let expected = format!("{} does not work here: ", PREFERENCE[0]);
+            assert!(about.engine_reason.starts_with(&expected), "{}", about.engine_reason);
+            assert_eq!(interface_index("tun7"), Some(gateway.device_index()));
+            let mut resources = block_on(gateway.stop());
+            assert_eq!(resources.lend().len(), 2);
+        });
+    }
+
+    #[test]
+    fn an_engine_that_is_asked_for_by_name_fails_with_its_own_error_and_leaves_nothing() {
+        let Some(testbed) = Testbed::for_test("an engine that is asked for by name") else {
+            return;
+        };
+        testbed.namespace("host").unwrap().enter(|| {
+            let named = EngineChoice::Only(PREFERENCE[0]);
+            let settings = Settings { engine: named, ..settings() };
+
+            let start = Gateway::start_by(second_worker_fails, &settings, view());
+            let error = block_on(start).err().unwrap();
+
+            let StartError::Engine { kind, .. } = &error else { panic!("{error}") };
+            assert_eq!(*kind, PREFERENCE[0]);
+            assert_eq!(interface_index("tun7"), None);
+        });
+    }
+
+    #[test]
+    fn a_stopped_gateway_returns_what_the_next_one_runs_on() {
+        let Some(testbed) = Testbed::for_test("a gateway on inherited resources") else { return };
+        for kind in EngineKind::ALL {
+            let host = testbed.namespace(kind.name()).unwrap();
+            host.ip("link set lo up").unwrap();
+            host.enter(|| {
+                let settings = Settings { engine: EngineChoice::Only(kind), ..settings() };
+                let Some(first) = started(kind, block_on(Gateway::start(&settings, view()))) else {
+                    return;
+                };
+                let index = first.device_index();
+                host.ip("link set tun7 up\nroute add 10.10.1.0/24 dev tun7").unwrap();
+                assert!(carries(b"first"), "{kind}");
+
+                let inherited = block_on(first.stop());
+                assert_eq!(interface_index("tun7"), Some(index), "{kind}: the device stays");
+                let second = block_on(resume(&settings, inherited)).unwrap();
+
+                assert!(carries(b"second"), "{kind}");
+                assert_eq!(second.device_index(), index, "{kind}");
+                block_on(async { second.stop().await.close().await });
+                assert_eq!(interface_index("tun7"), None, "{kind}");
+            });
+        }
+    }
+
+    #[test]
+    fn the_control_plane_goes_on_while_an_engine_opens() {
+        let Some(testbed) = Testbed::for_test("an engine that takes its time") else { return };
+        testbed.namespace("host").unwrap().enter(|| {
+            let settings = Settings { engine: EngineChoice::Only(EngineKind::Epoll), ..settings() };
+            let meanwhile = async {
+                while !OPENING.load(Ordering::Relaxed) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                GO.store(true, Ordering::Relaxed);
+            };
+
+            let start = Gateway::start_by(opens_when_told, &settings, view());
+            let (started, ()) = block_on(async { tokio::join!(start, meanwhile) });
+
+            assert!(started.is_ok());
+        });
+    }
+
+    #[test]
+    fn a_gateway_that_is_dropped_leaves_nothing() {
+        let Some(testbed) = Testbed::for_test("a gateway that is dropped") else { return };
+        testbed.namespace("host").unwrap().enter(|| {
+            let gateway = block_on(Gateway::start(&settings(), view())).unwrap();
+
+            drop(gateway);
+
+            assert_eq!(interface_index("tun7"), None);
+        });
+    }
+
+    /// Runs a second data plane on what the first one returned.
+    async fn resume(settings: &Settings, resources: Resources) -> Result<Gateway, StartError> {
+        let view = Arc::new(view());
+        let choice = Choice::new(settings.engine);
+        let findings = find_out(settings, Toward::peers(&view, settings.listen)).await?;
+        let plan = Plan::new(settings, choice.kind(), &findings, resources.granted());
+        Gateway::run(engine::open, settings, plan, &choice, resources, &view).await
+    }
+
+    /// The gateway, unless this kernel lacks the engine.
+    fn started(kind: EngineKind, start: Result<Gateway, StartError>) -> Option<Gateway> {
+        match start {
+            Ok(gateway) => Some(gateway),
+            Err(StartError::Engine { source: EngineError::Unsupported { .. }, .. })
+                if kind != EngineKind::Epoll =>
+            {
+                None
+            }
+            Err(error) => panic!("engine {kind}: {error}"),
+        }
+    }
+
+    /// Whether a packet to the peer's network gets to the peer.
+    fn carries(payload: &[u8]) -> bool {
+        let peer = UdpSocket::bind(PEER).unwrap();
+        peer.set_read_timeout(Some(PATIENCE)).unwrap();
+        let inner = UdpSocket::bind(("10.10.0.1", 0)).unwrap();
+        inner.send_to(payload, ("10.10.1.5", 7)).unwrap();
+        let mut datagram = [0; 2048];
+        // Kernels greet devices that come up with packets of their own.
+        while let Ok(len) = peer.recv(&mut datagram) {
+            if datagram[..len].ends_with(payload) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Engines but for one that passes its probe and that the second worker does not get.
+    fn second_worker_fails(
+        kind: EngineKind,
+        ports: Ports,
+        tuning: Tuning,
+    ) -> Result<Box<dyn Engine>, EngineError> {
+        if kind == PREFERENCE[0] && thread::current().name() == Some("twill-1") {
+            let source = io::Error::from_raw_os_error(libc::ENOMEM);
+            return Err(EngineError::Unsupported { what: "a second ring", source });
+        }
+        engine::open(kind, ports, tuning)
+    }
+
+    static OPENING: AtomicBool = AtomicBool::new(false);
+    static GO: AtomicBool = AtomicBool::new(false);
+
+    /// An engine that opens once something else has happened on the control plane's thread.
+    fn opens_when_told(
+        kind: EngineKind,
+        ports: Ports,
+        tuning: Tuning,
+    ) -> Result<Box<dyn Engine>, EngineError> {
+        OPENING.store(true, Ordering::Relaxed);
+        let began = Instant::now();
+        while !GO.load(Ordering::Relaxed) {
+            assert!(began.elapsed() < PATIENCE, "the control plane waits for the engine");
+            thread::sleep(Duration::from_millis(1));
+        }
+        engine::open(kind, ports, tuning)
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+    }
+
+    fn settings() -> Settings {
+        let queues = Queues::Count(QueueCount::try_from(2).unwrap());
+        let interface = Interface { name: "tun7".to_owned(), queues, ..Interface::default() };
+        let addressing = Addressing {
+            addresses: vec!["10.10.0.1/24".parse().unwrap()],
+            mtu: crate::config::Mtu::at_most(1472),
+            listen: "127.0.0.1:8285".parse().unwrap(),
+            local: vec!["10.10.0.0/24".parse().unwrap()],
+        };
+        load::settings(&interface, addressing).unwrap()
+    }
+
+    fn view() -> View {
+        let peer = Peer {
+            index: PeerIndex(0),
+            name: "peer".into(),
+            endpoint: PEER.parse::<SocketAddr>().unwrap(),
+            subnets: vec!["10.10.1.0/24".parse().unwrap()],
+        };
+        let local = vec!["10.10.0.0/24".parse().unwrap()];
+        View::new(Overlay { peers: vec![peer], local, addresses: Vec::new() })
+    }
+}

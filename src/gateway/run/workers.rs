@@ -1,0 +1,110 @@
+//! The workers' threads: from an engine that opens to ports that come back.
+
+use super::worker::{Common, Worker};
+use super::{StartError, WorkerFailure};
+use crate::engine::{Engine, EngineError, EngineKind, Ports, Tuning};
+use crate::gateway::resources::blocking;
+use crate::sys::affinity;
+use crate::telemetry::instruments::WorkerInstruments;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Builder, JoinHandle};
+use tokio::sync::{mpsc, oneshot};
+
+/// Opens an engine: the engines' own, or a test's.
+pub(super) type Open = fn(EngineKind, Ports, Tuning) -> Result<Box<dyn Engine>, EngineError>;
+
+/// What a worker is to be.
+pub(super) struct WorkerSpec {
+    pub(super) worker: usize,
+    pub(super) kind: EngineKind,
+    pub(super) open: Open,
+    pub(super) cpu: Option<usize>,
+    pub(super) tuning: Tuning,
+}
+
+/// The threads that run.
+pub(super) struct Workers {
+    stop: Arc<AtomicBool>,
+    running: Vec<Running>,
+}
+
+struct Running {
+    /// Returns the ports, unless the engine did not open.
+    thread: JoinHandle<Option<Ports>>,
+    wake: OwnedFd,
+}
+
+impl Workers {
+    /// None yet. All that are added end when `stop` is set and they are woken.
+    pub(super) fn new(stop: Arc<AtomicBool>) -> Self {
+        Self { stop, running: Vec::new() }
+    }
+
+    /// Starts a worker's thread and waits until its engine is open.
+    pub(super) async fn add(
+        &mut self,
+        spec: WorkerSpec,
+        ports: Ports,
+        common: Common,
+        instruments: Arc<WorkerInstruments>,
+        failed: mpsc::UnboundedSender<WorkerFailure>,
+    ) -> Result<(), StartError> {
+        let wake = ports.wake.try_clone()?;
+        let (ready, opened) = oneshot::channel();
+        let worker = spec.worker;
+        let name = format!("twill-{worker}");
+        let thread = Builder::new().name(name).spawn(move || {
+            let opened = open(&spec, ports);
+            let (engine, answer) = match opened {
+                Ok(engine) => (Some(engine), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            let _ = ready.send(answer);
+            let (ports, ended) = Worker::new(engine?, common, instruments).run();
+            if let Err(source) = ended {
+                let _ = failed.send(WorkerFailure { worker, source });
+            }
+            Some(ports)
+        })?;
+        // Whoever gives up waiting still ends this thread with the others.
+        self.running.push(Running { thread, wake });
+        opened.await.map_err(|_| io::Error::other("its thread ended"))?
+    }
+
+    /// Stops all workers and waits for them: the ports of those that ran, in their order.
+    pub(super) async fn stop(mut self) -> Vec<Ports> {
+        let ending = self.end();
+        blocking(move || join(ending)).await
+    }
+
+    fn end(&mut self) -> Vec<Running> {
+        self.stop.store(true, Ordering::Relaxed);
+        for worker in &self.running {
+            let _ = rustix::io::write(&worker.wake, &1u64.to_ne_bytes());
+        }
+        std::mem::take(&mut self.running)
+    }
+}
+
+/// For those who leave without [`Workers::stop`]: no worker outlives what it works on.
+impl Drop for Workers {
+    fn drop(&mut self) {
+        join(self.end());
+    }
+}
+
+fn join(ending: Vec<Running>) -> Vec<Ports> {
+    ending.into_iter().filter_map(|worker| worker.thread.join().ok().flatten()).collect()
+}
+
+/// What a worker's thread does first.
+fn open(spec: &WorkerSpec, ports: Ports) -> Result<Box<dyn Engine>, StartError> {
+    let WorkerSpec { worker, kind, open, cpu, tuning } = *spec;
+    if let Some(cpu) = cpu {
+        affinity::bind_thread(cpu).map_err(|source| StartError::Pinning { worker, cpu, source })?;
+    }
+    open(kind, ports, tuning).map_err(|source| StartError::Engine { kind, source })
+}

@@ -1,0 +1,115 @@
+//! The daemons. What they have in common stands here once; each brings its [`PeerSource`].
+//!
+//! ```text
+//!  signals, worker failures, link events ──┐
+//!  control calls ──────────────────────────┼─> serve ──> Tunnel: reconciler, gateway, routes
+//!  PeerSource::news: a file, leases ───────┘
+//! ```
+//! All of it is one thread. Nothing here blocks it: what would, runs on a thread of its own.
+
+mod clients;
+#[cfg(feature = "etcd")]
+pub mod flanneld;
+mod health;
+mod news;
+pub mod standalone;
+mod tunnel;
+
+use self::clients::{Asked, Clients, PeerChange};
+use self::tunnel::Tunnel;
+use super::run::WorkerFailure;
+use crate::control::Response;
+use futures_util::StreamExt;
+use ipnet::IpNet;
+use sd_notify::NotifyState;
+use std::io;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tracing::error;
+
+/// Where the peers of a gateway come from.
+trait PeerSource {
+    /// What it learns: a file that was read again, leases that changed.
+    type News;
+
+    /// Waits for news. It may be dropped and called again at any time.
+    async fn news(&mut self) -> Self::News;
+
+    /// Does what the news demand.
+    async fn apply(&mut self, tunnel: &mut Tunnel, news: Self::News);
+
+    /// Does what a client wants, and answers.
+    async fn change(
+        &mut self,
+        tunnel: &mut Tunnel,
+        change: PeerChange,
+        answer: oneshot::Sender<Response>,
+    );
+
+    /// The networks that are routed to the device.
+    fn routes(&self, tunnel: &Tunnel) -> Vec<IpNet>;
+}
+
+/// Serves until somebody asks for the end or a worker fails.
+async fn serve(
+    tunnel: &mut Tunnel,
+    source: &mut impl PeerSource,
+    clients: &mut Clients,
+    stop: &mut StopSignals,
+) -> Result<(), WorkerFailure> {
+    loop {
+        tokio::select! {
+            () = stop.asked() => return Ok(()),
+            Some(failure) = tunnel.gateway.failed() => return Err(failure),
+            news = source.news() => source.apply(tunnel, news).await,
+            Some(call) = clients.next() => match clients::look(tunnel, call.request) {
+                // The client may have gone away.
+                Asked::Seen(seen) => drop(call.answer.send(seen)),
+                Asked::Change(change) => source.change(tunnel, change, call.answer).await,
+            },
+            Some(event) = tunnel.links.next() => if tunnel.came_up(event) {
+                let routes = source.routes(tunnel);
+                if let Err(reason) = tunnel.install(&routes).await {
+                    error!("after the device came up: {reason}");
+                }
+            },
+        }
+    }
+}
+
+/// Runs a daemon on this thread.
+fn block_on<T>(daemon: impl Future<Output = T>) -> io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(daemon);
+    // A thread may still be waiting for a name server.
+    runtime.shutdown_background();
+    Ok(ended)
+}
+
+/// SIGTERM and SIGINT.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn install() -> io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Only means something under systemd; anywhere else nobody listens.
+fn tell_systemd(state: NotifyState<'_>) {
+    let said = state.to_string();
+    if let Err(reason) = sd_notify::notify(&[state]) {
+        error!("Failed to notify systemd the message {said} {reason}");
+    }
+}

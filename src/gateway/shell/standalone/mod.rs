@@ -1,0 +1,196 @@
+//! `twill run`: a gateway whose peers come from a file and from the control socket.
+//!
+//! Peers of the file are the file's: a reload makes them what the file says. Peers that came over
+//! the control socket stay through a reload, until they are deleted, a sync leaves them out, or the
+//! file names them.
+//!
+//! Every change is either done, with workers and routes, when its answer goes out, or it is not done
+//! at all.
+
+mod change;
+mod reload;
+
+use self::reload::{ApplyFlags, Loaded, Reloads};
+use super::clients::{Clients, PeerChange};
+use super::health::{Health, Words};
+use super::tunnel::{Tunnel, TunnelError};
+use super::{PeerSource, StopSignals, block_on, serve, tell_systemd};
+use crate::config::file::Interface;
+use crate::config::load::{LoadError, Standalone, load};
+use crate::control::{Response, ServerError};
+use crate::gateway::run::WorkerFailure;
+use crate::host::{HostError, Network};
+use crate::subnet::{Reconciler, TooManyPeers};
+use crate::telemetry::http::{self, HttpError};
+use ipnet::IpNet;
+use sd_notify::NotifyState;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+/// Peers whose subnets are compared with the host's addresses and routes at the start, at most.
+const SURVEYED_PEERS: usize = 1024;
+/// The gateway is ready once its peers are routed.
+const WORDS: Words = Words {
+    alive: "twill is running\n",
+    ready: "twill is ready\n",
+    not_ready: "twill is starting\n",
+};
+
+/// Why a gateway ended, or did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] ServerError),
+    /// The data plane and its device.
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
+    /// The address for metrics.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// Addresses and routes.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The peers of the file.
+    #[error(transparent)]
+    Peers(#[from] TooManyPeers),
+    /// A worker failed while running.
+    #[error(transparent)]
+    Worker(#[from] WorkerFailure),
+    /// Signals cannot be received, or there is no runtime.
+    #[error("setting up the control plane: {0}")]
+    Runtime(#[from] io::Error),
+}
+
+/// Runs a gateway until SIGTERM or SIGINT. `flags` applies the command line to the file's words, at
+/// the start and at every reload.
+///
+/// # Errors
+/// [`RunError`]; nothing of the gateway is left behind.
+pub fn run(
+    config: PathBuf,
+    flags: impl Fn(&mut Interface) + Send + Sync + 'static,
+) -> Result<(), RunError> {
+    let loaded = load(&config, &flags)?;
+    block_on(until_the_end(loaded, config, Arc::new(flags)))?
+}
+
+async fn until_the_end(
+    loaded: Standalone,
+    config: PathBuf,
+    flags: ApplyFlags,
+) -> Result<(), RunError> {
+    let mut stop = StopSignals::install()?;
+    let mut source = FileSource {
+        hangup: signal(SignalKind::hangup())?,
+        reloads: Reloads::new(config, flags),
+        from_file: loaded.peers.iter().map(|peer| peer.name.clone()).collect(),
+        interface: loaded.interface.clone(),
+    };
+    let mut clients = Clients::serve(&loaded.socket, loaded.socket_group)?;
+    let health = Arc::new(Health::default());
+    let _pages = match loaded.metrics {
+        Some(listen) => Some(http::serve(listen, health.pages(&WORDS)).await?),
+        None => None,
+    };
+    let mut tunnel = start(loaded, &source).await?;
+    health.show(tunnel.gateway.observer());
+    health.set_ready(true);
+    tunnel.announce("running", Some(tunnel.reconciler.current().len()));
+    tell_systemd(NotifyState::Ready);
+
+    let ended = serve(&mut tunnel, &mut source, &mut clients, &mut stop).await;
+    if ended.is_ok() {
+        info!("stopping");
+        tell_systemd(NotifyState::Stopping);
+    }
+    tunnel.stop().await;
+    Ok(ended?)
+}
+
+/// Brings the tunnel up with the peers of the file.
+async fn start(loaded: Standalone, source: &FileSource) -> Result<Tunnel, RunError> {
+    let (network, links) = Network::connect()?;
+    warn_of(&loaded, &network).await?;
+    let Standalone { settings, peers, probe, .. } = loaded;
+    let addresses = settings.addresses.iter().map(IpNet::addr).collect();
+    let mut reconciler = Reconciler::new(settings.local.clone(), addresses);
+    reconciler.apply(peers)?;
+    let tunnel = Tunnel::start(settings, reconciler, (network, links), probe).await?;
+    tunnel.install(&source.routes(&tunnel)).await?;
+    Ok(tunnel)
+}
+
+/// A file that is read again when somebody wants it, and the changes that clients make.
+struct FileSource {
+    reloads: Reloads,
+    /// Wants the file to be read again.
+    hangup: Signal,
+    /// The file's words at the start.
+    interface: Interface,
+    /// Names of the peers that came from the file.
+    from_file: BTreeSet<String>,
+}
+
+impl PeerSource for FileSource {
+    type News = Loaded;
+
+    async fn news(&mut self) -> Loaded {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => self.reloads.want(None),
+                loaded = self.reloads.loaded() => return loaded,
+            }
+        }
+    }
+
+    async fn apply(&mut self, tunnel: &mut Tunnel, loaded: Loaded) {
+        self.finish_reload(tunnel, loaded).await;
+    }
+
+    async fn change(
+        &mut self,
+        tunnel: &mut Tunnel,
+        change: PeerChange,
+        answer: oneshot::Sender<Response>,
+    ) {
+        self.take(tunnel, change, answer).await;
+    }
+
+    fn routes(&self, tunnel: &Tunnel) -> Vec<IpNet> {
+        let peers = tunnel.reconciler.current().iter();
+        peers.flat_map(|peer| peer.subnets.iter().copied()).collect()
+    }
+}
+
+/// Says what works, but probably not as it is meant.
+async fn warn_of(loaded: &Standalone, network: &Network) -> Result<(), HostError> {
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    if loaded.peers.len() > SURVEYED_PEERS {
+        return Ok(());
+    }
+    let survey = network.survey().await?;
+    let v4 = |network: &IpNet| match network {
+        IpNet::V4(network) => Some(*network),
+        IpNet::V6(_) => None,
+    };
+    let ours: Vec<_> = loaded.settings.local.iter().filter_map(v4).collect();
+    for peer in loaded.peers.iter() {
+        for collision in
+            peer.subnets.iter().filter_map(v4).flat_map(|net| survey.inside(net, &ours))
+        {
+            warn!("{collision}, which is behind peer {:?}", peer.name);
+        }
+    }
+    Ok(())
+}
