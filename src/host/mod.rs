@@ -1,4 +1,4 @@
-//! The machine around the gateway: links, routes, firewall, files.
+//! The host around the gateway: links, addresses, routes, firewall rules, subnet.env.
 
 #[cfg(feature = "etcd")]
 pub mod external_interface;

@@ -111,7 +111,7 @@ fn metrics_on_a_port_that_is_taken_are_told_as_metrics() {
 }
 
 #[test]
-fn variables_that_make_no_sense_are_told_by_their_names() {
+fn invalid_variables_are_named_in_the_error() {
     let run = std::process::Command::new(env!("CARGO_BIN_EXE_twill"))
         .args(["flanneld", "-kube-subnet-mgr"])
         .env("TWILL_ENGINE", "steam")
@@ -127,5 +127,5 @@ fn variables_that_make_no_sense_are_told_by_their_names() {
     assert_eq!(run.status.code(), Some(2));
     assert!(error.contains("'steam' for TWILL_ENGINE") && !error.contains("--"), "{error}");
     let error = String::from_utf8_lossy(&filter.stderr);
-    assert!(error.contains("ignoring RUST_LOG \"loud=very\""), "{error}");
+    assert!(error.contains("ignoring invalid RUST_LOG \"loud=very\""), "{error}");
 }

@@ -32,7 +32,7 @@ fn without_the_certificates_key_tls_is_not_used_and_that_is_said() {
     node.start(&cluster.on_underlay(&["-etcd-cafile", &ca, "-etcd-certfile", &cert]));
 
     node.wait_for("Couldn't fetch network config");
-    assert!(node.log().contains("count only together"), "{}", node.log());
+    assert!(node.log().contains("need each other"), "{}", node.log());
     assert!(!node.log().contains("This is insecure"), "https is not: {}", node.log());
 }
 

@@ -45,11 +45,37 @@ impl Tunnel {
         probe: Option<Duration>,
     ) -> Result<Self, TunnelError> {
         let gateway = Gateway::start(&settings, reconciler.view()).await?;
-        let index = gateway.device_index();
-        network.set_queue_length(index, settings.device_queue).await?;
-        network.set_up(index).await?;
-        let tasks = watch(&gateway, &settings, probe);
-        Ok(Self { settings, gateway, reconciler, network, links, is_up: true, tasks })
+        let tasks = JoinSet::new();
+        let mut tunnel = Self { settings, gateway, reconciler, network, links, is_up: true, tasks };
+        match tunnel.bring_up().await {
+            Ok(()) => {
+                tunnel.watch(probe);
+                Ok(tunnel)
+            }
+            Err(refused) => {
+                tunnel.stop().await;
+                Err(refused.into())
+            }
+        }
+    }
+
+    async fn bring_up(&self) -> Result<(), HostError> {
+        let index = self.gateway.device_index();
+        self.network.set_queue_length(index, self.settings.device_queue).await?;
+        self.network.set_up(index).await
+    }
+
+    /// Logs drops, and probes peers if there is an interval to do so.
+    fn watch(&mut self, probe: Option<Duration>) {
+        let observer = self.gateway.observer();
+        self.tasks.spawn(drops::watch(Arc::clone(observer)));
+        let (Some(every), Some(source)) = (probe, self.settings.first_v4()) else { return };
+        match Prober::open(self.gateway.device(), source.addr(), every) {
+            Ok(prober) => {
+                self.tasks.spawn(prober.run(Arc::clone(observer)));
+            }
+            Err(error) => warn!("peers are not probed: opening an ICMP socket: {error}"),
+        }
     }
 
     /// Gives the device its addresses and routes; those that are there already do no harm.
@@ -102,20 +128,4 @@ impl Tunnel {
         drop(self.tasks);
         self.gateway.stop().await.close().await;
     }
-}
-
-/// Logs drops, and probes peers if there is an interval to do so.
-fn watch(gateway: &Gateway, settings: &Settings, probe: Option<Duration>) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    let observer = gateway.observer();
-    tasks.spawn(drops::watch(Arc::clone(observer)));
-    if let (Some(every), Some(source)) = (probe, settings.first_v4()) {
-        match Prober::open(gateway.device(), source.addr(), every) {
-            Ok(prober) => {
-                tasks.spawn(prober.run(Arc::clone(observer)));
-            }
-            Err(error) => warn!("peers are not probed: opening an ICMP socket: {error}"),
-        }
-    }
-    tasks
 }
