@@ -84,6 +84,7 @@ impl Observer {
     }
 
     /// Takes over the state of etcd and of this node's lease.
+    #[cfg(feature = "etcd")]
     pub(crate) fn set_etcd(&self, etcd: EtcdStatus) {
         *locked(&self.etcd) = Some(etcd);
     }

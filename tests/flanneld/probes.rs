@@ -83,15 +83,17 @@ fn called_as_flanneld_it_is_flanneld() {
 }
 
 #[test]
-fn kubernetes_mode_ends_with_what_to_use_instead() {
+fn kubernetes_mode_without_a_node_name_says_what_to_set() {
     let run = std::process::Command::new(env!("CARGO_BIN_EXE_twill"))
         .args(["flanneld", "--kube-subnet-mgr"])
+        .env_remove("NODE_NAME")
+        .env_remove("POD_NAME")
         .output()
         .unwrap();
 
     let error = String::from_utf8_lossy(&run.stderr);
     assert_eq!(run.status.code(), Some(1));
-    assert!(error.contains("-kube-subnet-mgr") && error.contains("-etcd-endpoints"), "{error}");
+    assert!(error.contains("set NODE_NAME, or POD_NAME and POD_NAMESPACE"), "{error}");
 }
 
 #[test]

@@ -15,8 +15,7 @@ const TOKEN: &str = "admin-token";
 fn program(name: &str) -> PathBuf {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(target).join("kube").join(name);
-    path
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(target).join("kube").join(name)
 }
 
 /// Whether there is a kube-apiserver; says so where there is none, and fails where one is required.
