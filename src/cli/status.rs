@@ -84,6 +84,9 @@ fn describe(status: &GatewayStatus, out: &mut String) -> fmt::Result {
         let answers = if kube.connected { "answers" } else { "does not answer" };
         writeln!(out, "  node: {}, API server {answers}", kube.own)?;
     }
+    for missing in &status.missing {
+        writeln!(out, "  missing: {missing}")?;
+    }
     for peer in &status.peers {
         writeln!(out)?;
         describe_peer(peer, out)?;

@@ -30,6 +30,7 @@ pub struct Observer {
     peers: Mutex<Peers>,
     etcd: Mutex<Option<EtcdStatus>>,
     kube: Mutex<Option<KubeStatus>>,
+    missing: Mutex<Vec<String>>,
     /// Round trips to peers.
     pub(crate) probes: Probes,
 }
@@ -57,6 +58,7 @@ impl Observer {
             peers: Mutex::default(),
             etcd: Mutex::default(),
             kube: Mutex::default(),
+            missing: Mutex::default(),
             probes: Probes::default(),
         };
         observer.follow(view);
@@ -87,6 +89,11 @@ impl Observer {
     #[cfg(feature = "etcd")]
     pub(crate) fn set_etcd(&self, etcd: EtcdStatus) {
         *locked(&self.etcd) = Some(etcd);
+    }
+
+    /// Takes over what the gateway lacks to be ready.
+    pub(crate) fn set_missing(&self, missing: Vec<String>) {
+        *locked(&self.missing) = missing;
     }
 
     /// Takes over the state of the cluster and of this node in it.
@@ -133,6 +140,7 @@ impl Observer {
             peers: self.peers(),
             etcd: locked(&self.etcd).clone(),
             kube: locked(&self.kube).clone(),
+            missing: locked(&self.missing).clone(),
         }
     }
 

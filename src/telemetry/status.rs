@@ -43,6 +43,9 @@ pub(crate) struct GatewayStatus {
     /// The cluster and this node in it; only with `twill flanneld -kube-subnet-mgr`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) kube: Option<KubeStatus>,
+    /// What the gateway lacks to be ready: addresses, routes, files. A sentence each.
+    #[serde(default)]
+    pub(crate) missing: Vec<String>,
 }
 
 /// What does not change while a gateway runs.
@@ -261,6 +264,7 @@ pub(crate) mod tests {
                 connected: true,
                 ..KubeStatus::default()
             }),
+            missing: vec!["cannot add address 10.10.1.0/32".to_owned()],
         }
     }
 

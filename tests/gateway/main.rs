@@ -7,6 +7,7 @@ mod ingress;
 mod kernels;
 mod lifecycle;
 mod limits;
+mod names;
 mod numbered;
 mod peers;
 mod queues;

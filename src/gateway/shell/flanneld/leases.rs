@@ -2,7 +2,7 @@
 
 use crate::control::Response;
 use crate::gateway::shell::clients::PeerChange;
-use crate::gateway::shell::health::Health;
+use crate::gateway::shell::health::{Health, Part};
 use crate::gateway::shell::tunnel::Tunnel;
 use crate::gateway::shell::{PeerSource, news};
 #[cfg(feature = "kube")]
@@ -95,8 +95,6 @@ pub(super) struct LeaseSource<L> {
     pace: Pace,
     /// When it was last said that there are more leases than a gateway can know.
     overfull: Option<Instant>,
-    /// Whether `subnet.env` is there.
-    written: bool,
     health: Arc<Health>,
 }
 
@@ -118,18 +116,14 @@ impl Pace {
 impl<L: Known> LeaseSource<L> {
     pub(super) fn new(network: Ipv4Net, leases: watch::Receiver<L>, health: Arc<Health>) -> Self {
         let pace = Pace::after(Duration::ZERO);
-        Self { network, leases, pace, overfull: None, written: false, health }
+        let source = Self { network, leases, pace, overfull: None, health };
+        source.tell_readiness(source.leases.borrow().is_ours());
+        source
     }
 
-    /// Takes note of whether `subnet.env` is there.
-    pub(super) fn set_written(&mut self, written: bool) {
-        self.written = written;
-        let is_ours = self.leases.borrow().is_ours();
-        self.tell_readiness(is_ours);
-    }
-
+    /// The status names the lease's state, so that no reason is needed.
     fn tell_readiness(&self, is_ours: bool) {
-        self.health.set_ready(self.written && is_ours);
+        self.health.set(Part::Lease, if is_ours { Ok(()) } else { Err(String::new()) });
     }
 
     /// Says, not too often, that the peers stay what they are. To end would end the whole network:

@@ -12,11 +12,13 @@ mod etcd;
 #[cfg(feature = "kube")]
 mod kube;
 mod leases;
+mod subnet_file;
 
 use self::beside::beside;
 use self::leases::{Known, LeaseSource};
+use self::subnet_file::SubnetFile;
 use super::clients::Clients;
-use super::health::{Health, Words};
+use super::health::{Health, Part, Words};
 use super::tunnel::{Tunnel, TunnelError};
 use super::{StopSignals, block_on, serve, tell_systemd};
 use crate::config::flanneld::{Flanneld, LeaseStore};
@@ -25,7 +27,7 @@ use crate::config::{Mtu, OVERHEAD_V4, Settings};
 use crate::gateway::resources::{ResourceError, await_port};
 use crate::gateway::run::WorkerFailure;
 use crate::host::external_interface::{self, ExternalError, ExternalInterface};
-use crate::host::{HostError, LinkEvents, Network, Previous, SubnetEnv};
+use crate::host::{HostError, LinkEvents, Network, Previous};
 use crate::subnet::etcd::AccessError;
 #[cfg(feature = "kube")]
 use crate::subnet::kube::Cluster;
@@ -131,7 +133,7 @@ type Ends = Pin<Box<dyn Future<Output = Result<(), FlanneldError>>>>;
 /// Joins the network: from nothing to a node that is ready.
 async fn join(options: Flanneld) -> Result<Joined, FlanneldError> {
     let previous = Previous::read(&options.subnet_file);
-    let health = Arc::new(Health::default());
+    let health = Arc::new(Health::waiting_for(&[Part::Start, Part::Lease, Part::SubnetFile]));
     match options.leases.clone() {
         LeaseStore::Etcd(etcd) => {
             let manager = etcd::manager(&etcd, previous).await?;
@@ -260,25 +262,6 @@ async fn start(
     Ok((tunnel, clients))
 }
 
-/// Says whether it is there now.
-fn write_subnet_file(member: &Member, settings: &Settings) -> bool {
-    let Member { options, config, subnet, .. } = member;
-    let env = SubnetEnv {
-        network: config.network,
-        subnet: *subnet,
-        mtu: settings.mtu.bytes(),
-        masquerade: options.rules.masquerade,
-    };
-    match env.write(&options.subnet_file) {
-        Ok(()) => info!("Wrote subnet file to {}", options.subnet_file.display()),
-        Err(reason) => {
-            warn!("{reason}");
-            return false;
-        }
-    }
-    true
-}
-
 /// A node of the network.
 struct Node<L> {
     tunnel: Tunnel,
@@ -298,9 +281,12 @@ impl<L: Known> Node<L> {
         pages: Vec<Server>,
     ) -> Result<Self, FlanneldError> {
         let known = leases.borrow().clone();
-        let (tunnel, clients) = start(&member, ground, &known).await?;
-        let mut source = LeaseSource::new(member.config.network, leases, Arc::clone(&health));
-        source.set_written(write_subnet_file(&member, &tunnel.settings));
+        let (mut tunnel, clients) = start(&member, ground, &known).await?;
+        let source = LeaseSource::new(member.config.network, leases, Arc::clone(&health));
+        let mut file = SubnetFile::of(&member, &tunnel.settings, &health);
+        file.ensure().await;
+        tunnel.tasks.spawn(file.keep());
+        health.set(Part::Start, Ok(()));
         info!("Running backend.");
         tell_systemd(NotifyState::Ready);
         info!("Watching for new subnet leases");

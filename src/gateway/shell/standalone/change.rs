@@ -41,8 +41,17 @@ impl FileSource {
     ) {
         let result = match change {
             PeerChange::Add(peer) => add(tunnel, peer).await,
-            PeerChange::Delete(which) => delete(tunnel, &which).await,
-            PeerChange::Sync(peers) => sync(tunnel, peers).await,
+            PeerChange::Delete(which) => {
+                self.names.forget(&which);
+                delete(tunnel, &which).await
+            }
+            PeerChange::Sync(peers) => {
+                let synced = sync(tunnel, peers).await;
+                if synced.is_ok() {
+                    self.names.replace(Vec::new());
+                }
+                synced
+            }
             PeerChange::Reload => return self.reloads.want(Some(answer)),
         };
         // The client may have gone away.
@@ -91,10 +100,21 @@ impl FileSource {
             wanted.insert(peer.clone());
         }
         let done = make(tunnel, wanted).await?;
-        let unresolved = loaded.unresolved.iter().map(|peer| &peer.name);
-        let names = loaded.peers.iter().map(|peer| &peer.name).chain(unresolved);
-        self.from_file = names.cloned().collect();
+        self.from_file = loaded.names().cloned().collect();
+        self.names.replace(loaded.unresolved);
         Ok(done)
+    }
+}
+
+/// Adds peers of the file whose names resolve by now; each by itself, as one that cannot be must
+/// keep no other one out.
+pub(super) async fn add_resolved(tunnel: &mut Tunnel, peers: Vec<Peer>) {
+    for peer in peers {
+        let (name, endpoint) = (peer.name.clone(), peer.endpoint);
+        match add(tunnel, peer).await {
+            Ok(_) => info!(peer = name, %endpoint, "the name resolves"),
+            Err(reason) => error!("peer {name:?} is left out: {reason}"),
+        }
     }
 }
 
