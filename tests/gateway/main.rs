@@ -3,6 +3,7 @@
 
 mod capture;
 mod faults;
+mod host;
 mod ingress;
 mod kernels;
 mod lifecycle;

@@ -1,5 +1,7 @@
 //! Peers that come from leases.
 
+use super::{Member, address_now};
+use crate::config::flanneld::External;
 use crate::control::Response;
 use crate::gateway::shell::clients::PeerChange;
 use crate::gateway::shell::health::{Health, Part};
@@ -13,6 +15,7 @@ use crate::telemetry::observer::Observer;
 use crate::telemetry::status::KubeStatus;
 use crate::telemetry::status::{EtcdStatus, IgnoredLeases};
 use ipnet::{IpNet, Ipv4Net};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -91,6 +94,8 @@ impl Known for Cluster {
 /// The leases of a network, which others keep.
 pub(super) struct LeaseSource<L> {
     network: Ipv4Net,
+    /// How the host's address is found.
+    external: External,
     leases: watch::Receiver<L>,
     pace: Pace,
     /// When it was last said that there are more leases than a gateway can know.
@@ -114,9 +119,10 @@ impl Pace {
 }
 
 impl<L: Known> LeaseSource<L> {
-    pub(super) fn new(network: Ipv4Net, leases: watch::Receiver<L>, health: Arc<Health>) -> Self {
+    pub(super) fn new(member: &Member, leases: watch::Receiver<L>, health: Arc<Health>) -> Self {
         let pace = Pace::after(Duration::ZERO);
-        let source = Self { network, leases, pace, overfull: None, health };
+        let (network, external) = (member.config.network, member.options.external.clone());
+        let source = Self { network, external, leases, pace, overfull: None, health };
         source.tell_readiness(source.leases.borrow().is_ours());
         source
     }
@@ -170,8 +176,12 @@ impl<L: Known> PeerSource for LeaseSource<L> {
         let _ = answer.send(Response::Error(refusal));
     }
 
-    fn routes(&self, _: &Tunnel) -> Vec<IpNet> {
+    fn routes(&self, _: &PeerSet) -> Vec<IpNet> {
         vec![self.network.into()]
+    }
+
+    async fn address_now(&mut self, tunnel: &Tunnel) -> Option<IpAddr> {
+        address_now(&self.external, &tunnel.network).await
     }
 }
 

@@ -20,14 +20,13 @@ use self::subnet_file::SubnetFile;
 use super::clients::Clients;
 use super::health::{Health, Part, Words};
 use super::tunnel::{Tunnel, TunnelError};
-use super::{StopSignals, block_on, serve, tell_systemd};
-use crate::config::flanneld::{Flanneld, LeaseStore};
+use super::{ServeError, StopSignals, block_on, serve, tell_systemd};
+use crate::config::flanneld::{External, Flanneld, LeaseStore};
 use crate::config::load::{self, Addressing, default_socket};
 use crate::config::{Mtu, OVERHEAD_V4, Settings};
 use crate::gateway::resources::{ResourceError, await_port};
-use crate::gateway::run::WorkerFailure;
 use crate::host::external_interface::{self, ExternalError, ExternalInterface};
-use crate::host::{HostError, LinkEvents, Network, Previous};
+use crate::host::{HostError, HostEvents, Network, Path, Previous, Survey};
 use crate::subnet::etcd::AccessError;
 #[cfg(feature = "kube")]
 use crate::subnet::kube::Cluster;
@@ -36,10 +35,11 @@ use crate::telemetry::http::{self, HttpError, Server};
 use ipnet::Ipv4Net;
 use sd_notify::NotifyState;
 use std::io;
-use std::path::Path;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::watch;
+use tracing::subscriber::{NoSubscriber, with_default};
 use tracing::{info, warn};
 
 /// Packets that cross a bridge pass iptables only if this is there.
@@ -85,9 +85,9 @@ pub enum FlanneldError {
     /// Links, addresses and routes.
     #[error("Error registering network: {0}")]
     Host(#[from] HostError),
-    /// A worker failed while running.
+    /// It ended while running.
     #[error(transparent)]
-    Worker(#[from] WorkerFailure),
+    Serve(#[from] ServeError),
     /// Signals cannot be received, or there is no runtime.
     #[error("setting up the control plane: {0}")]
     Runtime(#[from] io::Error),
@@ -157,28 +157,43 @@ async fn join(options: Flanneld) -> Result<Joined, FlanneldError> {
 /// What is there before the node has a subnet: the host's network and the tunnel's place in it.
 struct Ground {
     network: Network,
-    links: LinkEvents,
+    events: HostEvents,
     external: ExternalInterface,
 }
 
 impl Ground {
     async fn prepare(options: &Flanneld, config: &NetworkConfig) -> Result<Self, FlanneldError> {
         info!("Found network config - Backend type: udp");
-        if !config.nftables && !Path::new(BRIDGE_FILTER).exists() {
+        if !config.nftables && !std::path::Path::new(BRIDGE_FILTER).exists() {
             warn!(
                 "{BRIDGE_FILTER} does not exist: if containers are on a bridge, load br_netfilter, \
                  or Kubernetes services will not reach those of the same node"
             );
         }
-        let (network, links) = Network::connect()?;
-        let survey = network.survey().await?;
-        let path = match options.external.can_reach {
-            Some(address) => network.path_to(address).await.ok(),
-            None => None,
-        };
+        let (network, events) = Network::connect()?;
+        let (survey, path) = look(&options.external, &network).await?;
         let external = external_interface::choose(&options.external, &survey, path)?;
-        Ok(Self { network, links, external })
+        Ok(Self { network, events, external })
     }
+}
+
+/// The host's network, and how it reaches the address that the interface must reach.
+async fn look(wanted: &External, network: &Network) -> Result<(Survey, Option<Path>), HostError> {
+    let survey = network.survey().await?;
+    let path = match wanted.can_reach {
+        Some(address) => network.path_to(address).await.ok(),
+        None => None,
+    };
+    Ok((survey, path))
+}
+
+/// The address of the tunnel if the node started now; none if there is no interface for it.
+async fn address_now(wanted: &External, network: &Network) -> Option<IpAddr> {
+    let (survey, path) = look(wanted, network).await.ok()?;
+    // It is asked again and again: what it logs belongs to the start.
+    let silence = NoSubscriber::default();
+    let chosen = with_default(silence, || external_interface::choose(wanted, &survey, path));
+    chosen.ok().map(|external| external.address.into())
 }
 
 async fn serve_pages(
@@ -231,8 +246,9 @@ async fn start(
     member: &Member,
     ground: Ground,
     known: &impl Known,
+    health: &Arc<Health>,
 ) -> Result<(Tunnel, Clients), FlanneldError> {
-    let Ground { network, links, external } = ground;
+    let Ground { network, events, external } = ground;
     // What a killed node left is not a collision; it is gone with its port.
     await_port((external.address, member.config.backend.port).into()).await?;
     let survey = network.survey().await?;
@@ -243,12 +259,15 @@ async fn start(
     let addresses = vec![member.address().addr().into()];
     let reconciler = Reconciler::new(settings.local.clone(), addresses);
     let interface = &member.options.interface;
-    let host = (network, links);
-    let mut tunnel = Tunnel::start(settings, reconciler, host, interface.probe()).await?;
+    let host = (network, events);
+    let mut tunnel = Tunnel::start(settings, reconciler, host, (interface.probe(), health)).await?;
     known.show(tunnel.gateway.observer());
     match tunnel.install(&[member.config.network.into()]).await {
         // flanneld does not mind either.
-        Err(taken @ HostError::Routed { .. }) => warn!("{taken}"),
+        Err(taken @ HostError::Routed { .. }) => {
+            warn!("{taken}");
+            tunnel.watch.expect();
+        }
         done => done?,
     }
     tunnel.announce("tunnel is up", None);
@@ -281,8 +300,8 @@ impl<L: Known> Node<L> {
         pages: Vec<Server>,
     ) -> Result<Self, FlanneldError> {
         let known = leases.borrow().clone();
-        let (mut tunnel, clients) = start(&member, ground, &known).await?;
-        let source = LeaseSource::new(member.config.network, leases, Arc::clone(&health));
+        let (mut tunnel, clients) = start(&member, ground, &known, &health).await?;
+        let source = LeaseSource::new(&member, leases, Arc::clone(&health));
         let mut file = SubnetFile::of(&member, &tunnel.settings, &health);
         file.ensure().await;
         tunnel.tasks.spawn(file.keep());

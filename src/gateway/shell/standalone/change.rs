@@ -5,8 +5,8 @@ use super::reload::Loaded;
 use crate::config::load::{LoadError, Standalone, is_ourselves};
 use crate::control::Response;
 use crate::gateway::shell::clients::PeerChange;
-use crate::gateway::shell::news;
 use crate::gateway::shell::tunnel::Tunnel;
+use crate::gateway::shell::{PeerSource, news};
 use crate::host::HostError;
 use crate::subnet::{Change, InvalidPeers, Peer, PeerSet, Site, TooManyPeers};
 use ipnet::IpNet;
@@ -61,7 +61,11 @@ impl FileSource {
     /// Applies what a reload has read, and tells those who wait for it.
     pub(super) async fn finish_reload(&mut self, tunnel: &mut Tunnel, (loaded, waiting): Loaded) {
         let result = match loaded {
-            Ok(loaded) => self.reload(tunnel, loaded).await,
+            Ok(loaded) => {
+                let reloaded = self.reload(tunnel, loaded).await;
+                tunnel.restore(&self.routes(tunnel.reconciler.current())).await;
+                reloaded
+            }
             Err(mistakes) => Err(mistakes.into()),
         };
         match &result {

@@ -16,18 +16,18 @@ use self::reload::{ApplyFlags, Loaded, Reloads};
 use super::clients::{Clients, PeerChange};
 use super::health::{Health, Part, Words};
 use super::tunnel::{Tunnel, TunnelError};
-use super::{PeerSource, StopSignals, block_on, serve, tell_systemd};
+use super::{PeerSource, ServeError, StopSignals, block_on, serve, tell_systemd};
 use crate::config::file::Interface;
 use crate::config::load::{LoadError, Standalone, load};
 use crate::control::{Response, ServerError};
-use crate::gateway::run::WorkerFailure;
 use crate::host::{HostError, Network};
-use crate::subnet::{Peer, Reconciler, TooManyPeers};
+use crate::subnet::{Peer, PeerSet, Reconciler, TooManyPeers};
 use crate::telemetry::http::{self, HttpError};
 use ipnet::IpNet;
 use sd_notify::NotifyState;
 use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -64,9 +64,9 @@ pub enum RunError {
     /// The peers of the file.
     #[error(transparent)]
     Peers(#[from] TooManyPeers),
-    /// A worker failed while running.
+    /// It ended while running.
     #[error(transparent)]
-    Worker(#[from] WorkerFailure),
+    Serve(#[from] ServeError),
     /// Signals cannot be received, or there is no runtime.
     #[error("setting up the control plane: {0}")]
     Runtime(#[from] io::Error),
@@ -104,7 +104,7 @@ async fn until_the_end(
         Some(listen) => Some(http::serve(listen, health.pages(&WORDS)).await?),
         None => None,
     };
-    let mut tunnel = start(loaded, &source).await?;
+    let mut tunnel = start(loaded, &source, &health).await?;
     health.show(tunnel.gateway.observer());
     health.set(Part::Start, Ok(()));
     tunnel.announce("running", Some(tunnel.reconciler.current().len()));
@@ -120,15 +120,19 @@ async fn until_the_end(
 }
 
 /// Brings the tunnel up with the peers of the file.
-async fn start(loaded: Standalone, source: &FileSource) -> Result<Tunnel, RunError> {
-    let (network, links) = Network::connect()?;
+async fn start(
+    loaded: Standalone,
+    source: &FileSource,
+    health: &Arc<Health>,
+) -> Result<Tunnel, RunError> {
+    let (network, events) = Network::connect()?;
     warn_of(&loaded, &network).await?;
     let Standalone { settings, peers, probe, .. } = loaded;
     let addresses = settings.addresses.iter().map(IpNet::addr).collect();
     let mut reconciler = Reconciler::new(settings.local.clone(), addresses);
     reconciler.apply(peers)?;
-    let tunnel = Tunnel::start(settings, reconciler, (network, links), probe).await?;
-    tunnel.install(&source.routes(&tunnel)).await?;
+    let tunnel = Tunnel::start(settings, reconciler, (network, events), (probe, health)).await?;
+    tunnel.install(&source.routes(tunnel.reconciler.current())).await?;
     Ok(tunnel)
 }
 
@@ -182,9 +186,13 @@ impl PeerSource for FileSource {
         self.take(tunnel, change, answer).await;
     }
 
-    fn routes(&self, tunnel: &Tunnel) -> Vec<IpNet> {
-        let peers = tunnel.reconciler.current().iter();
-        peers.flat_map(|peer| peer.subnets.iter().copied()).collect()
+    fn routes(&self, peers: &PeerSet) -> Vec<IpNet> {
+        peers.iter().flat_map(|peer| peer.subnets.iter().copied()).collect()
+    }
+
+    /// The file names the address: only its author knows another one.
+    async fn address_now(&mut self, _: &Tunnel) -> Option<IpAddr> {
+        None
     }
 }
 
