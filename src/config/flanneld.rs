@@ -1,9 +1,9 @@
 //! The settings of `twill flanneld`.
 
 use super::file::Interface;
-use crate::subnet::etcd::{Credentials, TlsFiles};
+use crate::subnet::etcd::client::{Credentials, TlsFiles};
 #[cfg(feature = "kube")]
-use crate::subnet::kube::{self, annotations::Annotations};
+use crate::subnet::kube;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,29 +43,8 @@ pub enum LeaseStore {
 pub struct Kube {
     /// How its API server is reached.
     pub access: kube::Options,
-    /// The annotations' keys.
-    pub annotations: Annotations,
-    /// The file with the network's configuration.
-    pub net_config: PathBuf,
-    /// Whether to tell the cluster that the node has a network.
-    pub sets_condition: bool,
-    /// Which node this is.
-    pub node: NodeName,
-}
-
-/// How a node knows its own name.
-#[cfg(feature = "kube")]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NodeName {
-    /// It was told: `NODE_NAME`.
-    Given(String),
-    /// It is the node on which this pod runs.
-    OfPod {
-        /// `POD_NAMESPACE`.
-        namespace: String,
-        /// `POD_NAME`.
-        pod: String,
-    },
+    /// Which node of which network this is.
+    pub membership: kube::Membership,
 }
 
 /// The etcd that stores leases.

@@ -7,10 +7,10 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use twill::subnet::etcd::{Access, EtcdManager};
-use twill::subnet::{
-    AcquireError, Held, Holder, Keeper, Keeping, Leases, NetworkConfig, OwnLease, Prefix, Revoked,
-    acquire,
+use twill::subnet::NetworkConfig;
+use twill::subnet::etcd::client::{Access, EtcdKeys};
+use twill::subnet::etcd::{
+    AcquireError, Held, Keeper, Keeping, LeaseAttrs, Leases, OwnLease, Prefix, Revoked, acquire,
 };
 use twill_testbed::Testbed;
 
@@ -25,7 +25,7 @@ fn ten_nodes_race_for_seven_subnets_and_each_goes_to_one() {
         on_runtime(async {
             let nodes = (1..=10).map(|host| {
                 let (config, manager) = (config.clone(), manager(Duration::from_secs(60)));
-                async move { Box::pin(acquire(&manager, &config, holder(host), None)).await }
+                async move { Box::pin(acquire(&manager, &config, attrs(host), None)).await }
             });
             futures_util::future::join_all(nodes).await
         })
@@ -71,7 +71,7 @@ fn a_lease_that_runs_out_while_etcd_is_frozen_is_taken_again() {
 
             etcd.thaw();
             wait(&mut leases, "its return", |leases| leases.own == OwnLease::Held).await;
-            let value = lease_value(&held.holder.public_ip.to_string());
+            let value = lease_value(&held.attrs.public_ip.to_string());
             assert_eq!(etcd.lease(&held.subnet.to_string()), Some(value));
         });
     });
@@ -103,22 +103,21 @@ fn renewing_never_overwrites_what_another_node_wrote_unseen() {
 
     namespace.enter(|| {
         on_runtime(async {
-            use twill::subnet::{Entry, Manager, Term};
+            use twill::subnet::etcd::{Entry, Keys, Term};
             let manager = manager(Duration::from_secs(60));
             let config = NetworkConfig::parse(NETWORK).unwrap();
-            let held = Box::pin(acquire(&manager, &config, holder(1), None)).await.unwrap();
+            let held = Box::pin(acquire(&manager, &config, attrs(1), None)).await.unwrap();
             let entry = manager.find(held.subnet).await.unwrap().unwrap();
             etcd.put_peer(&held.subnet.to_string(), "192.0.2.66");
 
             let by_value =
-                Box::pin(manager.renew(held.subnet, &entry, held.holder, Term::Lease)).await;
+                Box::pin(manager.renew(held.subnet, &entry, held.attrs, Term::Lease)).await;
             // The same value, but under somebody else's lease.
             etcd.put_peer(&held.subnet.to_string(), "192.0.2.1");
             let by_lease =
-                Box::pin(manager.renew(held.subnet, &entry, held.holder, Term::Lease)).await;
+                Box::pin(manager.renew(held.subnet, &entry, held.attrs, Term::Lease)).await;
             let now = Entry { lease: 0, ..entry };
-            let renewed =
-                Box::pin(manager.renew(held.subnet, &now, held.holder, Term::Lease)).await;
+            let renewed = Box::pin(manager.renew(held.subnet, &now, held.attrs, Term::Lease)).await;
 
             assert_eq!((by_value, by_lease), (Ok(None), Ok(None)));
             assert!(renewed.unwrap().is_some());
@@ -136,7 +135,7 @@ fn a_revoked_lease_ends_the_keeper() {
         on_runtime(async {
             let manager = manager(Duration::from_secs(3600));
             let config = NetworkConfig::parse(NETWORK).unwrap();
-            let held = Box::pin(acquire(&manager, &config, holder(1), None)).await.unwrap();
+            let held = Box::pin(acquire(&manager, &config, attrs(1), None)).await.unwrap();
             let (keeper, _leases) = Keeper::new(manager, keeping(&config, held, 60));
 
             let run = timeout(Duration::from_secs(20), keeper.run());
@@ -231,7 +230,7 @@ fn a_peer_that_flaps_is_published_ten_times_a_second_at_most() {
 async fn keep(ttl: u64, margin: u64) -> (Held, watch::Receiver<Leases>) {
     let manager = manager(Duration::from_secs(ttl));
     let config = NetworkConfig::parse(NETWORK).unwrap();
-    let held = Box::pin(acquire(&manager, &config, holder(1), None)).await.unwrap();
+    let held = Box::pin(acquire(&manager, &config, attrs(1), None)).await.unwrap();
     let (keeper, leases) = Keeper::new(manager, keeping(&config, held, margin));
     tokio::task::spawn_local(Box::pin(keeper.run()));
     (held, leases)
@@ -247,13 +246,13 @@ fn keeping(config: &NetworkConfig, held: Held, margin: u64) -> Keeping {
     }
 }
 
-fn manager(ttl: Duration) -> EtcdManager {
+fn manager(ttl: Duration) -> EtcdKeys {
     let access = Access::new(vec!["http://127.0.0.1:2379".to_owned()], None, None).unwrap();
-    EtcdManager::new(access, Prefix::new(PREFIX)).with_ttl(ttl)
+    EtcdKeys::new(access, Prefix::new(PREFIX)).with_ttl(ttl)
 }
 
-fn holder(host: u8) -> Holder {
-    Holder { public_ip: Ipv4Addr::new(192, 0, 2, host) }
+fn attrs(host: u8) -> LeaseAttrs {
+    LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, host) }
 }
 
 fn on_runtime<T>(work: impl Future<Output = T>) -> T {

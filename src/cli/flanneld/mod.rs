@@ -10,15 +10,15 @@ use super::run::DataArgs;
 use super::show::print_error;
 use super::warn_of_filter;
 use crate::config::file::Interface;
+#[cfg(feature = "kube")]
+use crate::config::flanneld::Kube;
 use crate::config::flanneld::{Etcd, External, Flanneld, LeaseStore, Rules};
-#[cfg(feature = "kube")]
-use crate::config::flanneld::{Kube, NodeName};
 use crate::gateway::flanneld;
-use crate::subnet::etcd::{Credentials, TlsFiles};
-#[cfg(feature = "kube")]
-use crate::subnet::kube::Options;
+use crate::subnet::etcd::client::{Credentials, TlsFiles};
 #[cfg(feature = "kube")]
 use crate::subnet::kube::annotations::Annotations;
+#[cfg(feature = "kube")]
+use crate::subnet::kube::{Membership, NodeName, Options};
 use crate::telemetry::log;
 use clap::{CommandFactory, Parser};
 use go_flags::{FlagError, Typed};
@@ -191,10 +191,12 @@ fn kube(typed: &Typed, variable: &dyn Fn(&str) -> Option<String>) -> Result<Leas
     let prefix = typed.text(&flags::KUBE_PREFIX);
     Ok(LeaseStore::Kube(Kube {
         access: Options { servers, kubeconfig },
-        annotations: Annotations::new(prefix).map_err(|mistake| mistake.to_string())?,
-        net_config: PathBuf::from(typed.text(&flags::NET_CONFIG_PATH)),
-        sets_condition: typed.bool(&flags::NODE_UNAVAILABLE),
-        node,
+        membership: Membership {
+            annotations: Annotations::new(prefix).map_err(|mistake| mistake.to_string())?,
+            net_config: PathBuf::from(typed.text(&flags::NET_CONFIG_PATH)),
+            sets_condition: typed.bool(&flags::NODE_UNAVAILABLE),
+            node,
+        },
     }))
 }
 
@@ -407,13 +409,13 @@ mod tests {
 
         assert_eq!(kube.access.servers, ["https://a:6443", "https://b:6443"]);
         assert_eq!(kube.access.kubeconfig, Some(PathBuf::from("k")));
-        assert_eq!(kube.annotations, Annotations::new("example.org/x").unwrap());
-        assert_eq!(kube.net_config, PathBuf::from("/n.json"));
-        assert!(!kube.sets_condition);
+        assert_eq!(kube.membership.annotations, Annotations::new("example.org/x").unwrap());
+        assert_eq!(kube.membership.net_config, PathBuf::from("/n.json"));
+        assert!(!kube.membership.sets_condition);
         let (namespace, pod) = ("kube-flannel".to_owned(), "twill-x".to_owned());
-        assert_eq!(kube.node, NodeName::OfPod { namespace, pod });
+        assert_eq!(kube.membership.node, NodeName::OfPod { namespace, pod });
         let Ok(LeaseStore::Kube(named)) = named else { panic!() };
-        assert_eq!(named.node, NodeName::Given("n1".to_owned()));
+        assert_eq!(named.membership.node, NodeName::Given("n1".to_owned()));
         assert!(nameless.unwrap_err().contains("set NODE_NAME"));
     }
 

@@ -8,7 +8,7 @@
 //! Nothing here is needed for forwarding: while the API server is away, the peers stay what they are.
 
 use super::client::CallError;
-use super::join::{JoinError, Joined, Member, State};
+use super::join::{JoinError, Member, Registration, State};
 use super::nodes::{NodeEvent, NodeWatch, Nodes, WatchEnd};
 use super::table::{Need, NodeTable, Own};
 use crate::subnet::PeerSet;
@@ -96,7 +96,7 @@ pub enum FollowEnd {
 pub struct Follower {
     nodes: Nodes,
     member: Member,
-    joined: Joined,
+    joined: Registration,
     port: u16,
     table: NodeTable,
     /// The revision up to which changes are known; empty if a new list is needed.
@@ -117,7 +117,7 @@ impl Follower {
     pub fn new(
         nodes: Nodes,
         member: Member,
-        joined: Joined,
+        joined: Registration,
         port: u16,
     ) -> (Self, watch::Receiver<Cluster>) {
         let cluster = Cluster { connected: true, ..Cluster::default() };

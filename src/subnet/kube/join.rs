@@ -33,7 +33,7 @@ pub struct Member {
 
 /// What a node has when it is part of the network.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Joined {
+pub struct Registration {
     /// The node's identity.
     pub uid: String,
     /// Its pod network.
@@ -82,7 +82,7 @@ pub(super) enum State {
     /// It must be waited for, for this reason.
     Waiting(String),
     /// It can be one of ours, or is.
-    Ready(Joined),
+    Ready(Registration),
 }
 
 impl Member {
@@ -115,14 +115,14 @@ impl Member {
                 .parse()
                 .map_err(|_| JoinError::Overwrite { node: name(), given: given.to_owned() })?,
         };
-        Ok(State::Ready(Joined { uid: node.metadata.uid.clone(), subnet, public_ip }))
+        Ok(State::Ready(Registration { uid: node.metadata.uid.clone(), subnet, public_ip }))
     }
 
     /// Waits until the node can be part of the network, and makes it so.
     ///
     /// # Errors
     /// [`JoinError`]: what waiting does not cure.
-    pub async fn join(&self, nodes: &Nodes) -> Result<Joined, JoinError> {
+    pub async fn join(&self, nodes: &Nodes) -> Result<Registration, JoinError> {
         let mut told = Reminder::default();
         loop {
             match self.try_join(nodes).await {

@@ -18,13 +18,15 @@ mod follow;
 mod join;
 mod kubeconfig;
 mod nodes;
+mod store;
 pub mod table;
 mod token;
 
 pub use access::{Access, AccessError, Options};
 pub use client::CallError;
 pub use follow::{Cluster, FollowEnd, Follower, OwnNode};
-pub use join::{JoinError, Joined, Member};
+pub use join::{JoinError, Member, Registration};
 pub use kubeconfig::KubeconfigError;
 pub use nodes::{NodeEvent, NodeList, NodeWatch, Nodes, WatchEnd};
+pub use store::{KubeStore, Membership, NodeName, StoreError};
 pub use token::TokenError;

@@ -7,9 +7,10 @@ use crate::gateway::shell::clients::PeerChange;
 use crate::gateway::shell::health::{Health, Part};
 use crate::gateway::shell::tunnel::Tunnel;
 use crate::gateway::shell::{PeerSource, news};
+use crate::subnet::etcd::{Leases, OwnLease};
 #[cfg(feature = "kube")]
 use crate::subnet::kube::{Cluster, OwnNode};
-use crate::subnet::{Change, Leases, OwnLease, PeerSet, TooManyPeers};
+use crate::subnet::{Change, PeerSet, TooManyPeers};
 use crate::telemetry::observer::Observer;
 #[cfg(feature = "kube")]
 use crate::telemetry::status::KubeStatus;

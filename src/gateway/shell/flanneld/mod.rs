@@ -8,10 +8,8 @@
 //! Messages are flanneld's where it has one, for those who look for them.
 
 mod beside;
-mod etcd;
-#[cfg(feature = "kube")]
-mod kube;
 mod leases;
+mod stores;
 mod subnet_file;
 
 use self::beside::beside;
@@ -21,16 +19,15 @@ use super::clients::Clients;
 use super::health::{Health, Part, Words};
 use super::tunnel::{Tunnel, TunnelError};
 use super::{ServeError, StopSignals, block_on, serve, tell_systemd};
-use crate::config::flanneld::{External, Flanneld, LeaseStore};
+use crate::config::flanneld::{self as config, External, Flanneld};
 use crate::config::load::{self, Addressing, default_socket};
 use crate::config::{Mtu, OVERHEAD_V4, Settings};
 use crate::gateway::resources::{ResourceError, await_port};
 use crate::host::external_interface::{self, ExternalError, ExternalInterface};
 use crate::host::{HostError, HostEvents, Network, Path, Previous, Survey};
-use crate::subnet::etcd::AccessError;
 #[cfg(feature = "kube")]
-use crate::subnet::kube::Cluster;
-use crate::subnet::{AcquireError, BackendError, Leases, NetworkConfig, Reconciler};
+use crate::subnet::kube;
+use crate::subnet::{Joined, LeaseStore, NetworkConfig, NodeAddress, Reconciler, etcd};
 use crate::telemetry::http::{self, HttpError, Server};
 use ipnet::Ipv4Net;
 use sd_notify::NotifyState;
@@ -38,7 +35,6 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use tokio::sync::watch;
 use tracing::subscriber::{NoSubscriber, with_default};
 use tracing::{info, warn};
 
@@ -56,26 +52,27 @@ const WORDS: Words = Words {
 pub enum FlanneldError {
     /// A file for TLS.
     #[error("Failed to create SubnetManager: {0}")]
-    Access(#[from] AccessError),
-    /// The Kubernetes cluster.
+    Access(#[from] etcd::client::AccessError),
+    /// Access to the API server.
     #[cfg(feature = "kube")]
     #[error("Failed to create SubnetManager: {0}")]
-    Kube(#[from] kube::KubeError),
+    KubeAccess(#[from] kube::AccessError),
+    /// Leases in etcd.
+    #[error(transparent)]
+    Etcd(#[from] etcd::StoreError),
+    /// Leases in a Kubernetes cluster.
+    #[cfg(feature = "kube")]
+    #[error("Error registering network: {0}")]
+    Kube(#[from] kube::StoreError),
     /// The address for probes.
     #[error("Start healthz server error. {0}")]
     Health(HttpError),
     /// The address for metrics.
     #[error("serving TWILL_METRICS: {0}")]
     Metrics(HttpError),
-    /// A backend that is not ours.
-    #[error("Error fetching backend: {0}")]
-    Backend(#[from] BackendError),
     /// No interface for the tunnel.
     #[error(transparent)]
     External(#[from] ExternalError),
-    /// No subnet.
-    #[error("Error registering network: {0}")]
-    Acquire(#[from] AcquireError),
     /// The port.
     #[error("Error registering network: {0}")]
     Port(#[from] ResourceError),
@@ -105,53 +102,41 @@ pub fn run(options: Flanneld) -> Result<(), FlanneldError> {
 async fn until_the_end(options: Flanneld) -> Result<(), FlanneldError> {
     info!("Installing signal handlers");
     let mut stop = StopSignals::install()?;
+    let previous = Previous::read(&options.subnet_file);
+    match options.leases.clone() {
+        config::LeaseStore::Etcd(etcd) => {
+            let store = stores::etcd(&etcd, options.renew_margin, previous).await?;
+            be_a_node(store, options, previous, &mut stop).await
+        }
+        #[cfg(feature = "kube")]
+        config::LeaseStore::Kube(kube) => {
+            be_a_node(stores::kube(kube)?, options, previous, &mut stop).await
+        }
+    }
+}
+
+/// Joins the network and serves it.
+async fn be_a_node<S>(
+    store: S,
+    options: Flanneld,
+    previous: Previous,
+    stop: &mut StopSignals,
+) -> Result<(), FlanneldError>
+where
+    S: LeaseStore<Known: Known>,
+    FlanneldError: From<S::Error>,
+{
     let joined = tokio::select! {
         () = stop.asked() => None,
         // Boxed, because it is large.
-        joined = Box::pin(join(options)) => Some(joined?),
+        node = Box::pin(Node::join(store, options, previous)) => Some(node?),
     };
     match joined {
-        Some(Joined::Etcd(node)) => node.serve(&mut stop).await?,
-        #[cfg(feature = "kube")]
-        Some(Joined::Kube(node)) => node.serve(&mut stop).await?,
+        Some(node) => node.serve(stop).await?,
         None => info!("shutdownHandler sent cancel signal..."),
     }
     info!("Exiting cleanly...");
     Ok(())
-}
-
-/// A node of the network, by where its lease is.
-enum Joined {
-    Etcd(Box<Node<Leases>>),
-    #[cfg(feature = "kube")]
-    Kube(Box<Node<Cluster>>),
-}
-
-/// Ends when the lease is gone: in order, or with the reason.
-type Ends = Pin<Box<dyn Future<Output = Result<(), FlanneldError>>>>;
-
-/// Joins the network: from nothing to a node that is ready.
-async fn join(options: Flanneld) -> Result<Joined, FlanneldError> {
-    let previous = Previous::read(&options.subnet_file);
-    let health = Arc::new(Health::waiting_for(&[Part::Start, Part::Lease, Part::SubnetFile]));
-    match options.leases.clone() {
-        LeaseStore::Etcd(etcd) => {
-            let manager = etcd::manager(&etcd, previous).await?;
-            let pages = serve_pages(&options, &health).await?;
-            let (member, ground, leases, ends) = etcd::join(manager, options, previous).await?;
-            let node = Node::start(member, ground, leases, ends, health, pages).await?;
-            Ok(Joined::Etcd(Box::new(node)))
-        }
-        #[cfg(feature = "kube")]
-        LeaseStore::Kube(kube) => {
-            let nodes = kube::nodes(&kube)?;
-            let pages = serve_pages(&options, &health).await?;
-            let (member, ground, cluster, ends) =
-                kube::join(nodes, kube, options, previous).await?;
-            let node = Node::start(member, ground, cluster, ends, health, pages).await?;
-            Ok(Joined::Kube(Box::new(node)))
-        }
-    }
 }
 
 /// What is there before the node has a subnet: the host's network and the tunnel's place in it.
@@ -282,26 +267,39 @@ async fn start(
 }
 
 /// A node of the network.
-struct Node<L> {
+struct Node<S: LeaseStore> {
     tunnel: Tunnel,
     clients: Clients,
-    source: LeaseSource<L>,
-    ends: Ends,
+    source: LeaseSource<S::Known>,
+    keeping: Pin<Box<dyn Future<Output = Result<(), S::Error>>>>,
     _pages: Vec<Server>,
 }
 
-impl<L: Known> Node<L> {
-    async fn start(
-        member: Member,
-        ground: Ground,
-        leases: watch::Receiver<L>,
-        ends: Ends,
-        health: Arc<Health>,
-        pages: Vec<Server>,
+impl<S> Node<S>
+where
+    S: LeaseStore<Known: Known>,
+    FlanneldError: From<S::Error>,
+{
+    /// Joins the network: from nothing to a node that is ready.
+    async fn join(
+        store: S,
+        mut options: Flanneld,
+        previous: Previous,
     ) -> Result<Self, FlanneldError> {
-        let known = leases.borrow().clone();
-        let (mut tunnel, clients) = start(&member, ground, &known, &health).await?;
-        let source = LeaseSource::new(&member, leases, Arc::clone(&health));
+        let health = Arc::new(Health::waiting_for(&[Part::Start, Part::Lease, Part::SubnetFile]));
+        let pages = serve_pages(&options, &health).await?;
+        let config = store.network_config().await?;
+        options.external.public_ip = store.public_ip().await?.or(options.external.public_ip);
+        let ground = Ground::prepare(&options, &config).await?;
+        let address = NodeAddress {
+            public_ip: ground.external.public_ip,
+            previous: (previous.network, previous.subnet),
+        };
+        let Joined { subnet, known, keeping } = Box::pin(store.join(&config, address)).await?;
+        let member = Member { options, config, subnet, previous };
+        let now = known.borrow().clone();
+        let (mut tunnel, clients) = start(&member, ground, &now, &health).await?;
+        let source = LeaseSource::new(&member, known, Arc::clone(&health));
         let mut file = SubnetFile::of(&member, &tunnel.settings, &health);
         file.ensure().await;
         tunnel.tasks.spawn(file.keep());
@@ -310,17 +308,17 @@ impl<L: Known> Node<L> {
         tell_systemd(NotifyState::Ready);
         info!("Watching for new subnet leases");
         health.show(tunnel.gateway.observer());
-        Ok(Self { tunnel, clients, source, ends, _pages: pages })
+        Ok(Self { tunnel, clients, source, keeping, _pages: pages })
     }
 
     /// Serves until somebody asks for the end, the lease is gone, or a worker fails.
     async fn serve(mut self, stop: &mut StopSignals) -> Result<(), FlanneldError> {
         let serving = serve(&mut self.tunnel, &mut self.source, &mut self.clients, stop);
         let ended = tokio::select! {
-            ended = self.ends => ended,
+            ended = self.keeping => ended.map_err(|reason| reason.into()),
             ended = serving => ended
                 .inspect(|()| info!("shutdownHandler sent cancel signal..."))
-                .map_err(FlanneldError::from),
+                .map_err(FlanneldError::Serve),
         };
         self.tunnel.stop().await;
         ended

@@ -1,8 +1,8 @@
 //! A keeper on a store that does what a test wants of it.
 
 use super::*;
-use crate::subnet::lease::Holder;
-use crate::subnet::manager::Snapshot;
+use crate::subnet::etcd::keys::KeyList;
+use crate::subnet::etcd::lease::LeaseAttrs;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -96,12 +96,12 @@ impl Fake {
     /// Keeps our lease, asked for at that time; now, if that is 0.
     fn keep(&self, granted: Granted, asked_ns: u64) -> watch::Receiver<Leases> {
         let asked_ns = if asked_ns == 0 { boot_ns() } else { asked_ns };
-        let holder = Holder { public_ip: Ipv4Addr::new(192, 0, 2, 1) };
+        let attrs = LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, 1) };
         let subnet = "10.5.1.0/24".parse().unwrap();
         let keeping = Keeping {
             network: "10.5.0.0/16".parse().unwrap(),
             key: KEY.to_owned(),
-            held: Held { subnet, holder, granted, asked_ns },
+            held: Held { subnet, attrs, granted, asked_ns },
             margin: Duration::from_secs(60),
             port: 8285,
         };
@@ -124,24 +124,24 @@ impl Fake {
     }
 }
 
-fn failure() -> ManagerError {
-    ManagerError { what: "asking".to_owned(), cause: "a test".to_owned() }
+fn failure() -> KeysError {
+    KeysError { what: "asking".to_owned(), cause: "a test".to_owned() }
 }
 
-impl Manager for Fake {
+impl Keys for Fake {
     type Watch = Self;
 
-    async fn config(&self) -> Result<String, ManagerError> {
+    async fn config(&self) -> Result<String, KeysError> {
         Err(failure())
     }
 
-    async fn list(&self) -> Result<Snapshot, ManagerError> {
+    async fn list(&self) -> Result<KeyList, KeysError> {
         let mut state = self.0.borrow_mut();
         state.listed += 1;
-        Ok(Snapshot { entries: state.entries.clone(), at: state.at })
+        Ok(KeyList { entries: state.entries.clone(), at: state.at })
     }
 
-    async fn find(&self, _: Ipv4Net) -> Result<Option<Entry>, ManagerError> {
+    async fn find(&self, _: Ipv4Net) -> Result<Option<Entry>, KeysError> {
         Err(failure())
     }
 
@@ -149,7 +149,7 @@ impl Manager for Fake {
         Ok(self.0.borrow().at)
     }
 
-    async fn ttl(&self, _: i64) -> Result<Option<Duration>, ManagerError> {
+    async fn ttl(&self, _: i64) -> Result<Option<Duration>, KeysError> {
         self.0.borrow_mut().ttls.pop_front().unwrap().map(Some).ok_or_else(failure)
     }
 
@@ -157,10 +157,10 @@ impl Manager for Fake {
         lease == 7
     }
 
-    async fn create(&self, _: Ipv4Net, holder: Holder) -> Result<Option<Granted>, ManagerError> {
+    async fn create(&self, _: Ipv4Net, attrs: LeaseAttrs) -> Result<Option<Granted>, KeysError> {
         let mut state = self.0.borrow_mut();
         state.created += 1;
-        state.entries.push(entry(KEY, &holder.public_ip.to_string(), 7));
+        state.entries.push(entry(KEY, &attrs.public_ip.to_string(), 7));
         Ok(Some(granted(HOUR)))
     }
 
@@ -168,13 +168,13 @@ impl Manager for Fake {
         &self,
         _: Ipv4Net,
         _: &Entry,
-        _: Holder,
+        _: LeaseAttrs,
         _: Term,
-    ) -> Result<Option<Granted>, ManagerError> {
+    ) -> Result<Option<Granted>, KeysError> {
         Err(failure())
     }
 
-    async fn remove(&self, _: &Entry) -> Result<bool, ManagerError> {
+    async fn remove(&self, _: &Entry) -> Result<bool, KeysError> {
         Err(failure())
     }
 
@@ -200,7 +200,7 @@ fn granted(ttl: Duration) -> Granted {
 }
 
 fn entry(key: &str, public_ip: &str, lease: i64) -> Entry {
-    let value = Holder { public_ip: public_ip.parse().unwrap() }.value();
+    let value = LeaseAttrs { public_ip: public_ip.parse().unwrap() }.value();
     Entry { key: key.into(), value: value.into(), revision: 1, lease }
 }
 

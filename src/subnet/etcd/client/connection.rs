@@ -3,7 +3,7 @@
 //! The client library can balance over several servers, but then a request fails whenever it meets
 //! one that is down. Here every request goes to a server that answered before.
 
-use super::super::manager::ManagerError;
+use super::super::keys::KeysError;
 use super::connect::Access;
 use etcd_client::{Client, Error, GetOptions};
 use std::cell::{Cell, RefCell};
@@ -36,7 +36,7 @@ impl Connection {
     }
 
     /// A client of a server that answers.
-    pub(super) async fn client(&self) -> Result<Client, ManagerError> {
+    pub(super) async fn client(&self) -> Result<Client, KeysError> {
         if let Some(client) = &*self.client.borrow() {
             return Ok(client.clone());
         }
@@ -54,7 +54,7 @@ impl Connection {
             }
             self.give_up();
         }
-        Err(ManagerError { what: "connecting to etcd".to_owned(), cause: failure })
+        Err(KeysError { what: "connecting to etcd".to_owned(), cause: failure })
     }
 
     async fn try_out(&self, endpoint: &str) -> Result<Client, Error> {
@@ -90,19 +90,19 @@ impl Connection {
         &self,
         what: &str,
         answer: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, ManagerError> {
+    ) -> Result<T, KeysError> {
         finish(what, self.answer(answer).await)
     }
 }
 
 /// What an answer is for people.
-pub(super) fn finish<T>(what: &str, answer: Answered<T>) -> Result<T, ManagerError> {
+pub(super) fn finish<T>(what: &str, answer: Answered<T>) -> Result<T, KeysError> {
     let cause = match answer {
         Ok(Ok(answer)) => return Ok(answer),
         Ok(Err(error)) => cause(&error),
         Err(_) => format!("no answer within {ANSWER:?}"),
     };
-    Err(ManagerError { what: what.to_owned(), cause })
+    Err(KeysError { what: what.to_owned(), cause })
 }
 
 /// Whether the connection is at fault, and not the request.

@@ -1,6 +1,6 @@
 //! A watch on all leases.
 
-use super::super::manager::{Event, ManagerError, Watch, WatchError};
+use super::super::keys::{Event, KeysError, Watch, WatchError};
 use super::connection::{Connection, cause};
 use super::entry;
 use etcd_client::{EventType, WatchResponse, WatchStream};
@@ -50,5 +50,5 @@ fn events(answer: &WatchResponse) -> Result<Vec<Event>, WatchError> {
 }
 
 fn lost(cause: String) -> WatchError {
-    ManagerError { what: "watching leases".to_owned(), cause }.into()
+    KeysError { what: "watching leases".to_owned(), cause }.into()
 }

@@ -9,12 +9,10 @@
 
 use super::acquire::Held;
 use super::clock::boot_ns;
-use super::manager::{
-    Entry, Event, Granted, Manager, ManagerError, Position, Term, Watch, WatchError,
-};
-use super::peers::PeerSet;
+use super::keys::{Entry, Event, Granted, Keys, KeysError, Position, Term, Watch, WatchError};
 use super::renewal::Renewal;
-use super::table::{Applied, LeaseCounts, LeaseTable, Own, OwnKey, Store};
+use super::table::{Applied, Continuity, LeaseCounts, LeaseTable, Own, OwnKey};
+use crate::subnet::PeerSet;
 use ipnet::Ipv4Net;
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,8 +94,8 @@ pub struct Keeping {
 }
 
 /// Keeps a lease and follows the others.
-pub struct Keeper<M: Manager> {
-    manager: M,
+pub struct Keeper<K: Keys> {
+    keys: K,
     table: LeaseTable,
     port: u16,
     /// Our key as we last saw or wrote it.
@@ -116,23 +114,23 @@ pub struct Keeper<M: Manager> {
     published: Instant,
 }
 
-impl<M: Manager> Keeper<M> {
+impl<K: Keys> Keeper<K> {
     /// A keeper, and where it publishes what it learns.
     #[must_use]
-    pub fn new(manager: M, keeping: Keeping) -> (Self, watch::Receiver<Leases>) {
+    pub fn new(keys: K, keeping: Keeping) -> (Self, watch::Receiver<Leases>) {
         let Keeping { network, key, held, margin, port } = keeping;
-        let Held { subnet, holder, granted, asked_ns } = held;
+        let Held { subnet, attrs, granted, asked_ns } = held;
         let entry = Entry {
             key: key.clone().into(),
-            value: holder.value().into(),
+            value: attrs.value().into(),
             revision: 0,
             lease: granted.lease,
         };
         let leases = Leases { connected: true, ..Leases::default() };
         let (publish, published) = watch::channel(leases.clone());
         let keeper = Self {
-            manager,
-            table: LeaseTable::new(Own { network, subnet, key, holder }),
+            keys,
+            table: LeaseTable::new(Own { network, subnet, key, attrs }),
             port,
             entry,
             renewal: Renewal::new(margin, granted.ttl, asked_ns),
@@ -183,20 +181,20 @@ impl<M: Manager> Keeper<M> {
     }
 
     /// Makes the table current and watches from there.
-    async fn reconnect(&mut self) -> Result<M::Watch, Interruption> {
+    async fn reconnect(&mut self) -> Result<K::Watch, Interruption> {
         if !self.table.must_list() {
-            let at = self.manager.since(self.table.next_revision() - 1).await?;
+            let at = self.keys.since(self.table.next_revision() - 1).await?;
             self.saw(at);
         }
         if self.table.must_list() {
-            let snapshot = self.manager.list().await.map_err(WatchError::from)?;
+            let snapshot = self.keys.list().await.map_err(WatchError::from)?;
             // Before anything is missed in it: the store may have been wiped since it said that
             // our revision was compacted.
             self.saw(snapshot.at);
             let applied = self.table.listed(&snapshot);
             self.apply(applied).await?;
         }
-        let watch = self.manager.watch(self.table.next_revision()).await?;
+        let watch = self.keys.watch(self.table.next_revision()).await?;
         if !self.leases.connected {
             info!("etcd answers again");
         }
@@ -206,7 +204,7 @@ impl<M: Manager> Keeper<M> {
     }
 
     fn saw(&mut self, at: Position) {
-        if self.table.saw(at) == Store::Same {
+        if self.table.saw(at) == Continuity::Same {
             return;
         }
         warn!("etcd's data were replaced; keeping the peers until they write themselves again");
@@ -276,14 +274,14 @@ impl<M: Manager> Keeper<M> {
         let asked_ns = boot_ns();
         let ttl = if lease == 0 { None } else { Some(self.remaining(lease).await?) };
         self.entry = entry;
-        if lease != 0 && !self.manager.asked_for(lease) {
+        if lease != 0 && !self.keys.asked_for(lease) {
             self.shared += 1;
             self.dirty = true;
             warn!(
                 "our lease {} was written by somebody else with our PublicIP {}: if that is another \
                  node, give each its own address with --public-ip",
                 self.table.own().key,
-                self.table.own().holder.public_ip
+                self.table.own().attrs.public_ip
             );
         }
         self.renewed(Granted { lease, ttl }, asked_ns);
@@ -296,7 +294,7 @@ impl<M: Manager> Keeper<M> {
 
     /// How long a store's lease lasts; nothing, so that it is renewed at once, if that is unknown.
     async fn remaining(&mut self, lease: i64) -> Result<Duration, Interruption> {
-        let asked = self.manager.ttl(lease).await.map_err(|cause| {
+        let asked = self.keys.ttl(lease).await.map_err(|cause| {
             // What the key says is not dealt with: come back here with the next list.
             self.table.relist();
             WatchError::from(cause)
@@ -311,9 +309,9 @@ impl<M: Manager> Keeper<M> {
             error!("{Revoked}");
             return Err(Revoked.into());
         }
-        let Own { subnet, holder, .. } = *self.table.own();
+        let Own { subnet, attrs, .. } = *self.table.own();
         let asked_ns = boot_ns();
-        let created = self.manager.create(subnet, holder).await.map_err(|cause| {
+        let created = self.keys.create(subnet, attrs).await.map_err(|cause| {
             // Come back here with the next list.
             self.table.relist();
             WatchError::from(cause)
@@ -361,9 +359,9 @@ impl<M: Manager> Keeper<M> {
     }
 
     async fn renew(&mut self) -> Result<(), Interruption> {
-        let Own { subnet, holder, .. } = *self.table.own();
+        let Own { subnet, attrs, .. } = *self.table.own();
         let asked_ns = boot_ns();
-        match self.manager.renew(subnet, &self.entry, holder, Term::Lease).await {
+        match self.keys.renew(subnet, &self.entry, attrs, Term::Lease).await {
             Ok(Some(granted)) => {
                 self.renewed(granted, asked_ns);
                 info!("Lease renewed, new expiration: in {:?}", granted.ttl.unwrap_or_default());
@@ -381,7 +379,7 @@ impl<M: Manager> Keeper<M> {
     async fn look_at_own_key(&mut self, subnet: Ipv4Net) -> Result<(), Interruption> {
         // Until something better is known; whatever happens below may set another time.
         self.renewal.failed(boot_ns());
-        let found = match self.manager.find(subnet).await {
+        let found = match self.keys.find(subnet).await {
             Ok(found) => found,
             Err(cause) => {
                 self.renewal_failed(&cause);
@@ -395,12 +393,12 @@ impl<M: Manager> Keeper<M> {
     /// The lease is ours, for a time that counts from when it was asked for.
     fn renewed(&mut self, granted: Granted, asked_ns: u64) {
         self.entry.lease = granted.lease;
-        self.entry.value = self.table.own().holder.value().into();
+        self.entry.value = self.table.own().attrs.value().into();
         self.renewal.granted(granted.ttl, asked_ns);
         self.set_own(OwnLease::Held);
     }
 
-    fn renewal_failed(&mut self, cause: &ManagerError) {
+    fn renewal_failed(&mut self, cause: &KeysError) {
         error!("Error renewing lease (trying again in 1 min): {cause}");
         self.leases.failed_renewals += 1;
         self.dirty = true;

@@ -1,8 +1,8 @@
 //! What the leases in the store mean for this node. Pure: events in, peers and findings out.
 
-use super::lease::{self, Holder, Lease, Malformed};
-use super::manager::{Entry, Event, Position, Snapshot};
-use super::peers::{Peer, PeerSet};
+use super::keys::{Entry, Event, KeyList, Position};
+use super::lease::{self, Lease, LeaseAttrs, Malformed};
+use crate::subnet::{Peer, PeerSet};
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,7 +17,7 @@ pub struct Own {
     /// The key of our lease.
     pub key: String,
     /// What we wrote there.
-    pub holder: Holder,
+    pub attrs: LeaseAttrs,
 }
 
 /// The leases, as far as they have been followed.
@@ -202,22 +202,22 @@ impl LeaseTable {
 
     /// The store answered from here. If it is another one, which was wiped or restored, a new list
     /// is needed, and what it lacks stays: nodes that still run will write their leases again.
-    pub fn saw(&mut self, at: Position) -> Store {
+    pub fn saw(&mut self, at: Position) -> Continuity {
         if self.at != Position::default() && self.at.is_replaced_by(&at) {
             for known in self.known.values_mut() {
                 known.unconfirmed = true;
             }
             self.must_list = true;
             self.at = Position::default();
-            return Store::Replaced;
+            return Continuity::Replaced;
         }
         // The revision moves on with what is followed, not with what others write.
         self.at = Position { revision: self.at.revision, ..at };
-        Store::Same
+        Continuity::Same
     }
 
     /// Compares what is known with all leases.
-    pub fn listed(&mut self, snapshot: &Snapshot) -> Applied {
+    pub fn listed(&mut self, snapshot: &KeyList) -> Applied {
         let mut applied = Applied { own: Some(OwnKey::Gone), ..Applied::default() };
         let keys = snapshot.entries.iter().filter_map(|entry| lease::subnet(&entry.key).ok());
         let listed: BTreeSet<_> = keys.collect();
@@ -269,7 +269,7 @@ impl LeaseTable {
     #[must_use]
     pub fn own_key(&self, entry: &Entry) -> OwnKey {
         match lease::parse(&entry.key, &entry.value) {
-            Ok(lease) if lease.holder == self.own.holder => OwnKey::Ours(entry.clone()),
+            Ok(lease) if lease.attrs == self.own.attrs => OwnKey::Ours(entry.clone()),
             _ => OwnKey::Taken(text(&entry.value)),
         }
     }
@@ -290,7 +290,7 @@ impl LeaseTable {
 
     fn put_peer(&mut self, entry: &Entry, lease: Lease, applied: &mut Applied) {
         let subnet = lease.subnet;
-        let public_ip = lease.holder.public_ip;
+        let public_ip = lease.attrs.public_ip;
         if let Some(finding) = self.refusal(lease) {
             applied.peers_changed |= self.remove(subnet);
             self.find(entry, Some(finding), applied);
@@ -312,7 +312,7 @@ impl LeaseTable {
             self.found.remove(&entry.key);
         }
         // What we would send to our own address would come back to us.
-        if public_ip == self.own.holder.public_ip {
+        if public_ip == self.own.attrs.public_ip {
             applied.peers_changed |= self.remove(subnet);
             return;
         }
@@ -326,7 +326,7 @@ impl LeaseTable {
     /// fine, as long as the host has a route of its own to it: flannel's documentation has a network
     /// of 10.0.0.0/8.
     fn refusal(&self, lease: Lease) -> Option<Finding> {
-        let Lease { subnet, holder: Holder { public_ip }, foreign_backend } = lease;
+        let Lease { subnet, attrs: LeaseAttrs { public_ip }, foreign_backend } = lease;
         let Own { network, subnet: own, .. } = self.own;
         if let Some(backend) = foreign_backend {
             return Some(Finding::ForeignBackend { subnet, public_ip, backend });
@@ -381,7 +381,7 @@ impl LeaseTable {
     }
 
     fn other_with(&self, public_ip: Ipv4Addr, subnet: Ipv4Net) -> Option<Ipv4Net> {
-        if public_ip == self.own.holder.public_ip {
+        if public_ip == self.own.attrs.public_ip {
             return Some(self.own.subnet);
         }
         let from = (public_ip, Ipv4Net::default());
@@ -393,7 +393,7 @@ impl LeaseTable {
 
 /// Whether a store is the one that it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Store {
+pub enum Continuity {
     /// It is.
     Same,
     /// It was wiped, or restored from a backup.
@@ -634,8 +634,8 @@ mod tests {
         let wiped = Position { revision: 4, ..at(4) };
         table.relist();
 
-        assert_eq!(table.saw(wiped), Store::Replaced);
-        let applied = table.listed(&Snapshot { entries: Vec::new(), at: wiped });
+        assert_eq!(table.saw(wiped), Continuity::Replaced);
+        let applied = table.listed(&KeyList { entries: Vec::new(), at: wiped });
 
         assert!(!applied.peers_changed && !table.must_list());
         assert_eq!(peers(&table).len(), 1);
@@ -672,9 +672,9 @@ mod tests {
         ]);
 
         let wiped = Position { revision: 4, ..at(4) };
-        assert_eq!(table.saw(wiped), Store::Replaced);
+        assert_eq!(table.saw(wiped), Continuity::Replaced);
         assert!(table.must_list());
-        let applied = table.listed(&Snapshot { entries: Vec::new(), at: wiped });
+        let applied = table.listed(&KeyList { entries: Vec::new(), at: wiped });
         assert!(!applied.peers_changed);
         assert_eq!(applied.own, Some(OwnKey::Gone));
         assert_eq!(peers(&table).len(), 2);
@@ -684,14 +684,14 @@ mod tests {
         let moved = table.changed(&[event("10.5.3.0/24", "192.0.2.33", 6)]);
         assert!(moved.peers_changed);
         assert!(!table.forget_unconfirmed(), "both are confirmed");
-        assert_eq!(table.saw(at(7)), Store::Same);
+        assert_eq!(table.saw(at(7)), Continuity::Same);
     }
 
     #[test]
     fn what_a_wiped_store_never_shows_again_can_be_given_up() {
         let mut table = listed(&[own(1), put("10.5.2.0/24", "192.0.2.2", 2)]);
         table.saw(Position { cluster: 99, ..at(50) });
-        table.listed(&Snapshot { entries: vec![own(3)], at: at(50) });
+        table.listed(&KeyList { entries: vec![own(3)], at: at(50) });
 
         assert_eq!(peers(&table).len(), 1);
         assert!(table.forget_unconfirmed());
@@ -702,10 +702,10 @@ mod tests {
     fn a_store_that_goes_on_is_the_same() {
         let mut table = listed(&[own(1)]);
 
-        assert_eq!(table.saw(at(10)), Store::Same);
-        assert_eq!(table.saw(Position { term: 3, ..at(400) }), Store::Same);
+        assert_eq!(table.saw(at(10)), Continuity::Same);
+        assert_eq!(table.saw(Position { term: 3, ..at(400) }), Continuity::Same);
         assert_eq!(table.next_revision(), 11, "what others wrote is not what was followed");
-        assert_eq!(table.saw(Position { term: 2, ..at(400) }), Store::Replaced);
+        assert_eq!(table.saw(Position { term: 2, ..at(400) }), Continuity::Replaced);
     }
 
     fn table() -> LeaseTable {
@@ -713,7 +713,7 @@ mod tests {
             network: "10.5.0.0/16".parse().unwrap(),
             subnet: "10.5.1.0/24".parse().unwrap(),
             key: OWN_KEY.to_owned(),
-            holder: Holder { public_ip: Ipv4Addr::new(192, 0, 2, 1) },
+            attrs: LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, 1) },
         })
     }
 
@@ -732,8 +732,8 @@ mod tests {
         table.next_revision()
     }
 
-    fn list(entries: &[Entry], revision: i64) -> Snapshot {
-        Snapshot { entries: entries.to_vec(), at: at(revision) }
+    fn list(entries: &[Entry], revision: i64) -> KeyList {
+        KeyList { entries: entries.to_vec(), at: at(revision) }
     }
 
     fn put(subnet: &str, public_ip: &str, revision: i64) -> Entry {
