@@ -12,6 +12,7 @@ mod names;
 mod numbered;
 mod peers;
 mod queues;
+mod reload;
 mod traffic;
 
 use twill_testbed::pair::Setup;

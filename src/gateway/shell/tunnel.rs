@@ -88,6 +88,15 @@ impl Tunnel {
         }
     }
 
+    /// Sets how many packets may wait for the device.
+    pub(super) async fn set_queue_length(&mut self, packets: u32) -> Result<(), HostError> {
+        if packets != self.settings.device_queue {
+            self.network.set_queue_length(self.gateway.device_index(), packets).await?;
+            self.settings.device_queue = packets;
+        }
+        Ok(())
+    }
+
     /// Gives the device its addresses and routes; those that are there already do no harm.
     pub(super) async fn install(&self, routes: &[IpNet]) -> Result<(), HostError> {
         let index = self.gateway.device_index();

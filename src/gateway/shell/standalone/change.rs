@@ -2,6 +2,7 @@
 
 use super::FileSource;
 use super::reload::Loaded;
+use crate::config::file::OnReload;
 use crate::config::load::{LoadError, Standalone, is_ourselves};
 use crate::control::Response;
 use crate::gateway::shell::clients::PeerChange;
@@ -23,6 +24,11 @@ enum ChangeError {
     NoSubnets(String),
     #[error("a peer's name is one word, and {0:?} is none")]
     Name(String),
+    #[error(
+        "[interface] has changed in {0}: a reload cannot change that, and nothing is reloaded: \
+         restart the gateway"
+    )]
+    Restart(String),
     #[error(transparent)]
     TooMany(#[from] TooManyPeers),
     #[error(transparent)]
@@ -87,9 +93,13 @@ impl FileSource {
             warn!("{warning}");
         }
         let changed = self.interface.differences(&loaded.interface);
-        if !changed.is_empty() {
-            let keys = changed.join(", ");
-            warn!("[interface] has changed in {keys}: that needs a restart, peers are reloaded");
+        let those = |effect| changed.iter().copied().filter(move |key| OnReload::of(key) == effect);
+        let refused: Vec<_> = those(OnReload::Refuse).collect();
+        if !refused.is_empty() {
+            return Err(ChangeError::Restart(refused.join(", ")));
+        }
+        for key in those(OnReload::Restart) {
+            warn!("[interface] {key} has changed: restart the gateway to apply it");
         }
         let kept = tunnel.reconciler.current().iter();
         let mut wanted: PeerSet =
@@ -104,6 +114,8 @@ impl FileSource {
             wanted.insert(peer.clone());
         }
         let done = make(tunnel, wanted).await?;
+        tunnel.set_queue_length(loaded.interface.device_queue).await?;
+        self.interface.device_queue = loaded.interface.device_queue;
         self.from_file = loaded.names().cloned().collect();
         self.names.replace(loaded.unresolved);
         Ok(done)

@@ -143,7 +143,7 @@ struct FileSource {
     names: Names,
     /// Wants the file to be read again.
     hangup: Signal,
-    /// The file's words at the start.
+    /// The file's words that are in force.
     interface: Interface,
     /// Names of the peers that came from the file, with or without an address.
     from_file: BTreeSet<String>,
