@@ -136,6 +136,9 @@ fn describe_peer(peer: &PeerStatus, out: &mut String) -> fmt::Result {
     if let Some(seconds) = peer.last_seen_seconds {
         writeln!(out, "  last seen: {} ago", age(seconds))?;
     }
+    if let Some(silence) = peer.silence() {
+        writeln!(out, "  silent: {silence}")?;
+    }
     let traffic = &peer.traffic;
     let (received, sent) = (bytes(traffic.ingress_bytes), bytes(traffic.egress_bytes));
     write!(out, "  transfer: {received} received, {sent} sent")?;
@@ -227,6 +230,18 @@ mod tests {
             assert!(text.lines().any(|it| it == line), "{line:?} is not in\n{text}");
         }
         assert!(!text.contains("a bug in twill"));
+    }
+
+    #[test]
+    fn a_silent_peer_is_called_silent() {
+        let mut status = busy();
+        status.peers[0].last_seen_seconds = Some(19.2);
+        status.peers[0].probe.as_mut().unwrap().last_lost = true;
+        let mut text = String::new();
+
+        describe(&status, &mut text).unwrap();
+
+        assert!(text.contains("\n  silent: no traffic for 19 s, last probe lost\n"), "{text}");
     }
 
     #[test]

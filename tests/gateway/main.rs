@@ -13,6 +13,7 @@ mod numbered;
 mod peers;
 mod queues;
 mod reload;
+mod silence;
 mod traffic;
 
 use twill_testbed::pair::Setup;

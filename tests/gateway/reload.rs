@@ -32,7 +32,7 @@ fn a_reload_that_changes_the_port_is_refused_whole_and_the_tunnel_goes_on() {
 #[test]
 fn a_reload_does_with_each_key_what_the_table_says() {
     let lines = "source_ports = \"fixed\"";
-    let Some(mut pair) = Pair::start("reload_keys", &Setup { lines, ..with(engines()[0]) }) else {
+    let Some(pair) = Pair::start("reload_keys", &Setup { lines, ..with(engines()[0]) }) else {
         return;
     };
     let config = pair.gateways[0].config.clone();

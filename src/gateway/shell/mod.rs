@@ -11,7 +11,6 @@ mod clients;
 #[cfg(feature = "etcd")]
 pub mod flanneld;
 mod health;
-mod news;
 pub mod standalone;
 mod tunnel;
 mod watch;

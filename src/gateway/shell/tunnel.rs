@@ -1,14 +1,13 @@
 //! A data plane and its place in the host: peers, addresses, routes, and those who watch over it.
 
 use super::health::{Health, Part};
-use super::news;
 use super::watch::Watch;
 use crate::config::Settings;
 use crate::gateway::run::{Gateway, StartError};
 use crate::host::{HostError, HostEvents, Network};
 use crate::subnet::{Change, PeerSet, Reconciler, TooManyPeers};
-use crate::telemetry::drops;
 use crate::telemetry::probe::Prober;
+use crate::telemetry::{drops, news, silence};
 use ipnet::IpNet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,6 +82,7 @@ impl Tunnel {
         match Prober::open(self.gateway.device(), source.addr(), every) {
             Ok(prober) => {
                 self.tasks.spawn(prober.run(Arc::clone(observer)));
+                self.tasks.spawn(silence::watch(Arc::clone(observer)));
             }
             Err(error) => warn!("peers are not probed: opening an ICMP socket: {error}"),
         }

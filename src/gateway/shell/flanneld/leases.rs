@@ -3,14 +3,15 @@
 use super::{Member, address_now};
 use crate::config::flanneld::External;
 use crate::control::Response;
+use crate::gateway::shell::PeerSource;
 use crate::gateway::shell::clients::PeerChange;
 use crate::gateway::shell::health::{Health, Part};
 use crate::gateway::shell::tunnel::Tunnel;
-use crate::gateway::shell::{PeerSource, news};
 use crate::subnet::etcd::{Leases, OwnLease};
 #[cfg(feature = "kube")]
 use crate::subnet::kube::{Cluster, OwnNode};
 use crate::subnet::{Change, PeerSet, TooManyPeers};
+use crate::telemetry::news;
 use crate::telemetry::observer::Observer;
 #[cfg(feature = "kube")]
 use crate::telemetry::status::KubeStatus;
