@@ -184,7 +184,7 @@ impl Observer {
 
     /// All peers.
     fn peers(&self) -> Vec<PeerStatus> {
-        let mut list = self.peers_with(|name| Some(self.probes.status(name)));
+        let mut list = self.peers_with(|name, seen_ns| Some(self.probes.status(name, seen_ns)));
         list.sort_by(|one, other| one.name.cmp(&other.name));
         list
     }
@@ -192,19 +192,22 @@ impl Observer {
     /// The peers that are probed, without their round trips: enough to see whether they are silent.
     #[must_use]
     pub(crate) fn suspects(&self) -> Vec<PeerStatus> {
-        self.peers_with(|name| {
-            let last_lost = self.probes.last_lost(name)?;
+        self.peers_with(|name, seen_ns| {
+            let last_lost = self.probes.is_silent(name, seen_ns)?;
             Some(Some(ProbeStatus { last_lost, ..ProbeStatus::default() }))
         })
     }
 
-    /// Those peers of which `probe` knows something.
-    fn peers_with(&self, probe: impl Fn(&str) -> Option<Option<ProbeStatus>>) -> Vec<PeerStatus> {
+    /// Those peers of which `probe` knows something, given when they were last heard of.
+    fn peers_with(
+        &self,
+        probe: impl Fn(&str, u64) -> Option<Option<ProbeStatus>>,
+    ) -> Vec<PeerStatus> {
         let now_ns = clock::monotonic_ns();
         let peers = locked(&self.peers);
         let one = |peer: &Peer| {
-            let probe = probe(&peer.name)?;
             let traffic = peers.ledger.traffic(peer.index, tables(&self.workers));
+            let probe = probe(&peer.name, traffic.last_seen_ns)?;
             let silent_ns = now_ns.saturating_sub(traffic.last_seen_ns);
             let seen = traffic.last_seen_ns > 0;
             Some(PeerStatus {
