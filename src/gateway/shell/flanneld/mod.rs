@@ -31,6 +31,7 @@ use crate::telemetry::http::{self, HttpError, Server};
 use ipnet::Ipv4Net;
 use sd_notify::NotifyState;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -142,6 +143,8 @@ struct Ground {
     network: Network,
     links: LinkEvents,
     external: ExternalInterface,
+    /// All IPv4 addresses of the host.
+    local: Vec<Ipv4Addr>,
 }
 
 impl Ground {
@@ -160,7 +163,9 @@ impl Ground {
             None => None,
         };
         let external = external_interface::choose(&options.external, &survey, path)?;
-        Ok(Self { network, links, external })
+        let addresses = survey.interfaces.iter().flat_map(|interface| &interface.addresses);
+        let local = addresses.map(|address| address.network.addr()).collect();
+        Ok(Self { network, links, external, local })
     }
 }
 
@@ -215,7 +220,7 @@ async fn start(
     ground: Ground,
     known: &impl Known,
 ) -> Result<(Tunnel, Clients), FlanneldError> {
-    let Ground { network, links, external } = ground;
+    let Ground { network, links, external, .. } = ground;
     // What a killed node left is not a collision; it is gone with its port.
     await_port((external.address, member.config.backend.port).into()).await?;
     let survey = network.survey().await?;
@@ -291,6 +296,7 @@ where
         let ground = Ground::prepare(&options, &config).await?;
         let address = NodeAddress {
             public_ip: ground.external.public_ip,
+            local: ground.local.clone(),
             previous: (previous.network, previous.subnet),
         };
         let Joined { subnet, known, keeping } = Box::pin(store.join(&config, address)).await?;
