@@ -47,6 +47,14 @@ pub struct Standalone {
     pub unresolved: Vec<Unresolved>,
 }
 
+impl Standalone {
+    /// The names of all peers of the file, with or without an address.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
+        let unresolved = self.unresolved.iter().map(|peer| &peer.name);
+        self.peers.iter().map(|peer| &peer.name).chain(unresolved)
+    }
+}
+
 /// A peer whose endpoint has no address at the moment.
 #[derive(Clone, Debug)]
 pub struct Unresolved {
@@ -57,6 +65,12 @@ pub struct Unresolved {
 }
 
 impl Unresolved {
+    /// Whether this is the peer's name or one of its subnets.
+    pub(crate) fn is_called(&self, which: &str) -> bool {
+        let subnet = which.parse::<IpNet>().ok().map(|subnet| subnet.trunc());
+        self.name == which || subnet.is_some_and(|subnet| self.subnets.contains(&subnet))
+    }
+
     /// Tries again. May block for as long as a name server takes to answer.
     ///
     /// # Errors

@@ -61,7 +61,34 @@ fn a_subnet_file_that_cannot_be_written_is_a_warning_and_not_ready() {
     node.wait_for("Running backend.");
 
     assert!(node.log().contains("failed to write subnet file /proc/nowhere/subnet.env"));
-    assert_eq!(node.probe("/readyz"), "flanneld is not ready yet503 ");
+    let answer = node.probe("/readyz");
+    assert!(answer.starts_with("flanneld is not ready yet\nfailed to write subnet"), "{answer}");
+    assert!(answer.ends_with("503 "), "{answer}");
+}
+
+#[test]
+fn a_subnet_file_that_cannot_be_written_or_vanishes_is_written_as_soon_as_it_can_be() {
+    let Some(cluster) = Cluster::new("subnet file again", 1) else { return };
+    cluster.etcd.configure(NETWORK);
+    let mut node = cluster.node(0);
+    let folder = node.subnet_file().parent().unwrap().to_owned();
+    std::fs::write(&folder, "in the way").unwrap();
+    let flags = ["-healthz-port", "8081", "-iptables-resync", "1"];
+    node.start(&cluster.on_underlay(&flags));
+    node.wait_for("Running backend.");
+    assert!(node.probe("/readyz").ends_with("503 "));
+    assert!(node.status()["missing"][0].as_str().unwrap().contains("subnet.env"));
+
+    std::fs::remove_file(&folder).unwrap();
+    until("the file", || node.subnet_file().exists());
+    until("readiness", || node.probe("/readyz") == "flanneld is ready200 ");
+    assert_eq!(node.status()["missing"].as_array().unwrap().len(), 0);
+    let text = std::fs::read_to_string(node.subnet_file()).unwrap();
+
+    std::fs::remove_file(node.subnet_file()).unwrap();
+    until("the file again", || node.subnet_file().exists());
+    assert_eq!(std::fs::read_to_string(node.subnet_file()).unwrap(), text);
+    assert_eq!(node.log().matches("failed to write subnet file").count(), 1, "{}", node.log());
 }
 
 #[test]

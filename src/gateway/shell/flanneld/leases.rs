@@ -1,19 +1,23 @@
 //! Peers that come from leases.
 
+use super::{Member, address_now};
+use crate::config::flanneld::External;
 use crate::control::Response;
+use crate::gateway::shell::PeerSource;
 use crate::gateway::shell::clients::PeerChange;
-use crate::gateway::shell::health::Health;
+use crate::gateway::shell::health::{Health, Part};
 use crate::gateway::shell::tunnel::Tunnel;
-use crate::gateway::shell::{PeerSource, news};
 use crate::subnet::etcd::{Leases, OwnLease};
 #[cfg(feature = "kube")]
 use crate::subnet::kube::{Cluster, OwnNode};
 use crate::subnet::{Change, PeerSet, TooManyPeers};
+use crate::telemetry::news;
 use crate::telemetry::observer::Observer;
 #[cfg(feature = "kube")]
 use crate::telemetry::status::KubeStatus;
 use crate::telemetry::status::{EtcdStatus, IgnoredLeases};
 use ipnet::{IpNet, Ipv4Net};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -92,12 +96,12 @@ impl Known for Cluster {
 /// The leases of a network, which others keep.
 pub(super) struct LeaseSource<L> {
     network: Ipv4Net,
+    /// How the host's address is found.
+    external: External,
     leases: watch::Receiver<L>,
     pace: Pace,
     /// When it was last said that there are more leases than a gateway can know.
     overfull: Option<Instant>,
-    /// Whether `subnet.env` is there.
-    written: bool,
     health: Arc<Health>,
 }
 
@@ -117,20 +121,17 @@ impl Pace {
 }
 
 impl<L: Known> LeaseSource<L> {
-    pub(super) fn new(network: Ipv4Net, leases: watch::Receiver<L>, health: Arc<Health>) -> Self {
+    pub(super) fn new(member: &Member, leases: watch::Receiver<L>, health: Arc<Health>) -> Self {
         let pace = Pace::after(Duration::ZERO);
-        Self { network, leases, pace, overfull: None, written: false, health }
+        let (network, external) = (member.config.network, member.options.external.clone());
+        let source = Self { network, external, leases, pace, overfull: None, health };
+        source.tell_readiness(source.leases.borrow().is_ours());
+        source
     }
 
-    /// Takes note of whether `subnet.env` is there.
-    pub(super) fn set_written(&mut self, written: bool) {
-        self.written = written;
-        let is_ours = self.leases.borrow().is_ours();
-        self.tell_readiness(is_ours);
-    }
-
+    /// The status names the lease's state, so that no reason is needed.
     fn tell_readiness(&self, is_ours: bool) {
-        self.health.set_ready(self.written && is_ours);
+        self.health.set(Part::Lease, if is_ours { Ok(()) } else { Err(String::new()) });
     }
 
     /// Says, not too often, that the peers stay what they are. To end would end the whole network:
@@ -177,8 +178,12 @@ impl<L: Known> PeerSource for LeaseSource<L> {
         let _ = answer.send(Response::Error(refusal));
     }
 
-    fn routes(&self, _: &Tunnel) -> Vec<IpNet> {
+    fn routes(&self, _: &PeerSet) -> Vec<IpNet> {
         vec![self.network.into()]
+    }
+
+    async fn address_now(&mut self, tunnel: &Tunnel) -> Option<IpAddr> {
+        address_now(&self.external, &tunnel.network).await
     }
 }
 

@@ -10,20 +10,21 @@
 mod beside;
 mod leases;
 mod stores;
+mod subnet_file;
 
 use self::beside::beside;
 use self::leases::{Known, LeaseSource};
+use self::subnet_file::SubnetFile;
 use super::clients::Clients;
-use super::health::{Health, Words};
+use super::health::{Health, Part, Words};
 use super::tunnel::{Tunnel, TunnelError};
-use super::{StopSignals, block_on, serve, tell_systemd};
-use crate::config::flanneld::{self as config, Flanneld};
+use super::{ServeError, StopSignals, block_on, serve, tell_systemd};
+use crate::config::flanneld::{self as config, External, Flanneld};
 use crate::config::load::{self, Addressing, default_socket};
 use crate::config::{Mtu, OVERHEAD_V4, Settings};
 use crate::gateway::resources::{ResourceError, await_port};
-use crate::gateway::run::WorkerFailure;
 use crate::host::external_interface::{self, ExternalError, ExternalInterface};
-use crate::host::{HostError, LinkEvents, Network, Previous, SubnetEnv};
+use crate::host::{HostError, HostEvents, Network, Path, Previous, Survey};
 #[cfg(feature = "kube")]
 use crate::subnet::kube;
 use crate::subnet::{Joined, LeaseStore, NetworkConfig, NodeAddress, Reconciler, etcd};
@@ -31,10 +32,10 @@ use crate::telemetry::http::{self, HttpError, Server};
 use ipnet::Ipv4Net;
 use sd_notify::NotifyState;
 use std::io;
-use std::net::Ipv4Addr;
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::Arc;
+use tracing::subscriber::{NoSubscriber, with_default};
 use tracing::{info, warn};
 
 /// Packets that cross a bridge pass iptables only if this is there.
@@ -81,9 +82,9 @@ pub enum FlanneldError {
     /// Links, addresses and routes.
     #[error("Error registering network: {0}")]
     Host(#[from] HostError),
-    /// A worker failed while running.
+    /// It ended while running.
     #[error(transparent)]
-    Worker(#[from] WorkerFailure),
+    Serve(#[from] ServeError),
     /// Signals cannot be received, or there is no runtime.
     #[error("setting up the control plane: {0}")]
     Runtime(#[from] io::Error),
@@ -141,7 +142,7 @@ where
 /// What is there before the node has a subnet: the host's network and the tunnel's place in it.
 struct Ground {
     network: Network,
-    links: LinkEvents,
+    events: HostEvents,
     external: ExternalInterface,
     /// All IPv4 addresses of the host.
     local: Vec<Ipv4Addr>,
@@ -150,23 +151,38 @@ struct Ground {
 impl Ground {
     async fn prepare(options: &Flanneld, config: &NetworkConfig) -> Result<Self, FlanneldError> {
         info!("Found network config - Backend type: udp");
-        if !config.nftables && !Path::new(BRIDGE_FILTER).exists() {
+        if !config.nftables && !std::path::Path::new(BRIDGE_FILTER).exists() {
             warn!(
                 "{BRIDGE_FILTER} does not exist: if containers are on a bridge, load br_netfilter, \
                  or Kubernetes services will not reach those of the same node"
             );
         }
-        let (network, links) = Network::connect()?;
-        let survey = network.survey().await?;
-        let path = match options.external.can_reach {
-            Some(address) => network.path_to(address).await.ok(),
-            None => None,
-        };
+        let (network, events) = Network::connect()?;
+        let (survey, path) = look(&options.external, &network).await?;
         let external = external_interface::choose(&options.external, &survey, path)?;
         let addresses = survey.interfaces.iter().flat_map(|interface| &interface.addresses);
         let local = addresses.map(|address| address.network.addr()).collect();
-        Ok(Self { network, links, external, local })
+        Ok(Self { network, events, external, local })
     }
+}
+
+/// The host's network, and how it reaches the address that the interface must reach.
+async fn look(wanted: &External, network: &Network) -> Result<(Survey, Option<Path>), HostError> {
+    let survey = network.survey().await?;
+    let path = match wanted.can_reach {
+        Some(address) => network.path_to(address).await.ok(),
+        None => None,
+    };
+    Ok((survey, path))
+}
+
+/// The address of the tunnel if the node started now; none if there is no interface for it.
+async fn address_now(wanted: &External, network: &Network) -> Option<IpAddr> {
+    let (survey, path) = look(wanted, network).await.ok()?;
+    // It is asked again and again: what it logs belongs to the start.
+    let silence = NoSubscriber::default();
+    let chosen = with_default(silence, || external_interface::choose(wanted, &survey, path));
+    chosen.ok().map(|external| external.address.into())
 }
 
 async fn serve_pages(
@@ -219,8 +235,9 @@ async fn start(
     member: &Member,
     ground: Ground,
     known: &impl Known,
+    health: &Arc<Health>,
 ) -> Result<(Tunnel, Clients), FlanneldError> {
-    let Ground { network, links, external, .. } = ground;
+    let Ground { network, events, external, .. } = ground;
     // What a killed node left is not a collision; it is gone with its port.
     await_port((external.address, member.config.backend.port).into()).await?;
     let survey = network.survey().await?;
@@ -231,12 +248,15 @@ async fn start(
     let addresses = vec![member.address().addr().into()];
     let reconciler = Reconciler::new(settings.local.clone(), addresses);
     let interface = &member.options.interface;
-    let host = (network, links);
-    let mut tunnel = Tunnel::start(settings, reconciler, host, interface.probe()).await?;
+    let host = (network, events);
+    let mut tunnel = Tunnel::start(settings, reconciler, host, (interface.probe(), health)).await?;
     known.show(tunnel.gateway.observer());
     match tunnel.install(&[member.config.network.into()]).await {
         // flanneld does not mind either.
-        Err(taken @ HostError::Routed { .. }) => warn!("{taken}"),
+        Err(taken @ HostError::Routed { .. }) => {
+            warn!("{taken}");
+            tunnel.watch.expect();
+        }
         done => done?,
     }
     tunnel.announce("tunnel is up", None);
@@ -248,25 +268,6 @@ async fn start(
         Clients::none()
     });
     Ok((tunnel, clients))
-}
-
-/// Says whether it is there now.
-fn write_subnet_file(member: &Member, settings: &Settings) -> bool {
-    let Member { options, config, subnet, .. } = member;
-    let env = SubnetEnv {
-        network: config.network,
-        subnet: *subnet,
-        mtu: settings.mtu.bytes(),
-        masquerade: options.rules.masquerade,
-    };
-    match env.write(&options.subnet_file) {
-        Ok(()) => info!("Wrote subnet file to {}", options.subnet_file.display()),
-        Err(reason) => {
-            warn!("{reason}");
-            return false;
-        }
-    }
-    true
 }
 
 /// A node of the network.
@@ -289,7 +290,7 @@ where
         mut options: Flanneld,
         previous: Previous,
     ) -> Result<Self, FlanneldError> {
-        let health = Arc::new(Health::default());
+        let health = Arc::new(Health::waiting_for(&[Part::Start, Part::Lease, Part::SubnetFile]));
         let pages = serve_pages(&options, &health).await?;
         let config = store.network_config().await?;
         options.external.public_ip = store.public_ip().await?.or(options.external.public_ip);
@@ -302,9 +303,12 @@ where
         let Joined { subnet, known, keeping } = Box::pin(store.join(&config, address)).await?;
         let member = Member { options, config, subnet, previous };
         let now = known.borrow().clone();
-        let (tunnel, clients) = start(&member, ground, &now).await?;
-        let mut source = LeaseSource::new(member.config.network, known, Arc::clone(&health));
-        source.set_written(write_subnet_file(&member, &tunnel.settings));
+        let (mut tunnel, clients) = start(&member, ground, &now, &health).await?;
+        let source = LeaseSource::new(&member, known, Arc::clone(&health));
+        let mut file = SubnetFile::of(&member, &tunnel.settings, &health);
+        file.ensure().await;
+        tunnel.tasks.spawn(file.keep());
+        health.set(Part::Start, Ok(()));
         info!("Running backend.");
         tell_systemd(NotifyState::Ready);
         info!("Watching for new subnet leases");
@@ -319,7 +323,7 @@ where
             ended = self.keeping => ended.map_err(|reason| reason.into()),
             ended = serving => ended
                 .inspect(|()| info!("shutdownHandler sent cancel signal..."))
-                .map_err(FlanneldError::Worker),
+                .map_err(FlanneldError::Serve),
         };
         self.tunnel.stop().await;
         ended
