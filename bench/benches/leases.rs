@@ -22,7 +22,7 @@ fn own() -> Own {
     let subnet = subnet(0);
     let attrs = LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, 1) };
     let network = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8);
-    Own { network, subnet, key: prefix().lease(subnet), attrs }
+    Own { network, subnet, key: prefix().lease(subnet).into(), attrs, local: Vec::new() }
 }
 
 fn subnet(lease: u32) -> Ipv4Net {

@@ -44,10 +44,12 @@ pub trait LeaseStore: Sized {
 }
 
 /// What a node brings along.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeAddress {
     /// Where others reach it.
     pub public_ip: Ipv4Addr,
+    /// All addresses of its host.
+    pub local: Vec<Ipv4Addr>,
     /// The network and the subnet of the last time.
     pub previous: (Option<Ipv4Net>, Option<Ipv4Net>),
 }

@@ -138,6 +138,7 @@ fn on_a_cluster<F: Future<Output = ()>>(test: &str, body: impl FnOnce(Server, Me
         annotations: Annotations::new(DEFAULT_PREFIX).unwrap(),
         network: "10.244.0.0/16".parse().unwrap(),
         public_ip: Ipv4Addr::new(192, 0, 2, 1),
+        local: Vec::new(),
         sets_condition: true,
     };
     namespace.enter(|| {

@@ -14,10 +14,12 @@ const RACE_RETRIES: usize = 10;
 const CANDIDATES: usize = 100;
 
 /// A subnet that is ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     /// The subnet.
     pub subnet: Ipv4Net,
+    /// The key of its lease: one that was there before may name an IPv6 subnet, too.
+    pub key: Vec<u8>,
     /// What the key says.
     pub attrs: LeaseAttrs,
     /// How long.
@@ -135,11 +137,12 @@ pub async fn acquire<K: Keys>(
         let leases = keys.list().await?;
         let step = plan(config, &leases, attrs, previous, |count| rand::random_range(0..count));
         let asked_ns = boot_ns();
-        let (subnet, granted) = match step {
+        let (subnet, key, granted) = match step {
             Step::Reuse(subnet, entry) => {
                 info!("Found lease ({subnet}) for current IP ({public_ip}), reusing");
                 let term = if entry.lease == 0 { Term::Permanent } else { Term::Lease };
-                (subnet, keys.renew(subnet, &entry, attrs, term).await?)
+                let granted = keys.renew(&entry, attrs, term).await?;
+                (subnet, entry.key, granted)
             }
             Step::Discard(subnet, entry) => {
                 info!(
@@ -151,19 +154,23 @@ pub async fn acquire<K: Keys>(
             }
             Step::Previous(subnet) => {
                 info!("Found previously leased subnet ({subnet}), reusing");
-                (subnet, keys.create(subnet, attrs).await?)
+                let key = keys.key(subnet);
+                let granted = keys.create(&key, attrs).await?;
+                (subnet, key, granted)
             }
             Step::Fresh(subnet) => {
                 let (min, max) = (config.subnet_min, config.subnet_max);
                 info!("Picking subnet in range {min} ... {max}");
-                (subnet, keys.create(subnet, attrs).await?)
+                let key = keys.key(subnet);
+                let granted = keys.create(&key, attrs).await?;
+                (subnet, key, granted)
             }
             Step::OutOfSubnets => return Err(AcquireError::OutOfSubnets),
         };
         match granted {
             Some(granted) => {
                 info!("Allocated lease ({subnet}) to current node ({public_ip})");
-                return Ok(Held { subnet, attrs, granted, asked_ns });
+                return Ok(Held { subnet, key, attrs, granted, asked_ns });
             }
             None => info!("somebody else was faster to take {subnet}, trying again"),
         }

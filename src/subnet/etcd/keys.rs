@@ -121,12 +121,8 @@ pub trait Keys {
     /// All leases, in one request.
     async fn list(&self) -> Result<KeyList, KeysError>;
 
-    /// One subnet's lease.
-    async fn find(&self, subnet: Ipv4Net) -> Result<Option<Entry>, KeysError>;
-
-    /// Where the store is now, provided that it has all changes since a revision; if that revision
-    /// is one that the store has not come to, the answer's is lower.
-    async fn since(&self, revision: i64) -> Result<Position, WatchError>;
+    /// One key's lease.
+    async fn find(&self, key: &[u8]) -> Result<Option<Entry>, KeysError>;
 
     /// How long a store's lease still lasts; `None` when it does not exist.
     async fn ttl(&self, lease: i64) -> Result<Option<Duration>, KeysError>;
@@ -134,18 +130,16 @@ pub trait Keys {
     /// Whether a store's lease is one that we asked for.
     fn asked_for(&self, lease: i64) -> bool;
 
-    /// Takes a subnet; `None` when somebody has it.
-    async fn create(
-        &self,
-        subnet: Ipv4Net,
-        attrs: LeaseAttrs,
-    ) -> Result<Option<Granted>, KeysError>;
+    /// The key that a subnet's lease has.
+    fn key(&self, subnet: Ipv4Net) -> Vec<u8>;
 
-    /// Writes a subnet's lease again, with a new term; `None` when the key's value or store's lease
-    /// is no longer that of `known`, and then nothing is written.
+    /// Takes a key; `None` when somebody has it.
+    async fn create(&self, key: &[u8], attrs: LeaseAttrs) -> Result<Option<Granted>, KeysError>;
+
+    /// Writes the key of `known` again, with a new term; `None` when its value or store's lease is no
+    /// longer that of `known`, and then nothing is written.
     async fn renew(
         &self,
-        subnet: Ipv4Net,
         known: &Entry,
         attrs: LeaseAttrs,
         term: Term,

@@ -77,8 +77,8 @@ impl LeaseStore for EtcdStore {
         let held = Box::pin(acquire(&self.keys, config, attrs, previous)).await?;
         let keeping = Keeping {
             network: config.network,
-            key: self.keys.prefix().lease(held.subnet),
-            held,
+            held: held.clone(),
+            local: node.local,
             margin: self.margin,
             port: config.backend.port,
         };

@@ -15,9 +15,11 @@ pub struct Own {
     /// Our subnet.
     pub subnet: Ipv4Net,
     /// The key of our lease.
-    pub key: String,
+    pub key: Vec<u8>,
     /// What we wrote there.
     pub attrs: LeaseAttrs,
+    /// This host's addresses: a lease that has one of them is a former one of our own.
+    pub local: Vec<Ipv4Addr>,
 }
 
 /// The leases, as far as they have been followed.
@@ -28,8 +30,6 @@ pub struct LeaseTable {
     /// The same by address, to find those that share one.
     by_address: BTreeSet<(Ipv4Addr, Ipv4Net)>,
     at: Position,
-    /// Whether what is known must be compared with a new list before changes can be followed.
-    must_list: bool,
     /// What was last found at a key, as long as it is there: it is told and counted once.
     found: HashMap<Vec<u8>, Finding>,
     counts: LeaseCounts,
@@ -106,6 +106,17 @@ pub enum Finding {
         /// Our subnet.
         own: Ipv4Net,
     },
+    /// A lease at an address of this host.
+    #[error(
+        "ignoring lease {subnet}: its PublicIP {public_ip} is an address of this host, so it is a \
+         former lease of this node; remove it unless it ends by itself"
+    )]
+    Former {
+        /// Its subnet.
+        subnet: Ipv4Net,
+        /// Our address.
+        public_ip: Ipv4Addr,
+    },
     /// A lease whose node would be reached through the tunnel only.
     #[error(
         "ignoring lease {subnet}: its PublicIP {public_ip} is inside {inside}, so that datagrams to \
@@ -128,7 +139,9 @@ impl LeaseCounts {
             Finding::Malformed { .. } => &mut self.malformed,
             Finding::ForeignBackend { .. } => &mut self.foreign_backend,
             Finding::DuplicatePublicIp { .. } => &mut self.duplicate_public_ip,
-            Finding::OutOfPlace { .. } | Finding::Inside { .. } => &mut self.out_of_place,
+            Finding::OutOfPlace { .. } | Finding::Inside { .. } | Finding::Former { .. } => {
+                &mut self.out_of_place
+            }
         };
         *count += 1;
     }
@@ -165,7 +178,6 @@ impl LeaseTable {
             known: BTreeMap::new(),
             by_address: BTreeSet::new(),
             at: Position::default(),
-            must_list: true,
             found: HashMap::new(),
             counts: LeaseCounts::default(),
         }
@@ -177,10 +189,10 @@ impl LeaseTable {
         &self.own
     }
 
-    /// Whether a new list is needed before changes can be followed.
+    /// The key of our lease, for people.
     #[must_use]
-    pub fn must_list(&self) -> bool {
-        self.must_list
+    pub fn own_name(&self) -> String {
+        text(&self.own.key)
     }
 
     /// The revision from which changes are still unknown.
@@ -195,19 +207,13 @@ impl LeaseTable {
         self.counts
     }
 
-    /// Changes cannot be followed from here: the store no longer has them, or one was not dealt with.
-    pub fn relist(&mut self) {
-        self.must_list = true;
-    }
-
-    /// The store answered from here. If it is another one, which was wiped or restored, a new list
-    /// is needed, and what it lacks stays: nodes that still run will write their leases again.
+    /// The store answered from here. If it is another one, which was wiped or restored, what it lacks
+    /// stays: nodes that still run will write their leases again.
     pub fn saw(&mut self, at: Position) -> Continuity {
         if self.at != Position::default() && self.at.is_replaced_by(&at) {
             for known in self.known.values_mut() {
                 known.unconfirmed = true;
             }
-            self.must_list = true;
             self.at = Position::default();
             return Continuity::Replaced;
         }
@@ -227,11 +233,12 @@ impl LeaseTable {
         self.found.retain(|key, _| keys.contains(key.as_slice()));
         let mut entries: Vec<_> = snapshot.entries.iter().collect();
         entries.sort_by_key(|entry| entry.revision);
+        // A list is the truth, also of a store that was restored and counts from an earlier revision.
+        self.known.values_mut().for_each(|known| known.revision = 0);
         for entry in entries {
             self.put(entry, &mut applied);
         }
         self.at = snapshot.at;
-        self.must_list = false;
         applied
     }
 
@@ -275,7 +282,7 @@ impl LeaseTable {
     }
 
     fn put(&mut self, entry: &Entry, applied: &mut Applied) {
-        if entry.key == self.own.key.as_bytes() {
+        if entry.key == self.own.key {
             applied.own = Some(self.own_key(entry));
             return;
         }
@@ -334,6 +341,10 @@ impl LeaseTable {
         if !network.contains(&subnet) || own.contains(&subnet) || subnet.contains(&own) {
             return Some(Finding::OutOfPlace { subnet, public_ip, network, own });
         }
+        // What we would send to an address of ours would come back to us, and go around.
+        if public_ip != self.own.attrs.public_ip && self.own.local.contains(&public_ip) {
+            return Some(Finding::Former { subnet, public_ip });
+        }
         let inside = [subnet, own].into_iter().find(|net| net.contains(&public_ip))?;
         Some(Finding::Inside { subnet, public_ip, inside })
     }
@@ -354,7 +365,7 @@ impl LeaseTable {
 
     fn delete(&mut self, key: &[u8], applied: &mut Applied) {
         self.found.remove(key);
-        if key == self.own.key.as_bytes() {
+        if key == self.own.key {
             applied.own = Some(OwnKey::Gone);
             return;
         }
@@ -444,21 +455,28 @@ mod tests {
     #[test]
     fn a_moved_peer_is_noticed_after_a_compaction_too() {
         let mut table = listed(&[own(1), put("10.5.2.0/24", "192.0.2.2", 2)]);
-        table.relist();
-        assert!(table.must_list());
 
         let moved = put("10.5.2.0/24", "192.0.2.7", 30);
         let new = put("10.5.3.0/24", "192.0.2.3", 31);
         let applied = table.listed(&list(&[own(1), moved, new], 40));
 
-        assert!(applied.peers_changed && !table.must_list());
+        assert!(applied.peers_changed);
         assert_eq!(peers(&table), ["10.5.2.0/24 192.0.2.7:8285", "10.5.3.0/24 192.0.2.3:8285"]);
+    }
+
+    #[test]
+    fn a_lease_at_another_address_of_this_host_is_no_peer() {
+        let mut table = table();
+
+        let applied = table.listed(&list(&[own(1), put("10.5.9.0/24", "198.51.100.1", 2)], 9));
+
+        assert_eq!(peers(&table).len(), 0);
+        assert!(matches!(applied.findings[..], [Finding::Former { .. }]), "{applied:?}");
     }
 
     #[test]
     fn a_lease_that_went_during_a_compaction_is_withdrawn() {
         let mut table = listed(&[own(1), put("10.5.2.0/24", "192.0.2.2", 2)]);
-        table.relist();
 
         let applied = table.listed(&list(&[own(1)], 40));
 
@@ -536,7 +554,6 @@ mod tests {
         let broken = Entry { value: b"{".to_vec(), ..put("10.5.2.0/24", "", 12) };
 
         let applied = table.changed(&[Event::Put(broken.clone())]);
-        table.relist();
         let again = table.listed(&list(&[own(1), broken], 40));
 
         assert!(!applied.peers_changed && !again.peers_changed);
@@ -616,7 +633,6 @@ mod tests {
         };
         let shared = put("10.5.3.0/24", "192.0.2.1", 2);
         let mut told = |entries: &[Entry]| {
-            table.relist();
             let applied = table.listed(&list(entries, 40));
             (applied.findings.len(), table.counts().malformed, table.counts().duplicate_public_ip)
         };
@@ -632,12 +648,11 @@ mod tests {
     fn a_store_that_was_wiped_after_a_compaction_is_another_one() {
         let mut table = listed(&[own(1), put("10.5.2.0/24", "192.0.2.2", 2)]);
         let wiped = Position { revision: 4, ..at(4) };
-        table.relist();
 
         assert_eq!(table.saw(wiped), Continuity::Replaced);
         let applied = table.listed(&KeyList { entries: Vec::new(), at: wiped });
 
-        assert!(!applied.peers_changed && !table.must_list());
+        assert!(!applied.peers_changed);
         assert_eq!(peers(&table).len(), 1);
     }
 
@@ -673,7 +688,6 @@ mod tests {
 
         let wiped = Position { revision: 4, ..at(4) };
         assert_eq!(table.saw(wiped), Continuity::Replaced);
-        assert!(table.must_list());
         let applied = table.listed(&KeyList { entries: Vec::new(), at: wiped });
         assert!(!applied.peers_changed);
         assert_eq!(applied.own, Some(OwnKey::Gone));
@@ -712,8 +726,9 @@ mod tests {
         LeaseTable::new(Own {
             network: "10.5.0.0/16".parse().unwrap(),
             subnet: "10.5.1.0/24".parse().unwrap(),
-            key: OWN_KEY.to_owned(),
+            key: OWN_KEY.into(),
             attrs: LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, 1) },
+            local: vec![Ipv4Addr::new(198, 51, 100, 1)],
         })
     }
 

@@ -318,6 +318,7 @@ impl Follower {
             network: self.member.network,
             subnet: self.joined.subnet,
             public_ip: self.joined.public_ip,
+            local: self.member.local.clone(),
         };
         let found = self.table.peers(&own, self.port);
         for finding in found.news.iter().take(NAMED_FINDINGS) {

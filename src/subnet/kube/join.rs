@@ -27,6 +27,8 @@ pub struct Member {
     pub network: Ipv4Net,
     /// Our address, unless an annotation says otherwise.
     pub public_ip: Ipv4Addr,
+    /// This host's addresses.
+    pub local: Vec<Ipv4Addr>,
     /// Whether to tell the cluster that the node's network is there.
     pub sets_condition: bool,
 }
@@ -248,6 +250,7 @@ mod tests {
             annotations: Annotations::new(DEFAULT_PREFIX).unwrap(),
             network: "10.244.0.0/16".parse().unwrap(),
             public_ip: Ipv4Addr::new(192, 0, 2, 1),
+            local: Vec::new(),
             sets_condition: true,
         }
     }

@@ -198,6 +198,7 @@ impl LeaseStore for KubeStore {
             annotations: self.membership.annotations.clone(),
             network: config.network,
             public_ip: node.public_ip,
+            local: node.local.clone(),
             sets_condition: self.membership.sets_condition,
         };
         let joined = self.join_or_resume(&member, config, node).await?;

@@ -21,6 +21,8 @@ pub struct Own {
     pub subnet: Ipv4Net,
     /// Where others reach us.
     pub public_ip: Ipv4Addr,
+    /// This host's addresses: a node that has one of them is a former one of our own.
+    pub local: Vec<Ipv4Addr>,
 }
 
 /// The nodes, as far as they have been followed.
@@ -126,6 +128,17 @@ pub enum Finding {
         network: Ipv4Net,
         /// Our pod network.
         own: Ipv4Net,
+    },
+    /// It is at an address of this host.
+    #[error(
+        "ignoring node {node:?}: its address {public_ip} is one of this host: it is a former node \
+         of this host; delete it"
+    )]
+    Former {
+        /// The node.
+        node: String,
+        /// Our address.
+        public_ip: Ipv4Addr,
     },
     /// It could be reached through the tunnel only.
     #[error(
@@ -270,10 +283,14 @@ fn place(name: &str, known: &Known, own: &Own) -> Result<Option<(Ipv4Addr, Ipv4N
         let value = record.public_ip.clone();
         return Err(Finding::Malformed { node: node(), what: "address", value });
     };
-    let Own { network, subnet: ours, .. } = *own;
+    let (network, ours) = (own.network, own.subnet);
     let overlaps = ours.contains(&subnet) || subnet.contains(&ours);
     if !network.contains(&subnet) || overlaps {
         return Err(Finding::OutOfPlace { node: node(), subnet, network, own: ours });
+    }
+    // What we would send to an address of ours would come back to us, and go around.
+    if public_ip != own.public_ip && own.local.contains(&public_ip) {
+        return Err(Finding::Former { node: node(), public_ip });
     }
     match [subnet, ours].into_iter().find(|inside| inside.contains(&public_ip)) {
         Some(inside) => Err(Finding::Inside { node: node(), public_ip, inside }),
@@ -370,6 +387,7 @@ mod tests {
             node("n5", "10.244.5.0/24", "10.244.5.1"),
             vxlan,
             node("n7", "10.244.1.128/25", "192.0.2.7"),
+            node("n8", "10.244.8.0/24", "198.51.100.1"),
         ]);
 
         let first = table.peers(&own(), 8285);
@@ -382,6 +400,7 @@ mod tests {
             "node \"n4\": its address \"nonsense\" is no IPv4 address",
             "node \"n5\": its address 10.244.5.1 is inside 10.244.5.0/24",
             "node \"n6\": its backend is \"vxlan\", not \"udp\"",
+            "node \"n8\": its address 198.51.100.1 is one of this host",
             "node \"n7\": its pod network 10.244.1.128/25 is outside 10.244.0.0/16 or overlaps",
         ] {
             assert!(told.iter().any(|line| line.contains(words)), "{words} in {told:#?}");
@@ -433,6 +452,7 @@ mod tests {
             network: "10.244.0.0/16".parse().unwrap(),
             subnet: "10.244.1.0/24".parse().unwrap(),
             public_ip: OWN_IP.parse().unwrap(),
+            local: vec!["198.51.100.1".parse().unwrap()],
         }
     }
 

@@ -32,7 +32,7 @@ use crate::telemetry::http::{self, HttpError, Server};
 use ipnet::Ipv4Net;
 use sd_notify::NotifyState;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::Arc;
 use tracing::subscriber::{NoSubscriber, with_default};
@@ -144,6 +144,8 @@ struct Ground {
     network: Network,
     events: HostEvents,
     external: ExternalInterface,
+    /// All IPv4 addresses of the host.
+    local: Vec<Ipv4Addr>,
 }
 
 impl Ground {
@@ -158,7 +160,9 @@ impl Ground {
         let (network, events) = Network::connect()?;
         let (survey, path) = look(&options.external, &network).await?;
         let external = external_interface::choose(&options.external, &survey, path)?;
-        Ok(Self { network, events, external })
+        let addresses = survey.interfaces.iter().flat_map(|interface| &interface.addresses);
+        let local = addresses.map(|address| address.network.addr()).collect();
+        Ok(Self { network, events, external, local })
     }
 }
 
@@ -233,7 +237,7 @@ async fn start(
     known: &impl Known,
     health: &Arc<Health>,
 ) -> Result<(Tunnel, Clients), FlanneldError> {
-    let Ground { network, events, external } = ground;
+    let Ground { network, events, external, .. } = ground;
     // What a killed node left is not a collision; it is gone with its port.
     await_port((external.address, member.config.backend.port).into()).await?;
     let survey = network.survey().await?;
@@ -293,6 +297,7 @@ where
         let ground = Ground::prepare(&options, &config).await?;
         let address = NodeAddress {
             public_ip: ground.external.public_ip,
+            local: ground.local.clone(),
             previous: (previous.network, previous.subnet),
         };
         let Joined { subnet, known, keeping } = Box::pin(store.join(&config, address)).await?;

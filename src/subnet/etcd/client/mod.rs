@@ -12,10 +12,10 @@ pub use watch::EtcdWatch;
 
 use super::keys::{Entry, Granted, KeyList, Keys, KeysError, Position, Term, WatchError};
 use super::lease::{LeaseAttrs, Prefix};
-use connection::{Connection, finish};
+use connection::Connection;
 use etcd_client::{
-    Client, Compare, CompareOp, Error, GetOptions, KeyValue, PutOptions, ResponseHeader, Txn,
-    TxnOp, WatchOptions,
+    Client, Compare, CompareOp, GetOptions, KeyValue, PutOptions, ResponseHeader, Txn, TxnOp,
+    TxnResponse, WatchOptions,
 };
 use ipnet::Ipv4Net;
 use std::cell::RefCell;
@@ -30,10 +30,6 @@ pub const LEASE_TTL: Duration = Duration::from_secs(24 * 3600);
 /// How many of its own leases an [`EtcdKeys`] remembers: events of the last few renewals may be on their
 /// way.
 const REMEMBERED: usize = 16;
-
-/// etcd's words for a revision that it no longer has, and for one that it has not come to.
-const COMPACTED: &str = "required revision has been compacted";
-const FUTURE: &str = "required revision is a future revision";
 
 /// Leases in etcd.
 pub struct EtcdKeys {
@@ -78,10 +74,27 @@ impl EtcdKeys {
         Ok(Granted { lease: answer.id(), ttl: Some(ttl) })
     }
 
-    /// Puts a key if the comparisons hold, under a new lease unless it is to be permanent.
+    /// Puts a key if the comparisons hold, under a new lease unless it is to be permanent. With a
+    /// token that etcd does not take any more it is tried again with a new one.
     async fn put_if(
         &self,
-        key: String,
+        key: &[u8],
+        compares: Vec<Compare>,
+        attrs: LeaseAttrs,
+        term: Term,
+    ) -> Result<Option<Granted>, KeysError> {
+        let logins = self.connection.logins();
+        match self.try_put_if(key, compares.clone(), attrs, term).await {
+            Err(_) if self.connection.logins() != logins => {
+                self.try_put_if(key, compares, attrs, term).await
+            }
+            done => done,
+        }
+    }
+
+    async fn try_put_if(
+        &self,
+        key: &[u8],
         compares: Vec<Compare>,
         attrs: LeaseAttrs,
         term: Term,
@@ -92,17 +105,21 @@ impl EtcdKeys {
             Term::Permanent => Granted { lease: 0, ttl: None },
         };
         let options = PutOptions::new().with_lease(granted.lease);
-        let put = TxnOp::put(key.as_str(), attrs.value(), Some(options));
+        let put = TxnOp::put(key, attrs.value(), Some(options));
         let txn = Txn::new().when(compares).and_then(vec![put]);
-        let written = self.connection.ask(&format!("writing {key}"), client.txn(txn)).await?;
-        if written.succeeded() {
+        let what = format!("writing {}", String::from_utf8_lossy(key));
+        let written = self.connection.ask(&what, client.txn(txn)).await;
+        if written.as_ref().is_ok_and(TxnResponse::succeeded) {
             return Ok(Some(granted));
         }
         if granted.lease != 0 {
-            // Left alone it would end by itself a day later.
-            let _ = self.connection.answer(client.lease_revoke(granted.lease)).await;
+            // Left alone it would end by itself a day later. If the write did arrive although its
+            // answer did not, the key goes with it, and the next try writes it again.
+            if let Ok(mut client) = self.connection.client().await {
+                let _ = self.connection.answer(client.lease_revoke(granted.lease)).await;
+            }
         }
-        Ok(None)
+        written.map(|_| None)
     }
 }
 
@@ -129,34 +146,11 @@ impl Keys for EtcdKeys {
         Ok(KeyList { entries, at: position(answer.header()) })
     }
 
-    async fn find(&self, subnet: Ipv4Net) -> Result<Option<Entry>, KeysError> {
-        let key = self.prefix.lease(subnet);
+    async fn find(&self, key: &[u8]) -> Result<Option<Entry>, KeysError> {
+        let what = format!("reading {}", String::from_utf8_lossy(key));
         let mut client = self.connection.client().await?;
-        let answer =
-            self.connection.ask(&format!("reading {key}"), client.get(key.as_str(), None)).await?;
+        let answer = self.connection.ask(&what, client.get(key, None)).await?;
         Ok(answer.kvs().first().map(entry))
-    }
-
-    /// Reads at the revision itself, the last one that was followed. A watch alone does not tell
-    /// everything: a compaction right at a deletion lost the deletion (etcd issues 18089, 19179).
-    async fn since(&self, revision: i64) -> Result<Position, WatchError> {
-        let key = self.prefix.config();
-        let mut client = self.connection.client().await?;
-        let then = GetOptions::new().with_revision(revision).with_keys_only();
-        let answer = match self.connection.answer(client.get(key.as_str(), Some(then))).await {
-            Ok(Err(Error::GRpcStatus(status))) if status.message().ends_with(COMPACTED) => {
-                return Err(WatchError::Compacted);
-            }
-            Ok(Err(Error::GRpcStatus(status))) if status.message().ends_with(FUTURE) => {
-                // This is not the store that we knew.
-                let now = GetOptions::new().with_keys_only();
-                self.connection
-                    .ask(&format!("reading {key}"), client.get(key.as_str(), Some(now)))
-                    .await?
-            }
-            answer => finish(&format!("reading {key}"), answer)?,
-        };
-        Ok(position(answer.header()))
     }
 
     async fn ttl(&self, lease: i64) -> Result<Option<Duration>, KeysError> {
@@ -170,27 +164,25 @@ impl Keys for EtcdKeys {
         self.asked_for.borrow().contains(&lease)
     }
 
-    async fn create(
-        &self,
-        subnet: Ipv4Net,
-        attrs: LeaseAttrs,
-    ) -> Result<Option<Granted>, KeysError> {
-        let key = self.prefix.lease(subnet);
-        let absent = Compare::version(key.as_str(), CompareOp::Equal, 0);
+    fn key(&self, subnet: Ipv4Net) -> Vec<u8> {
+        self.prefix.lease(subnet).into()
+    }
+
+    async fn create(&self, key: &[u8], attrs: LeaseAttrs) -> Result<Option<Granted>, KeysError> {
+        let absent = Compare::version(key, CompareOp::Equal, 0);
         Box::pin(self.put_if(key, vec![absent], attrs, Term::Lease)).await
     }
 
     async fn renew(
         &self,
-        subnet: Ipv4Net,
         known: &Entry,
         attrs: LeaseAttrs,
         term: Term,
     ) -> Result<Option<Granted>, KeysError> {
-        let key = self.prefix.lease(subnet);
+        let key = known.key.as_slice();
         let unchanged = vec![
-            Compare::value(key.as_str(), CompareOp::Equal, known.value.as_slice()),
-            Compare::lease(key.as_str(), CompareOp::Equal, known.lease),
+            Compare::value(key, CompareOp::Equal, known.value.as_slice()),
+            Compare::lease(key, CompareOp::Equal, known.lease),
         ];
         Box::pin(self.put_if(key, unchanged, attrs, term)).await
     }

@@ -3,8 +3,12 @@
 use super::super::keys::{Event, KeysError, Watch, WatchError};
 use super::connection::{Connection, cause};
 use super::entry;
-use etcd_client::{EventType, WatchResponse, WatchStream};
+use etcd_client::{WatchResponse, WatchStream};
 use std::rc::Rc;
+
+/// `mvccpb.Event.EventType`.
+const PUT: i32 = 0;
+const DELETE: i32 = 1;
 
 /// Changes of leases as etcd tells them.
 pub struct EtcdWatch {
@@ -20,13 +24,17 @@ impl EtcdWatch {
 
 impl Watch for EtcdWatch {
     async fn next(&mut self) -> Result<Vec<Event>, WatchError> {
-        let lost = match self.stream.message().await {
-            Ok(Some(answer)) => return events(&answer),
-            Ok(None) => lost("the server ended the stream".to_owned()),
-            Err(error) => lost(cause(&error)),
-        };
-        self.connection.give_up();
-        Err(lost)
+        match self.stream.message().await {
+            Ok(Some(answer)) => events(&answer),
+            Ok(None) => {
+                self.connection.give_up();
+                Err(lost("the server ended the stream".to_owned()))
+            }
+            Err(error) => {
+                self.connection.failed(&error);
+                Err(lost(cause(&error)))
+            }
+        }
     }
 }
 
@@ -37,18 +45,42 @@ fn events(answer: &WatchResponse) -> Result<Vec<Event>, WatchError> {
     if answer.canceled() {
         return Err(lost(format!("the server cancelled it: {}", answer.cancel_reason())));
     }
-    let events = answer.events().iter().filter_map(|event| {
-        let pair = event.kv()?;
-        Some(match event.event_type() {
-            EventType::Put => Event::Put(entry(pair)),
-            EventType::Delete => {
-                Event::Delete { key: pair.key().to_vec(), revision: pair.mod_revision() }
-            }
-        })
-    });
-    Ok(events.collect())
+    let mut events = Vec::with_capacity(answer.events().len());
+    for event in answer.events() {
+        let Some(pair) = event.kv() else { continue };
+        // The raw number: the client library panics at one that it does not know.
+        events.push(match event.0.r#type {
+            PUT => Event::Put(entry(pair)),
+            DELETE => Event::Delete { key: pair.key().to_vec(), revision: pair.mod_revision() },
+            unknown => return Err(lost(format!("an event of the unknown type {unknown}"))),
+        });
+    }
+    Ok(events)
 }
 
 fn lost(cause: String) -> WatchError {
     KeysError { what: "watching leases".to_owned(), cause }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etcd_client::proto::{PbEvent, PbKeyValue, PbWatchResponse};
+
+    #[test]
+    fn an_event_of_an_unknown_type_loses_the_watch_and_not_the_process() {
+        let of_type = |number| {
+            let pair = PbKeyValue { key: b"key".to_vec(), ..PbKeyValue::default() };
+            let event = PbEvent { r#type: number, kv: Some(pair), prev_kv: None };
+            let answer = PbWatchResponse { events: vec![event], ..PbWatchResponse::default() };
+            events(&WatchResponse(answer))
+        };
+
+        assert!(matches!(of_type(PUT).unwrap()[..], [Event::Put(_)]));
+        assert!(matches!(of_type(DELETE).unwrap()[..], [Event::Delete { .. }]));
+        for unknown in [2, -1, i32::MAX] {
+            let lost = of_type(unknown).unwrap_err().to_string();
+            assert!(lost.contains(&format!("unknown type {unknown}")), "{lost}");
+        }
+    }
 }

@@ -66,6 +66,49 @@ fn a_lease_that_runs_out_right_when_it_should_is_not_revoked() {
     });
 }
 
+#[test]
+fn a_watch_that_the_store_cancels_at_once_is_not_opened_again_and_again() {
+    let store = Fake::new(&[(KEY, "192.0.2.1", 7)]);
+    for _ in 0..1000 {
+        let (what, cause) = ("watching leases".to_owned(), "permission denied".to_owned());
+        store.tell(Err(KeysError { what, cause }.into()));
+    }
+
+    on_runtime(async {
+        let _leases = store.keep(granted(HOUR), 0);
+        tokio::time::pause();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+
+        // 0.1, 0.2, 0.4, … 3.2 s, then every 5 s.
+        let watched = store.0.borrow().watched;
+        assert!((10..25).contains(&watched), "{watched} watches in a minute");
+    });
+}
+
+#[test]
+fn a_restored_store_that_is_busy_is_noticed_by_what_became_of_our_key() {
+    let store = Fake::new(&[(KEY, "192.0.2.1", 7), (PEER, "192.0.2.2", 8)]);
+
+    on_runtime(async {
+        let mut leases = store.keep(granted(HOUR), 0);
+        wait(&mut leases, |now| now.peers.len() == 1).await;
+        // The backup is from before our lease, and others have written more than we had seen.
+        store.0.borrow_mut().at.revision = 1000;
+        store.0.borrow_mut().entries = vec![
+            Entry { revision: 900, ..entry(KEY, "192.0.2.9", 70) },
+            Entry { revision: 5, ..entry(PEER, "192.0.2.22", 8) },
+        ];
+        let (what, cause) = ("watching leases".to_owned(), "the server ended it".to_owned());
+        store.tell(Err(KeysError { what, cause }.into()));
+
+        wait(&mut leases, |now| now.own == OwnLease::Stolen).await;
+        let moved = |now: &Leases| {
+            now.peers.iter().any(|peer| peer.endpoint.ip().to_string() == "192.0.2.22")
+        };
+        wait(&mut leases, moved).await;
+    });
+}
+
 struct State {
     at: Position,
     entries: Vec<Entry>,
@@ -100,8 +143,8 @@ impl Fake {
         let subnet = "10.5.1.0/24".parse().unwrap();
         let keeping = Keeping {
             network: "10.5.0.0/16".parse().unwrap(),
-            key: KEY.to_owned(),
-            held: Held { subnet, attrs, granted, asked_ns },
+            held: Held { subnet, key: KEY.into(), attrs, granted, asked_ns },
+            local: Vec::new(),
             margin: Duration::from_secs(60),
             port: 8285,
         };
@@ -141,12 +184,8 @@ impl Keys for Fake {
         Ok(KeyList { entries: state.entries.clone(), at: state.at })
     }
 
-    async fn find(&self, _: Ipv4Net) -> Result<Option<Entry>, KeysError> {
+    async fn find(&self, _: &[u8]) -> Result<Option<Entry>, KeysError> {
         Err(failure())
-    }
-
-    async fn since(&self, _: i64) -> Result<Position, WatchError> {
-        Ok(self.0.borrow().at)
     }
 
     async fn ttl(&self, _: i64) -> Result<Option<Duration>, KeysError> {
@@ -157,20 +196,18 @@ impl Keys for Fake {
         lease == 7
     }
 
-    async fn create(&self, _: Ipv4Net, attrs: LeaseAttrs) -> Result<Option<Granted>, KeysError> {
+    fn key(&self, subnet: Ipv4Net) -> Vec<u8> {
+        unreachable!("{subnet} has its key already")
+    }
+
+    async fn create(&self, _: &[u8], attrs: LeaseAttrs) -> Result<Option<Granted>, KeysError> {
         let mut state = self.0.borrow_mut();
         state.created += 1;
         state.entries.push(entry(KEY, &attrs.public_ip.to_string(), 7));
         Ok(Some(granted(HOUR)))
     }
 
-    async fn renew(
-        &self,
-        _: Ipv4Net,
-        _: &Entry,
-        _: LeaseAttrs,
-        _: Term,
-    ) -> Result<Option<Granted>, KeysError> {
+    async fn renew(&self, _: &Entry, _: LeaseAttrs, _: Term) -> Result<Option<Granted>, KeysError> {
         Err(failure())
     }
 
