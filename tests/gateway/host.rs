@@ -121,3 +121,38 @@ fn ready(pair: &Pair) -> (bool, String) {
     let page = pair.hosts[0].run("curl", &["-s", "-w", "%{http_code}", &url]).unwrap();
     (page.ends_with("200"), page)
 }
+
+#[test]
+fn an_automatic_mtu_follows_an_uplink_that_changes_or_appears() {
+    for engine in engines().into_iter().chain(["classic"]) {
+        let Some(mut pair) = Pair::start("mtu_follows", &with(engine)) else { return };
+        let text = fs::read_to_string(&pair.gateways[0].config).unwrap();
+        let host = pair.hosts[0].clone();
+        let lines = text.lines().filter(|line| !line.starts_with("mtu = "));
+        let lines: Vec<_> = lines.collect();
+        let text = lines.join("\n").replace(&pair.hosts[0].address().to_string(), "0.0.0.0");
+        fs::write(&pair.gateways[0].config, text).unwrap();
+        pair.gateways[0].process.stop(PATIENCE).unwrap();
+        let address = format!("{}/24", pair.hosts[0].address());
+
+        // No uplink at the start.
+        host.ip(&format!("link set u0 mtu 9000\naddress del {address} dev u0")).unwrap();
+        pair.restart(0);
+        assert_eq!(pair.status(0)["mtu"], 1472);
+        host.ip(&format!("address add {address} dev u0")).unwrap();
+        pair.status_when(0, "jumbo frames", |status| status["mtu"] == 8972);
+        pair.assert_connected();
+
+        host.ip("link set u0 mtu 1400").unwrap();
+        pair.status_when(0, "a narrow uplink", |status| status["mtu"] == 1372);
+        let link = host.run("ip", &["link", "show", DEVICE]).unwrap();
+        assert!(link.contains("mtu 1372"), "{engine}: {link}");
+
+        // It was narrow for a moment only.
+        for index in [0, 1] {
+            pair.hosts[index].ip("link set u0 mtu 9000").unwrap();
+        }
+        pair.status_when(0, "jumbo frames again", |status| status["mtu"] == 8972);
+        pair.assert_connected();
+    }
+}

@@ -223,6 +223,8 @@ impl Member {
         let addressing = Addressing {
             addresses: vec![self.address().into()],
             mtu: Mtu::at_most(u16::try_from(mtu).unwrap_or(u16::MAX)),
+            // Container runtimes read it from subnet.env once.
+            follows_paths: false,
             listen: (external.address, config.backend.port).into(),
             local: vec![(*subnet).into()],
         };
