@@ -152,7 +152,7 @@ struct FileSource {
 /// What a file source learns.
 enum News {
     /// The file was read again.
-    Loaded(Loaded),
+    Loaded(Box<Loaded>),
     /// Peers whose names resolve by now.
     Resolved(Vec<Peer>),
 }
@@ -164,7 +164,7 @@ impl PeerSource for FileSource {
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => self.reloads.want(None),
-                loaded = self.reloads.loaded() => return News::Loaded(loaded),
+                loaded = self.reloads.loaded() => return News::Loaded(Box::new(loaded)),
                 peers = self.names.resolved() => return News::Resolved(peers),
             }
         }
@@ -172,7 +172,7 @@ impl PeerSource for FileSource {
 
     async fn apply(&mut self, tunnel: &mut Tunnel, news: News) {
         match news {
-            News::Loaded(loaded) => self.finish_reload(tunnel, loaded).await,
+            News::Loaded(loaded) => self.finish_reload(tunnel, *loaded).await,
             News::Resolved(peers) => change::add_resolved(tunnel, peers).await,
         }
     }
