@@ -100,10 +100,14 @@ impl Tunnel {
         Ok(())
     }
 
-    /// Gives the device its addresses and routes; those that are there already do no harm.
-    pub(super) async fn install(&self, routes: &[IpNet]) -> Result<(), HostError> {
+    /// Gives the device its addresses and routes, all that the host takes. What it refuses is logged,
+    /// keeps the gateway from being ready, and is tried again.
+    pub(super) async fn install(&mut self, routes: &[IpNet]) {
         let index = self.gateway.device_index();
-        self.network.configure(index, &self.settings.addresses, routes).await
+        let done = self.network.configure(index, &self.settings.addresses, routes).await;
+        if done.is_err() {
+            self.restore(routes).await;
+        }
     }
 
     /// Makes these the peers and has workers look them up; says what that changed.

@@ -253,14 +253,7 @@ async fn start(
     let host = (network, events);
     let mut tunnel = Tunnel::start(settings, reconciler, host, (interface.probe(), health)).await?;
     known.show(tunnel.gateway.observer());
-    match tunnel.install(&[member.config.network.into()]).await {
-        // flanneld does not mind either.
-        Err(taken @ HostError::Routed { .. }) => {
-            warn!("{taken}");
-            tunnel.watch.expect();
-        }
-        done => done?,
-    }
+    tunnel.install(&[member.config.network.into()]).await;
     tunnel.announce("tunnel is up", None);
     beside(member, &mut tunnel).await;
     let socket = interface.socket.clone();

@@ -131,8 +131,10 @@ async fn start(
     let addresses = settings.addresses.iter().map(IpNet::addr).collect();
     let mut reconciler = Reconciler::new(settings.local.clone(), addresses);
     reconciler.apply(peers)?;
-    let tunnel = Tunnel::start(settings, reconciler, (network, events), (probe, health)).await?;
-    tunnel.install(&source.routes(tunnel.reconciler.current())).await?;
+    let mut tunnel =
+        Tunnel::start(settings, reconciler, (network, events), (probe, health)).await?;
+    let routes = source.routes(tunnel.reconciler.current());
+    tunnel.install(&routes).await;
     Ok(tunnel)
 }
 
