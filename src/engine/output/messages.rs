@@ -206,7 +206,7 @@ impl Messages {
 }
 
 /// A header that points at nothing.
-pub(super) fn empty_header() -> libc::mmsghdr {
+pub(in crate::engine) fn empty_header() -> libc::mmsghdr {
     // SAFETY: all fields are integers and pointers, for which zero is a value.
     unsafe { std::mem::zeroed() }
 }
