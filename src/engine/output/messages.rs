@@ -91,7 +91,7 @@ impl Messages {
             let pieces = datagrams.pieces.iter(&run.chain);
             let whole = cursor.datagram == 0
                 && run.chain.count() <= IOVECS
-                && (run.datagrams == 1 || state.allows(&run.destination.to));
+                && (run.datagrams == 1 || state.allows(&run.destination.to, run.segment));
             let complete = if whole {
                 self.add_whole(cursor.run, run, pieces, memory)
             } else {

@@ -10,7 +10,6 @@ use crate::socket::{Fragmentation, set_fragmentation};
 use crate::sys::mmsg;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 use tracing::warn;
@@ -129,7 +128,7 @@ impl Transmitter {
                 Reaction::Split(scope) => {
                     outcome.replayed += 1;
                     stats.gso_replays += 1;
-                    return self.demote(scope, runs[message.run].destination.to, errno);
+                    return self.demote(scope, &runs[message.run], errno);
                 }
                 Reaction::Fail => {
                     // A full socket is full for all: the next message is tried once, not waited for.
@@ -174,18 +173,20 @@ impl Transmitter {
         }
     }
 
-    /// From here on this peer's, or all, datagrams leave one by one.
-    fn demote(&mut self, scope: Scope, to: SocketAddr, errno: i32) {
-        let now = Instant::now();
+    /// From here on such datagrams to this peer, or all datagrams, leave one by one.
+    fn demote(&mut self, scope: Scope, run: &Run, errno: i32) {
+        let (to, now) = (run.destination.to, Instant::now());
         match scope {
-            Scope::Peer => self.state.demote_peer(to, now),
+            Scope::Peer => self.state.demote_peer(to, run.segment, now),
             Scope::Socket => self.state.demote_socket(now),
         }
         if !std::mem::replace(&mut self.warned, true) {
             let error = io::Error::from_raw_os_error(errno);
             warn!(
-                "the kernel refuses UDP_SEGMENT towards {to} ({error}): datagrams to {scope} leave \
-                 one by one for a while; this is said once, the counters say the rest"
+                "the kernel refuses UDP_SEGMENT of {} bytes towards {to} ({error}): datagrams to \
+                 {scope} leave one by one for a minute; logged once, see \
+                 twill_gso_demoted_peers",
+                run.segment
             );
         }
     }
