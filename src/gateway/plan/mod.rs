@@ -86,7 +86,7 @@ impl Plan {
         let offloads = offloads(settings, engine, findings, granted);
         let features = offloads::in_use(&offloads);
         let vnet_hdr = has_vnet_hdr(engine);
-        let mtu = settings.mtu.bytes();
+        let mtu = settings.largest_mtu().bytes();
         Self {
             engine,
             offloads,
@@ -335,6 +335,7 @@ mod tests {
         let addressing = Addressing {
             addresses: Vec::new(),
             mtu: crate::config::Mtu::at_most(1472),
+            follows_paths: false,
             listen: ([127, 0, 0, 1], 8285).into(),
             local: Vec::new(),
         };
