@@ -7,7 +7,8 @@ mod segmentation;
 mod steering;
 
 pub use open::{
-    Fragmentation, SocketError, SocketSpec, check_free, joins, open, open_first, set_fragmentation,
+    Fragmentation, SocketError, SocketSpec, check_free, open, open_first, probe_gro,
+    set_fragmentation,
 };
 pub use originate::Originator;
 pub use path::{Path, anywhere, path_between, path_to};
