@@ -68,6 +68,39 @@ fn a_reload_does_with_each_key_what_the_table_says() {
     pair.assert_connected();
 }
 
+#[test]
+fn a_reload_applies_each_key_of_a_peer() {
+    let Some(pair) = Pair::start("reload_peer", &with(engines()[0])) else { return };
+    let config = &pair.gateways[0].config;
+    let original = fs::read_to_string(config).unwrap();
+    let (interface, peer) = original.split_once("[[peer]]").unwrap();
+    for (table, key, effect) in ON_RELOAD.iter().filter(|(table, ..)| *table == "peer") {
+        assert_eq!(*effect, OnReload::Apply, "{table}.{key}");
+        let value = match *key {
+            "name" => "third",
+            "endpoint" => "192.0.2.77:8285",
+            "subnets" => "10.97.0.0/24",
+            other => panic!("a value for {other}"),
+        };
+        let is_key = |line: &&str| !line.starts_with(&format!("{key} ="));
+        let kept: Vec<_> = peer.lines().filter(is_key).collect();
+        let changed = format!("{interface}[[peer]]{}\n{key} = {value:?}\n", kept.join("\n"));
+        fs::write(config, changed).unwrap();
+
+        pair.gateways[0].process.signal(Signal::HUP).unwrap();
+
+        pair.eventually(&format!("the new {key}"), |pair| {
+            let status = pair.status(0);
+            let peers = status["peers"].as_array().unwrap();
+            let field = &peers[0][*key];
+            peers.len() == 1 && (*field == value || field[0] == value)
+        });
+    }
+    fs::write(config, &original).unwrap();
+    pair.gateways[0].process.signal(Signal::HUP).unwrap();
+    pair.eventually("the peer as it was", |pair| pair.ping().is_ok());
+}
+
 /// Keys that `Pair` sets on the command line.
 fn given(key: &str) -> bool {
     ["engine", "socket", "metrics"].contains(&key)
