@@ -11,7 +11,7 @@ EMULATOR := qemu-system-x86 busybox-static cpio kmod xz-utils
 KERNELS ?= bookworm bullseye trixie
 
 .DEFAULT_GOAL := help
-.PHONY: help demo perf test kernels lint bench build setup building measuring clean
+.PHONY: help demo perf test kernels lint deny miri bench build setup building measuring clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,16 @@ lint: building ## formatting, clippy and the documentation, warnings as errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+deny: ## licences, sources and duplicates of the dependencies
+	@command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked
+	$(CARGO) deny --log-level error check licenses bans sources
+
+miri: ## unit tests of the packet code under Miri, where a nightly toolchain has it
+	@if $(CARGO) +nightly miri --version >/dev/null 2>&1; then \
+		PROPTEST_CASES=2 MIRIFLAGS=-Zmiri-disable-isolation \
+			$(CARGO) +nightly miri test --package twill-datapath --lib; \
+	else echo "SKIPPED miri: rustup toolchain install nightly --component miri"; fi
 
 bench: building ## micro-benchmarks of the pure half
 	$(CARGO) bench --package twill-bench
