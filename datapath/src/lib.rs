@@ -11,6 +11,6 @@ pub mod route;
 pub mod wire;
 
 pub use forward::{
-    DropReason, Egress, EgressRules, Ingress, IngressCheck, IngressRules, Progress, ReplyTally,
-    Tally, TrainReport, UnknownIngressCheck, Unwritten, World, unjoin,
+    Cut, DropReason, Egress, EgressRules, Ingress, IngressCheck, IngressRules, Progress,
+    ReplyTally, Tally, TrainReport, TrainRest, UnknownIngressCheck, Unjoin, Unwritten, World,
 };

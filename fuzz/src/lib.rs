@@ -38,7 +38,7 @@ pub fn split(data: &[u8]) {
     let mut room = [0; split::MAX_HEADER_LEN];
     let mut next = plan.header_len();
     for index in 0..plan.segments() {
-        let payload = plan.write_header(index, &mut room);
+        let payload = plan.write_header(packet, index, &mut room);
         assert_eq!(payload, plan.payload(index));
         assert_eq!(payload.start, next);
         assert!(payload.len() <= usize::from(header.gso_size));
@@ -113,9 +113,8 @@ pub fn decapsulate(data: &[u8]) {
     let mut frames = Frames::new(32, Pieces::new(256, 1 << 13));
     let mut bytes = received.to_vec();
     let (mut forwarded, mut written) = (0, 0);
-    let mut next = 0;
+    let mut report = ingress.train(&world, &train, &mut bytes, &mut frames);
     loop {
-        let report = ingress.train(&world, &train, &mut bytes, next, &mut frames);
         ingress.flush(&mut frames);
         forwarded += report.packets;
         for frame in frames.frames() {
@@ -125,9 +124,9 @@ pub fn decapsulate(data: &[u8]) {
         frames.clear();
         match report.progress {
             Progress::Done => break,
-            Progress::Full { next: at } => {
-                assert!(at > next, "an empty batch takes a packet");
-                next = at;
+            Progress::Full(rest) => {
+                assert!(report.packets + report.dropped > 0, "an empty batch takes a packet");
+                report = ingress.resume(&world, rest, &mut bytes, &mut frames);
             }
         }
     }

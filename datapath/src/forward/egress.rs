@@ -26,17 +26,19 @@ pub struct Egress {
     pub tally: Tally,
 }
 
-/// Where a packet lies: its slot, and the offset of its first byte there.
-#[derive(Clone, Copy)]
-struct Place {
-    source: Source,
-    offset: u32,
-}
-
-impl Place {
-    fn piece(self, from: usize, len: usize) -> Piece {
-        Piece { source: self.source, offset: self.offset + from as u32, len: len as u32 }
-    }
+/// What is left of an arrival when the batch is full: numbers only, all decided already. Hand the
+/// batch to the engine, clear it, and give this to [`Egress::resume`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    destination: Destination,
+    /// The packet in its slot.
+    packet: Piece,
+    /// How a super-packet is cut; nothing for a single packet.
+    plan: Option<Plan>,
+    /// Datagrams of one run at most.
+    most: u16,
+    /// The first segment that has not been sent.
+    next: usize,
 }
 
 impl Egress {
@@ -55,130 +57,153 @@ impl Egress {
         self.replier.tally
     }
 
-    /// Decides about one frame. `bytes` is the frame's slot, edited in place; `next` is 0 for a new
-    /// frame, or what [`Progress::Full`] said. Errors for inner senders go to `replies`.
+    /// Decides about one frame: checks it, finds its peer, takes a hop off, and sends as much of it
+    /// as the batch has room for. `bytes` is the frame's slot, edited in place. Errors for inner
+    /// senders go to `replies`.
     pub fn frame(
         &mut self,
         world: &World<'_>,
         frame: TunFrame,
         bytes: &mut [u8],
-        next: usize,
         out: &mut Datagrams,
         replies: &mut Frames,
-    ) -> Progress {
+    ) -> Progress<Cut> {
         let start = frame.start as usize;
         let received = bytes.get_mut(start..start + frame.len as usize).unwrap_or_default();
         let (header, skipped) = if self.rules.vnet_hdr {
             match VnetHdr::parse(received) {
                 Some((header, _)) => (header, vnet_hdr::LEN),
-                None => return self.reject(DropReason::Short, 0),
+                None => {
+                    self.reject(DropReason::Short, 0);
+                    return Progress::Done;
+                }
             }
         } else {
             (VnetHdr::PLAIN, 0)
         };
-        let place =
-            Place { source: Source::Slot(frame.slot), offset: frame.start + skipped as u32 };
         let packet = &mut received[skipped..];
-        match header.gso_type {
-            GsoType::None => self.single(world, header, packet, place, out, replies),
-            _ => self.super_packet(world, header, packet, place, next, out, replies),
+        let source = Source::Slot(frame.slot);
+        let offset = frame.start + skipped as u32;
+        let place = Piece { source, offset, len: packet.len() as u32 };
+        let cut = match header.gso_type {
+            GsoType::None => self.single(world, header, packet, place, replies),
+            _ => self.super_packet(world, header, packet, place, out, replies),
+        };
+        match cut {
+            Some(cut) => self.resume(cut, bytes, out),
+            None => Progress::Done,
         }
     }
 
-    /// One packet: one piece of its slot.
+    /// Sends what is left of an arrival, as far as there is room. `bytes` is its slot as
+    /// [`Egress::frame`] left it. An empty batch has room for a segment at least.
+    pub fn resume(&mut self, cut: Cut, bytes: &[u8], out: &mut Datagrams) -> Progress<Cut> {
+        match cut.plan {
+            None if !out.has_room(1, 1, 0) => return Progress::Full(cut),
+            None => self.send(out, cut.destination, &[cut.packet], cut.most),
+            Some(plan) => return self.segments(cut, plan, bytes, out),
+        }
+        Progress::Done
+    }
+
+    /// Sends segments, each with headers of its own, its payload a piece of the slot.
+    fn segments(
+        &mut self,
+        cut: Cut,
+        plan: Plan,
+        bytes: &[u8],
+        out: &mut Datagrams,
+    ) -> Progress<Cut> {
+        let Some(packet) = cut.packet.of(bytes) else {
+            self.tally.drop(DropReason::GsoInvalid, (plan.segments() - cut.next) as u64);
+            return Progress::Done;
+        };
+        for next in cut.next..plan.segments() {
+            if !out.has_room(1, 2, plan.header_len()) {
+                return Progress::Full(Cut { next, ..cut });
+            }
+            let Ok((head, bytes)) = out.pieces.header(plan.header_len()) else {
+                return Progress::Full(Cut { next, ..cut });
+            };
+            let payload = plan.write_header(packet, next, bytes);
+            let payload = cut.packet.part(payload.start, payload.len());
+            self.send(out, cut.destination, &[head, payload], cut.most);
+        }
+        Progress::Done
+    }
+
+    /// Decides about a packet that leaves as it is.
     fn single(
         &mut self,
         world: &World<'_>,
         header: VnetHdr,
         packet: &mut [u8],
-        place: Place,
-        out: &mut Datagrams,
+        place: Piece,
         replies: &mut Frames,
-    ) -> Progress {
-        if !out.has_room(1, 1, 0) {
-            return Progress::Full { next: 0 };
-        }
+    ) -> Option<Cut> {
         self.tally.packets_in += 1;
         self.tally.bytes_in += packet.len() as u64;
-        let prepared = self.prepare(world, packet, replies).and_then(|(destination, len)| {
-            check_len(len)?;
-            complete_checksum(header, &mut packet[..len])?;
-            Ok((destination, len))
-        });
+        let prepared = Inner::parse(packet, world.view.carries_v6())
+            .and_then(|inner| self.prepare(world, inner, replies))
+            .and_then(|(destination, len)| {
+                check_len(len)?;
+                complete_checksum(header, &mut packet[..len])?;
+                Ok((destination, len))
+            });
         match prepared {
             Ok((destination, len)) => {
-                self.send(out, destination, &[place.piece(0, len)], u16::MAX);
+                let packet = place.part(0, len);
+                Some(Cut { destination, packet, plan: None, most: u16::MAX, next: 0 })
             }
-            Err(reason) => self.tally.drop(reason, 1),
+            Err(reason) => {
+                self.tally.drop(reason, 1);
+                None
+            }
         }
-        Progress::Done
     }
 
-    /// A super-packet: each segment with headers of its own, its payload a piece of the slot.
-    #[expect(clippy::too_many_arguments, reason = "what a frame is, and the batches it goes to")]
+    /// Decides about a super-packet.
     fn super_packet(
         &mut self,
         world: &World<'_>,
         header: VnetHdr,
         packet: &mut [u8],
-        place: Place,
-        next: usize,
-        out: &mut Datagrams,
+        place: Piece,
+        out: &Datagrams,
         replies: &mut Frames,
-    ) -> Progress {
+    ) -> Option<Cut> {
         let Ok(plan) = Plan::parse(header, packet) else {
-            return self.reject(DropReason::GsoInvalid, packet.len());
+            self.reject(DropReason::GsoInvalid, packet.len());
+            return None;
         };
-        let (segments, header_len) = (plan.segments(), plan.header_len());
-        if !out.has_room(1, 2, header_len) {
-            return Progress::Full { next };
-        }
-        let prepared = if next == 0 {
-            self.tally.packets_in += segments as u64;
-            self.tally.bytes_in += (plan.packet_len() + (segments - 1) * header_len) as u64;
-            self.prepare(world, packet, replies)
-        } else {
-            // The hop is off already; the peer is looked up again, as it may be gone.
-            Inner::parse(packet, world.view.carries_v6())
-                .and_then(|inner| Ok((route(&inner, world.view)?, inner.total_len())))
-        };
-        // The plan again, over headers that now carry the right hop count.
-        let planned = prepared.and_then(|(destination, _)| {
-            let plan = Plan::parse(header, packet)?;
-            check_len(plan.segment_len())?;
-            Ok((destination, plan))
-        });
-        let (destination, plan) = match planned {
-            Ok(planned) => planned,
+        let segments = plan.segments();
+        self.tally.packets_in += segments as u64;
+        self.tally.bytes_in += (plan.packet_len() + (segments - 1) * plan.header_len()) as u64;
+        let prepared = Inner::planned(packet, world.view.carries_v6())
+            .and_then(|inner| self.prepare(world, inner, replies))
+            .and_then(|(destination, _)| check_len(plan.segment_len()).map(|()| destination));
+        match prepared {
+            Ok(destination) => {
+                let most = out.even_run(segments, plan.segment_len());
+                let packet = place.part(0, plan.packet_len());
+                Some(Cut { destination, packet, plan: Some(plan), most, next: 0 })
+            }
             Err(reason) => {
-                self.tally.drop(reason, (segments - next) as u64);
-                return Progress::Done;
+                self.tally.drop(reason, segments as u64);
+                None
             }
-        };
-        let most = out.even_run(segments, plan.segment_len());
-        for index in next..segments {
-            if !out.has_room(1, 2, header_len) {
-                return Progress::Full { next: index };
-            }
-            let Ok((head, bytes)) = out.pieces.header(header_len) else {
-                return Progress::Full { next: index };
-            };
-            let payload = plan.write_header(index, bytes);
-            let payload = place.piece(payload.start, payload.len());
-            self.send(out, destination, &[head, payload], most);
         }
-        Progress::Done
     }
 
-    /// Everything that is decided once per frame: checks the packet, finds the peer, takes one hop
-    /// off. The order is that of flannel's proxy: first the route, then the hop count.
+    /// Everything that is decided once per frame: finds the peer, takes one hop off; returns the
+    /// packet's length, too. The order is that of flannel's proxy: first the route, then the hop
+    /// count.
     fn prepare(
         &mut self,
         world: &World<'_>,
-        packet: &mut [u8],
+        mut inner: Inner<'_>,
         replies: &mut Frames,
     ) -> Result<(Destination, usize), DropReason> {
-        let mut inner = Inner::parse(packet, world.view.carries_v6())?;
         let len = inner.total_len();
         let (notice, reason) = match route(&inner, world.view) {
             Ok(destination) if inner.hops() > 1 => {
@@ -190,7 +215,7 @@ impl Egress {
             Err(DropReason::NoRoute) => (Notice::NetUnreachable, DropReason::NoRoute),
             Err(reason) => return Err(reason),
         };
-        self.replier.answer(world, notice, &packet[..len], replies);
+        self.replier.answer(world, notice, inner.bytes(), replies);
         Err(reason)
     }
 
@@ -207,11 +232,10 @@ impl Egress {
     }
 
     /// Books a frame of which not even the number of packets is known.
-    fn reject(&mut self, reason: DropReason, bytes: usize) -> Progress {
+    fn reject(&mut self, reason: DropReason, bytes: usize) {
         self.tally.packets_in += 1;
         self.tally.bytes_in += bytes as u64;
         self.tally.drop(reason, 1);
-        Progress::Done
     }
 
     /// Books datagrams of a run that the kernel refused for good as dropped.

@@ -39,6 +39,23 @@ impl<'a> Inner<'a> {
         }
     }
 
+    /// A packet whose lengths a [`Plan`](crate::offload::split::Plan) has checked.
+    pub(super) fn planned(bytes: &'a mut [u8], carries_v6: bool) -> Result<Self, DropReason> {
+        match bytes.first().map(|octet| octet >> 4) {
+            Some(4) => Ok(Self::V4(ipv4::Packet::trusted(bytes))),
+            _ if carries_v6 => Ok(Self::V6(ipv6::Packet::trusted(bytes))),
+            _ => Err(DropReason::Family),
+        }
+    }
+
+    /// The packet without what lies behind it.
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::V4(packet) => packet.bytes(),
+            Self::V6(packet) => packet.bytes(),
+        }
+    }
+
     /// Header and payload, bytes.
     #[inline]
     pub(super) fn total_len(&self) -> usize {

@@ -17,25 +17,26 @@ pub struct GsoInvalid;
 /// has room for 20 bytes of options then, or for more where TCP has less.
 pub const MAX_HEADER_LEN: usize = 120;
 
-/// How a super-packet will be cut.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan<'a> {
-    packet: &'a [u8],
+/// How a super-packet will be cut: numbers only, so that it can be kept while the packet's bytes
+/// are edited. The methods that read a packet take the bytes that the plan was made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
     v4: bool,
     tcp: bool,
     ip_header_len: usize,
     header_len: usize,
+    packet_len: usize,
     gso_size: usize,
     segments: usize,
 }
 
-impl<'a> Plan<'a> {
+impl Plan {
     /// Checks that the headers are what the virtio header claims. Its `hdr_len` is only a hint and
     /// not used.
     ///
     /// # Errors
     /// [`GsoInvalid`].
-    pub fn parse(header: VnetHdr, packet: &'a [u8]) -> Result<Self, GsoInvalid> {
+    pub fn parse(header: VnetHdr, packet: &[u8]) -> Result<Self, GsoInvalid> {
         let (v4, tcp) = match header.gso_type {
             GsoType::TcpV4 => (true, true),
             GsoType::TcpV6 => (false, true),
@@ -74,7 +75,7 @@ impl<'a> Plan<'a> {
         }
         let gso_size = usize::from(header.gso_size);
         let segments = (total_len - header_len).div_ceil(gso_size).max(1);
-        Ok(Self { packet, v4, tcp, ip_header_len, header_len, gso_size, segments })
+        Ok(Self { v4, tcp, ip_header_len, header_len, packet_len: total_len, gso_size, segments })
     }
 
     /// Number of segments, at least one.
@@ -86,7 +87,7 @@ impl<'a> Plan<'a> {
     /// Bytes of the super-packet, headers included.
     #[must_use]
     pub fn packet_len(&self) -> usize {
-        self.packet.len()
+        self.packet_len
     }
 
     /// Bytes of every segment's headers.
@@ -98,24 +99,24 @@ impl<'a> Plan<'a> {
     /// Bytes of every segment but the last, headers included.
     #[must_use]
     pub fn segment_len(&self) -> usize {
-        self.header_len + self.gso_size.min(self.packet.len() - self.header_len)
+        self.header_len + self.gso_size.min(self.packet_len - self.header_len)
     }
 
     /// The payload of segment `index`, as a range of the packet's bytes.
     #[must_use]
     pub fn payload(&self, index: usize) -> Range<usize> {
         let from = self.header_len + index * self.gso_size;
-        from..(from + self.gso_size).min(self.packet.len())
+        from..(from + self.gso_size).min(self.packet_len)
     }
 
-    /// Writes the headers of segment `index`, checksums included, to `out`, which has
+    /// Writes the headers of segment `index` of `packet`, checksums included, to `out`, which has
     /// [`Plan::header_len`] bytes, and returns the range of its payload. Everything that segments
     /// share, the hop count too, is taken from the super-packet's headers as they are now.
-    pub fn write_header(&self, index: usize, out: &mut [u8]) -> Range<usize> {
+    pub fn write_header(&self, packet: &[u8], index: usize, out: &mut [u8]) -> Range<usize> {
         let range = self.payload(index);
-        let payload = &self.packet[range.clone()];
+        let payload = &packet[range.clone()];
         let out = &mut out[..self.header_len];
-        out.copy_from_slice(&self.packet[..self.header_len]);
+        out.copy_from_slice(&packet[..self.header_len]);
         let (ip, transport) = out.split_at_mut(self.ip_header_len);
         let transport_len = transport.len() + payload.len();
         let pseudo = self.write_ip(index, ip, transport_len);

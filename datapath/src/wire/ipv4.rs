@@ -79,6 +79,12 @@ impl<T: AsRef<[u8]>> Packet<T> {
         self.bytes.as_ref()
     }
 
+    /// The packet, trimmed to its own length.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.b()[..self.total_len()]
+    }
+
     /// Header with options, bytes (20 to 60).
     #[inline]
     pub fn header_len(&self) -> usize {

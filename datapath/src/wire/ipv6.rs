@@ -76,6 +76,12 @@ impl<T: AsRef<[u8]>> Packet<T> {
         self.bytes.as_ref()
     }
 
+    /// The packet, trimmed to its own length.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.b()[..self.total_len()]
+    }
+
     /// Header and payload, bytes.
     #[inline]
     pub fn total_len(&self) -> usize {

@@ -187,7 +187,7 @@ fn t5_only_what_its_sender_lets_be_fragmented_may_be_and_shares_no_run_with_the_
 
     for (slot, packet) in [bound.clone(), bound, free, v6].iter_mut().enumerate() {
         let frame = TunFrame { slot: Slot(slot as u16), start: 0, len: packet.len() as u32 };
-        egress.frame(&world, frame, packet, 0, &mut out, &mut replies);
+        egress.frame(&world, frame, packet, &mut out, &mut replies);
     }
 
     let runs = out.runs().iter().map(|run| (run.datagrams, run.destination.may_fragment));
@@ -274,7 +274,7 @@ fn small_packets_of_one_size_to_one_peer_share_a_run() {
     for (slot, destination) in [AT_A, AT_B, AT_A, AT_B, AT_A].into_iter().enumerate() {
         let mut bytes = udp([10, 10, 0, slot as u8], destination, 64, b"same size");
         let frame = TunFrame { slot: Slot(slot as u16), start: 0, len: bytes.len() as u32 };
-        let done = egress.frame(&world, frame, &mut bytes, 0, &mut out, &mut replies);
+        let done = egress.frame(&world, frame, &mut bytes, &mut out, &mut replies);
         assert_eq!(done, Progress::Done);
     }
 
@@ -296,7 +296,7 @@ fn what_the_kernel_refuses_moves_from_out_to_drops() {
     for (slot, payload) in [40, 40, 40, 7].into_iter().enumerate() {
         let mut bytes = udp(HERE, AT_A, 64, &vec![0; payload]);
         let frame = TunFrame { slot: Slot(slot as u16), start: 0, len: bytes.len() as u32 };
-        egress.frame(&world, frame, &mut bytes, 0, &mut out, &mut replies);
+        egress.frame(&world, frame, &mut bytes, &mut out, &mut replies);
     }
     let run = out.runs()[0];
     assert_eq!(run.chain.count(), Chain::EMPTY.count() + 4);

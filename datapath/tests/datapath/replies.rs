@@ -118,7 +118,7 @@ fn a_full_batch_of_replies_keeps_one_back_and_counts_it() {
     for _ in 0..3 {
         let mut bytes = udp(HERE, NOWHERE, 64, b"");
         let frame = TunFrame { slot: Slot(0), start: 0, len: bytes.len() as u32 };
-        egress.frame(&world, frame, &mut bytes, 0, &mut out, &mut replies);
+        egress.frame(&world, frame, &mut bytes, &mut out, &mut replies);
     }
 
     assert_eq!(replies.frames().len(), 1);

@@ -30,7 +30,7 @@ use twill_datapath::batch::{
 use twill_datapath::offload::vnet_hdr;
 use twill_datapath::route::View;
 use twill_datapath::{
-    Egress, EgressRules, Ingress, IngressRules, Progress, Unwritten, World, unjoin,
+    Egress, EgressRules, Ingress, IngressRules, Progress, Unjoin, Unwritten, World,
 };
 
 /// Runs in one batch; a worker sends and goes on when more are needed.
@@ -203,29 +203,25 @@ impl Worker {
 
 impl Halves {
     fn egress(&mut self, world: &World<'_>, engine: &mut dyn Engine, frame: TunFrame) {
-        let mut next = 0;
-        loop {
-            let bytes = engine.slot_mut(frame.slot);
-            let (out, replies) = (&mut self.datagrams, &mut self.replies);
-            match self.egress.frame(world, frame, bytes, next, out, replies) {
-                Progress::Done => return,
-                Progress::Full { next: rest } => next = rest,
-            }
+        let bytes = engine.slot_mut(frame.slot);
+        let (out, replies) = (&mut self.datagrams, &mut self.replies);
+        let mut progress = self.egress.frame(world, frame, bytes, out, replies);
+        while let Progress::Full(rest) = progress {
             self.send(world, engine);
+            let bytes = engine.slot_mut(frame.slot);
+            progress = self.egress.resume(rest, bytes, &mut self.datagrams);
         }
     }
 
     fn ingress(&mut self, world: &World<'_>, engine: &mut dyn Engine, train: &Train) {
-        let mut next = 0;
-        loop {
-            let bytes = engine.slot_mut(train.slot);
-            let report = self.ingress.train(world, train, bytes, next, &mut self.frames);
-            self.meter.train(train, &report);
-            match report.progress {
-                Progress::Done => return,
-                Progress::Full { next: rest } => next = rest,
-            }
+        let bytes = engine.slot_mut(train.slot);
+        let mut report = self.ingress.train(world, train, bytes, &mut self.frames);
+        self.meter.train(train, &report);
+        while let Progress::Full(rest) = report.progress {
             self.write(engine);
+            let bytes = engine.slot_mut(train.slot);
+            report = self.ingress.resume(world, rest, bytes, &mut self.frames);
+            self.meter.train(train, &report);
         }
     }
 
@@ -298,13 +294,14 @@ impl Halves {
     fn write_singly(&mut self, engine: &mut dyn Engine, frame: &Frame, failure: Failure) {
         let copy = |piece: Piece, out: &mut [u8]| copy_slot(engine, piece, out);
         let len = self.frames.pieces.copy(&frame.chain, 0, &mut self.joined, copy);
-        let mut next = 0;
+        let bytes = &self.joined[..len];
+        let Ok(mut rest) = Unjoin::parse(bytes) else {
+            let failure = Failure { errno: libc::EIO, ..failure };
+            self.ingress.refused(frame, &failure);
+            return;
+        };
         loop {
-            let Ok(progress) = unjoin(&self.joined[..len], next, &mut self.singles) else {
-                let failure = Failure { errno: libc::EIO, ..failure };
-                self.ingress.refused(frame, &failure);
-                return;
-            };
+            let progress = rest.write(bytes, &mut self.singles);
             self.retried.clear();
             engine.write(&self.singles, &mut self.retried);
             for failure in self.retried.failures() {
@@ -313,7 +310,7 @@ impl Halves {
             self.singles.clear();
             match progress {
                 Progress::Done => return,
-                Progress::Full { next: rest } => next = rest,
+                Progress::Full(missing) => rest = missing,
             }
         }
     }
