@@ -105,8 +105,9 @@ impl Lane {
         if new.ends_lane(packet) {
             self.closed = true;
             if let Some(headers) = self.headers {
-                let at = vnet_hdr::LEN + tcp_flags_at(new);
-                out.pieces.header_mut(headers)[at] |= tcp::flags::PSH;
+                let at = vnet_hdr::LEN + usize::from(new.ip_header_len);
+                let mut tcp = tcp::Segment::trusted(&mut out.pieces.header_mut(headers)[at..]);
+                tcp.set_flags(tcp.flags() | tcp::flags::PSH);
             }
         }
         Ok(())
