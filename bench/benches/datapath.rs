@@ -114,7 +114,6 @@ impl IngressSide {
         let rules = IngressRules {
             check,
             peer_sources: Vec::new(),
-            mtu: 1472,
             vnet_hdr: true,
             coalesce_tcp: coalesce,
             coalesce_udp: coalesce,

@@ -12,5 +12,5 @@ pub mod wire;
 
 pub use forward::{
     Cut, DropReason, Egress, EgressRules, Ingress, IngressCheck, IngressRules, Progress,
-    ReplyTally, Tally, TrainReport, TrainRest, UnknownIngressCheck, Unjoin, Unwritten, World,
+    ReplyTally, Tally, TrainReport, TrainRest, Unjoin, UnknownIngressCheck, Unwritten, World,
 };

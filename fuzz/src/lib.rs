@@ -91,7 +91,6 @@ pub fn decapsulate(data: &[u8]) {
     let rules = IngressRules {
         check: check[usize::from(choice % 3)],
         peer_sources: Vec::new(),
-        mtu: 1472,
         vnet_hdr: choice & 0x40 == 0,
         coalesce_tcp: true,
         coalesce_udp: true,

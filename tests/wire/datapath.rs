@@ -96,7 +96,6 @@ fn replay(given: Given) -> Left {
             let rules = IngressRules {
                 check: IngressCheck::Off,
                 peer_sources: Vec::new(),
-                mtu: 1472,
                 vnet_hdr: false,
                 coalesce_tcp: false,
                 coalesce_udp: false,

@@ -73,10 +73,7 @@ impl Egress {
         let (header, skipped) = if self.rules.vnet_hdr {
             match VnetHdr::parse(received) {
                 Some((header, _)) => (header, vnet_hdr::LEN),
-                None => {
-                    self.reject(DropReason::Short, 0);
-                    return Progress::Done;
-                }
+                None => return self.reject(DropReason::Short, 0),
             }
         } else {
             (VnetHdr::PLAIN, 0)
@@ -85,23 +82,22 @@ impl Egress {
         let source = Source::Slot(frame.slot);
         let offset = frame.start + skipped as u32;
         let place = Piece { source, offset, len: packet.len() as u32 };
-        let cut = match header.gso_type {
-            GsoType::None => self.single(world, header, packet, place, replies),
+        match header.gso_type {
+            GsoType::None => self.single(world, header, packet, place, out, replies),
             _ => self.super_packet(world, header, packet, place, out, replies),
-        };
-        match cut {
-            Some(cut) => self.resume(cut, bytes, out),
-            None => Progress::Done,
         }
     }
 
     /// Sends what is left of an arrival, as far as there is room. `bytes` is its slot as
     /// [`Egress::frame`] left it. An empty batch has room for a segment at least.
     pub fn resume(&mut self, cut: Cut, bytes: &[u8], out: &mut Datagrams) -> Progress<Cut> {
-        match cut.plan {
-            None if !out.has_room(1, 1, 0) => return Progress::Full(cut),
-            None => self.send(out, cut.destination, &[cut.packet], cut.most),
-            Some(plan) => return self.segments(cut, plan, bytes, out),
+        match (cut.plan, cut.packet.of(bytes)) {
+            (None, _) if !out.has_room(1, 1, 0) => return Progress::Full(cut),
+            (None, _) => self.send(out, cut.destination, &[cut.packet], cut.most),
+            (Some(plan), Some(packet)) => return self.segments(cut, &plan, packet, out),
+            (Some(plan), None) => {
+                self.tally.drop(DropReason::GsoInvalid, (plan.segments() - cut.next) as u64);
+            }
         }
         Progress::Done
     }
@@ -110,14 +106,10 @@ impl Egress {
     fn segments(
         &mut self,
         cut: Cut,
-        plan: Plan,
-        bytes: &[u8],
+        plan: &Plan,
+        packet: &[u8],
         out: &mut Datagrams,
     ) -> Progress<Cut> {
-        let Some(packet) = cut.packet.of(bytes) else {
-            self.tally.drop(DropReason::GsoInvalid, (plan.segments() - cut.next) as u64);
-            return Progress::Done;
-        };
         for next in cut.next..plan.segments() {
             if !out.has_room(1, 2, plan.header_len()) {
                 return Progress::Full(Cut { next, ..cut });
@@ -132,34 +124,47 @@ impl Egress {
         Progress::Done
     }
 
-    /// Decides about a packet that leaves as it is.
+    /// Decides about a packet that leaves as it is: one piece of its slot.
     fn single(
         &mut self,
         world: &World<'_>,
         header: VnetHdr,
         packet: &mut [u8],
         place: Piece,
+        out: &mut Datagrams,
         replies: &mut Frames,
-    ) -> Option<Cut> {
+    ) -> Progress<Cut> {
         self.tally.packets_in += 1;
         self.tally.bytes_in += packet.len() as u64;
-        let prepared = Inner::parse(packet, world.view.carries_v6())
-            .and_then(|inner| self.prepare(world, inner, replies))
-            .and_then(|(destination, len)| {
-                check_len(len)?;
-                complete_checksum(header, &mut packet[..len])?;
-                Ok((destination, len))
-            });
-        match prepared {
+        match self.prepare_single(world, header, packet, replies) {
             Ok((destination, len)) => {
                 let packet = place.part(0, len);
-                Some(Cut { destination, packet, plan: None, most: u16::MAX, next: 0 })
+                if !out.has_room(1, 1, 0) {
+                    let most = u16::MAX;
+                    return Progress::Full(Cut { destination, packet, plan: None, most, next: 0 });
+                }
+                self.send(out, destination, &[packet], u16::MAX);
             }
-            Err(reason) => {
-                self.tally.drop(reason, 1);
-                None
-            }
+            Err(reason) => self.tally.drop(reason, 1),
         }
+        Progress::Done
+    }
+
+    /// Returns the packet's length, too.
+    #[inline]
+    fn prepare_single(
+        &mut self,
+        world: &World<'_>,
+        header: VnetHdr,
+        packet: &mut [u8],
+        replies: &mut Frames,
+    ) -> Result<(Destination, usize), DropReason> {
+        let inner = Inner::parse(packet, world.view.carries_v6())?;
+        let len = inner.total_len();
+        let destination = self.prepare(world, inner, len, replies)?;
+        check_len(len)?;
+        complete_checksum(header, &mut packet[..len])?;
+        Ok((destination, len))
     }
 
     /// Decides about a super-packet.
@@ -169,53 +174,54 @@ impl Egress {
         header: VnetHdr,
         packet: &mut [u8],
         place: Piece,
-        out: &Datagrams,
+        out: &mut Datagrams,
         replies: &mut Frames,
-    ) -> Option<Cut> {
+    ) -> Progress<Cut> {
         let Ok(plan) = Plan::parse(header, packet) else {
-            self.reject(DropReason::GsoInvalid, packet.len());
-            return None;
+            return self.reject(DropReason::GsoInvalid, packet.len());
         };
         let segments = plan.segments();
         self.tally.packets_in += segments as u64;
         self.tally.bytes_in += (plan.packet_len() + (segments - 1) * plan.header_len()) as u64;
-        let prepared = Inner::planned(packet, world.view.carries_v6())
-            .and_then(|inner| self.prepare(world, inner, replies))
-            .and_then(|(destination, _)| check_len(plan.segment_len()).map(|()| destination));
+        let prepared = Inner::planned(packet, world.view.carries_v6()).and_then(|inner| {
+            let destination = self.prepare(world, inner, plan.segment_len(), replies)?;
+            check_len(plan.segment_len())?;
+            Ok(destination)
+        });
         match prepared {
             Ok(destination) => {
                 let most = out.even_run(segments, plan.segment_len());
-                let packet = place.part(0, plan.packet_len());
-                Some(Cut { destination, packet, plan: Some(plan), most, next: 0 })
+                let place = place.part(0, plan.packet_len());
+                let cut = Cut { destination, packet: place, plan: Some(plan), most, next: 0 };
+                self.segments(cut, &plan, packet, out)
             }
             Err(reason) => {
                 self.tally.drop(reason, segments as u64);
-                None
+                Progress::Done
             }
         }
     }
 
-    /// Everything that is decided once per frame: finds the peer, takes one hop off; returns the
-    /// packet's length, too. The order is that of flannel's proxy: first the route, then the hop
-    /// count.
+    /// Finds the peer and takes one hop off; what leaves is `longest` bytes at most. The order is
+    /// that of flannel's proxy: first the route, then the hop count.
     fn prepare(
         &mut self,
         world: &World<'_>,
         mut inner: Inner<'_>,
+        longest: usize,
         replies: &mut Frames,
-    ) -> Result<(Destination, usize), DropReason> {
-        let len = inner.total_len();
-        let (notice, reason) = match route(&inner, world.view) {
+    ) -> Result<Destination, DropReason> {
+        let (notice, reason) = match route(&inner, longest, world.view) {
             Ok(destination) if inner.hops() > 1 => {
                 inner.take_hop();
-                return Ok((destination, len));
+                return Ok(destination);
             }
             Ok(_) if inner.hops() == 0 => return Err(DropReason::Ttl),
             Ok(_) => (Notice::TimeExceeded, DropReason::Ttl),
             Err(DropReason::NoRoute) => (Notice::NetUnreachable, DropReason::NoRoute),
             Err(reason) => return Err(reason),
         };
-        self.replier.answer(world, notice, inner.bytes(), replies);
+        self.replier.answer(world, notice, inner.bytes(), || 0, replies);
         Err(reason)
     }
 
@@ -232,10 +238,11 @@ impl Egress {
     }
 
     /// Books a frame of which not even the number of packets is known.
-    fn reject(&mut self, reason: DropReason, bytes: usize) {
+    fn reject(&mut self, reason: DropReason, bytes: usize) -> Progress<Cut> {
         self.tally.packets_in += 1;
         self.tally.bytes_in += bytes as u64;
         self.tally.drop(reason, 1);
+        Progress::Done
     }
 
     /// Books datagrams of a run that the kernel refused for good as dropped.
@@ -246,10 +253,17 @@ impl Egress {
     }
 
     /// Tells the sender of a datagram that the path to its peer takes only packets of `mtu` inner
-    /// bytes (RFC 1191, RFC 8201). `head` is the datagram's beginning, [`Egress::HEAD`] bytes or all
-    /// of it. The datagram itself is booked by [`Egress::refused`].
-    pub fn too_long(&mut self, world: &World<'_>, head: &[u8], mtu: u16, replies: &mut Frames) {
-        self.replier.answer(world, Notice::TooBig { mtu }, head, replies);
+    /// bytes (RFC 1191, RFC 8201), which is asked for only if the sender will be told. `head` is the
+    /// datagram's beginning, [`Egress::HEAD`] bytes or all of it. The datagram itself is booked by
+    /// [`Egress::refused`].
+    pub fn too_long(
+        &mut self,
+        world: &World<'_>,
+        head: &[u8],
+        mtu: impl FnOnce() -> u16,
+        replies: &mut Frames,
+    ) {
+        self.replier.answer(world, Notice::TooBig, head, mtu, replies);
     }
 }
 
@@ -266,16 +280,19 @@ impl From<GsoInvalid> for DropReason {
 
 /// The peer that holds the destination.
 #[inline]
-fn route(inner: &Inner<'_>, view: &View) -> Result<Destination, DropReason> {
+fn route(inner: &Inner<'_>, longest: usize, view: &View) -> Result<Destination, DropReason> {
     let peer = match inner.destination_holder(view) {
         Holder::Peer(index) => view.peer(index).ok_or(DropReason::NoRoute)?,
         Holder::Local | Holder::Broadcast => return Err(DropReason::LocalLoop),
+        Holder::Nobody | Holder::Reserved if inner.is_to_a_group() => {
+            return Err(DropReason::Multicast);
+        }
         Holder::Nobody | Holder::Reserved => return Err(DropReason::NoRoute),
     };
     // Our own datagrams to a peer must not come back to us as packets.
     if view.nests() && inner.udp_destination().is_some_and(|to| view.is_endpoint(to)) {
         return Err(DropReason::LocalLoop);
     }
-    let may_fragment = inner.may_be_fragmented();
+    let may_fragment = inner.may_be_fragmented(longest);
     Ok(Destination { peer: peer.index, to: peer.endpoint, may_fragment })
 }

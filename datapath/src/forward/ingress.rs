@@ -18,8 +18,6 @@ pub struct IngressRules {
     pub check: IngressCheck,
     /// Outer networks from which any peer's datagrams may come.
     pub peer_sources: Vec<IpNet>,
-    /// The TUN device's MTU, bytes. Longer packets are dropped, never cut.
-    pub mtu: u16,
     /// Frames carry a virtio header.
     pub vnet_hdr: bool,
     /// Join TCP segments of a flow.
@@ -195,9 +193,6 @@ impl Ingress {
     ) -> Result<usize, DropReason> {
         let mut inner = Inner::parse(datagram, view.carries_v6())?;
         let len = inner.total_len();
-        if len > usize::from(self.rules.mtu) {
-            return Err(DropReason::TooBig);
-        }
         if self.rules.check == IngressCheck::Strict {
             source_is_the_senders(&inner, view, sender)?;
             if inner.destination_holder(view) != Holder::Local {

@@ -81,12 +81,22 @@ impl<'a> Inner<'a> {
         }
     }
 
-    /// Whether the sender left DF clear; IPv6 packets are never fragmented on their way.
+    /// Whether datagrams of up to `longest` bytes that carry it may leave in outer fragments. IPv4:
+    /// the sender left DF clear. IPv6: no sender makes packets shorter than the least MTU, so those
+    /// must pass (RFC 2473 section 7.1, RFC 4213 section 3.2).
     #[inline]
-    pub(super) fn may_be_fragmented(&self) -> bool {
+    pub(super) fn may_be_fragmented(&self, longest: usize) -> bool {
         match self {
             Self::V4(packet) => !packet.dont_fragment(),
-            Self::V6(_) => false,
+            Self::V6(_) => longest <= usize::from(ipv6::MIN_MTU),
+        }
+    }
+
+    /// Whether the destination is a multicast address.
+    pub(super) fn is_to_a_group(&self) -> bool {
+        match self {
+            Self::V4(packet) => packet.destination().is_multicast(),
+            Self::V6(packet) => packet.destination().is_multicast(),
         }
     }
 

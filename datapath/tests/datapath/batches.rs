@@ -126,7 +126,6 @@ impl IngressSide {
         let rules = IngressRules {
             check: IngressCheck::Strict,
             peer_sources: Vec::new(),
-            mtu: MTU,
             vnet_hdr: false,
             coalesce_tcp: false,
             coalesce_udp: false,

@@ -58,7 +58,6 @@ impl Setup {
                 IngressRules {
                     check: self.check,
                     peer_sources: self.peer_sources,
-                    mtu: MTU,
                     vnet_hdr: self.vnet_hdr,
                     coalesce_tcp: self.coalesce,
                     coalesce_udp: self.coalesce,

@@ -12,13 +12,13 @@
 //! A packet never leaves its worker, which is what keeps every flow in order. After the start
 //! nothing here allocates or locks.
 
-use crate::config::{OVERHEAD_V4, OVERHEAD_V6};
 use crate::engine::{Engine, EngineError, Ports};
 use crate::gateway::plan::BATCH;
-use crate::socket::{self, Originator};
+use crate::socket::Originator;
 use crate::telemetry::counter::TurnBooks;
 use crate::telemetry::instruments::{Meter, WorkerInstruments};
 use arc_swap::{ArcSwap, Cache};
+use paths::Paths;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,7 +93,7 @@ struct Halves {
     frames: Frames,
     outcome: Outcome,
     originator: Option<Arc<Originator>>,
-    listen: SocketAddr,
+    paths: Paths,
     vnet_hdr: bool,
     /// A joined frame that the device refused, its packets, and what became of them.
     joined: Box<[u8]>,
@@ -126,7 +126,7 @@ impl Worker {
                 frames: Frames::new(MAX_FRAMES, pieces()),
                 outcome: Outcome::new(MAX_FAILURES),
                 originator: common.originator,
-                listen: common.listen,
+                paths: Paths::new(common.listen.ip()),
                 vnet_hdr: common.egress.vnet_hdr,
                 joined: vec![0; JOINED_BYTES].into_boxed_slice(),
                 singles: Frames::new(
@@ -250,14 +250,17 @@ impl Halves {
     fn too_long(&mut self, world: &World<'_>, engine: &mut dyn Engine, failure: Failure) {
         let run = self.datagrams.runs()[failure.item as usize];
         let len = run.datagram_len(failure.first);
-        if let Some(mtu) = inner_mtu(self.listen, run.destination.to, len) {
-            let mut head = [0; Egress::HEAD];
-            let from = u32::from(run.segment) * u32::from(failure.first);
-            let room = &mut head[..Egress::HEAD.min(len as usize)];
-            let copy = |piece: Piece, out: &mut [u8]| copy_slot(engine, piece, out);
-            let copied = self.datagrams.pieces.copy(&run.chain, from, room, copy);
-            self.egress.too_long(world, &head[..copied], mtu, &mut self.replies);
+        let mut head = [0; Egress::HEAD];
+        let from = u32::from(run.segment) * u32::from(failure.first);
+        let room = &mut head[..Egress::HEAD.min(len as usize)];
+        let copy = |piece: Piece, out: &mut [u8]| copy_slot(engine, piece, out);
+        let copied = self.datagrams.pieces.copy(&run.chain, from, room, copy);
+        // Errors about other packets of this turn must not take the room.
+        if !self.replies.has_room(1, 1, REPLY_BYTES) {
+            self.reply(engine);
         }
+        let mtu = || self.paths.inner_mtu(run.destination.to, len, world.now_ns);
+        self.egress.too_long(world, &head[..copied], mtu, &mut self.replies);
         self.refused(failure);
     }
 
@@ -331,8 +334,8 @@ impl Halves {
                 }
             }
             None => {
-                self.outcome.clear();
-                engine.write(&self.replies, &mut self.outcome);
+                self.retried.clear();
+                engine.write(&self.replies, &mut self.retried);
             }
         }
         self.replies.clear();
@@ -347,16 +350,8 @@ fn copy_slot(engine: &mut dyn Engine, piece: Piece, out: &mut [u8]) {
     }
 }
 
-/// Bytes of the longest inner packet that the path to a peer takes, where `refused` was too much;
-/// nothing when the kernel cannot say. 68 is what every IPv4 link takes (RFC 791).
-fn inner_mtu(from: SocketAddr, to: SocketAddr, refused: u32) -> Option<u16> {
-    let overhead = if to.is_ipv6() { OVERHEAD_V6 } else { OVERHEAD_V4 };
-    let path = socket::path_between(from, to).ok()?;
-    let less = u16::try_from(refused.saturating_sub(1)).unwrap_or(u16::MAX);
-    Some(path.mtu.saturating_sub(overhead).min(less).max(68))
-}
-
 #[cfg(test)]
 mod cases;
+mod paths;
 #[cfg(test)]
 mod tests;

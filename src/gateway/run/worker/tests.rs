@@ -275,7 +275,6 @@ impl Side {
             ingress: IngressRules {
                 check: IngressCheck::Strict,
                 peer_sources: Vec::new(),
-                mtu: 1472,
                 vnet_hdr: true,
                 coalesce_tcp: true,
                 coalesce_udp: true,

@@ -16,6 +16,7 @@ mod frames;
 
 use super::*;
 use crate::engine::{self, EngineKind, Ports, Tuning};
+use crate::socket;
 use crate::socket::SocketSpec;
 use crate::sys::{kernel, sockopt};
 use crate::telemetry::counter::Direction;
@@ -158,7 +159,6 @@ impl Rig {
             ingress: IngressRules {
                 check: plan.check,
                 peer_sources: Vec::new(),
-                mtu: MTU,
                 vnet_hdr: offloads,
                 coalesce_tcp: coalesce,
                 coalesce_udp: coalesce,
