@@ -7,7 +7,8 @@ mod segmentation;
 mod steering;
 
 pub use open::{
-    Fragmentation, SocketError, SocketSpec, check_free, joins, open, open_first, set_fragmentation,
+    Fragmentation, SocketError, SocketSpec, check_free, gro_works, open, open_first,
+    set_fragmentation,
 };
 pub use originate::Originator;
 pub use path::{Path, PathAsker, anywhere, path_between, path_to};

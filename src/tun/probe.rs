@@ -19,7 +19,7 @@ const PAYLOAD: usize = 13;
 
 /// Which joined packets the device takes.
 #[derive(Debug)]
-pub struct Joined {
+pub struct SuperPackets {
     /// TCP segments.
     pub tcp: io::Result<()>,
     /// UDP datagrams.
@@ -71,10 +71,10 @@ fn bring_up(device: &Device) -> Result<(), tun::Error> {
 ///
 /// # Errors
 /// [`TunError`] when there can be no device at all.
-pub fn joined() -> Result<Joined, TunError> {
+pub fn super_packets() -> Result<SuperPackets, TunError> {
     let device = throw_away()?;
     let queue = &device.queues[0];
-    Ok(Joined {
+    Ok(SuperPackets {
         tcp: write(queue, GsoType::TcpV4, &tcp_segments(), tcp::HEADER_LEN, tcp::CHECKSUM_OFFSET),
         udp: write(queue, GsoType::UdpL4, &udp_datagrams(), udp::HEADER_LEN, udp::CHECKSUM_OFFSET),
     })

@@ -38,7 +38,7 @@ pub struct Cut {
     /// Datagrams of one run at most.
     most: u16,
     /// The first segment that has not been sent.
-    next: usize,
+    next: u32,
 }
 
 impl Egress {
@@ -96,7 +96,8 @@ impl Egress {
             (None, _) => self.send(out, cut.destination, &[cut.packet], cut.most),
             (Some(plan), Some(packet)) => return self.segments(cut, &plan, packet, out),
             (Some(plan), None) => {
-                self.tally.drop(DropReason::GsoInvalid, (plan.segments() - cut.next) as u64);
+                self.tally
+                    .drop(DropReason::GsoInvalid, plan.segments() as u64 - u64::from(cut.next));
             }
         }
         Progress::Done
@@ -110,12 +111,12 @@ impl Egress {
         packet: &[u8],
         out: &mut Datagrams,
     ) -> Progress<Cut> {
-        for next in cut.next..plan.segments() {
+        for next in cut.next as usize..plan.segments() {
             if !out.has_room(1, 2, plan.header_len()) {
-                return Progress::Full(Cut { next, ..cut });
+                return Progress::Full(Cut { next: next as u32, ..cut });
             }
             let Ok((head, bytes)) = out.pieces.header(plan.header_len()) else {
-                return Progress::Full(Cut { next, ..cut });
+                return Progress::Full(Cut { next: next as u32, ..cut });
             };
             let payload = plan.write_header(packet, next, bytes);
             let payload = cut.packet.part(payload.start, payload.len());
@@ -125,6 +126,7 @@ impl Egress {
     }
 
     /// Decides about a packet that leaves as it is: one piece of its slot.
+    #[inline]
     fn single(
         &mut self,
         world: &World<'_>,
@@ -167,7 +169,8 @@ impl Egress {
         Ok((destination, len))
     }
 
-    /// Decides about a super-packet.
+    /// Decides about a super-packet. Apart, so that the way of a small packet stays short.
+    #[inline(never)]
     fn super_packet(
         &mut self,
         world: &World<'_>,
@@ -204,6 +207,7 @@ impl Egress {
 
     /// Finds the peer and takes one hop off; what leaves is `longest` bytes at most. The order is
     /// that of flannel's proxy: first the route, then the hop count.
+    #[inline]
     fn prepare(
         &mut self,
         world: &World<'_>,
@@ -238,6 +242,7 @@ impl Egress {
     }
 
     /// Books a frame of which not even the number of packets is known.
+    #[cold]
     fn reject(&mut self, reason: DropReason, bytes: usize) -> Progress<Cut> {
         self.tally.packets_in += 1;
         self.tally.bytes_in += bytes as u64;

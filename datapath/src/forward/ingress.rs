@@ -245,8 +245,8 @@ impl Ingress {
 
     /// Whether TCP segments and UDP datagrams are still joined.
     #[must_use]
-    pub fn joins(&self) -> (bool, bool) {
-        self.coalescer.joins()
+    pub fn coalesces(&self) -> (bool, bool) {
+        self.coalescer.coalesces()
     }
 }
 

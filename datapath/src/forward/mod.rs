@@ -15,15 +15,15 @@ mod errno;
 mod icmp_reply;
 mod ingress;
 mod inner;
+mod tally;
 mod unjoin;
-mod verdict;
 
 pub use check::{IngressCheck, UnknownIngressCheck};
 pub use egress::{Cut, Egress, EgressRules};
 pub use icmp_reply::ReplyTally;
 pub use ingress::{Ingress, IngressRules, TrainReport, TrainRest, Unwritten};
+pub use tally::{DropReason, Tally};
 pub use unjoin::Unjoin;
-pub use verdict::{DropReason, Tally};
 
 use crate::route::View;
 

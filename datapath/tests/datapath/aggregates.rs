@@ -340,7 +340,7 @@ fn joining_ends_when_the_device_refuses_what_comes_of_it() {
     assert_eq!(host.ingress.refused(&frame, &failure), Unwritten::WriteSingly);
 
     assert_eq!(host.ingress.tally, books, "the packets are still on their way");
-    assert_eq!(host.ingress.joins(), (true, false), "TCP is not to blame");
+    assert_eq!(host.ingress.coalesces(), (true, false), "TCP is not to blame");
     assert_eq!(host.arrive(&Arrival::train(A, &train)).len(), 5);
 
     let single = Frame { packets: 1, packet_bytes: 78, kind: FrameKind::Single, ..frame };

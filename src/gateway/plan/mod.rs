@@ -16,7 +16,7 @@ use crate::engine::{EngineKind, Tuning};
 use crate::host::nic::Nic;
 use crate::socket::{gso_policy, max_run};
 use crate::telemetry::status::Offload;
-use crate::tun::Joined;
+use crate::tun::SuperPackets;
 use std::io;
 use twill_datapath::batch::RunLimits;
 use twill_datapath::offload::feature::{Feature, FeatureSet};
@@ -34,7 +34,7 @@ pub(super) struct Findings {
     /// The kernel's release.
     pub(super) release: String,
     /// Which joined packets a TUN device takes.
-    pub(super) joined: Joined,
+    pub(super) super_packets: SuperPackets,
     /// What a socket answers to `UDP_GRO`.
     pub(super) gro: io::Result<()>,
     /// The CPUs that the process may use; empty where workers are not bound to any.
@@ -136,7 +136,7 @@ fn offloads(
         wanted: settings.offloads,
         granted,
         engine,
-        joined: &findings.joined,
+        super_packets: &findings.super_packets,
         gso: &gso_policy(&findings.release, settings.gso_forced),
         gro: &findings.gro,
         by_flow: settings.queues.count() > 1 && settings.steering == Steering::Flows,
@@ -321,7 +321,7 @@ mod tests {
     fn all() -> Findings {
         Findings {
             release: "6.18.44".to_owned(),
-            joined: Joined { tcp: Ok(()), udp: Ok(()) },
+            super_packets: SuperPackets { tcp: Ok(()), udp: Ok(()) },
             gro: Ok(()),
             cpus: vec![2, 4],
             nic: None,

@@ -3,7 +3,7 @@
 use crate::engine::EngineKind;
 use crate::socket::GsoPolicy;
 use crate::telemetry::status::Offload;
-use crate::tun::Joined;
+use crate::tun::SuperPackets;
 use std::io;
 use twill_datapath::offload::feature::{Feature, FeatureSet};
 
@@ -16,7 +16,7 @@ pub(in crate::gateway) struct Grounds<'a> {
     pub(in crate::gateway) granted: FeatureSet,
     pub(in crate::gateway) engine: EngineKind,
     /// What the throw-away device showed.
-    pub(in crate::gateway) joined: &'a Joined,
+    pub(in crate::gateway) super_packets: &'a SuperPackets,
     /// What the kernel can be trusted with.
     pub(in crate::gateway) gso: &'a GsoPolicy,
     /// What a socket said to `UDP_GRO`.
@@ -41,7 +41,7 @@ pub(in crate::gateway) fn decide(grounds: &Grounds<'_>) -> Vec<Offload> {
 
 /// Why an offload is off.
 fn refusal(grounds: &Grounds<'_>, feature: Feature) -> Option<String> {
-    let Grounds { wanted, granted, engine, joined, gso, gro, by_flow } = *grounds;
+    let Grounds { wanted, granted, engine, super_packets, gso, gro, by_flow } = *grounds;
     if engine == EngineKind::Classic {
         return Some("the classic engine has no offload".to_owned());
     }
@@ -61,8 +61,8 @@ fn refusal(grounds: &Grounds<'_>, feature: Feature) -> Option<String> {
         }
         Feature::Gro => gro.as_ref().err().map(|error| format!("the kernel refuses it: {error}")),
         Feature::Gso => (!gso.on).then(|| gso.reason.clone()),
-        Feature::CoalesceTcp => probed(&joined.tcp),
-        Feature::CoalesceUdp => probed(&joined.udp),
+        Feature::CoalesceTcp => probed(&super_packets.tcp),
+        Feature::CoalesceUdp => probed(&super_packets.udp),
         Feature::Tso | Feature::Uso => None,
     }
 }
@@ -144,13 +144,13 @@ mod tests {
 
     #[test]
     fn a_device_that_refuses_joined_packets_gets_single_ones() {
-        for (joined, feature) in [
-            (Joined { tcp: refused(), udp: Ok(()) }, Feature::CoalesceTcp),
-            (Joined { tcp: Ok(()), udp: refused() }, Feature::CoalesceUdp),
+        for (super_packets, feature) in [
+            (SuperPackets { tcp: refused(), udp: Ok(()) }, Feature::CoalesceTcp),
+            (SuperPackets { tcp: Ok(()), udp: refused() }, Feature::CoalesceUdp),
         ] {
             let offloads = decided(|grounds| {
                 grounds.wanted = FeatureSet::ALL;
-                *grounds = Grounds { joined: &joined, ..*grounds };
+                *grounds = Grounds { super_packets: &super_packets, ..*grounds };
             });
 
             assert_eq!(off_alone(&offloads), Some(feature));
@@ -173,7 +173,7 @@ mod tests {
             wanted: FeatureSet::ALL,
             granted: FeatureSet::ALL,
             engine: EngineKind::Epoll,
-            joined: &Joined { tcp: Ok(()), udp: Ok(()) },
+            super_packets: &SuperPackets { tcp: Ok(()), udp: Ok(()) },
             gso,
             gro: &Ok(()),
             by_flow: false,

@@ -8,7 +8,7 @@ use crate::host::nic::{Nic, device_of};
 use crate::socket;
 use crate::sys::{affinity, kernel};
 use crate::telemetry::status::Offload;
-use crate::tun::{self, Joined};
+use crate::tun::{self, SuperPackets};
 use std::net::SocketAddr;
 use std::path::Path;
 use twill_datapath::offload::feature::FeatureSet;
@@ -35,8 +35,8 @@ pub(in crate::gateway) async fn find_out(
     blocking(move || {
         Ok(Findings {
             release: kernel::release(),
-            joined: tun::joined()?,
-            gro: socket::joins(),
+            super_packets: tun::super_packets()?,
+            gro: socket::gro_works(),
             cpus: match pinning {
                 Pinning::None => Vec::new(),
                 Pinning::Cpus | Pinning::Nic => affinity::allowed_cpus()?,
@@ -55,14 +55,18 @@ fn network_card(Toward(to): Toward) -> Option<Nic> {
 
 /// The offloads that a gateway with default settings would use on this kernel.
 #[must_use]
-pub fn expected_offloads(engine: EngineKind, granted: FeatureSet, joined: &Joined) -> Vec<Offload> {
+pub fn expected_offloads(
+    engine: EngineKind,
+    granted: FeatureSet,
+    super_packets: &SuperPackets,
+) -> Vec<Offload> {
     decide(&Grounds {
         wanted: FeatureSet::ALL,
         granted,
         engine,
-        joined,
+        super_packets,
         gso: &socket::gso_policy(&kernel::release(), false),
-        gro: &socket::joins(),
+        gro: &socket::gro_works(),
         by_flow: false,
     })
 }

@@ -50,7 +50,7 @@ const MAX_REPLIES: usize = 64;
 /// Bytes of one ICMP reply with what it quotes and its virtio header, at most.
 const REPLY_BYTES: usize = 1300;
 /// Bytes of the longest joined frame: virtio header and a packet of IPv4's greatest length.
-const JOINED_BYTES: usize = vnet_hdr::LEN + 65_535;
+const SUPER_PACKET_BYTES: usize = vnet_hdr::LEN + 65_535;
 /// Packets that are written one by one in one batch.
 const MAX_SINGLES: usize = 64;
 /// Bytes that each of them has beside its data: virtio header, IP and TCP with options.
@@ -81,11 +81,11 @@ pub(super) struct Worker {
     stop: Arc<AtomicBool>,
     busy_poll: Duration,
     inbox: Inbox,
-    half: Halves,
+    pipeline: Pipeline,
 }
 
 /// Everything but the engine and the inbox, so that those can be borrowed beside it.
-struct Halves {
+struct Pipeline {
     egress: Egress,
     ingress: Ingress,
     datagrams: Datagrams,
@@ -96,7 +96,7 @@ struct Halves {
     paths: Paths,
     vnet_hdr: bool,
     /// A joined frame that the device refused, its packets, and what became of them.
-    joined: Box<[u8]>,
+    refused_frame: Box<[u8]>,
     singles: Frames,
     retried: Outcome,
     meter: Meter,
@@ -115,7 +115,7 @@ impl Worker {
             stop: common.stop,
             busy_poll: common.busy_poll,
             inbox: Inbox::new(BATCH),
-            half: Halves {
+            pipeline: Pipeline {
                 egress: Egress::new(common.egress),
                 ingress: Ingress::new(common.ingress, MAX_FRAMES),
                 datagrams: Datagrams::new(common.limits, MAX_RUNS, pieces()),
@@ -128,10 +128,10 @@ impl Worker {
                 originator: common.originator,
                 paths: Paths::new(common.listen.ip()),
                 vnet_hdr: common.egress.vnet_hdr,
-                joined: vec![0; JOINED_BYTES].into_boxed_slice(),
+                refused_frame: vec![0; SUPER_PACKET_BYTES].into_boxed_slice(),
                 singles: Frames::new(
                     MAX_SINGLES,
-                    Pieces::new(MAX_SINGLES, JOINED_BYTES + MAX_SINGLES * SINGLE_BYTES),
+                    Pieces::new(MAX_SINGLES, SUPER_PACKET_BYTES + MAX_SINGLES * SINGLE_BYTES),
                 ),
                 retried: Outcome::new(MAX_SINGLES),
                 meter: Meter::new(instruments, common.telemetry, MAX_RUNS, BATCH),
@@ -177,23 +177,23 @@ impl Worker {
         self.receive()?;
         let world = World { view: self.views.load(), now_ns: self.inbox.began_ns };
         let engine = &mut *self.engine;
-        let half = &mut self.half;
-        half.meter.begin(&self.inbox);
+        let pipeline = &mut self.pipeline;
+        pipeline.meter.begin(&self.inbox);
 
         for frame in &self.inbox.frames {
-            half.egress(&world, engine, *frame);
+            pipeline.egress(&world, engine, *frame);
         }
-        half.send(&world, engine);
+        pipeline.send(&world, engine);
         for train in &self.inbox.trains {
-            half.ingress(&world, engine, train);
+            pipeline.ingress(&world, engine, train);
         }
-        half.write(engine);
-        half.reply(engine);
-        half.meter.publish(&TurnBooks {
-            egress: &half.egress.tally,
-            ingress: &half.ingress.tally,
-            replies: half.egress.replies(),
-            coalesces: half.ingress.joins(),
+        pipeline.write(engine);
+        pipeline.reply(engine);
+        pipeline.meter.publish(&TurnBooks {
+            egress: &pipeline.egress.tally,
+            ingress: &pipeline.ingress.tally,
+            replies: pipeline.egress.replies(),
+            coalesces: pipeline.ingress.coalesces(),
             engine: engine.stats(),
         });
         self.engine.release(&mut self.inbox);
@@ -201,7 +201,7 @@ impl Worker {
     }
 }
 
-impl Halves {
+impl Pipeline {
     fn egress(&mut self, world: &World<'_>, engine: &mut dyn Engine, frame: TunFrame) {
         let bytes = engine.slot_mut(frame.slot);
         let (out, replies) = (&mut self.datagrams, &mut self.replies);
@@ -296,8 +296,8 @@ impl Halves {
     /// the rest of the batch brought; it happens once, as joining has ended.
     fn write_singly(&mut self, engine: &mut dyn Engine, frame: &Frame, failure: Failure) {
         let copy = |piece: Piece, out: &mut [u8]| copy_slot(engine, piece, out);
-        let len = self.frames.pieces.copy(&frame.chain, 0, &mut self.joined, copy);
-        let bytes = &self.joined[..len];
+        let len = self.frames.pieces.copy(&frame.chain, 0, &mut self.refused_frame, copy);
+        let bytes = &self.refused_frame[..len];
         let Ok(mut rest) = Unjoin::parse(bytes) else {
             let failure = Failure { errno: libc::EIO, ..failure };
             self.ingress.refused(frame, &failure);

@@ -29,7 +29,7 @@ pub(super) struct Lane {
 
 impl Lane {
     /// Whether a packet may become the lane's last. Each line is one reason against it.
-    pub(super) fn joins(&self, new: &Shape, packet: &[u8], out: &Frames) -> bool {
+    pub(super) fn accepts(&self, new: &Shape, packet: &[u8], out: &Frames) -> bool {
         let old = &self.shape;
         let Some(headers) = self.headers else { return false };
         let range =
@@ -77,7 +77,7 @@ impl Lane {
         self.bytes as usize + usize::from(new.segment) <= MAX_BYTES
     }
 
-    pub(super) fn join(
+    pub(super) fn append(
         &mut self,
         new: &Shape,
         packet: &[u8],

@@ -254,7 +254,7 @@ fn d22_a_datagram_that_the_buffer_cut_is_dropped() {
         rig.turns("D22", |_, ingress| ingress.packets_in == 1);
 
         // A slot is as long as the MTU, and some bytes more where those come for nothing.
-        let kept = rig.worker.half.ingress.tally.bytes_in as usize;
+        let kept = rig.worker.pipeline.ingress.tally.bytes_in as usize;
         assert!((usize::from(MTU)..usize::from(MTU) + 64).contains(&kept), "{kept}");
         assert!(rig.written().is_empty(), "a cut packet was written");
         rig.assert_nothing_sent("D22");
