@@ -4,6 +4,7 @@
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+#[cfg(feature = "daemon")]
 use twill::config::file::{self, FileErrors, Located};
 use twill_datapath::IngressCheck;
 use twill_datapath::batch::{Frame, FrameKind, Frames, Full, Piece, Pieces, Slot, Source, Train};
@@ -19,11 +20,12 @@ use twill_testbed::packets::{cut, gather, without_meaningless_id};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: &[Target] = &[
     ("split", split),
     ("coalesce", coalesce),
     ("vnet_hdr", vnet_hdr),
     ("decapsulate", decapsulate),
+    #[cfg(feature = "daemon")]
     ("config", config),
 ];
 
@@ -134,6 +136,7 @@ pub fn decapsulate(data: &[u8]) {
 }
 
 /// The text of a configuration file; every mistake says something and has a place inside it.
+#[cfg(feature = "daemon")]
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (Ok((_, mistakes)) | Err(mistakes)) = file::parse(text);

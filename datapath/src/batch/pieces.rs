@@ -86,6 +86,12 @@ pub struct Pieces {
 }
 
 impl Pieces {
+    /// Bytes that [`Pieces::new`] allocates.
+    #[must_use]
+    pub const fn memory(max_links: usize, header_bytes: usize) -> usize {
+        max_links * size_of::<Link>() + header_bytes
+    }
+
     /// Room for `max_links` pieces and `header_bytes` bytes of headers.
     #[must_use]
     pub fn new(max_links: usize, header_bytes: usize) -> Self {

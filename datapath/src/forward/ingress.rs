@@ -92,6 +92,12 @@ struct Sender {
 }
 
 impl Ingress {
+    /// Bytes that [`Ingress::new`] allocates.
+    #[must_use]
+    pub const fn memory(max_frames: usize) -> usize {
+        Coalescer::memory(max_frames)
+    }
+
     /// An ingress side with empty books, for batches of at most `max_frames` frames.
     #[must_use]
     pub fn new(rules: IngressRules, max_frames: usize) -> Self {

@@ -55,6 +55,31 @@ const SUPER_PACKET_BYTES: usize = vnet_hdr::LEN + 65_535;
 const MAX_SINGLES: usize = 64;
 /// Bytes that each of them has beside its data: virtio header, IP and TCP with options.
 const SINGLE_BYTES: usize = 130;
+/// Header bytes for all of them: their data are copied, too.
+const SINGLES_BYTES: usize = SUPER_PACKET_BYTES + MAX_SINGLES * SINGLE_BYTES;
+
+/// Bytes that a worker allocates at its start, beside its engine's buffers and its histograms.
+const MEMORY: usize = {
+    // What arrived in a turn.
+    Inbox::memory(BATCH)
+        // Runs on their way to peers, and headers of their segments.
+        + Datagrams::memory(MAX_RUNS) + Pieces::memory(MAX_PIECES, HEADER_BYTES)
+        // Frames on their way to the device, and headers of super-packets.
+        + Frames::memory(MAX_FRAMES) + Pieces::memory(MAX_PIECES, HEADER_BYTES)
+        // Lanes, in which packets are joined.
+        + Ingress::memory(MAX_FRAMES)
+        // ICMP errors.
+        + Frames::memory(MAX_REPLIES)
+        + Pieces::memory(MAX_REPLIES * 2, MAX_REPLIES * REPLY_BYTES)
+        // What the kernel refused.
+        + Outcome::memory(MAX_FAILURES)
+        // A super-packet that the device refused, and its packets.
+        + SUPER_PACKET_BYTES + Frames::memory(MAX_SINGLES)
+        + Pieces::memory(MAX_SINGLES, SINGLES_BYTES) + Outcome::memory(MAX_SINGLES)
+        // Path MTUs.
+        + Paths::MEMORY
+};
+const _: () = assert!(MEMORY <= 1024 * 1024, "a worker takes a MiB at most");
 
 /// What the workers of a gateway have in common.
 #[derive(Clone)]
@@ -129,10 +154,7 @@ impl Worker {
                 paths: Paths::new(common.listen.ip()),
                 vnet_hdr: common.egress.vnet_hdr,
                 refused_frame: vec![0; SUPER_PACKET_BYTES].into_boxed_slice(),
-                singles: Frames::new(
-                    MAX_SINGLES,
-                    Pieces::new(MAX_SINGLES, SUPER_PACKET_BYTES + MAX_SINGLES * SINGLE_BYTES),
-                ),
+                singles: Frames::new(MAX_SINGLES, Pieces::new(MAX_SINGLES, SINGLES_BYTES)),
                 retried: Outcome::new(MAX_SINGLES),
                 meter: Meter::new(instruments, common.telemetry, MAX_RUNS, BATCH),
             },

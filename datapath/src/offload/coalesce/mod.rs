@@ -44,6 +44,12 @@ pub struct Coalescer {
 }
 
 impl Coalescer {
+    /// Bytes that [`Coalescer::new`] allocates.
+    #[must_use]
+    pub const fn memory(max_lanes: usize) -> usize {
+        max_lanes * size_of::<Lane>()
+    }
+
     /// Which protocols to join, whether frames begin with a virtio header (joining needs it), and
     /// how many lanes a batch may have.
     #[must_use]

@@ -25,6 +25,9 @@ struct Known {
 }
 
 impl Paths {
+    /// Bytes that [`Paths::new`] allocates.
+    pub(super) const MEMORY: usize = PATHS * size_of::<Option<Known>>();
+
     /// Knows no path yet. Paths begin at `from`.
     pub(super) fn new(from: IpAddr) -> Self {
         Self { asker: PathAsker::open(from).ok(), known: Box::new([None; PATHS]) }
