@@ -138,35 +138,30 @@ impl Egress {
     ) -> Progress<Cut> {
         self.tally.packets_in += 1;
         self.tally.bytes_in += packet.len() as u64;
-        match self.prepare_single(world, header, packet, replies) {
-            Ok((destination, len)) => {
-                let packet = place.part(0, len);
-                if !out.has_room(1, 1, 0) {
-                    let most = u16::MAX;
-                    return Progress::Full(Cut { destination, packet, plan: None, most, next: 0 });
+        // Early returns instead of a `Result` handed on: each copy of a destination costs a stall.
+        let (destination, len) = match Inner::parse(packet, world.view.carries_v6()) {
+            Err(reason) => return self.discard(reason, 1),
+            Ok(inner) => {
+                let len = inner.total_len();
+                match self.prepare(world, inner, len, replies) {
+                    Err(reason) => return self.discard(reason, 1),
+                    Ok(destination) => (destination, len),
                 }
-                self.send(out, destination, &[packet], u16::MAX);
             }
-            Err(reason) => self.tally.drop(reason, 1),
+        };
+        if let Err(reason) = check_len(len) {
+            return self.discard(reason, 1);
         }
+        if complete_checksum(header, &mut packet[..len]).is_err() {
+            return self.discard(DropReason::GsoInvalid, 1);
+        }
+        let packet = place.part(0, len);
+        if !out.has_room(1, 1, 0) {
+            let most = u16::MAX;
+            return Progress::Full(Cut { destination, packet, plan: None, most, next: 0 });
+        }
+        self.send(out, destination, &[packet], u16::MAX);
         Progress::Done
-    }
-
-    /// Returns the packet's length, too.
-    #[inline]
-    fn prepare_single(
-        &mut self,
-        world: &World<'_>,
-        header: VnetHdr,
-        packet: &mut [u8],
-        replies: &mut Frames,
-    ) -> Result<(Destination, usize), DropReason> {
-        let inner = Inner::parse(packet, world.view.carries_v6())?;
-        let len = inner.total_len();
-        let destination = self.prepare(world, inner, len, replies)?;
-        check_len(len)?;
-        complete_checksum(header, &mut packet[..len])?;
-        Ok((destination, len))
     }
 
     /// Decides about a super-packet. Apart, so that the way of a small packet stays short.
@@ -198,10 +193,7 @@ impl Egress {
                 let cut = Cut { destination, packet: place, plan: Some(plan), most, next: 0 };
                 self.segments(cut, &plan, packet, out)
             }
-            Err(reason) => {
-                self.tally.drop(reason, segments as u64);
-                Progress::Done
-            }
+            Err(reason) => self.discard(reason, segments as u64),
         }
     }
 
@@ -246,7 +238,13 @@ impl Egress {
     fn reject(&mut self, reason: DropReason, bytes: usize) -> Progress<Cut> {
         self.tally.packets_in += 1;
         self.tally.bytes_in += bytes as u64;
-        self.tally.drop(reason, 1);
+        self.discard(reason, 1)
+    }
+
+    /// Books packets that go nowhere.
+    #[cold]
+    fn discard(&mut self, reason: DropReason, packets: u64) -> Progress<Cut> {
+        self.tally.drop(reason, packets);
         Progress::Done
     }
 
