@@ -23,6 +23,7 @@ perf: measuring build ## network paths side by side: throughput, latency, cost; 
 	./target/release/twill-perf run
 
 test: setup ## every test, on this machine's kernel (needs root)
+	@tests/kube/build
 	$(CARGO) test --workspace --no-fail-fast
 
 kernels: setup ## engine and gateway tests on Debian's kernels, in a virtual machine (slow)

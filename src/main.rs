@@ -1,4 +1,4 @@
-//! twill: parse, resolve, run.
+//! The `twill` program; everything is in the library.
 
 use std::process::ExitCode;
 

@@ -6,9 +6,8 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use ipnet::{IpNet, Ipv4Net};
 use std::hint::black_box;
 use std::net::Ipv4Addr;
-use twill::subnet::{
-    Entry, Event, Holder, LeaseTable, Own, Position, Prefix, Reconciler, Snapshot,
-};
+use twill::subnet::Reconciler;
+use twill::subnet::etcd::{Entry, Event, KeyList, LeaseAttrs, LeaseTable, Own, Position, Prefix};
 use twill_datapath::route::View;
 
 /// Leases of /24 from 10.0.0.0/8, all but the first.
@@ -21,9 +20,9 @@ fn prefix() -> Prefix {
 
 fn own() -> Own {
     let subnet = subnet(0);
-    let holder = Holder { public_ip: Ipv4Addr::new(192, 0, 2, 1) };
+    let attrs = LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, 1) };
     let network = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8);
-    Own { network, subnet, key: prefix().lease(subnet), holder }
+    Own { network, subnet, key: prefix().lease(subnet).into(), attrs, local: Vec::new() }
 }
 
 fn subnet(lease: u32) -> Ipv4Net {
@@ -34,16 +33,16 @@ fn entry(lease: u32, revision: i64) -> Entry {
     let public_ip = Ipv4Addr::from(0xac10_0000 | lease);
     Entry {
         key: prefix().lease(subnet(lease)).into(),
-        value: Holder { public_ip }.value().into(),
+        value: LeaseAttrs { public_ip }.value().into(),
         revision,
         lease: i64::from(lease) + 1,
     }
 }
 
-fn snapshot() -> Snapshot {
+fn snapshot() -> KeyList {
     let entries = (1..=LEASES).map(|lease| entry(lease, i64::from(lease))).collect();
     let at = Position { cluster: 1, term: 2, revision: i64::from(LEASES) };
-    Snapshot { entries, at }
+    KeyList { entries, at }
 }
 
 /// A gateway's whole way from a list of leases to what workers look up.
@@ -59,7 +58,7 @@ impl Node {
         Self { table: LeaseTable::new(own()), reconciler }
     }
 
-    fn list(&mut self, snapshot: &Snapshot) -> View {
+    fn list(&mut self, snapshot: &KeyList) -> View {
         self.table.listed(snapshot);
         self.view()
     }

@@ -2,12 +2,13 @@
 //!
 //! For programs, too: it asks no questions, and to repeat a command changes nothing.
 
-use super::show::print;
+use super::show::{self, print};
 use super::{GatewayArgs, Outcome};
 use crate::config::file::{Endpoint, FileErrors, Mistake, network, parse};
 use crate::config::load::{AddressError, address};
 use crate::control::{Request, call};
 use crate::subnet::Peer;
+use crate::telemetry::status::PeerStatus;
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -81,10 +82,9 @@ pub(super) fn peer(args: PeerArgs) -> Outcome {
             call(&socket, Request::PeerSync { peers })?;
         }
         PeerCommand::List { json } => {
-            let peers = call(&socket, Request::PeerList)?;
             print(&match json {
-                true => format!("{peers:#}\n"),
-                false => table(&serde_json::from_value::<Vec<Peer>>(peers)?),
+                true => format!("{:#}\n", call(&socket, Request::PeerList)?),
+                false => table(&show::status(&socket)?.peers),
             })?;
         }
     }
@@ -98,12 +98,14 @@ fn with_open_port(endpoint: &Endpoint) -> Result<SocketAddr, AddressError> {
     address(endpoint, ([0u8; 4], 0).into()).or(v6)
 }
 
-/// One line for each peer: name, endpoint, subnets.
-fn table(peers: &[Peer]) -> String {
+/// One line for each peer: name, endpoint, subnets, and how it is silent.
+fn table(peers: &[PeerStatus]) -> String {
     let width = peers.iter().map(|peer| peer.name.len()).max().unwrap_or(0);
-    let line = |peer: &Peer| {
+    let line = |peer: &PeerStatus| {
         let subnets: Vec<_> = peer.subnets.iter().map(ToString::to_string).collect();
-        format!("{:width$}  {}  {}\n", peer.name, peer.endpoint, subnets.join(","))
+        let silence = peer.silence().map(|silence| format!("  silent: {silence}"));
+        let silence = silence.unwrap_or_default();
+        format!("{:width$}  {}  {}{silence}\n", peer.name, peer.endpoint, subnets.join(","))
     };
     peers.iter().map(line).collect()
 }

@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use twill_datapath::IngressCheck;
 use twill_datapath::offload::feature::Feature;
 
-/// Flags override the environment, the environment overrides the file.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "Flags override the environment, the environment overrides the file.")]
 pub(super) struct RunArgs {
     /// Configuration file
     #[arg(long, short, value_name = "FILE", env = "TWILL_CONFIG")]

@@ -80,6 +80,13 @@ fn describe(status: &GatewayStatus, out: &mut String) -> fmt::Result {
         let answers = if etcd.connected { "answers" } else { "does not answer" };
         writeln!(out, "  lease: {}, etcd {answers}", etcd.own)?;
     }
+    if let Some(kube) = &status.kube {
+        let answers = if kube.connected { "answers" } else { "does not answer" };
+        writeln!(out, "  node: {}, API server {answers}", kube.own)?;
+    }
+    for missing in &status.missing {
+        writeln!(out, "  missing: {missing}")?;
+    }
     for peer in &status.peers {
         writeln!(out)?;
         describe_peer(peer, out)?;
@@ -128,6 +135,9 @@ fn describe_peer(peer: &PeerStatus, out: &mut String) -> fmt::Result {
     writeln!(out, "  subnets: {}", subnets.join(", "))?;
     if let Some(seconds) = peer.last_seen_seconds {
         writeln!(out, "  last seen: {} ago", age(seconds))?;
+    }
+    if let Some(silence) = peer.silence() {
+        writeln!(out, "  silent: {silence}")?;
     }
     let traffic = &peer.traffic;
     let (received, sent) = (bytes(traffic.ingress_bytes), bytes(traffic.egress_bytes));
@@ -220,6 +230,18 @@ mod tests {
             assert!(text.lines().any(|it| it == line), "{line:?} is not in\n{text}");
         }
         assert!(!text.contains("a bug in twill"));
+    }
+
+    #[test]
+    fn a_silent_peer_is_called_silent() {
+        let mut status = busy();
+        status.peers[0].last_seen_seconds = Some(19.2);
+        status.peers[0].probe.as_mut().unwrap().last_lost = true;
+        let mut text = String::new();
+
+        describe(&status, &mut text).unwrap();
+
+        assert!(text.contains("\n  silent: no traffic for 19 s, last probe lost\n"), "{text}");
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! What `twill flanneld` is to do.
+//! The settings of `twill flanneld`.
 
 use super::file::Interface;
-use crate::subnet::etcd::{Credentials, TlsFiles};
+use crate::subnet::etcd::client::{Credentials, TlsFiles};
+#[cfg(feature = "kube")]
+use crate::subnet::kube;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,28 +11,48 @@ use std::time::Duration;
 /// A node of a flannel network.
 #[derive(Clone, Debug)]
 pub struct Flanneld {
-    /// Where the leases are.
-    pub etcd: Etcd,
-    /// Which interface carries the tunnel.
+    /// The store of leases.
+    pub leases: LeaseStore,
+    /// How to find the interface that carries the tunnel.
     pub external: External,
-    /// Where to write subnet, network and MTU.
+    /// The file to write subnet, network and MTU to.
     pub subnet_file: PathBuf,
-    /// How long before its end the lease is renewed.
+    /// The lease is renewed this long before it expires.
     pub renew_margin: Duration,
-    /// What to set up beside the tunnel.
+    /// Firewall rules and routes to set up.
     pub rules: Rules,
-    /// Where to answer `/healthz` and `/readyz`.
+    /// The address that serves `/healthz` and `/readyz`.
     pub healthz: Option<SocketAddr>,
     /// The data plane.
     pub interface: Interface,
 }
 
-/// Where the leases are.
+/// The store of leases.
+#[derive(Clone, Debug)]
+pub enum LeaseStore {
+    /// In etcd.
+    Etcd(Etcd),
+    /// In the nodes of a Kubernetes cluster.
+    #[cfg(feature = "kube")]
+    Kube(Kube),
+}
+
+/// The Kubernetes cluster that this is a node of.
+#[cfg(feature = "kube")]
+#[derive(Clone, Debug)]
+pub struct Kube {
+    /// How its API server is reached.
+    pub access: kube::Options,
+    /// Which node of which network this is.
+    pub membership: kube::Membership,
+}
+
+/// The etcd that stores leases.
 #[derive(Clone, Debug)]
 pub struct Etcd {
     /// URLs, or addresses with a port.
     pub endpoints: Vec<String>,
-    /// What all keys begin with.
+    /// Prefix of all keys.
     pub prefix: String,
     /// A client certificate.
     pub tls: Option<TlsFiles>,
@@ -38,30 +60,30 @@ pub struct Etcd {
     pub credentials: Option<Credentials>,
 }
 
-/// How the external interface is found; the default route's if nothing is said.
+/// How to find the external interface; the default is the one of the default route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct External {
-    /// Names or addresses, the first that is there counts.
+    /// Names or addresses; the first that exists is used.
     pub interfaces: Vec<String>,
-    /// Expressions for addresses, then names.
+    /// Regular expressions for addresses, then for names.
     pub patterns: Vec<String>,
-    /// The interface from which this is reached.
+    /// Use the interface from which this address is reached.
     pub can_reach: Option<Ipv4Addr>,
-    /// The address that others use.
+    /// The address at which other hosts reach this one.
     pub public_ip: Option<Ipv4Addr>,
 }
 
-/// What is set up beside the tunnel.
+/// Firewall rules and routes around the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// Masquerade what leaves the overlay.
+    /// Masquerade packets that leave the overlay.
     pub masquerade: bool,
-    /// With random source ports, where the host can.
+    /// Masquerade with random source ports where the host supports it.
     pub random_fully: bool,
-    /// Accept what is forwarded from and to the overlay.
+    /// Accept forwarded packets from and to the overlay.
     pub forward: bool,
-    /// Drop packets to addresses of the subnet that nobody has.
+    /// Drop packets to unused addresses of the subnet.
     pub blackhole: bool,
-    /// Time between two looks at whether all this is still there.
+    /// Interval between two checks that all this still exists.
     pub resync: Duration,
 }

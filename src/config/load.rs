@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use nix::unistd::Group;
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +20,9 @@ use std::time::Duration;
 const MIN_MTU_V6: u16 = 1280;
 /// The MTU of Ethernet, for hosts without a route.
 const ETHERNET: u16 = 1500;
+
+/// Stands for the address of a peer whose name does not resolve.
+const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// The configuration of `twill run`.
 #[derive(Clone, Debug)]
@@ -30,11 +33,11 @@ pub struct Standalone {
     pub peers: PeerSet,
     /// The control socket.
     pub socket: PathBuf,
-    /// The number of a group whose members may look through it.
+    /// The number of a group whose members may send read-only requests.
     pub socket_group: Option<u32>,
-    /// Where to serve metrics.
+    /// The address that serves metrics and health pages.
     pub metrics: Option<SocketAddr>,
-    /// Time between two probes of a peer.
+    /// The interval between probes of a peer.
     pub probe: Option<Duration>,
     /// The settings as written.
     pub interface: file::Interface,
@@ -42,6 +45,14 @@ pub struct Standalone {
     pub warnings: Vec<String>,
     /// Peers that are left out, because their names do not resolve at the moment.
     pub unresolved: Vec<Unresolved>,
+}
+
+impl Standalone {
+    /// The names of all peers of the file, with or without an address.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
+        let unresolved = self.unresolved.iter().map(|peer| &peer.name);
+        self.peers.iter().map(|peer| &peer.name).chain(unresolved)
+    }
 }
 
 /// A peer whose endpoint has no address at the moment.
@@ -54,6 +65,12 @@ pub struct Unresolved {
 }
 
 impl Unresolved {
+    /// Whether this is the peer's name or one of its subnets.
+    pub(crate) fn is_called(&self, which: &str) -> bool {
+        let subnet = which.parse::<IpNet>().ok().map(|subnet| subnet.trunc());
+        self.name == which || subnet.is_some_and(|subnet| self.subnets.contains(&subnet))
+    }
+
     /// Tries again. May block for as long as a name server takes to answer.
     ///
     /// # Errors
@@ -191,21 +208,30 @@ fn peers(file: &File, mistakes: &mut Vec<Mistake>) -> (PeerSet, Vec<(Unresolved,
     let (mut peers, mut unresolved) = (PeerSet::default(), Vec::new());
     for peer in &file.peers {
         let name = peer.name.clone();
-        let subnets = peer.subnets.iter().map(|subnet| subnet.get_ref().trunc()).collect();
-        match address(peer.endpoint.get_ref(), listen) {
-            Ok(endpoint) => {
-                places.insert(name.clone(), peer);
-                peers.insert(Peer { name, endpoint, subnets });
-            }
+        let subnets: Vec<_> = peer.subnets.iter().map(|subnet| subnet.get_ref().trunc()).collect();
+        let endpoint = match address(peer.endpoint.get_ref(), listen) {
+            Ok(endpoint) => endpoint,
             Err(error @ AddressError::Unresolved { .. }) => {
-                let endpoint = peer.endpoint.get_ref().clone();
+                let (name, endpoint) = (name.clone(), peer.endpoint.get_ref().clone());
+                let subnets = subnets.clone();
                 unresolved.push((Unresolved { name, endpoint, subnets }, error));
+                NO_ADDRESS
             }
-            Err(error) => mistakes.push(Mistake::at(peer.endpoint.span(), error)),
-        }
+            Err(error) => {
+                mistakes.push(Mistake::at(peer.endpoint.span(), error));
+                continue;
+            }
+        };
+        places.insert(name.clone(), peer);
+        peers.insert(Peer { name, endpoint, subnets });
     }
     let local = file.interface.local();
-    let conflicts = peers.conflicts(Site { listen, local: &local });
+    let mut conflicts = peers.conflicts(Site { listen, local: &local });
+    for (Unresolved { name, .. }, _) in &unresolved {
+        // Its subnets are checked with the others', its endpoint when it has an address.
+        conflicts.retain(|conflict| conflict.place() != (name, None));
+        peers.remove(name);
+    }
     let ourselves = peers.iter().filter(|peer| is_ourselves(peer.endpoint, listen));
     let ourselves = ourselves.map(|peer| InvalidPeers::Ourselves(peer.name.clone()));
     for conflict in conflicts.into_iter().chain(ourselves) {

@@ -1,4 +1,4 @@
-//! A limited number of clients, of which one more ends the quietest.
+//! Serves a limited number of clients; one more ends the quietest.
 //!
 //! Each client has a task. A client that keeps the server waiting, by silence or by not reading its
 //! answer, may be ended to make room for another one; a client that waits for the server never is.

@@ -70,10 +70,9 @@ pub enum Request {
     PeerList,
     /// Reads the configuration file again.
     Reload,
-    /// Reads all numbers: a [`GatewayStatus`](crate::telemetry::status::GatewayStatus).
+    /// Reads all numbers, as docs/status.schema.json describes them.
     Status,
-    /// Reads all histograms since the start:
-    /// [`Histograms`](crate::telemetry::status::Histograms).
+    /// Reads all histograms since the start.
     Histograms,
 }
 

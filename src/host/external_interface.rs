@@ -1,4 +1,4 @@
-//! Which interface carries the tunnel, as flannel chooses it. Pure, but for the words it logs.
+//! Chooses the interface that carries the tunnel, as flannel does. Pure, except for its log lines.
 
 use super::survey::{Interface, Path, Survey};
 use crate::config::flanneld::External;
@@ -20,13 +20,13 @@ pub struct ExternalInterface {
     pub public_ip: Ipv4Addr,
 }
 
-/// Why there is none.
+/// Why there is no external interface.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExternalError {
-    /// Nothing was said, and there is no default.
+    /// No flag is set, and there is no default route.
     #[error("Failed to find any valid interface to use: {0}")]
     NoDefault(NoInterface),
-    /// Something was said, and nothing is like it.
+    /// No interface matches the flags.
     #[error(
         "Failed to find interface to use that matches the interfaces and/or regexes provided: {0}"
     )]
@@ -45,17 +45,17 @@ pub enum NoInterface {
     /// No interface has the name.
     #[error("error looking up interface {0}: no such network interface")]
     Name(String),
-    /// The expression is none.
+    /// The regular expression is invalid.
     #[error("could not compile the IP address regex '{0}': {1}")]
     Pattern(String, String),
-    /// No address and no name is like the expression.
+    /// No address and no name matches.
     #[error(
         "Could not match pattern {pattern} to any of the available network interfaces ({there})"
     )]
     NotLike {
         /// The expression.
         pattern: String,
-        /// What there is.
+        /// The existing interfaces.
         there: String,
     },
     /// There is no route.

@@ -2,15 +2,13 @@
 //!
 //! Does every step of a change that can be done, and returns all failures.
 
+use super::events::{self, HostEvents};
 use super::survey;
-use futures_util::stream::BoxStream;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::TryStreamExt;
 use ipnet::IpNet;
-use rtnetlink::packet_core::NetlinkPayload;
-use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
+use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
-use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -48,6 +46,15 @@ pub enum HostError {
 }
 
 impl HostError {
+    /// The failures, one by one.
+    #[must_use]
+    pub fn each(self) -> Vec<Self> {
+        match self {
+            Self::Several(failures) => failures,
+            one => vec![one],
+        }
+    }
+
     /// All failures as one result.
     fn all(mut failures: Vec<Self>) -> Result<(), Self> {
         match failures.len() {
@@ -80,23 +87,6 @@ fn errno(error: &rtnetlink::Error) -> Option<i32> {
     }
 }
 
-/// A change of links.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkEvent {
-    /// One changed.
-    Changed {
-        /// Its index.
-        index: u32,
-        /// Whether it exists and is up.
-        up: bool,
-    },
-    /// The kernel dropped notifications: any link may have changed.
-    Missed,
-}
-
-/// Link changes as they happen.
-pub type LinkEvents = BoxStream<'static, LinkEvent>;
-
 /// The host's network configuration.
 #[derive(Clone, Debug)]
 pub struct Network {
@@ -105,30 +95,14 @@ pub struct Network {
 
 impl Network {
     /// Connects to the kernel; needs a tokio runtime, on which it keeps two tasks. Requests have a
-    /// socket of their own: the kernel drops an answer that finds the buffer full of link messages.
+    /// socket of their own: the kernel drops an answer that finds the buffer full of notifications.
     ///
     /// # Errors
     /// [`HostError::Connect`].
-    pub fn connect() -> Result<(Self, LinkEvents), HostError> {
+    pub fn connect() -> Result<(Self, HostEvents), HostError> {
         let (requests, handle, _) = rtnetlink::new_connection().map_err(HostError::Connect)?;
-        let (news, _, messages) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
-            .map_err(HostError::Connect)?;
         tokio::spawn(requests);
-        tokio::spawn(news);
-        let events = messages.filter_map(|(message, _)| async move {
-            match message.payload {
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-                    let up = link.header.flags.contains(LinkFlags::Up);
-                    Some(LinkEvent::Changed { index: link.header.index, up })
-                }
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
-                    Some(LinkEvent::Changed { index: link.header.index, up: false })
-                }
-                NetlinkPayload::Overrun(_) => Some(LinkEvent::Missed),
-                _ => None,
-            }
-        });
-        Ok((Self { handle }, events.boxed()))
+        Ok((Self { handle }, events::follow()?))
     }
 
     /// Sets how many packets may wait for a device (`txqueuelen`).
@@ -176,10 +150,8 @@ impl Network {
         for address in addresses {
             failures.extend(self.add_address(index, *address).await.err());
         }
-        match self.add_routes(index, networks).await {
-            Err(HostError::Several(more)) => failures.extend(more),
-            done => failures.extend(done.err()),
-        }
+        let refused = self.add_routes(index, networks).await.err();
+        failures.extend(refused.into_iter().flat_map(HostError::each));
         HostError::all(failures)
     }
 
@@ -214,6 +186,34 @@ impl Network {
             failures.push(HostError::Routed { network, by });
         }
         HostError::all(failures)
+    }
+
+    /// The addresses of the host, each with the index of its link.
+    ///
+    /// # Errors
+    /// [`HostError::Request`].
+    pub async fn addresses(&self) -> Result<Vec<(u32, IpNet)>, HostError> {
+        let mut messages = Box::pin(self.handle.address().get().execute());
+        let mut addresses = Vec::new();
+        while let Some(message) = messages
+            .try_next()
+            .await
+            .map_err(|source| failed("cannot list addresses".to_owned(), source))?
+        {
+            let own = survey::own_address(&message);
+            addresses.extend(own.map(|own| (message.header.index, own)));
+        }
+        Ok(addresses)
+    }
+
+    /// Those of these networks that are not routed to a device.
+    ///
+    /// # Errors
+    /// [`HostError::Request`].
+    pub async fn unrouted(&self, index: u32, networks: &[IpNet]) -> Result<Vec<IpNet>, HostError> {
+        let owners = self.route_owners(networks).await?;
+        let is_missing = |network: &&IpNet| owners.get(&network.trunc()) != Some(&Some(index));
+        Ok(networks.iter().filter(is_missing).copied().collect())
     }
 
     /// Through which link each of these networks is routed, if through any.

@@ -1,4 +1,4 @@
-//! Which CPUs work for a network card: facts of sysfs and procfs, read from a root of one's choice.
+//! The CPUs that serve a network card, read from sysfs and procfs; the caller passes their roots.
 
 use std::fmt;
 use std::fs;
@@ -15,7 +15,7 @@ pub(crate) struct Nic {
     pub(crate) queues: Vec<Queue>,
 }
 
-/// What works for one queue; empty where the host does not say.
+/// The CPUs of one queue; empty if the host does not tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Queue {
     /// CPUs that take the interrupts of the receive queue.

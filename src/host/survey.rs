@@ -235,6 +235,21 @@ fn address(message: &AddressMessage) -> Option<Address> {
     })
 }
 
+/// The address that an interface has, IPv4 or IPv6, and the network that it is in.
+pub(super) fn own_address(message: &AddressMessage) -> Option<IpNet> {
+    let (mut local, mut address) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            // On a point-to-point link the other attribute, Address, is the far end's. IPv6 has no
+            // Local elsewhere.
+            AddressAttribute::Local(own) => local = Some(*own),
+            AddressAttribute::Address(other) => address = Some(*other),
+            _ => {}
+        }
+    }
+    IpNet::new(local.or(address)?, message.header.prefix_len).ok()
+}
+
 fn route(message: &RouteMessage) -> Option<Route> {
     match destination(message)? {
         IpNet::V4(destination) => Some(Route { destination, interface: outgoing(message) }),

@@ -67,6 +67,18 @@ pub enum InvalidPeers {
         /// What it has.
         endpoint: SocketAddr,
     },
+    /// A peer whose IPv4 address is written as an IPv6 one.
+    #[error(
+        "endpoint {endpoint} of peer {name:?} is an IPv4 address in IPv6's form: write {plain}"
+    )]
+    Mapped {
+        /// The peer.
+        name: String,
+        /// What it has.
+        endpoint: SocketAddr,
+        /// What to write.
+        plain: SocketAddr,
+    },
     /// A peer that the socket cannot reach.
     #[error(
         "endpoint {endpoint} of peer {name:?} cannot be reached from {listen}: listen on {any}"
@@ -108,6 +120,7 @@ impl InvalidPeers {
             Self::SameName(name)
             | Self::Ourselves(name)
             | Self::NoHost { name, .. }
+            | Self::Mapped { name, .. }
             | Self::Family { name, .. }
             | Self::Inside { name, .. } => (name, None),
         }
@@ -219,6 +232,10 @@ fn misplaced(peer: &Peer, listen: SocketAddr, overlay: &Networks) -> Option<Inva
     if !is_host(endpoint.ip()) {
         return Some(InvalidPeers::NoHost { name, endpoint });
     }
+    let plain = SocketAddr::new(endpoint.ip().to_canonical(), endpoint.port());
+    if endpoint.is_ipv6() && plain.is_ipv4() {
+        return Some(InvalidPeers::Mapped { name, endpoint, plain });
+    }
     if endpoint == listen {
         return Some(InvalidPeers::Ourselves(name));
     }
@@ -275,6 +292,7 @@ mod tests {
             peer("e", "224.0.0.1:8285", &["10.10.5.0/24"]),
             peer("f", "[2001:db8::2]:8285", &["10.10.6.0/24"]),
             peer("g", "10.10.1.9:8285", &["10.10.7.0/24"]),
+            peer("h", "[::ffff:192.0.2.8]:8285", &["10.10.8.0/24"]),
         ]
         .into_iter()
         .collect();
@@ -297,6 +315,8 @@ mod tests {
             "endpoint 10.10.1.9:8285 of peer \"g\" is inside the overlay, in 10.10.1.0/24: datagrams \
              to it would go through the tunnel again, without end; give the address on the network \
              between the hosts",
+            "endpoint [::ffff:192.0.2.8]:8285 of peer \"h\" is an IPv4 address in IPv6's form: write \
+             192.0.2.8:8285",
         ];
         assert_eq!(told, expected);
     }

@@ -14,6 +14,8 @@ use twill_datapath::DropReason;
 
 /// How often the counters are read.
 const LOOK: Duration = Duration::from_secs(1);
+/// Stands for the name of the device in a fix.
+const DEVICE: &str = "DEVICE";
 /// How often a reason that goes on is logged again.
 const REMINDER: Duration = Duration::from_secs(60);
 
@@ -28,6 +30,7 @@ pub(crate) async fn watch(observer: Arc<Observer>) {
             let Cause { direction, reason } = news.cause;
             let Count { what, cure, blamed, .. } = news.count;
             let (packets, what) = (news.packets, what.trim_end_matches('.'));
+            let cure = cure.replace(DEVICE, &observer.about().device);
             // The last one of possibly many.
             let from = blamed.and_then(|reason| observer.culprit(reason)).map(display);
             if is_the_kernels_own(reason) {
@@ -129,7 +132,7 @@ fn causes(books: &Books, device: Option<DeviceDrops>) -> Counted {
     counted
 }
 
-/// The setting that fixes a reason, or where to look.
+/// The setting that fixes a reason, or where to look; `DEVICE` stands for the gateway's device.
 const fn cure(reason: DropReason) -> &'static str {
     match reason {
         DropReason::UnknownPeer => {
@@ -138,7 +141,7 @@ const fn cure(reason: DropReason) -> &'static str {
         DropReason::SourceMismatch | DropReason::DestinationScope => {
             "check the subnets of peers and `local`; ingress_check = \"peer\" accepts it"
         }
-        DropReason::NoRoute => "no peer has this subnet: check `twill peer list`",
+        DropReason::NoRoute => "no peer has this subnet: check `twill peer list --device DEVICE`",
         DropReason::Multicast => "the tunnel carries packets for single hosts only",
         DropReason::LocalLoop => {
             "the host routes its own networks into the tunnel: check `ip route`"

@@ -14,12 +14,12 @@ use super::counter::Counter;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-/// What a histogram can tell apart.
+/// The range and the precision of a histogram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Layout {
-    /// The lowest value that is told from zero, at least 1.
+    /// The lowest value that differs from zero, at least 1.
     pub(crate) lowest: u64,
-    /// The highest value; what exceeds it counts as this.
+    /// The highest value; higher ones are recorded as this.
     pub(crate) highest: u64,
     /// Significant decimal digits, 1 to 3: the precision.
     pub(crate) digits: u8,
@@ -93,7 +93,7 @@ impl Recorder {
         self.sum.add(value.wrapping_mul(count));
     }
 
-    /// What has been recorded so far.
+    /// The values recorded so far.
     #[must_use]
     pub(crate) fn read(&self) -> Distribution {
         let mut read = Distribution::new(self.layout);
@@ -142,7 +142,7 @@ impl Distribution {
         self.sum += other.sum;
     }
 
-    /// What was recorded since an earlier reading of the same recorder.
+    /// The values recorded since an earlier reading of the same recorder.
     #[must_use]
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         let mut interval = Self::new(self.layout);
@@ -163,7 +163,7 @@ impl Distribution {
         self.histogram.len()
     }
 
-    /// The figures that people ask for.
+    /// Count, mean and percentiles.
     #[must_use]
     pub(crate) fn summary(&self) -> Summary {
         let at = |quantile| self.histogram.value_at_quantile(quantile);
@@ -184,8 +184,7 @@ impl Distribution {
     }
 }
 
-/// A distribution in a few numbers, in the instrument's unit. All are zero when nothing was
-/// recorded.
+/// Count, mean and percentiles in the instrument's unit; all zero without values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Summary {
     /// How many values.

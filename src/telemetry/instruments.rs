@@ -1,8 +1,8 @@
-//! Every histogram that a gateway keeps: its unit, bounds and the reason for them; and the block of
-//! instruments that a worker carries.
+//! The definition of every histogram, with its unit, its bounds and the reason for them, and the
+//! instruments of a worker.
 //!
-//! Nothing is sampled: a worker records per send and per receive, not per packet, with the number of
-//! packets as the weight, so every packet counts in every histogram.
+//! Nothing is sampled: a worker records once per send and once per receive, weighted by the number of
+//! packets, so every packet is in every histogram.
 
 use super::counter::{TurnBooks, WorkerBooks};
 use super::culprit::Culprits;
@@ -29,11 +29,11 @@ pub(crate) struct Instrument {
     pub(crate) name: &'static str,
     /// Its name on the command line and in reports.
     pub(crate) short: &'static str,
-    /// What it tells, one sentence.
+    /// What it measures, for metrics.
     pub(crate) help: &'static str,
     /// Its unit.
     pub(crate) unit: Unit,
-    /// What it tells apart.
+    /// Its range and precision.
     pub(crate) layout: Layout,
     /// Upper bounds of the buckets that metrics have, in the recorded unit.
     pub(crate) buckets: &'static [u64],
@@ -151,11 +151,11 @@ pub(crate) const WORKER: [Instrument; 6] =
 /// One worker's instruments: written by the worker, read by anybody.
 #[derive(Debug)]
 pub(crate) struct WorkerInstruments {
-    /// Packets, drops, what the engine counts.
+    /// Packets, drops and events.
     pub(crate) books: WorkerBooks,
     /// Traffic by peer.
     pub(crate) peers: PeerTable,
-    /// Whose datagrams were dropped.
+    /// The sources of dropped datagrams.
     pub(crate) culprits: Culprits,
     egress_latency: Recorder,
     ingress_latency: Recorder,

@@ -6,7 +6,8 @@ use super::instruments::{self, WorkerInstruments};
 use super::peers::{Ledger, PeerTable};
 use super::probe::Probes;
 use super::status::{
-    About, DeviceDrops, EtcdStatus, GatewayStatus, Histograms, Offload, PeerStatus, WorkerStatus,
+    About, DeviceDrops, EtcdStatus, GatewayStatus, Histograms, KubeStatus, Offload, PeerStatus,
+    ProbeStatus, WorkerStatus,
 };
 use crate::sys::clock;
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use twill_datapath::DropReason;
 use twill_datapath::offload::feature::Feature;
-use twill_datapath::route::View;
+use twill_datapath::route::{Peer, View};
 
 /// Nanoseconds of a second.
 const SECOND: f64 = 1e9;
@@ -28,6 +29,8 @@ pub struct Observer {
     workers: Vec<Arc<WorkerInstruments>>,
     peers: Mutex<Peers>,
     etcd: Mutex<Option<EtcdStatus>>,
+    kube: Mutex<Option<KubeStatus>>,
+    missing: Mutex<Vec<String>>,
     /// Round trips to peers.
     pub(crate) probes: Probes,
 }
@@ -54,6 +57,8 @@ impl Observer {
             workers,
             peers: Mutex::default(),
             etcd: Mutex::default(),
+            kube: Mutex::default(),
+            missing: Mutex::default(),
             probes: Probes::default(),
         };
         observer.follow(view);
@@ -81,8 +86,20 @@ impl Observer {
     }
 
     /// Takes over the state of etcd and of this node's lease.
+    #[cfg(feature = "etcd")]
     pub(crate) fn set_etcd(&self, etcd: EtcdStatus) {
         *locked(&self.etcd) = Some(etcd);
+    }
+
+    /// Takes over what the gateway lacks to be ready.
+    pub(crate) fn set_missing(&self, missing: Vec<String>) {
+        *locked(&self.missing) = missing;
+    }
+
+    /// Takes over the state of the cluster and of this node in it.
+    #[cfg(feature = "kube")]
+    pub(crate) fn set_kube(&self, kube: KubeStatus) {
+        *locked(&self.kube) = Some(kube);
     }
 
     /// The counters of all workers, summed.
@@ -122,6 +139,8 @@ impl Observer {
             workers,
             peers: self.peers(),
             etcd: locked(&self.etcd).clone(),
+            kube: locked(&self.kube).clone(),
+            missing: locked(&self.missing).clone(),
         }
     }
 
@@ -163,28 +182,41 @@ impl Observer {
         offloads
     }
 
+    /// All peers.
     fn peers(&self) -> Vec<PeerStatus> {
-        let now_ns = clock::monotonic_ns();
-        let peers = locked(&self.peers);
-        let mut list: Vec<_> = peers
-            .view
-            .peers()
-            .map(|peer| {
-                let traffic = peers.ledger.traffic(peer.index, tables(&self.workers));
-                let silent_ns = now_ns.saturating_sub(traffic.last_seen_ns);
-                let seen = traffic.last_seen_ns > 0;
-                PeerStatus {
-                    name: peer.name.to_string(),
-                    endpoint: peer.endpoint,
-                    subnets: peer.subnets.clone(),
-                    last_seen_seconds: seen.then_some(silent_ns as f64 / SECOND),
-                    traffic,
-                    probe: self.probes.status(&peer.name),
-                }
-            })
-            .collect();
+        let mut list = self.peers_with(|name| Some(self.probes.status(name)));
         list.sort_by(|one, other| one.name.cmp(&other.name));
         list
+    }
+
+    /// The peers that are probed, without their round trips: enough to see whether they are silent.
+    #[must_use]
+    pub(crate) fn suspects(&self) -> Vec<PeerStatus> {
+        self.peers_with(|name| {
+            let last_lost = self.probes.last_lost(name)?;
+            Some(Some(ProbeStatus { last_lost, ..ProbeStatus::default() }))
+        })
+    }
+
+    /// Those peers of which `probe` knows something.
+    fn peers_with(&self, probe: impl Fn(&str) -> Option<Option<ProbeStatus>>) -> Vec<PeerStatus> {
+        let now_ns = clock::monotonic_ns();
+        let peers = locked(&self.peers);
+        let one = |peer: &Peer| {
+            let probe = probe(&peer.name)?;
+            let traffic = peers.ledger.traffic(peer.index, tables(&self.workers));
+            let silent_ns = now_ns.saturating_sub(traffic.last_seen_ns);
+            let seen = traffic.last_seen_ns > 0;
+            Some(PeerStatus {
+                name: peer.name.to_string(),
+                endpoint: peer.endpoint,
+                subnets: peer.subnets.clone(),
+                last_seen_seconds: seen.then_some(silent_ns as f64 / SECOND),
+                traffic,
+                probe,
+            })
+        };
+        peers.view.peers().filter_map(one).collect()
     }
 }
 

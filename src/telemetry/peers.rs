@@ -90,7 +90,7 @@ impl PeerTable {
     }
 }
 
-/// What flowed to and from a peer, summed over workers.
+/// A peer's traffic, summed over workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PeerTraffic {
     /// Packets that the kernel took for the peer.
@@ -125,7 +125,7 @@ impl PeerTraffic {
     }
 }
 
-/// Who has which number, and what was counted under it before.
+/// The peer of every index, and the counts of the index's former peers.
 ///
 /// The last turns of a worker that still has the view before may count for the number's next
 /// holder; that is one batch at most.
@@ -141,7 +141,7 @@ struct Holding {
 }
 
 impl Ledger {
-    /// Takes note of a view that is about to be published, and makes room for its peers.
+    /// Takes over a view that is about to be published, and reserves counters for its peers.
     pub(crate) fn follow<'a>(
         &mut self,
         view: &View,
@@ -162,7 +162,7 @@ impl Ledger {
         }
     }
 
-    /// What flowed since the peer has its number.
+    /// The traffic since the peer got its index.
     #[must_use]
     pub(crate) fn traffic<'a>(
         &self,

@@ -41,7 +41,21 @@ pub(crate) struct Probes(Mutex<BTreeMap<Arc<str>, Probed>>);
 struct Probed {
     sent: u64,
     lost: u64,
+    /// Whether the probe that ended last was lost.
+    last_lost: bool,
     rtt: Distribution,
+}
+
+impl Probed {
+    fn lose(&mut self) {
+        self.lost += 1;
+        self.last_lost = true;
+    }
+
+    fn answer(&mut self, took_ns: u64) {
+        self.rtt.record(took_ns, 1);
+        self.last_lost = false;
+    }
 }
 
 impl Probes {
@@ -49,8 +63,8 @@ impl Probes {
     #[must_use]
     pub(crate) fn status(&self, peer: &str) -> Option<ProbeStatus> {
         let probes = self.locked();
-        let Probed { sent, lost, rtt } = probes.get(peer)?;
-        Some(ProbeStatus { sent: *sent, lost: *lost, rtt: rtt.summary() })
+        let Probed { sent, lost, last_lost, rtt } = probes.get(peer)?;
+        Some(ProbeStatus { sent: *sent, lost: *lost, last_lost: *last_lost, rtt: rtt.summary() })
     }
 
     /// Round trips by peer.
@@ -65,9 +79,16 @@ impl Probes {
         let probed = probes.entry(Arc::clone(peer)).or_insert_with(|| Probed {
             sent: 0,
             lost: 0,
+            last_lost: false,
             rtt: Distribution::new(PEER_RTT.layout),
         });
         change(probed);
+    }
+
+    /// Whether the last probe of a peer was lost.
+    #[must_use]
+    pub(crate) fn last_lost(&self, peer: &str) -> Option<bool> {
+        self.locked().get(peer).map(|probed| probed.last_lost)
     }
 
     /// Forgets peers that are gone.
@@ -202,7 +223,7 @@ impl Prober {
         }
         let underway = Underway { peer: Arc::clone(peer), sent_ns };
         if let Some(forgotten) = self.underway.insert(self.sequence, underway) {
-            probes.change(&forgotten.peer, |probed| probed.lost += 1);
+            probes.change(&forgotten.peer, Probed::lose);
         }
     }
 
@@ -229,7 +250,7 @@ impl Prober {
                 if let Some(aim) = self.aims.get_mut(&answered.peer) {
                     aim.answered(*from.ip());
                 }
-                probes.change(&answered.peer, |probed| probed.rtt.record(took_ns, 1));
+                probes.change(&answered.peer, |probed| probed.answer(took_ns));
             }
         }
     }
@@ -242,7 +263,7 @@ impl Prober {
                 if let Some(aim) = self.aims.get_mut(&underway.peer) {
                     aim.lost();
                 }
-                probes.change(&underway.peer, |probed| probed.lost += 1);
+                probes.change(&underway.peer, Probed::lose);
             }
             !lost
         });

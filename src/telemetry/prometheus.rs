@@ -87,7 +87,8 @@ impl Collector for Exposition {
         self.events(&mut page)?;
         self.worker_histograms(&mut page)?;
         self.peers(&mut page)?;
-        self.etcd(&mut page)
+        self.etcd(&mut page)?;
+        self.kube(&mut page)
     }
 }
 
@@ -342,6 +343,28 @@ impl Exposition {
                 (vec![("reason", "out_of_place")], counts.out_of_place),
             ],
         )
+    }
+
+    fn kube(&self, page: &mut Page<'_>) -> fmt::Result {
+        let Some(kube) = &self.snapshot.kube else { return Ok(()) };
+        let connected = f64::from(kube.connected);
+        let help = "1 if the Kubernetes API server answers, else 0";
+        page.gauge("kube_connected", help, &[(vec![], connected)])?;
+        page.counter(
+            "kube_disconnects",
+            "Times that the Kubernetes API server stopped answering",
+            &[(vec![], kube.disconnects)],
+        )?;
+        let registered = f64::from(kube.own == "registered");
+        let help = "1 if this node has its annotations, else 0";
+        page.gauge("kube_registered", help, &[(vec![], registered)])?;
+        page.counter(
+            "kube_failed_writes",
+            "Failed attempts to write this node's annotations",
+            &[(vec![], kube.failed_writes)],
+        )?;
+        let help = "Nodes of the cluster that are ignored now";
+        page.gauge("kube_ignored_nodes", help, &[(vec![], kube.ignored as f64)])
     }
 }
 

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+/// A peer that was heard of within this is not silent, even if it does not answer probes.
+const SILENT_SECONDS: f64 = 5.0;
+
 /// The status of a gateway. Counters start with it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct GatewayStatus {
@@ -40,6 +43,12 @@ pub(crate) struct GatewayStatus {
     /// etcd and this node's lease; only with `twill flanneld`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) etcd: Option<EtcdStatus>,
+    /// The cluster and this node in it; only with `twill flanneld -kube-subnet-mgr`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kube: Option<KubeStatus>,
+    /// What the gateway lacks to be ready: addresses, routes, files. A sentence each.
+    #[serde(default)]
+    pub(crate) missing: Vec<String>,
 }
 
 /// What does not change while a gateway runs.
@@ -117,6 +126,21 @@ pub(crate) struct PeerStatus {
     pub(crate) probe: Option<ProbeStatus>,
 }
 
+impl PeerStatus {
+    /// How the peer is silent, for people; none if it is not. Nothing has come from it for as long as
+    /// a probe may take, and the last probe was lost.
+    #[must_use]
+    pub(crate) fn silence(&self) -> Option<String> {
+        let is_lost = self.probe.is_some_and(|probe| probe.last_lost);
+        match self.last_seen_seconds {
+            _ if !is_lost => None,
+            None => Some("no traffic yet, last probe lost".to_owned()),
+            Some(seconds) if seconds < SILENT_SECONDS => None,
+            Some(seconds) => Some(format!("no traffic for {seconds:.0} s, last probe lost")),
+        }
+    }
+}
+
 /// Probes of one peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ProbeStatus {
@@ -124,8 +148,26 @@ pub(crate) struct ProbeStatus {
     pub(crate) sent: u64,
     /// Probes without an answer in time.
     pub(crate) lost: u64,
+    /// Whether the probe that ended last was lost.
+    #[serde(default)]
+    pub(crate) last_lost: bool,
     /// Round trips, nanoseconds.
     pub(crate) rtt: Summary,
+}
+
+/// The state of the Kubernetes API server and of this node in its cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KubeStatus {
+    /// State of this node's annotations: registered, gone or unregistered.
+    pub(crate) own: String,
+    /// Whether the API server answers.
+    pub(crate) connected: bool,
+    /// Times that it stopped answering.
+    pub(crate) disconnects: u64,
+    /// Failed attempts to write this node's annotations.
+    pub(crate) failed_writes: u64,
+    /// Nodes that are ignored now.
+    pub(crate) ignored: u64,
 }
 
 /// The state of etcd and of this node's lease.
@@ -231,13 +273,24 @@ pub(crate) mod tests {
                     ingress_bytes: 2 << 10,
                     ..PeerTraffic::default()
                 },
-                probe: Some(ProbeStatus { sent: 9, lost: 1, rtt: latency(150_000, 300_000) }),
+                probe: Some(ProbeStatus {
+                    sent: 9,
+                    lost: 1,
+                    last_lost: false,
+                    rtt: latency(150_000, 300_000),
+                }),
             }],
             etcd: Some(EtcdStatus {
                 own: "held".to_owned(),
                 connected: true,
                 ..EtcdStatus::default()
             }),
+            kube: Some(KubeStatus {
+                own: "registered".to_owned(),
+                connected: true,
+                ..KubeStatus::default()
+            }),
+            missing: vec!["cannot add address 10.10.1.0/32".to_owned()],
         }
     }
 

@@ -214,6 +214,10 @@ fn a_peer_whose_name_does_not_resolve_keeps_no_other_peer_out() {
     assert!(said.lines().any(|line| line.starts_with(warning)), "{said}");
     assert!(said.contains("  peer          c at 192.0.2.3:8285 with 10.10.3.0/24\n"), "{said}");
     assert!(!said.contains("  peer          b"), "{said}");
+
+    let text = format!("{START}{missing}{}", peer("c", "192.0.2.3", "\"10.9.0.0/16\""));
+    let said = host.check(text.as_bytes()).unwrap_err();
+    assert!(said.contains("subnet 10.9.0.0/16 is behind \"b\" and behind \"c\""), "{said}");
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub(crate) struct Etcd {
     transport: Transport,
     folder: PathBuf,
     user: Option<(String, String)>,
+    /// Further flags of the server.
+    flags: Vec<String>,
     process: Option<Background>,
     starts: u32,
 }
@@ -45,6 +47,7 @@ impl Etcd {
             transport,
             folder,
             user: None,
+            flags: Vec::new(),
             process: None,
             starts: 0,
         };
@@ -86,6 +89,7 @@ impl Etcd {
             command.args(["--key-file", &self.file("server.key")]);
             command.args(["--trusted-ca-file", &self.file("ca.pem"), "--client-cert-auth"]);
         }
+        command.args(&self.flags);
         let process = self.namespace.spawn(&format!("etcd{}", self.starts), &mut command).unwrap();
         self.process = Some(process);
         until("etcd's answer", || self.try_ctl(&["get", "x"]).is_ok());
@@ -98,6 +102,26 @@ impl Etcd {
         work(self);
         self.kill();
         self.port -= 1000;
+        self.run();
+    }
+
+    /// Gives out JSON Web Tokens from now on, each for ten minutes.
+    pub(crate) fn use_json_web_tokens(&mut self) {
+        let script =
+            "openssl genrsa -out jwt.key 2048; openssl rsa -in jwt.key -pubout -out jwt.pub";
+        let folder = self.folder.display().to_string();
+        let command = format!("cd {folder}; {script}");
+        self.namespace.run("sh", &["-c", &command]).unwrap();
+        let keys = format!("pub-key={0}/jwt.pub,priv-key={0}/jwt.key", folder);
+        self.flags = vec![format!("--auth-token=jwt,{keys},sign-method=RS256,ttl=10m")];
+        self.kill();
+        self.run();
+    }
+
+    /// Makes new certificates of a new authority in the places of the old ones, and uses them.
+    pub(crate) fn renew_certificates(&mut self) {
+        self.make_certificates();
+        self.kill();
         self.run();
     }
 

@@ -7,12 +7,14 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use twill::subnet::etcd::{Access, EtcdManager};
-use twill::subnet::{
-    AcquireError, Held, Holder, Keeper, Keeping, Leases, NetworkConfig, OwnLease, Prefix, Revoked,
-    acquire,
+use twill::subnet::NetworkConfig;
+use twill::subnet::etcd::client::{Access, Credentials, EtcdKeys};
+use twill::subnet::etcd::{
+    AcquireError, Held, Keeper, Keeping, LeaseAttrs, Leases, OwnLease, Prefix, Revoked, acquire,
 };
 use twill_testbed::Testbed;
+
+const ENDPOINT: &str = "http://127.0.0.1:2379";
 
 #[test]
 fn ten_nodes_race_for_seven_subnets_and_each_goes_to_one() {
@@ -25,7 +27,7 @@ fn ten_nodes_race_for_seven_subnets_and_each_goes_to_one() {
         on_runtime(async {
             let nodes = (1..=10).map(|host| {
                 let (config, manager) = (config.clone(), manager(Duration::from_secs(60)));
-                async move { Box::pin(acquire(&manager, &config, holder(host), None)).await }
+                async move { Box::pin(acquire(&manager, &config, attrs(host), None)).await }
             });
             futures_util::future::join_all(nodes).await
         })
@@ -71,7 +73,7 @@ fn a_lease_that_runs_out_while_etcd_is_frozen_is_taken_again() {
 
             etcd.thaw();
             wait(&mut leases, "its return", |leases| leases.own == OwnLease::Held).await;
-            let value = lease_value(&held.holder.public_ip.to_string());
+            let value = lease_value(&held.attrs.public_ip.to_string());
             assert_eq!(etcd.lease(&held.subnet.to_string()), Some(value));
         });
     });
@@ -97,28 +99,58 @@ fn a_lease_that_somebody_took_after_it_ran_out_is_not_taken_back() {
 }
 
 #[test]
+fn a_token_from_before_a_change_of_users_is_replaced_and_no_lease_is_left_behind() {
+    let Some(bed) = Testbed::for_test("JSON Web Tokens") else { return };
+    let (namespace, mut etcd) = Etcd::alone(&bed);
+    etcd.configure(NETWORK);
+    etcd.use_json_web_tokens();
+    etcd.demand_password("root", "secret");
+
+    namespace.enter(|| {
+        on_runtime(async {
+            use twill::subnet::etcd::{Entry, Keys, Term};
+            let credentials =
+                Credentials { user: "root".to_owned(), password: "secret".to_owned() };
+            let access = Access::new(vec![ENDPOINT.to_owned()], None, Some(credentials)).unwrap();
+            let keys = EtcdKeys::new(access, Prefix::new(PREFIX));
+            let config = NetworkConfig::parse(NETWORK).unwrap();
+            let held = Box::pin(acquire(&keys, &config, attrs(1), None)).await.unwrap();
+            let entry = keys.find(&held.key).await.unwrap().unwrap();
+            for name in ["one", "two"] {
+                etcd.ctl(&["user", "add", &format!("{name}:secret")]);
+            }
+
+            let renewed = Box::pin(keys.renew(&entry, held.attrs, Term::Lease)).await;
+
+            let granted = renewed.unwrap().expect("the key is still ours");
+            let now = Entry { lease: granted.lease, ..entry };
+            assert_eq!(keys.find(&held.key).await.unwrap().unwrap().lease, now.lease);
+        });
+    });
+    // A headline, the lease of the first write, and that of the renewal.
+    assert_eq!(etcd.ctl(&["lease", "list"]).lines().count(), 3);
+}
+
+#[test]
 fn renewing_never_overwrites_what_another_node_wrote_unseen() {
     let Some(bed) = Testbed::for_test("compare before renewing") else { return };
     let (namespace, etcd) = Etcd::alone(&bed);
 
     namespace.enter(|| {
         on_runtime(async {
-            use twill::subnet::{Entry, Manager, Term};
+            use twill::subnet::etcd::{Entry, Keys, Term};
             let manager = manager(Duration::from_secs(60));
             let config = NetworkConfig::parse(NETWORK).unwrap();
-            let held = Box::pin(acquire(&manager, &config, holder(1), None)).await.unwrap();
-            let entry = manager.find(held.subnet).await.unwrap().unwrap();
+            let held = Box::pin(acquire(&manager, &config, attrs(1), None)).await.unwrap();
+            let entry = manager.find(&held.key).await.unwrap().unwrap();
             etcd.put_peer(&held.subnet.to_string(), "192.0.2.66");
 
-            let by_value =
-                Box::pin(manager.renew(held.subnet, &entry, held.holder, Term::Lease)).await;
+            let by_value = Box::pin(manager.renew(&entry, held.attrs, Term::Lease)).await;
             // The same value, but under somebody else's lease.
             etcd.put_peer(&held.subnet.to_string(), "192.0.2.1");
-            let by_lease =
-                Box::pin(manager.renew(held.subnet, &entry, held.holder, Term::Lease)).await;
+            let by_lease = Box::pin(manager.renew(&entry, held.attrs, Term::Lease)).await;
             let now = Entry { lease: 0, ..entry };
-            let renewed =
-                Box::pin(manager.renew(held.subnet, &now, held.holder, Term::Lease)).await;
+            let renewed = Box::pin(manager.renew(&now, held.attrs, Term::Lease)).await;
 
             assert_eq!((by_value, by_lease), (Ok(None), Ok(None)));
             assert!(renewed.unwrap().is_some());
@@ -136,8 +168,8 @@ fn a_revoked_lease_ends_the_keeper() {
         on_runtime(async {
             let manager = manager(Duration::from_secs(3600));
             let config = NetworkConfig::parse(NETWORK).unwrap();
-            let held = Box::pin(acquire(&manager, &config, holder(1), None)).await.unwrap();
-            let (keeper, _leases) = Keeper::new(manager, keeping(&config, held, 60));
+            let held = Box::pin(acquire(&manager, &config, attrs(1), None)).await.unwrap();
+            let (keeper, _leases) = Keeper::new(manager, keeping(&config, held.clone(), 60));
 
             let run = timeout(Duration::from_secs(20), keeper.run());
             let delete = async {
@@ -231,8 +263,8 @@ fn a_peer_that_flaps_is_published_ten_times_a_second_at_most() {
 async fn keep(ttl: u64, margin: u64) -> (Held, watch::Receiver<Leases>) {
     let manager = manager(Duration::from_secs(ttl));
     let config = NetworkConfig::parse(NETWORK).unwrap();
-    let held = Box::pin(acquire(&manager, &config, holder(1), None)).await.unwrap();
-    let (keeper, leases) = Keeper::new(manager, keeping(&config, held, margin));
+    let held = Box::pin(acquire(&manager, &config, attrs(1), None)).await.unwrap();
+    let (keeper, leases) = Keeper::new(manager, keeping(&config, held.clone(), margin));
     tokio::task::spawn_local(Box::pin(keeper.run()));
     (held, leases)
 }
@@ -240,20 +272,20 @@ async fn keep(ttl: u64, margin: u64) -> (Held, watch::Receiver<Leases>) {
 fn keeping(config: &NetworkConfig, held: Held, margin: u64) -> Keeping {
     Keeping {
         network: config.network,
-        key: Prefix::new(PREFIX).lease(held.subnet),
+        local: Vec::new(),
         held,
         margin: Duration::from_secs(margin),
         port: 8285,
     }
 }
 
-fn manager(ttl: Duration) -> EtcdManager {
-    let access = Access::new(vec!["http://127.0.0.1:2379".to_owned()], None, None).unwrap();
-    EtcdManager::new(access, Prefix::new(PREFIX)).with_ttl(ttl)
+fn manager(ttl: Duration) -> EtcdKeys {
+    let access = Access::new(vec![ENDPOINT.to_owned()], None, None).unwrap();
+    EtcdKeys::new(access, Prefix::new(PREFIX)).with_ttl(ttl)
 }
 
-fn holder(host: u8) -> Holder {
-    Holder { public_ip: Ipv4Addr::new(192, 0, 2, host) }
+fn attrs(host: u8) -> LeaseAttrs {
+    LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, host) }
 }
 
 fn on_runtime<T>(work: impl Future<Output = T>) -> T {

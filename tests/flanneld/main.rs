@@ -5,6 +5,7 @@
 mod cluster;
 mod etcd;
 mod extension;
+mod host;
 mod interfaces;
 mod keeping;
 mod leases;

@@ -61,7 +61,34 @@ fn a_subnet_file_that_cannot_be_written_is_a_warning_and_not_ready() {
     node.wait_for("Running backend.");
 
     assert!(node.log().contains("failed to write subnet file /proc/nowhere/subnet.env"));
-    assert_eq!(node.probe("/readyz"), "flanneld is not ready yet503 ");
+    let answer = node.probe("/readyz");
+    assert!(answer.starts_with("flanneld is not ready yet\nfailed to write subnet"), "{answer}");
+    assert!(answer.ends_with("503 "), "{answer}");
+}
+
+#[test]
+fn a_subnet_file_that_cannot_be_written_or_vanishes_is_written_as_soon_as_it_can_be() {
+    let Some(cluster) = Cluster::new("subnet file again", 1) else { return };
+    cluster.etcd.configure(NETWORK);
+    let mut node = cluster.node(0);
+    let folder = node.subnet_file().parent().unwrap().to_owned();
+    std::fs::write(&folder, "in the way").unwrap();
+    let flags = ["-healthz-port", "8081", "-iptables-resync", "1"];
+    node.start(&cluster.on_underlay(&flags));
+    node.wait_for("Running backend.");
+    assert!(node.probe("/readyz").ends_with("503 "));
+    assert!(node.status()["missing"][0].as_str().unwrap().contains("subnet.env"));
+
+    std::fs::remove_file(&folder).unwrap();
+    until("the file", || node.subnet_file().exists());
+    until("readiness", || node.probe("/readyz") == "flanneld is ready200 ");
+    assert_eq!(node.status()["missing"].as_array().unwrap().len(), 0);
+    let text = std::fs::read_to_string(node.subnet_file()).unwrap();
+
+    std::fs::remove_file(node.subnet_file()).unwrap();
+    until("the file again", || node.subnet_file().exists());
+    assert_eq!(std::fs::read_to_string(node.subnet_file()).unwrap(), text);
+    assert_eq!(node.log().matches("failed to write subnet file").count(), 1, "{}", node.log());
 }
 
 #[test]
@@ -83,15 +110,17 @@ fn called_as_flanneld_it_is_flanneld() {
 }
 
 #[test]
-fn kubernetes_mode_ends_with_what_to_use_instead() {
+fn kubernetes_mode_without_a_node_name_says_what_to_set() {
     let run = std::process::Command::new(env!("CARGO_BIN_EXE_twill"))
         .args(["flanneld", "--kube-subnet-mgr"])
+        .env_remove("NODE_NAME")
+        .env_remove("POD_NAME")
         .output()
         .unwrap();
 
     let error = String::from_utf8_lossy(&run.stderr);
     assert_eq!(run.status.code(), Some(1));
-    assert!(error.contains("-kube-subnet-mgr") && error.contains("-etcd-endpoints"), "{error}");
+    assert!(error.contains("set NODE_NAME, or POD_NAME and POD_NAMESPACE"), "{error}");
 }
 
 #[test]
@@ -111,7 +140,7 @@ fn metrics_on_a_port_that_is_taken_are_told_as_metrics() {
 }
 
 #[test]
-fn variables_that_make_no_sense_are_told_by_their_names() {
+fn invalid_variables_are_named_in_the_error() {
     let run = std::process::Command::new(env!("CARGO_BIN_EXE_twill"))
         .args(["flanneld", "-kube-subnet-mgr"])
         .env("TWILL_ENGINE", "steam")
@@ -127,5 +156,5 @@ fn variables_that_make_no_sense_are_told_by_their_names() {
     assert_eq!(run.status.code(), Some(2));
     assert!(error.contains("'steam' for TWILL_ENGINE") && !error.contains("--"), "{error}");
     let error = String::from_utf8_lossy(&filter.stderr);
-    assert!(error.contains("ignoring RUST_LOG \"loud=very\""), "{error}");
+    assert!(error.contains("ignoring invalid RUST_LOG \"loud=very\""), "{error}");
 }

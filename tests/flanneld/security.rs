@@ -32,7 +32,7 @@ fn without_the_certificates_key_tls_is_not_used_and_that_is_said() {
     node.start(&cluster.on_underlay(&["-etcd-cafile", &ca, "-etcd-certfile", &cert]));
 
     node.wait_for("Couldn't fetch network config");
-    assert!(node.log().contains("count only together"), "{}", node.log());
+    assert!(node.log().contains("need each other"), "{}", node.log());
     assert!(!node.log().contains("This is insecure"), "https is not: {}", node.log());
 }
 
@@ -105,4 +105,46 @@ fn of_several_endpoints_one_that_answers_is_enough() {
     cluster.etcd.put_peer("10.5.177.0/24", "192.0.2.77");
 
     node.until_peers(&["10.5.177.0/24 192.0.2.77:8285"]);
+}
+
+#[test]
+fn certificates_that_were_renewed_are_read_again() {
+    let Some((mut cluster, [ca, cert, key])) = secured("renewed certificates") else { return };
+    let mut node =
+        cluster.running(0, &["-etcd-cafile", &ca, "-etcd-certfile", &cert, "-etcd-keyfile", &key]);
+
+    cluster.etcd.renew_certificates();
+
+    node.wait_for("etcd answers again");
+    cluster.etcd.put_peer("10.5.177.0/24", "192.0.2.77");
+    node.until_peers(&["10.5.177.0/24 192.0.2.77:8285"]);
+}
+
+#[test]
+fn credentials_that_nobody_asks_for_are_left_out() {
+    let Some(mut cluster) = Cluster::new("authentication is off", 1) else { return };
+    cluster.etcd.configure(NETWORK);
+
+    let mut node = cluster.running(0, &["-etcd-username", "root", "-etcd-password", "secret"]);
+
+    assert!(node.log().contains("authentication is off"), "{}", node.log());
+    cluster.etcd.demand_password("root", "secret");
+    cluster.etcd.put_peer("10.5.177.0/24", "192.0.2.77");
+    cluster.etcd.kill();
+    cluster.etcd.run();
+    node.wait_for("etcd answers again");
+    node.until_peers(&["10.5.177.0/24 192.0.2.77:8285"]);
+}
+
+#[test]
+fn a_key_that_names_an_ipv6_subnet_too_is_taken_up_again() {
+    let Some(cluster) = Cluster::new("dual-stack key", 1) else { return };
+    cluster.etcd.configure(NETWORK);
+    let key = "10.5.7.0-24&fd00:5:7::-64";
+    cluster.etcd.put_lease(key, r#"{"PublicIP":"192.0.2.1","PublicIPv6":"fd00::1"}"#);
+
+    let node = cluster.running(0, &[]);
+
+    assert_eq!(node.subnet(), "10.5.7.0/24");
+    assert_eq!(cluster.etcd.subnets().len(), 1, "{:?}", cluster.etcd.subnets());
 }

@@ -3,13 +3,17 @@
 
 mod capture;
 mod faults;
+mod host;
 mod ingress;
 mod kernels;
 mod lifecycle;
 mod limits;
+mod names;
 mod numbered;
 mod peers;
 mod queues;
+mod reload;
+mod silence;
 mod traffic;
 
 use twill_testbed::pair::Setup;

@@ -116,6 +116,31 @@ fn two_networks_on_one_host_keep_their_rules() {
     assert_eq!((about(&left, "10.5.0.0/16"), about(&left, "10.6.0.0/16")), (0, 7), "{left}");
 }
 
+#[test]
+fn two_networks_on_one_host_keep_their_nftables_rules() {
+    let Some(bed) = Testbed::for_test("two_networks_on_one_host_nft") else { return };
+    let host = host(&bed);
+    let [one, other] = ["10.5.0.0/16", "10.6.0.0/16"].map(scope);
+    let rules = || host.run("nft", &["list", "table", "ip", "flannel-ipv4"]).unwrap();
+    let about = |rules: &str, net: &str| rules.lines().filter(|line| line.contains(net)).count();
+
+    on(&host, async move |_| {
+        Firewall::start(one, Backend::Nftables).await;
+        Firewall::start(other, Backend::Nftables).await;
+        Firewall::start(one, Backend::Nftables).await;
+    });
+    let both = rules();
+    assert_eq!((about(&both, "10.5.0.0/16"), about(&both, "10.6.0.0/16")), (7, 7), "{both}");
+    assert_eq!(about(&both, "meta mark"), 1, "{both}");
+    let first = both.lines().position(|line| line.contains("ip saddr")).unwrap();
+    assert!(both.lines().nth(first - 1).unwrap().contains("meta mark"), "it stays first: {both}");
+
+    // One of them changes to iptables.
+    on(&host, async move |_| Firewall::start(one, Backend::Iptables).await);
+    let left = rules();
+    assert_eq!((about(&left, "10.5.0.0/16"), about(&left, "10.6.0.0/16")), (0, 7), "{left}");
+}
+
 fn scope(network: &str) -> Scope {
     let network: Ipv4Net = network.parse().unwrap();
     let subnet = network.subnets(24).unwrap().nth(52).unwrap();

@@ -204,6 +204,6 @@ fn a_log_names_a_reason_once_and_not_every_packet() {
     thread::sleep(Duration::from_secs(3));
     let log = pair.gateways[0].process.log();
     assert_eq!(told(&log), 1, "{log}");
-    assert!(log.contains("twill peer list"), "with where to look: {log}");
+    assert!(log.contains("twill peer list --device tw0"), "with where to look: {log}");
     assert!(PATIENCE < Duration::from_secs(60), "or a reminder would be due");
 }

@@ -118,7 +118,7 @@ fn io_uring(machine: &Machine<'_>) -> Vec<Finding> {
         };
         let lack = match machine.kernel.has(ability) {
             Ok(()) => {
-                findings.push(Finding::ok(ENGINES, format!("{name} works")));
+                findings.push(Finding::ok(ENGINES, format!("{name}: available")));
                 continue;
             }
             // Without io_uring its parts are not listed.
@@ -219,7 +219,7 @@ mod tests {
             part.cure.as_deref(),
             Some("use Linux 5.19 or later; the engine epoll does not need it")
         );
-        assert!(parts.iter().any(|part| part.what == "io_uring works"));
+        assert!(parts.iter().any(|part| part.what == "io_uring: available"));
         let slow = waits(&Ok(()), &machine).unwrap();
         assert_eq!(slow.cure.as_deref(), Some("use Linux 6.4 or later"));
     }

@@ -51,17 +51,16 @@ flags! {
     V: "v", Int, "0", "verbosity of the log: 1 adds details, 6 everything";
     VMODULE: "vmodule", Text, "", "ignored; use RUST_LOG for verbosity by module";
     BACKTRACE: "log_backtrace_at", Text, "", "ignored; no backtraces are logged";
-    KUBE_SUBNET_MGR: "kube-subnet-mgr", Bool, "false", "not supported, see docs/COMPAT.md";
-    KUBE_API_URL: "kube-api-url", Text, "", "not supported, see docs/COMPAT.md";
-    KUBECONFIG: "kubeconfig-file", Text, "", "not supported, see docs/COMPAT.md";
+    KUBE_SUBNET_MGR: "kube-subnet-mgr", Bool, "false",
+        "take subnets from the nodes of a Kubernetes cluster instead of etcd";
+    KUBE_API_URL: "kube-api-url", Text, "",
+        "a comma-delimited list of API servers; the kubeconfig's or the pod's unless given";
+    KUBECONFIG: "kubeconfig-file", Text, "",
+        "kubeconfig; a pod's service account is used unless given";
     KUBE_PREFIX: "kube-annotation-prefix", Text, "flannel.alpha.coreos.com",
-        "not supported, see docs/COMPAT.md";
+        "prefix of the nodes' annotations, DOMAIN or DOMAIN/NAME";
     NET_CONFIG_PATH: "net-config-path", Text, "/etc/kube-flannel/net-conf.json",
-        "not supported, see docs/COMPAT.md";
+        "file with the network's configuration";
     NODE_UNAVAILABLE: "set-node-network-unavailable", Bool, "true",
-        "not supported, see docs/COMPAT.md";
+        "set the node's condition NetworkUnavailable to false when the network is up";
 }
-
-/// Flags of the mode that reads Kubernetes instead of etcd.
-pub(super) const KUBE: &[Flag] =
-    &[KUBE_SUBNET_MGR, KUBE_API_URL, KUBECONFIG, KUBE_PREFIX, NET_CONFIG_PATH, NODE_UNAVAILABLE];

@@ -10,12 +10,18 @@ use super::run::DataArgs;
 use super::show::print_error;
 use super::warn_of_filter;
 use crate::config::file::Interface;
-use crate::config::flanneld::{Etcd, External, Flanneld, Rules};
+#[cfg(feature = "kube")]
+use crate::config::flanneld::Kube;
+use crate::config::flanneld::{Etcd, External, Flanneld, LeaseStore, Rules};
 use crate::gateway::flanneld;
-use crate::subnet::etcd::{Credentials, TlsFiles};
+use crate::subnet::etcd::client::{Credentials, TlsFiles};
+#[cfg(feature = "kube")]
+use crate::subnet::kube::annotations::Annotations;
+#[cfg(feature = "kube")]
+use crate::subnet::kube::{Membership, NodeName, Options};
 use crate::telemetry::log;
 use clap::{CommandFactory, Parser};
-use go_flags::{Flag, FlagError, Typed};
+use go_flags::{FlagError, Typed};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -113,7 +119,6 @@ fn add_environment(typed: &mut Typed, get: impl Fn(&str) -> Option<String>) -> V
 
 /// Turns flags into settings.
 fn resolve(typed: &Typed, data: &DataArgs) -> Result<Flanneld, String> {
-    refuse_kube(typed)?;
     let margin = typed.int(&flags::RENEW_MARGIN);
     if !(1..=1439).contains(&margin) {
         return Err("Invalid subnet-lease-renew-margin option, out of acceptable range".to_owned());
@@ -124,7 +129,7 @@ fn resolve(typed: &Typed, data: &DataArgs) -> Result<Flanneld, String> {
     let resync = u64::try_from(typed.int(&flags::IPTABLES_RESYNC))
         .map_err(|_| "-iptables-resync must not be negative".to_owned())?;
     Ok(Flanneld {
-        etcd: etcd(typed),
+        leases: leases(typed, &|name| std::env::var(name).ok())?,
         external: external(typed)?,
         subnet_file: PathBuf::from(typed.text(&flags::SUBNET_FILE)),
         renew_margin: Duration::from_secs(margin.unsigned_abs() * 60),
@@ -156,20 +161,43 @@ fn data_plane(data: &DataArgs) -> Interface {
     interface
 }
 
-fn refuse_kube(typed: &Typed) -> Result<(), String> {
-    let other = |flag: &&Flag| match flag.kind {
-        go_flags::Kind::Bool => typed.bool(flag) != (flag.default == "true"),
-        _ => typed.text(flag) != flag.default,
-    };
-    match flags::KUBE.iter().find(other) {
-        None => Ok(()),
-        Some(flag) => Err(format!(
-            "-{} belongs to flannel's Kubernetes mode, which twill does not support: keep the leases \
-             in etcd (-etcd-endpoints), or have a flanneld with backend \"extension\" drive \
-             `twill run` (docs/COMPAT.md)",
-            flag.name
-        )),
+/// etcd, or the Kubernetes cluster that `-kube-subnet-mgr` asks for.
+fn leases(typed: &Typed, variable: &dyn Fn(&str) -> Option<String>) -> Result<LeaseStore, String> {
+    if !typed.bool(&flags::KUBE_SUBNET_MGR) {
+        return Ok(LeaseStore::Etcd(etcd(typed)));
     }
+    kube(typed, variable)
+}
+
+#[cfg(not(feature = "kube"))]
+fn kube(_: &Typed, _: &dyn Fn(&str) -> Option<String>) -> Result<LeaseStore, String> {
+    Err("this twill was built without the feature \"kube\": -kube-subnet-mgr needs it".to_owned())
+}
+
+#[cfg(feature = "kube")]
+fn kube(typed: &Typed, variable: &dyn Fn(&str) -> Option<String>) -> Result<LeaseStore, String> {
+    let text = |flag| Some(typed.text(flag)).filter(|text| !text.is_empty());
+    let variable = |name| variable(name).filter(|value| !value.is_empty());
+    let node = match (variable("NODE_NAME"), variable("POD_NAMESPACE"), variable("POD_NAME")) {
+        (Some(name), ..) => NodeName::Given(name),
+        (None, Some(namespace), Some(pod)) => NodeName::OfPod { namespace, pod },
+        _ => {
+            return Err("-kube-subnet-mgr: set NODE_NAME, or POD_NAME and POD_NAMESPACE".to_owned());
+        }
+    };
+    let servers = text(&flags::KUBE_API_URL)
+        .map_or_else(Vec::new, |urls| urls.split(',').map(|url| url.trim().to_owned()).collect());
+    let kubeconfig = text(&flags::KUBECONFIG).map(PathBuf::from);
+    let prefix = typed.text(&flags::KUBE_PREFIX);
+    Ok(LeaseStore::Kube(Kube {
+        access: Options { servers, kubeconfig },
+        membership: Membership {
+            annotations: Annotations::new(prefix).map_err(|mistake| mistake.to_string())?,
+            net_config: PathBuf::from(typed.text(&flags::NET_CONFIG_PATH)),
+            sets_condition: typed.bool(&flags::NODE_UNAVAILABLE),
+            node,
+        },
+    }))
 }
 
 fn etcd(typed: &Typed) -> Etcd {
@@ -239,6 +267,14 @@ fn healthz(typed: &Typed) -> Result<Option<SocketAddr>, String> {
 mod tests {
     use super::*;
 
+    fn etcd_of(options: &Flanneld) -> &Etcd {
+        match &options.leases {
+            LeaseStore::Etcd(etcd) => etcd,
+            #[cfg(feature = "kube")]
+            LeaseStore::Kube(kube) => panic!("{kube:?}"),
+        }
+    }
+
     fn typed(line: &str) -> Typed {
         go_flags::parse(flags::ALL, line.split_whitespace().map(str::to_owned)).unwrap().0
     }
@@ -251,9 +287,9 @@ mod tests {
     fn without_flags_everything_is_as_flanneld_has_it() {
         let options = resolved("").unwrap();
 
-        assert_eq!(options.etcd.endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
-        assert_eq!(options.etcd.prefix, "/coreos.com/network");
-        assert!(options.etcd.tls.is_none() && options.etcd.credentials.is_none());
+        assert_eq!(etcd_of(&options).endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+        assert_eq!(etcd_of(&options).prefix, "/coreos.com/network");
+        assert!(etcd_of(&options).tls.is_none() && etcd_of(&options).credentials.is_none());
         assert_eq!(options.external, External::default());
         assert_eq!(options.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
         assert_eq!(options.renew_margin, Duration::from_secs(3600));
@@ -284,11 +320,11 @@ mod tests {
         )
         .unwrap();
 
-        assert_eq!(options.etcd.endpoints, ["https://a:1", "b:2"]);
-        assert_eq!(options.etcd.prefix, "/x");
-        let tls = options.etcd.tls.unwrap();
+        assert_eq!(etcd_of(&options).endpoints, ["https://a:1", "b:2"]);
+        assert_eq!(etcd_of(&options).prefix, "/x");
+        let tls = etcd_of(&options).tls.clone().unwrap();
         assert_eq!(tls.authority, Some(PathBuf::from("a")));
-        assert_eq!(options.etcd.credentials.unwrap().password, "p");
+        assert_eq!(etcd_of(&options).credentials.clone().unwrap().password, "p");
         assert_eq!(options.external.interfaces, ["eth1", "10.0.0.1"]);
         assert_eq!(options.external.patterns, ["^eth"]);
         assert_eq!(options.external.can_reach, Some(Ipv4Addr::new(192, 0, 2, 1)));
@@ -309,9 +345,19 @@ mod tests {
 
     #[test]
     fn tls_needs_both_key_and_certificate() {
-        assert!(resolved("-etcd-keyfile k -etcd-cafile a").unwrap().etcd.tls.is_none());
-        assert!(resolved("-etcd-certfile c").unwrap().etcd.tls.is_none());
-        assert!(resolved("-etcd-keyfile k -etcd-certfile c").unwrap().etcd.tls.is_some());
+        assert!(
+            resolved("-etcd-keyfile k -etcd-cafile a")
+                .map(|it| etcd_of(&it).tls.clone())
+                .unwrap()
+                .is_none()
+        );
+        assert!(resolved("-etcd-certfile c").map(|it| etcd_of(&it).tls.clone()).unwrap().is_none());
+        assert!(
+            resolved("-etcd-keyfile k -etcd-certfile c")
+                .map(|it| etcd_of(&it).tls.clone())
+                .unwrap()
+                .is_some()
+        );
     }
 
     #[test]
@@ -343,21 +389,34 @@ mod tests {
         );
     }
 
+    #[cfg(feature = "kube")]
     #[test]
-    fn unsupported_flags_say_what_to_use_instead() {
-        for line in [
-            "-kube-subnet-mgr",
-            "-kube-api-url=http://x",
-            "-kubeconfig-file k",
-            "-net-config-path /x",
-            "-kube-annotation-prefix p",
-            "-set-node-network-unavailable=false",
-        ] {
-            let refused = resolved(line).unwrap_err();
+    fn kubernetes_flags_mean_what_flanneld_takes_them_for() {
+        let typed = typed(
+            "-kube-subnet-mgr -kube-api-url https://a:6443,https://b:6443 -kubeconfig-file k \
+             -kube-annotation-prefix example.org/x -net-config-path /n.json \
+             -set-node-network-unavailable=false",
+        );
+        let in_pod = |name: &str| match name {
+            "POD_NAME" => Some("twill-x".to_owned()),
+            "POD_NAMESPACE" => Some("kube-flannel".to_owned()),
+            _ => None,
+        };
 
-            assert!(refused.contains("-etcd-endpoints") && !refused.contains('\n'), "{refused}");
-        }
-        assert!(resolved("-kube-subnet-mgr=false -set-node-network-unavailable=true").is_ok());
+        let LeaseStore::Kube(kube) = leases(&typed, &in_pod).unwrap() else { panic!() };
+        let named = leases(&typed, &|name| (name == "NODE_NAME").then(|| "n1".to_owned()));
+        let nameless = leases(&typed, &|_| None);
+
+        assert_eq!(kube.access.servers, ["https://a:6443", "https://b:6443"]);
+        assert_eq!(kube.access.kubeconfig, Some(PathBuf::from("k")));
+        assert_eq!(kube.membership.annotations, Annotations::new("example.org/x").unwrap());
+        assert_eq!(kube.membership.net_config, PathBuf::from("/n.json"));
+        assert!(!kube.membership.sets_condition);
+        let (namespace, pod) = ("kube-flannel".to_owned(), "twill-x".to_owned());
+        assert_eq!(kube.membership.node, NodeName::OfPod { namespace, pod });
+        let Ok(LeaseStore::Kube(named)) = named else { panic!() };
+        assert_eq!(named.membership.node, NodeName::Given("n1".to_owned()));
+        assert!(nameless.unwrap_err().contains("set NODE_NAME"));
     }
 
     #[test]

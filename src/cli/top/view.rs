@@ -190,13 +190,14 @@ fn peers(frame: &mut Frame<'_>, area: Rect, model: &mut Model) {
 fn peer_row(peer: &PeerRates, wide: bool) -> Row<'static> {
     let status = &peer.status;
     let rtt = status.probe.map(|probe| probe.rtt).filter(|rtt| rtt.count > 0);
+    let is_silent = status.silence().is_some();
     let dash = || "-".to_owned();
     let mut numbers = vec![
         bits_per_second(peer.egress.bits),
         bits_per_second(peer.ingress.bits),
         count(peer.egress.drops + peer.ingress.drops),
         status.last_seen_seconds.map_or_else(dash, age),
-        rtt.map_or_else(dash, |rtt| time_ns(rtt.p50)),
+        if is_silent { "lost".to_owned() } else { rtt.map_or_else(dash, |rtt| time_ns(rtt.p50)) },
         rtt.map_or_else(dash, |rtt| time_ns(rtt.p99)),
     ];
     if wide {
@@ -207,7 +208,11 @@ fn peer_row(peer: &PeerRates, wide: bool) -> Row<'static> {
     let right = |number: String| Cell::from(Line::from(number).right_aligned());
     let name = Cell::from(status.name.clone());
     let row = Row::new([name].into_iter().chain(numbers.into_iter().map(right)));
-    if peer.egress.drops + peer.ingress.drops > 0.0 { row.fg(Color::Red) } else { row }
+    match peer.egress.drops + peer.ingress.drops > 0.0 {
+        true => row.fg(Color::Red),
+        false if is_silent => row.fg(Color::Yellow),
+        false => row,
+    }
 }
 
 fn footer(model: &Model) -> Line<'_> {
@@ -290,6 +295,21 @@ mod tests {
 
         assert_eq!(model.egress, Rates::default());
         assert!(model.trouble.is_none());
+    }
+
+    #[test]
+    fn a_silent_peer_has_a_lost_probe_in_place_of_its_round_trip() {
+        let mut model = running();
+        let before = screen(80, 24, &mut model);
+        let peer = &mut model.peers[0].status;
+        peer.last_seen_seconds = Some(19.0);
+        peer.probe.as_mut().unwrap().last_lost = true;
+
+        let screen = screen(80, 24, &mut model);
+
+        let row = screen.lines().find(|line| line.contains("h2")).unwrap();
+        assert!(row.contains("19s") && row.contains(" lost "), "{row}");
+        assert!(!before.contains(" lost "), "{before}");
     }
 
     #[test]

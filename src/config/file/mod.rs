@@ -6,6 +6,7 @@
 mod endpoint;
 mod mistake;
 mod read;
+mod reload;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ mod tests;
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use mistake::{FileErrors, Located, Mistake};
 pub use read::{address, network};
+pub use reload::{ON_RELOAD, OnReload};
 pub use tables::parse;
 
 use super::{InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering};

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-const INTERFACE: &[Key<Interface>] = &[
+pub(super) const INTERFACE: &[Key<Interface>] = &[
     ("name", |it, value| device_name(value).map(|name| it.name = name)),
     ("address", |it, value| networks(value).map(|all| it.address = plain(all))),
     ("local", |it, value| networks(value).map(|all| it.local = plain(all))),
@@ -44,13 +44,13 @@ const INTERFACE: &[Key<Interface>] = &[
 
 /// The keys of a peer read so far.
 #[derive(Default)]
-struct PeerWords {
+pub(super) struct PeerWords {
     name: Option<String>,
     endpoint: Option<Spanned<Endpoint>>,
     subnets: Vec<Spanned<IpNet>>,
 }
 
-const PEER: &[Key<PeerWords>] = &[
+pub(super) const PEER: &[Key<PeerWords>] = &[
     ("name", |it, value| peer_name(value).map(|name| it.name = Some(name))),
     ("endpoint", |it, value| {
         parsed(value).map(|endpoint| it.endpoint = Some(Spanned::new(value.span(), endpoint)))

@@ -317,3 +317,30 @@ fn several_mistakes_stand_below_a_line_that_counts_them() {
         "{errors}"
     );
 }
+
+#[test]
+fn what_a_reload_does_is_decided_for_every_key() {
+    let known = tables::INTERFACE.iter().map(|(key, _)| ("interface", *key));
+    let known = known.chain(tables::PEER.iter().map(|(key, _)| ("peer", *key)));
+    let decided = ON_RELOAD.iter().map(|(table, key, _)| (*table, *key));
+
+    let sorted = |all: &mut dyn Iterator<Item = (&'static str, &'static str)>| {
+        let mut all: Vec<_> = all.collect();
+        all.sort_unstable();
+        all
+    };
+    assert_eq!(sorted(&mut known.into_iter()), sorted(&mut decided.into_iter()));
+}
+
+#[test]
+fn the_manual_says_what_a_reload_does_with_each_key() {
+    let manual = include_str!("../../../docs/STANDALONE.md");
+    let row = |(table, key, effect): &(&str, &str, OnReload)| {
+        let table = if *table == "peer" { "[[peer]]" } else { "[interface]" };
+        format!("| `{table}` | `{key}` | {} |", effect.word())
+    };
+
+    let rows: Vec<_> = manual.lines().filter(|line| line.starts_with("| `")).collect();
+
+    assert_eq!(rows, ON_RELOAD.iter().map(row).collect::<Vec<_>>());
+}

@@ -11,21 +11,42 @@ mod clients;
 #[cfg(feature = "etcd")]
 pub mod flanneld;
 mod health;
-mod news;
 pub mod standalone;
 mod tunnel;
+mod watch;
 
 use self::clients::{Asked, Clients, PeerChange};
 use self::tunnel::Tunnel;
 use super::run::WorkerFailure;
 use crate::control::Response;
+use crate::subnet::PeerSet;
 use futures_util::StreamExt;
 use ipnet::IpNet;
 use sd_notify::NotifyState;
 use std::io;
+use std::net::IpAddr;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::error;
+
+/// Why a gateway ended although nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A worker failed.
+    #[error(transparent)]
+    Worker(#[from] WorkerFailure),
+    /// The host has another address.
+    #[error(
+        "this host's address has changed from {from} to {to}: ending, so that the service starts \
+         again with the new one"
+    )]
+    Moved {
+        /// The address that is lost.
+        from: IpAddr,
+        /// The address now.
+        to: IpAddr,
+    },
+}
 
 /// Where the peers of a gateway come from.
 trait PeerSource {
@@ -47,7 +68,11 @@ trait PeerSource {
     );
 
     /// The networks that are routed to the device.
-    fn routes(&self, tunnel: &Tunnel) -> Vec<IpNet>;
+    fn routes(&self, peers: &PeerSet) -> Vec<IpNet>;
+
+    /// The address at which a gateway that started now would receive, when the host has lost the one
+    /// of this gateway; none if there is no other.
+    async fn address_now(&mut self, tunnel: &Tunnel) -> Option<IpAddr>;
 }
 
 /// Serves until somebody asks for the end or a worker fails.
@@ -56,23 +81,29 @@ async fn serve(
     source: &mut impl PeerSource,
     clients: &mut Clients,
     stop: &mut StopSignals,
-) -> Result<(), WorkerFailure> {
+) -> Result<(), ServeError> {
     loop {
         tokio::select! {
             () = stop.asked() => return Ok(()),
-            Some(failure) = tunnel.gateway.failed() => return Err(failure),
+            Some(failure) = tunnel.gateway.failed() => return Err(failure.into()),
             news = source.news() => source.apply(tunnel, news).await,
             Some(call) = clients.next() => match clients::look(tunnel, call.request) {
                 // The client may have gone away.
                 Asked::Seen(seen) => drop(call.answer.send(seen)),
                 Asked::Change(change) => source.change(tunnel, change, call.answer).await,
             },
-            Some(event) = tunnel.links.next() => if tunnel.came_up(event) {
-                let routes = source.routes(tunnel);
-                if let Err(reason) = tunnel.install(&routes).await {
-                    error!("after the device came up: {reason}");
+            Some(event) = tunnel.events.next() => {
+                tunnel.watch.notice(event, || source.routes(tunnel.reconciler.current()));
+            }
+            () = tunnel.watch.due() => {
+                tunnel.restore(&source.routes(tunnel.reconciler.current())).await;
+                if tunnel.watch.has_lost() && let Some(to) = source.address_now(tunnel).await {
+                    let from = tunnel.settings.listen.ip();
+                    if from != to {
+                        return Err(ServeError::Moved { from, to });
+                    }
                 }
-            },
+            }
         }
     }
 }

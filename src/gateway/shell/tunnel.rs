@@ -1,16 +1,21 @@
 //! A data plane and its place in the host: peers, addresses, routes, and those who watch over it.
 
+use super::health::{Health, Part};
+use super::watch::Watch;
 use crate::config::Settings;
 use crate::gateway::run::{Gateway, StartError};
-use crate::host::{HostError, LinkEvent, LinkEvents, Network};
+use crate::host::{HostError, HostEvents, Network};
 use crate::subnet::{Change, PeerSet, Reconciler, TooManyPeers};
-use crate::telemetry::drops;
 use crate::telemetry::probe::Prober;
+use crate::telemetry::{drops, news, silence};
 use ipnet::IpNet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
+
+/// What is missing is named one by one up to this many.
+const NAMED: usize = 16;
 
 /// Why there is no tunnel.
 #[derive(Debug, thiserror::Error)]
@@ -29,9 +34,10 @@ pub(super) struct Tunnel {
     pub(super) gateway: Gateway,
     pub(super) reconciler: Reconciler,
     pub(super) network: Network,
-    pub(super) links: LinkEvents,
-    /// Whether the device is up.
-    is_up: bool,
+    pub(super) events: HostEvents,
+    /// When the host is compared with what the tunnel needs.
+    pub(super) watch: Watch,
+    health: Arc<Health>,
     /// What goes on beside the loop; it ends with the tunnel.
     pub(super) tasks: JoinSet<()>,
 }
@@ -41,15 +47,54 @@ impl Tunnel {
     pub(super) async fn start(
         settings: Settings,
         reconciler: Reconciler,
-        (network, links): (Network, LinkEvents),
-        probe: Option<Duration>,
+        (network, events): (Network, HostEvents),
+        (probe, health): (Option<Duration>, &Arc<Health>),
     ) -> Result<Self, TunnelError> {
         let gateway = Gateway::start(&settings, reconciler.view()).await?;
-        let index = gateway.device_index();
-        network.set_queue_length(index, settings.device_queue).await?;
-        network.set_up(index).await?;
-        let tasks = watch(&gateway, &settings, probe);
-        Ok(Self { settings, gateway, reconciler, network, links, is_up: true, tasks })
+        let tasks = JoinSet::new();
+        let watch = Watch::new(gateway.device_index(), settings.listen.ip());
+        let health = Arc::clone(health);
+        let mut tunnel =
+            Self { settings, gateway, reconciler, network, events, watch, health, tasks };
+        match tunnel.bring_up().await {
+            Ok(()) => {
+                tunnel.look_after(probe);
+                Ok(tunnel)
+            }
+            Err(refused) => {
+                tunnel.stop().await;
+                Err(refused.into())
+            }
+        }
+    }
+
+    async fn bring_up(&self) -> Result<(), HostError> {
+        let index = self.gateway.device_index();
+        self.network.set_queue_length(index, self.settings.device_queue).await?;
+        self.network.set_up(index).await
+    }
+
+    /// Logs drops, and probes peers if there is an interval to do so.
+    fn look_after(&mut self, probe: Option<Duration>) {
+        let observer = self.gateway.observer();
+        self.tasks.spawn(drops::watch(Arc::clone(observer)));
+        let (Some(every), Some(source)) = (probe, self.settings.first_v4()) else { return };
+        match Prober::open(self.gateway.device(), source.addr(), every) {
+            Ok(prober) => {
+                self.tasks.spawn(prober.run(Arc::clone(observer)));
+                self.tasks.spawn(silence::watch(Arc::clone(observer)));
+            }
+            Err(error) => warn!("peers are not probed: opening an ICMP socket: {error}"),
+        }
+    }
+
+    /// Sets how many packets may wait for the device.
+    pub(super) async fn set_queue_length(&mut self, packets: u32) -> Result<(), HostError> {
+        if packets != self.settings.device_queue {
+            self.network.set_queue_length(self.gateway.device_index(), packets).await?;
+            self.settings.device_queue = packets;
+        }
+        Ok(())
     }
 
     /// Gives the device its addresses and routes; those that are there already do no harm.
@@ -67,18 +112,70 @@ impl Tunnel {
         Ok(change)
     }
 
-    /// Whether the device is up again: the kernel has forgotten its routes and IPv6 addresses.
-    pub(super) fn came_up(&mut self, event: LinkEvent) -> bool {
-        let (was_up, is_up) = match event {
-            LinkEvent::Changed { index, up } if index == self.gateway.device_index() => {
-                (self.is_up, up)
-            }
-            LinkEvent::Changed { .. } => return false,
-            // It may have gone down and come up again.
-            LinkEvent::Missed => (false, true),
+    /// Compares the host with what the tunnel needs, puts back what is missing, and tells. What
+    /// cannot be put back is tried again at the next comparison.
+    pub(super) async fn restore(&mut self, routes: &[IpNet]) {
+        let missing = match self.put_back(routes).await {
+            Ok(missing) => missing,
+            Err(reason) => vec![reason.to_string()],
         };
-        self.is_up = is_up && event != LinkEvent::Missed;
-        is_up && !was_up
+        if self.watch.found(missing) {
+            match self.watch.missing() {
+                [] => info!("the host has all that the tunnel needs again"),
+                missing => missing.iter().for_each(|reason| error!("missing: {reason}")),
+            }
+        }
+        let missing = self.watch.missing();
+        let state = if missing.is_empty() { Ok(()) } else { Err(missing.join("\n")) };
+        self.health.set(Part::Host, state);
+    }
+
+    /// Puts addresses and routes back; returns what is missing nevertheless, a sentence each.
+    async fn put_back(&mut self, routes: &[IpNet]) -> Result<Vec<String>, HostError> {
+        let index = self.gateway.device_index();
+        let there = self.network.addresses().await?;
+        let mut missing = Vec::new();
+        let listen = self.settings.listen.ip();
+        let is_lost =
+            !listen.is_unspecified() && !there.iter().any(|(_, own)| own.addr() == listen);
+        self.watch.set_lost(is_lost);
+        if is_lost {
+            missing.push(format!("this host has lost {listen}, at which the gateway receives"));
+        }
+        let lost = self.settings.addresses.iter().filter(|net| !there.contains(&(index, **net)));
+        let mut restored = Vec::new();
+        for address in lost {
+            match self.network.add_address(index, *address).await {
+                Ok(()) => restored.push(format!("address {address}")),
+                Err(reason) => missing.push(reason.to_string()),
+            }
+        }
+        if !self.watch.is_up() {
+            let device = self.gateway.device();
+            missing.push(format!("device {device} is down: run `ip link set {device} up`"));
+            return Ok(self.told(restored, missing));
+        }
+        for network in self.network.unrouted(index, routes).await? {
+            match self.network.add_routes(index, &[network]).await {
+                Ok(()) => restored.push(format!("route {network}")),
+                Err(reason) => missing.push(reason.to_string()),
+            }
+        }
+        Ok(self.told(restored, missing))
+    }
+
+    /// Logs what was restored, and keeps of what is missing as much as anybody reads.
+    fn told(&self, restored: Vec<String>, mut missing: Vec<String>) -> Vec<String> {
+        let device = self.gateway.device();
+        let one = |what| warn!("restored {what} of {device}: something had removed it");
+        let many = |count| warn!("restored {count} routes and addresses of {device}");
+        news::tell(restored.iter(), one, many);
+        let more = missing.len().saturating_sub(NAMED);
+        if more > 0 {
+            missing.truncate(NAMED);
+            missing.push(format!("and {more} more routes and addresses"));
+        }
+        missing
     }
 
     /// Says what runs now; `peers` where they are known already.
@@ -102,20 +199,4 @@ impl Tunnel {
         drop(self.tasks);
         self.gateway.stop().await.close().await;
     }
-}
-
-/// Logs drops, and probes peers if there is an interval to do so.
-fn watch(gateway: &Gateway, settings: &Settings, probe: Option<Duration>) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    let observer = gateway.observer();
-    tasks.spawn(drops::watch(Arc::clone(observer)));
-    if let (Some(every), Some(source)) = (probe, settings.first_v4()) {
-        match Prober::open(gateway.device(), source.addr(), every) {
-            Ok(prober) => {
-                tasks.spawn(prober.run(Arc::clone(observer)));
-            }
-            Err(error) => warn!("peers are not probed: opening an ICMP socket: {error}"),
-        }
-    }
-    tasks
 }

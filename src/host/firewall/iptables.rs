@@ -3,18 +3,15 @@
 //! Another flanneld on this host, of another network, has its rules in the same chains. They stay:
 //! what changes is the rules of our network, and the one rule without any network, which both share.
 
-use super::Scope;
 use super::command::{CommandError, run};
+use super::{Scope, is_foreign, is_own};
 use ipnet::Ipv4Net;
 use std::fmt::Write;
-use std::net::Ipv4Addr;
 
 const POSTROUTING: &str = "FLANNEL-POSTRTG";
 const FORWARD: &str = "FLANNEL-FWD";
 const MASQUERADE_COMMENT: &str = "flanneld masq";
 const FORWARD_COMMENT: &str = "flanneld forward";
-/// Never masqueraded, whatever the network.
-const MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
 /// The mark of kube-proxy, which masquerades what has it.
 const KUBE_PROXY_MARK: &str = "0x4000/0x4000";
 
@@ -104,16 +101,6 @@ impl Rule {
 
 /// A chain of ours as `iptables -S` lists it; `None` if it does not exist.
 type Listed = Option<Vec<String>>;
-
-/// Whether a listed rule is about other networks than ours.
-fn is_foreign(line: &str, network: Ipv4Net) -> bool {
-    let words: Vec<_> = line.split_whitespace().collect();
-    let named = words.windows(2).filter(|pair| matches!(pair[0], "-s" | "-d"));
-    let networks = named.filter_map(|pair| pair[1].parse::<Ipv4Net>().ok());
-    let mut networks = networks.filter(|network| *network != MULTICAST).peekable();
-    networks.peek().is_some()
-        && networks.all(|other| !network.contains(&other) && !other.contains(&network))
-}
 
 /// The transaction for `iptables-restore --noflush`: our chains made, or emptied of our rules;
 /// existing jumps to them removed; everything appended in order. Beside rules of other networks, the
@@ -206,12 +193,11 @@ pub(super) async fn has_random_fully() -> bool {
 pub(super) async fn forget(network: Ipv4Net) {
     for (table, chain) in [("nat", POSTROUTING), ("filter", FORWARD)] {
         let Ok(Some(lines)) = list("iptables", table, chain).await else { continue };
-        let own = |line: &&String| {
-            let about = |word: &str| word.parse::<Ipv4Net>().is_ok_and(|it| network.contains(&it));
-            line.split_whitespace().any(about)
-        };
-        let deletions: String =
-            lines.iter().filter(own).map(|line| format!("-D {line}\n")).collect();
+        let deletions: String = lines
+            .iter()
+            .filter(|line| is_own(line, network))
+            .map(|line| format!("-D {line}\n"))
+            .collect();
         let text = format!("*{table}\n{deletions}COMMIT\n");
         let _ = run("iptables-restore", &["--noflush"], &text).await;
     }

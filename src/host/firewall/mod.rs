@@ -10,6 +10,7 @@ mod nftables;
 pub use command::CommandError;
 
 use ipnet::Ipv4Net;
+use std::net::Ipv4Addr;
 use tracing::{debug, error, info};
 
 /// The networks that the rules are for, and which rules are wanted.
@@ -36,9 +37,34 @@ pub enum Backend {
     Nftables,
 }
 
-/// Removes the iptables rules of a former network of this node.
+/// Removes the rules of a former network of this node.
 pub async fn forget(network: Ipv4Net) {
     iptables::forget(network).await;
+    nftables::forget(network).await;
+}
+
+/// Never masqueraded, whatever the network.
+const MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
+
+/// The networks that a listed rule names; an address is a network of its own.
+fn networks(rule: &str) -> impl Iterator<Item = Ipv4Net> {
+    let network = |word: &str| {
+        let address = || word.parse::<Ipv4Addr>().ok().map(Ipv4Net::from);
+        word.parse::<Ipv4Net>().ok().or_else(address)
+    };
+    rule.split_whitespace().filter_map(network).filter(|network| *network != MULTICAST)
+}
+
+/// Whether a listed rule is one of this network.
+fn is_own(rule: &str, network: Ipv4Net) -> bool {
+    networks(rule).any(|other| network.contains(&other))
+}
+
+/// Whether a listed rule is one of other networks.
+fn is_foreign(rule: &str, network: Ipv4Net) -> bool {
+    let mut networks = networks(rule).peekable();
+    networks.peek().is_some()
+        && networks.all(|other| !network.contains(&other) && !other.contains(&network))
 }
 
 /// The rules of this node.
@@ -57,7 +83,7 @@ impl Firewall {
         match backend {
             Backend::Iptables => {
                 info!("Starting flannel in iptables mode...");
-                if let Err(reason) = nftables::remove().await {
+                if let Err(reason) = nftables::remove(scope.network).await {
                     debug!("could not clean-up nftables tables: {reason}");
                 }
                 firewall.start_iptables().await;

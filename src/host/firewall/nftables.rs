@@ -1,14 +1,48 @@
-//! The rules as nftables has them: a table of its own.
+//! The rules as nftables has them: in a table of flannel's own.
+//!
+//! As with iptables, rules of another network in this table stay.
 
-use super::Scope;
 use super::command::{CommandError, run};
+use super::{Scope, is_foreign, is_own};
+use ipnet::Ipv4Net;
 use std::fmt::Write;
 
 const TABLES: [(&str, &str); 2] = [("ip", "flannel-ipv4"), ("ip6", "flannel-ipv6")];
 
+/// The chains of the first table.
+const CHAINS: [&str; 2] = ["postrtg", "forward"];
+
+/// The rules of a chain, each with its handle.
+type Listed = Vec<(String, String)>;
+
+/// Reads `nft -a list chain`: a rule ends with `# handle NUMBER`, and so does the chain's first line.
+fn parse(listing: &str) -> Listed {
+    let rules = listing.lines().filter_map(|line| line.split_once(" # handle "));
+    let rules = rules.filter(|(rule, _)| !rule.ends_with('{'));
+    rules.map(|(rule, handle)| (rule.trim().to_owned(), handle.to_owned())).collect()
+}
+
+/// The commands that delete rules of a chain.
+fn deletions(chain: &str, rules: &Listed, which: impl Fn(&str) -> bool) -> String {
+    let chosen = rules.iter().filter(|(rule, _)| which(rule));
+    chosen
+        .map(|(_, handle)| format!("delete rule ip flannel-ipv4 {chain} handle {handle}\n"))
+        .collect()
+}
+
+/// The command that empties a chain of our rules, and how the rule without any network is added:
+/// first, as each network's rules expect.
+fn cleared(chain: &str, network: Ipv4Net, rules: &Listed) -> (String, &'static str) {
+    let is_foreign = |rule: &str| is_foreign(rule, network);
+    match rules.iter().any(|(rule, _)| is_foreign(rule)) {
+        true => (deletions(chain, rules, |rule| !is_foreign(rule)), "insert"),
+        false => (format!("flush chain ip flannel-ipv4 {chain}\n"), "add"),
+    }
+}
+
 /// The transaction for `nft -f`, flannel's rules in flannel's order. The fourth rule leaves nothing
-/// for the last one; it is that way there, too.
-fn text(scope: &Scope) -> String {
+/// for the last one, as in flannel. `listed` are the rules of [`CHAINS`] that exist.
+fn text(scope: &Scope, listed: &[Listed; 2]) -> String {
     let Scope { network, subnet, .. } = scope;
     let mut text = String::new();
     for (family, table) in TABLES {
@@ -16,13 +50,14 @@ fn text(scope: &Scope) -> String {
     }
     let table = "ip flannel-ipv4";
     if scope.masquerade {
+        let (clear, add) = cleared(CHAINS[0], *network, &listed[0]);
         let masquerade = if scope.random_fully { "masquerade fully-random" } else { "masquerade" };
         let _ = writeln!(
             text,
             "add chain {table} postrtg {{ type nat hook postrouting priority 100 ; comment \"chain \
              to manage traffic masquerading by flannel\" ; }}\n\
-             flush chain {table} postrtg\n\
-             add rule {table} postrtg meta mark 0x4000 return\n\
+             {clear}\
+             {add} rule {table} postrtg meta mark 0x4000 return\n\
              add rule {table} postrtg ip saddr {subnet} ip daddr {network} return\n\
              add rule {table} postrtg ip saddr {network} ip daddr {subnet} return\n\
              add rule {table} postrtg ip saddr != {subnet} ip daddr {network} return\n\
@@ -31,11 +66,12 @@ fn text(scope: &Scope) -> String {
         );
     }
     if scope.forward {
+        let (clear, _) = cleared(CHAINS[1], *network, &listed[1]);
         let _ = writeln!(
             text,
             "add chain {table} forward {{ type filter hook forward priority 0 ; comment \"chain to \
              accept flannel traffic\" ; }}\n\
-             flush chain {table} forward\n\
+             {clear}\
              add rule {table} forward ip saddr {network} accept\n\
              add rule {table} forward ip daddr {network} accept"
         );
@@ -45,13 +81,38 @@ fn text(scope: &Scope) -> String {
 
 /// Puts the rules in place: all or none, and with random ports only if the kernel has them.
 pub(super) async fn apply(scope: &Scope) -> Result<(), CommandError> {
-    let checked = run("nft", &["--check", "-f", "-"], &text(scope)).await;
+    let listed = [list(CHAINS[0]).await, list(CHAINS[1]).await];
+    let checked = run("nft", &["--check", "-f", "-"], &text(scope, &listed)).await;
     let random_fully = scope.random_fully && checked.is_ok();
-    run("nft", &["-f", "-"], &text(&Scope { random_fully, ..*scope })).await.map(drop)
+    run("nft", &["-f", "-"], &text(&Scope { random_fully, ..*scope }, &listed)).await.map(drop)
 }
 
-/// Removes the tables; what is not there is fine.
-pub(super) async fn remove() -> Result<(), CommandError> {
+/// The rules of a chain; none if it does not exist.
+async fn list(chain: &str) -> Listed {
+    let listing = run("nft", &["-a", "list", "chain", "ip", "flannel-ipv4", chain], "").await;
+    listing.map_or_else(|_| Listed::new(), |listing| parse(&listing))
+}
+
+/// Removes the rules of a network, those of other networks stay. What fails has no consequence but
+/// rules that match nothing any more.
+pub(super) async fn forget(network: Ipv4Net) {
+    for chain in CHAINS {
+        let own = deletions(chain, &list(chain).await, |rule| is_own(rule, network));
+        if !own.is_empty() {
+            let _ = run("nft", &["-f", "-"], &own).await;
+        }
+    }
+}
+
+/// Removes the tables; those that also have rules of other networks stay, with these rules. Succeeds
+/// if there is nothing to remove.
+pub(super) async fn remove(network: Ipv4Net) -> Result<(), CommandError> {
+    for chain in CHAINS {
+        if list(chain).await.iter().any(|(rule, _)| is_foreign(rule, network)) {
+            forget(network).await;
+            return Ok(());
+        }
+    }
     let mut text = String::new();
     for (family, table) in TABLES {
         // Deleting fails on what is not there, adding does not on what is.
@@ -73,9 +134,10 @@ mod tests {
             forward: true,
             random_fully: true,
         };
+        let none = [Listed::new(), Listed::new()];
 
         assert_eq!(
-            text(&scope),
+            text(&scope, &none),
             r#"add table ip flannel-ipv4 { comment "rules for flannel-ipv4" ; }
 add table ip6 flannel-ipv6 { comment "rules for flannel-ipv6" ; }
 add chain ip flannel-ipv4 postrtg { type nat hook postrouting priority 100 ; comment "chain to manage traffic masquerading by flannel" ; }
@@ -92,9 +154,9 @@ add rule ip flannel-ipv4 forward ip saddr 10.10.0.0/16 accept
 add rule ip flannel-ipv4 forward ip daddr 10.10.0.0/16 accept
 "#
         );
-        let plain = text(&Scope { random_fully: false, ..scope });
+        let plain = text(&Scope { random_fully: false, ..scope }, &none);
         assert!(plain.contains("224.0.0.0/4 masquerade\n"), "{plain}");
-        let tables = text(&Scope { masquerade: false, forward: false, ..scope });
+        let tables = text(&Scope { masquerade: false, forward: false, ..scope }, &none);
         assert_eq!(tables.lines().count(), 2, "{tables}");
     }
 }

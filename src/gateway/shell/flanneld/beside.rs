@@ -23,24 +23,25 @@ async fn forget(previous: &Previous, own: Ipv4Net, config: &NetworkConfig, netwo
 
 /// Sets up what is beside the tunnel and keeps it there for as long as the tunnel is.
 pub(super) async fn beside(member: &Member, tunnel: &mut Tunnel) {
-    let Member { options, config, held, previous, .. } = member;
+    let Member { options, config, subnet, previous } = member;
+    let subnet = *subnet;
     let rules = options.rules;
-    let is_new = previous.network != Some(config.network) || previous.subnet != Some(held.subnet);
+    let is_new = previous.network != Some(config.network) || previous.subnet != Some(subnet);
     if is_new && rules.masquerade && !config.nftables {
         let show = |net: Option<Ipv4Net>| net.map_or("none".to_owned(), |net| net.to_string());
         info!(
             "Current network or subnet ({}, {}) is not equal to previous one ({}, {}), trying to \
              recycle old iptables rules",
             config.network,
-            held.subnet,
+            subnet,
             show(previous.network),
             show(previous.subnet)
         );
     }
-    forget(previous, held.subnet, config, &tunnel.network).await;
+    forget(previous, subnet, config, &tunnel.network).await;
     let scope = Scope {
         network: config.network,
-        subnet: held.subnet,
+        subnet,
         masquerade: rules.masquerade,
         forward: rules.forward,
         random_fully: rules.random_fully,
@@ -54,7 +55,7 @@ pub(super) async fn beside(member: &Member, tunnel: &mut Tunnel) {
         }
     });
     if rules.blackhole {
-        let (network, subnet) = (tunnel.network.clone(), held.subnet);
+        let network = tunnel.network.clone();
         tunnel.tasks.spawn(async move {
             loop {
                 match network.ensure_blackhole(subnet).await {

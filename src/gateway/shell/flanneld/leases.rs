@@ -1,13 +1,23 @@
 //! Peers that come from leases.
 
+use super::{Member, address_now};
+use crate::config::flanneld::External;
 use crate::control::Response;
+use crate::gateway::shell::PeerSource;
 use crate::gateway::shell::clients::PeerChange;
-use crate::gateway::shell::health::Health;
+use crate::gateway::shell::health::{Health, Part};
 use crate::gateway::shell::tunnel::Tunnel;
-use crate::gateway::shell::{PeerSource, news};
-use crate::subnet::{Change, Leases, OwnLease, PeerSet, TooManyPeers};
+use crate::subnet::etcd::{Leases, OwnLease};
+#[cfg(feature = "kube")]
+use crate::subnet::kube::{Cluster, OwnNode};
+use crate::subnet::{Change, PeerSet, TooManyPeers};
+use crate::telemetry::news;
+use crate::telemetry::observer::Observer;
+#[cfg(feature = "kube")]
+use crate::telemetry::status::KubeStatus;
 use crate::telemetry::status::{EtcdStatus, IgnoredLeases};
 use ipnet::{IpNet, Ipv4Net};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -17,15 +27,81 @@ use tracing::{error, info};
 /// How often it is said again that there are too many leases.
 const REMINDER: Duration = Duration::from_secs(60);
 
+/// What is known of a network's leases, wherever they are kept.
+pub(super) trait Known: Clone {
+    /// Where they are kept, for those who want to change them elsewhere.
+    const KEPT_IN: &str;
+
+    /// The peers.
+    fn peers(&self) -> &PeerSet;
+
+    /// Whether this node has its own.
+    fn is_ours(&self) -> bool;
+
+    /// Shows how all is.
+    fn show(&self, observer: &Observer);
+}
+
+impl Known for Leases {
+    const KEPT_IN: &str = "etcd";
+
+    fn peers(&self) -> &PeerSet {
+        &self.peers
+    }
+
+    fn is_ours(&self) -> bool {
+        self.own == OwnLease::Held
+    }
+
+    fn show(&self, observer: &Observer) {
+        let counts = self.counts;
+        observer.set_etcd(EtcdStatus {
+            own: self.own.name().to_owned(),
+            connected: self.connected,
+            disconnects: self.disconnects,
+            failed_renewals: self.failed_renewals,
+            counts: IgnoredLeases {
+                malformed: counts.malformed,
+                foreign_backend: counts.foreign_backend,
+                duplicate_public_ip: counts.duplicate_public_ip,
+                out_of_place: counts.out_of_place,
+            },
+        });
+    }
+}
+
+#[cfg(feature = "kube")]
+impl Known for Cluster {
+    const KEPT_IN: &str = "the nodes of the Kubernetes cluster";
+
+    fn peers(&self) -> &PeerSet {
+        &self.peers
+    }
+
+    fn is_ours(&self) -> bool {
+        self.own == OwnNode::Registered
+    }
+
+    fn show(&self, observer: &Observer) {
+        observer.set_kube(KubeStatus {
+            own: self.own.name().to_owned(),
+            connected: self.connected,
+            disconnects: self.disconnects,
+            failed_writes: self.failed_writes,
+            ignored: self.ignored,
+        });
+    }
+}
+
 /// The leases of a network, which others keep.
-pub(super) struct LeaseSource {
+pub(super) struct LeaseSource<L> {
     network: Ipv4Net,
-    leases: watch::Receiver<Leases>,
+    /// How the host's address is found.
+    external: External,
+    leases: watch::Receiver<L>,
     pace: Pace,
     /// When it was last said that there are more leases than a gateway can know.
     overfull: Option<Instant>,
-    /// Whether `subnet.env` is there.
-    written: bool,
     health: Arc<Health>,
 }
 
@@ -44,24 +120,18 @@ impl Pace {
     }
 }
 
-impl LeaseSource {
-    pub(super) fn new(
-        network: Ipv4Net,
-        leases: watch::Receiver<Leases>,
-        health: Arc<Health>,
-    ) -> Self {
+impl<L: Known> LeaseSource<L> {
+    pub(super) fn new(member: &Member, leases: watch::Receiver<L>, health: Arc<Health>) -> Self {
         let pace = Pace::after(Duration::ZERO);
-        Self { network, leases, pace, overfull: None, written: false, health }
+        let (network, external) = (member.config.network, member.options.external.clone());
+        let source = Self { network, external, leases, pace, overfull: None, health };
+        source.tell_readiness(source.leases.borrow().is_ours());
+        source
     }
 
-    /// Takes note of whether `subnet.env` is there.
-    pub(super) fn set_written(&mut self, written: bool) {
-        self.written = written;
-        self.tell_readiness(OwnLease::Held);
-    }
-
-    fn tell_readiness(&self, own: OwnLease) {
-        self.health.set_ready(self.written && own == OwnLease::Held);
+    /// The status names the lease's state, so that no reason is needed.
+    fn tell_readiness(&self, is_ours: bool) {
+        self.health.set(Part::Lease, if is_ours { Ok(()) } else { Err(String::new()) });
     }
 
     /// Says, not too often, that the peers stay what they are. To end would end the whole network:
@@ -74,7 +144,7 @@ impl LeaseSource {
     }
 }
 
-impl PeerSource for LeaseSource {
+impl<L: Known> PeerSource for LeaseSource<L> {
     type News = ();
 
     async fn news(&mut self) {
@@ -89,9 +159,9 @@ impl PeerSource for LeaseSource {
     async fn apply(&mut self, tunnel: &mut Tunnel, (): ()) {
         let began = Instant::now();
         let leases = self.leases.borrow_and_update().clone();
-        self.tell_readiness(leases.own);
-        tunnel.gateway.observer().set_etcd(status(&leases));
-        let applied = tunnel.set_peers(PeerSet::clone(&leases.peers));
+        self.tell_readiness(leases.is_ours());
+        leases.show(tunnel.gateway.observer());
+        let applied = tunnel.set_peers(leases.peers().clone());
         self.pace = Pace::after(began.elapsed());
         match applied {
             Ok(change) => {
@@ -103,13 +173,17 @@ impl PeerSource for LeaseSource {
     }
 
     async fn change(&mut self, _: &mut Tunnel, _: PeerChange, answer: oneshot::Sender<Response>) {
-        let refusal = "peers of this gateway come from etcd".to_owned();
+        let refusal = format!("peers of this gateway come from {}", L::KEPT_IN);
         // The client may have gone away.
         let _ = answer.send(Response::Error(refusal));
     }
 
-    fn routes(&self, _: &Tunnel) -> Vec<IpNet> {
+    fn routes(&self, _: &PeerSet) -> Vec<IpNet> {
         vec![self.network.into()]
+    }
+
+    async fn address_now(&mut self, tunnel: &Tunnel) -> Option<IpAddr> {
+        address_now(&self.external, &tunnel.network).await
     }
 }
 
@@ -117,22 +191,5 @@ fn tell(change: &Change) {
     for (what, subnets) in [("added", &change.changed), ("removed", &change.removed)] {
         let one = |subnet| info!("Subnet {what}: {subnet}");
         news::tell(subnets.iter(), one, |count| info!("Subnets {what}: {count}"));
-    }
-}
-
-/// What `twill status` says of the leases.
-pub(super) fn status(leases: &Leases) -> EtcdStatus {
-    let counts = leases.counts;
-    EtcdStatus {
-        own: leases.own.name().to_owned(),
-        connected: leases.connected,
-        disconnects: leases.disconnects,
-        failed_renewals: leases.failed_renewals,
-        counts: IgnoredLeases {
-            malformed: counts.malformed,
-            foreign_backend: counts.foreign_backend,
-            duplicate_public_ip: counts.duplicate_public_ip,
-            out_of_place: counts.out_of_place,
-        },
     }
 }

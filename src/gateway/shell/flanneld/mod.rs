@@ -7,36 +7,35 @@
 //! ```
 //! Messages are flanneld's where it has one, for those who look for them.
 
-mod begin;
 mod beside;
 mod leases;
+mod stores;
+mod subnet_file;
 
-use self::begin::{external, manager, network_config};
 use self::beside::beside;
-use self::leases::LeaseSource;
+use self::leases::{Known, LeaseSource};
+use self::subnet_file::SubnetFile;
 use super::clients::Clients;
-use super::health::{Health, Words};
+use super::health::{Health, Part, Words};
 use super::tunnel::{Tunnel, TunnelError};
-use super::{StopSignals, block_on, serve, tell_systemd};
-use crate::config::flanneld::Flanneld;
+use super::{ServeError, StopSignals, block_on, serve, tell_systemd};
+use crate::config::flanneld::{self as config, External, Flanneld};
 use crate::config::load::{self, Addressing, default_socket};
 use crate::config::{Mtu, OVERHEAD_V4, Settings};
 use crate::gateway::resources::{ResourceError, await_port};
-use crate::gateway::run::WorkerFailure;
 use crate::host::external_interface::{self, ExternalError, ExternalInterface};
-use crate::host::{HostError, LinkEvents, Network, Previous, SubnetEnv};
-use crate::subnet::etcd::{AccessError, EtcdManager};
-use crate::subnet::{
-    AcquireError, BackendError, Held, Holder, Keeper, Keeping, Leases, NetworkConfig, Reconciler,
-    acquire,
-};
+use crate::host::{HostError, HostEvents, Network, Path, Previous, Survey};
+#[cfg(feature = "kube")]
+use crate::subnet::kube;
+use crate::subnet::{Joined, LeaseStore, NetworkConfig, NodeAddress, Reconciler, etcd};
 use crate::telemetry::http::{self, HttpError, Server};
 use ipnet::Ipv4Net;
 use sd_notify::NotifyState;
 use std::io;
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tracing::subscriber::{NoSubscriber, with_default};
 use tracing::{info, warn};
 
 /// Packets that cross a bridge pass iptables only if this is there.
@@ -53,22 +52,27 @@ const WORDS: Words = Words {
 pub enum FlanneldError {
     /// A file for TLS.
     #[error("Failed to create SubnetManager: {0}")]
-    Access(#[from] AccessError),
+    Access(#[from] etcd::client::AccessError),
+    /// Access to the API server.
+    #[cfg(feature = "kube")]
+    #[error("Failed to create SubnetManager: {0}")]
+    KubeAccess(#[from] kube::AccessError),
+    /// Leases in etcd.
+    #[error(transparent)]
+    Etcd(#[from] etcd::StoreError),
+    /// Leases in a Kubernetes cluster.
+    #[cfg(feature = "kube")]
+    #[error("Error registering network: {0}")]
+    Kube(#[from] kube::StoreError),
     /// The address for probes.
     #[error("Start healthz server error. {0}")]
     Health(HttpError),
     /// The address for metrics.
     #[error("serving TWILL_METRICS: {0}")]
     Metrics(HttpError),
-    /// A backend that is not ours.
-    #[error("Error fetching backend: {0}")]
-    Backend(#[from] BackendError),
     /// No interface for the tunnel.
     #[error(transparent)]
     External(#[from] ExternalError),
-    /// No subnet.
-    #[error("Error registering network: {0}")]
-    Acquire(#[from] AcquireError),
     /// The port.
     #[error("Error registering network: {0}")]
     Port(#[from] ResourceError),
@@ -78,9 +82,9 @@ pub enum FlanneldError {
     /// Links, addresses and routes.
     #[error("Error registering network: {0}")]
     Host(#[from] HostError),
-    /// A worker failed while running.
+    /// It ended while running.
     #[error(transparent)]
-    Worker(#[from] WorkerFailure),
+    Serve(#[from] ServeError),
     /// Signals cannot be received, or there is no runtime.
     #[error("setting up the control plane: {0}")]
     Runtime(#[from] io::Error),
@@ -98,60 +102,87 @@ pub fn run(options: Flanneld) -> Result<(), FlanneldError> {
 async fn until_the_end(options: Flanneld) -> Result<(), FlanneldError> {
     info!("Installing signal handlers");
     let mut stop = StopSignals::install()?;
+    let previous = Previous::read(&options.subnet_file);
+    match options.leases.clone() {
+        config::LeaseStore::Etcd(etcd) => {
+            let store = stores::etcd(&etcd, options.renew_margin, previous).await?;
+            be_a_node(store, options, previous, &mut stop).await
+        }
+        #[cfg(feature = "kube")]
+        config::LeaseStore::Kube(kube) => {
+            be_a_node(stores::kube(kube)?, options, previous, &mut stop).await
+        }
+    }
+}
+
+/// Joins the network and serves it.
+async fn be_a_node<S>(
+    store: S,
+    options: Flanneld,
+    previous: Previous,
+    stop: &mut StopSignals,
+) -> Result<(), FlanneldError>
+where
+    S: LeaseStore<Known: Known>,
+    FlanneldError: From<S::Error>,
+{
     let joined = tokio::select! {
         () = stop.asked() => None,
         // Boxed, because it is large.
-        joined = Box::pin(join(options)) => Some(joined?),
+        node = Box::pin(Node::join(store, options, previous)) => Some(node?),
     };
     match joined {
-        Some(node) => node.serve(&mut stop).await?,
+        Some(node) => node.serve(stop).await?,
         None => info!("shutdownHandler sent cancel signal..."),
     }
     info!("Exiting cleanly...");
     Ok(())
 }
 
-/// Joins the network: from nothing to a node that is ready.
-async fn join(options: Flanneld) -> Result<Node, FlanneldError> {
-    let previous = Previous::read(&options.subnet_file);
-    let manager = manager(&options.etcd, previous).await?;
-    let health = Arc::new(Health::default());
-    let pages = serve_pages(&options, &health).await?;
-    let config = network_config(&manager).await?;
-    info!("Found network config - Backend type: udp");
-    if !config.nftables && !Path::new(BRIDGE_FILTER).exists() {
-        warn!(
-            "{BRIDGE_FILTER} does not exist: if containers are on a bridge, load br_netfilter, or \
-             Kubernetes services will not reach those of the same node"
-        );
+/// What is there before the node has a subnet: the host's network and the tunnel's place in it.
+struct Ground {
+    network: Network,
+    events: HostEvents,
+    external: ExternalInterface,
+    /// All IPv4 addresses of the host.
+    local: Vec<Ipv4Addr>,
+}
+
+impl Ground {
+    async fn prepare(options: &Flanneld, config: &NetworkConfig) -> Result<Self, FlanneldError> {
+        info!("Found network config - Backend type: udp");
+        if !config.nftables && !std::path::Path::new(BRIDGE_FILTER).exists() {
+            warn!(
+                "{BRIDGE_FILTER} does not exist: if containers are on a bridge, load br_netfilter, \
+                 or Kubernetes services will not reach those of the same node"
+            );
+        }
+        let (network, events) = Network::connect()?;
+        let (survey, path) = look(&options.external, &network).await?;
+        let external = external_interface::choose(&options.external, &survey, path)?;
+        let addresses = survey.interfaces.iter().flat_map(|interface| &interface.addresses);
+        let local = addresses.map(|address| address.network.addr()).collect();
+        Ok(Self { network, events, external, local })
     }
-    let (network, links) = Network::connect()?;
-    let external = external(&options, &network).await?;
-    let holder = Holder { public_ip: external.public_ip };
-    let held = Box::pin(acquire(&manager, &config, holder, previous.subnet)).await?;
-    // What a killed node left is not a collision; it is gone with its port.
-    await_port((external.address, config.backend.port).into()).await?;
+}
+
+/// The host's network, and how it reaches the address that the interface must reach.
+async fn look(wanted: &External, network: &Network) -> Result<(Survey, Option<Path>), HostError> {
     let survey = network.survey().await?;
-    for collision in external_interface::collisions(&survey, config.network, held.subnet) {
-        warn!("{collision}: packets to it will go astray");
-    }
-    let keeping = Keeping {
-        network: config.network,
-        key: manager.prefix().lease(held.subnet),
-        held,
-        margin: options.renew_margin,
-        port: config.backend.port,
+    let path = match wanted.can_reach {
+        Some(address) => network.path_to(address).await.ok(),
+        None => None,
     };
-    let (keeper, leases) = Keeper::new(manager, keeping);
-    let member = Member { options, config, external, held, previous };
-    let (tunnel, clients) = start(&member, (network, links), &leases).await?;
-    let mut source = LeaseSource::new(member.config.network, leases, Arc::clone(&health));
-    source.set_written(write_subnet_file(&member, &tunnel.settings));
-    info!("Running backend.");
-    tell_systemd(NotifyState::Ready);
-    info!("Watching for new subnet leases");
-    health.show(tunnel.gateway.observer());
-    Ok(Node { tunnel, clients, source, keeper, _pages: pages })
+    Ok((survey, path))
+}
+
+/// The address of the tunnel if the node started now; none if there is no interface for it.
+async fn address_now(wanted: &External, network: &Network) -> Option<IpAddr> {
+    let (survey, path) = look(wanted, network).await.ok()?;
+    // It is asked again and again: what it logs belongs to the start.
+    let silence = NoSubscriber::default();
+    let chosen = with_default(silence, || external_interface::choose(wanted, &survey, path));
+    chosen.ok().map(|external| external.address.into())
 }
 
 async fn serve_pages(
@@ -175,26 +206,25 @@ async fn serve_pages(
 struct Member {
     options: Flanneld,
     config: NetworkConfig,
-    external: ExternalInterface,
-    held: Held,
+    subnet: Ipv4Net,
     previous: Previous,
 }
 
 impl Member {
     /// The device's address.
     fn address(&self) -> Ipv4Net {
-        Ipv4Net::from(self.held.subnet.addr())
+        Ipv4Net::from(self.subnet.addr())
     }
 
-    fn settings(&self) -> io::Result<Settings> {
-        let Self { options, config, external, held, .. } = self;
+    fn settings(&self, external: &ExternalInterface) -> io::Result<Settings> {
+        let Self { options, config, subnet, .. } = self;
         let underlay = config.backend.mtu.map_or(external.mtu, u32::from);
         let mtu = underlay.saturating_sub(OVERHEAD_V4.into());
         let addressing = Addressing {
             addresses: vec![self.address().into()],
             mtu: Mtu::at_most(u16::try_from(mtu).unwrap_or(u16::MAX)),
             listen: (external.address, config.backend.port).into(),
-            local: vec![held.subnet.into()],
+            local: vec![(*subnet).into()],
         };
         load::settings(&options.interface, addressing)
     }
@@ -203,18 +233,30 @@ impl Member {
 /// Brings up the tunnel, with the network routed to it, and what is beside it.
 async fn start(
     member: &Member,
-    host: (Network, LinkEvents),
-    leases: &watch::Receiver<Leases>,
+    ground: Ground,
+    known: &impl Known,
+    health: &Arc<Health>,
 ) -> Result<(Tunnel, Clients), FlanneldError> {
-    let settings = member.settings()?;
+    let Ground { network, events, external, .. } = ground;
+    // What a killed node left is not a collision; it is gone with its port.
+    await_port((external.address, member.config.backend.port).into()).await?;
+    let survey = network.survey().await?;
+    for collision in external_interface::collisions(&survey, member.config.network, member.subnet) {
+        warn!("{collision}: packets to it will go astray");
+    }
+    let settings = member.settings(&external)?;
     let addresses = vec![member.address().addr().into()];
     let reconciler = Reconciler::new(settings.local.clone(), addresses);
     let interface = &member.options.interface;
-    let mut tunnel = Tunnel::start(settings, reconciler, host, interface.probe()).await?;
-    tunnel.gateway.observer().set_etcd(leases::status(&leases.borrow()));
+    let host = (network, events);
+    let mut tunnel = Tunnel::start(settings, reconciler, host, (interface.probe(), health)).await?;
+    known.show(tunnel.gateway.observer());
     match tunnel.install(&[member.config.network.into()]).await {
         // flanneld does not mind either.
-        Err(taken @ HostError::Routed { .. }) => warn!("{taken}"),
+        Err(taken @ HostError::Routed { .. }) => {
+            warn!("{taken}");
+            tunnel.watch.expect();
+        }
         done => done?,
     }
     tunnel.announce("tunnel is up", None);
@@ -228,43 +270,62 @@ async fn start(
     Ok((tunnel, clients))
 }
 
-/// Says whether it is there now.
-fn write_subnet_file(member: &Member, settings: &Settings) -> bool {
-    let Member { options, config, held, .. } = member;
-    let env = SubnetEnv {
-        network: config.network,
-        subnet: held.subnet,
-        mtu: settings.mtu.bytes(),
-        masquerade: options.rules.masquerade,
-    };
-    match env.write(&options.subnet_file) {
-        Ok(()) => info!("Wrote subnet file to {}", options.subnet_file.display()),
-        Err(reason) => {
-            warn!("{reason}");
-            return false;
-        }
-    }
-    true
-}
-
 /// A node of the network.
-struct Node {
+struct Node<S: LeaseStore> {
     tunnel: Tunnel,
     clients: Clients,
-    source: LeaseSource,
-    keeper: Keeper<EtcdManager>,
+    source: LeaseSource<S::Known>,
+    keeping: Pin<Box<dyn Future<Output = Result<(), S::Error>>>>,
     _pages: Vec<Server>,
 }
 
-impl Node {
-    /// Serves until somebody asks for the end, the lease is revoked, or a worker fails.
+impl<S> Node<S>
+where
+    S: LeaseStore<Known: Known>,
+    FlanneldError: From<S::Error>,
+{
+    /// Joins the network: from nothing to a node that is ready.
+    async fn join(
+        store: S,
+        mut options: Flanneld,
+        previous: Previous,
+    ) -> Result<Self, FlanneldError> {
+        let health = Arc::new(Health::waiting_for(&[Part::Start, Part::Lease, Part::SubnetFile]));
+        let pages = serve_pages(&options, &health).await?;
+        let config = store.network_config().await?;
+        options.external.public_ip = store.public_ip().await?.or(options.external.public_ip);
+        let ground = Ground::prepare(&options, &config).await?;
+        let address = NodeAddress {
+            public_ip: ground.external.public_ip,
+            local: ground.local.clone(),
+            previous: (previous.network, previous.subnet),
+        };
+        let Joined { subnet, known, keeping } = Box::pin(store.join(&config, address)).await?;
+        let member = Member { options, config, subnet, previous };
+        let now = known.borrow().clone();
+        let (mut tunnel, clients) = start(&member, ground, &now, &health).await?;
+        let source = LeaseSource::new(&member, known, Arc::clone(&health));
+        let mut file = SubnetFile::of(&member, &tunnel.settings, &health);
+        file.ensure().await;
+        tunnel.tasks.spawn(file.keep());
+        health.set(Part::Start, Ok(()));
+        info!("Running backend.");
+        tell_systemd(NotifyState::Ready);
+        info!("Watching for new subnet leases");
+        health.show(tunnel.gateway.observer());
+        Ok(Self { tunnel, clients, source, keeping, _pages: pages })
+    }
+
+    /// Serves until somebody asks for the end, the lease is gone, or a worker fails.
     async fn serve(mut self, stop: &mut StopSignals) -> Result<(), FlanneldError> {
         let serving = serve(&mut self.tunnel, &mut self.source, &mut self.clients, stop);
         let ended = tokio::select! {
-            _revoked = Box::pin(self.keeper.run()) => Ok(()),
-            ended = serving => ended.inspect(|()| info!("shutdownHandler sent cancel signal...")),
+            ended = self.keeping => ended.map_err(|reason| reason.into()),
+            ended = serving => ended
+                .inspect(|()| info!("shutdownHandler sent cancel signal..."))
+                .map_err(FlanneldError::Serve),
         };
         self.tunnel.stop().await;
-        Ok(ended?)
+        ended
     }
 }

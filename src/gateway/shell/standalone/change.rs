@@ -2,13 +2,15 @@
 
 use super::FileSource;
 use super::reload::Loaded;
+use crate::config::file::OnReload;
 use crate::config::load::{LoadError, Standalone, is_ourselves};
 use crate::control::Response;
+use crate::gateway::shell::PeerSource;
 use crate::gateway::shell::clients::PeerChange;
-use crate::gateway::shell::news;
 use crate::gateway::shell::tunnel::Tunnel;
 use crate::host::HostError;
 use crate::subnet::{Change, InvalidPeers, Peer, PeerSet, Site, TooManyPeers};
+use crate::telemetry::news;
 use ipnet::IpNet;
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -23,6 +25,11 @@ enum ChangeError {
     NoSubnets(String),
     #[error("a peer's name is one word, and {0:?} is none")]
     Name(String),
+    #[error(
+        "[interface] has changed in {0}: a reload cannot change that, and nothing is reloaded: \
+         restart the gateway"
+    )]
+    Restart(String),
     #[error(transparent)]
     TooMany(#[from] TooManyPeers),
     #[error(transparent)]
@@ -41,8 +48,17 @@ impl FileSource {
     ) {
         let result = match change {
             PeerChange::Add(peer) => add(tunnel, peer).await,
-            PeerChange::Delete(which) => delete(tunnel, &which).await,
-            PeerChange::Sync(peers) => sync(tunnel, peers).await,
+            PeerChange::Delete(which) => {
+                self.names.forget(&which);
+                delete(tunnel, &which).await
+            }
+            PeerChange::Sync(peers) => {
+                let synced = sync(tunnel, peers).await;
+                if synced.is_ok() {
+                    self.names.replace(Vec::new());
+                }
+                synced
+            }
             PeerChange::Reload => return self.reloads.want(Some(answer)),
         };
         // The client may have gone away.
@@ -52,7 +68,11 @@ impl FileSource {
     /// Applies what a reload has read, and tells those who wait for it.
     pub(super) async fn finish_reload(&mut self, tunnel: &mut Tunnel, (loaded, waiting): Loaded) {
         let result = match loaded {
-            Ok(loaded) => self.reload(tunnel, loaded).await,
+            Ok(loaded) => {
+                let reloaded = self.reload(tunnel, loaded).await;
+                tunnel.restore(&self.routes(tunnel.reconciler.current())).await;
+                reloaded
+            }
             Err(mistakes) => Err(mistakes.into()),
         };
         match &result {
@@ -74,9 +94,13 @@ impl FileSource {
             warn!("{warning}");
         }
         let changed = self.interface.differences(&loaded.interface);
-        if !changed.is_empty() {
-            let keys = changed.join(", ");
-            warn!("[interface] has changed in {keys}: that needs a restart, peers are reloaded");
+        let those = |effect| changed.iter().copied().filter(move |key| OnReload::of(key) == effect);
+        let refused: Vec<_> = those(OnReload::Refuse).collect();
+        if !refused.is_empty() {
+            return Err(ChangeError::Restart(refused.join(", ")));
+        }
+        for key in those(OnReload::Restart) {
+            warn!("[interface] {key} has changed: restart the gateway to apply it");
         }
         let kept = tunnel.reconciler.current().iter();
         let mut wanted: PeerSet =
@@ -91,10 +115,23 @@ impl FileSource {
             wanted.insert(peer.clone());
         }
         let done = make(tunnel, wanted).await?;
-        let unresolved = loaded.unresolved.iter().map(|peer| &peer.name);
-        let names = loaded.peers.iter().map(|peer| &peer.name).chain(unresolved);
-        self.from_file = names.cloned().collect();
+        tunnel.set_queue_length(loaded.interface.device_queue).await?;
+        self.interface.device_queue = loaded.interface.device_queue;
+        self.from_file = loaded.names().cloned().collect();
+        self.names.replace(loaded.unresolved);
         Ok(done)
+    }
+}
+
+/// Adds peers of the file whose names resolve by now; each by itself, as one that cannot be must
+/// keep no other one out.
+pub(super) async fn add_resolved(tunnel: &mut Tunnel, peers: Vec<Peer>) {
+    for peer in peers {
+        let (name, endpoint) = (peer.name.clone(), peer.endpoint);
+        match add(tunnel, peer).await {
+            Ok(_) => info!(peer = name, %endpoint, "the name resolves"),
+            Err(reason) => error!("peer {name:?} is left out: {reason}"),
+        }
     }
 }
 

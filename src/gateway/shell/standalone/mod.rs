@@ -8,24 +8,26 @@
 //! at all.
 
 mod change;
+mod names;
 mod reload;
 
+use self::names::Names;
 use self::reload::{ApplyFlags, Loaded, Reloads};
 use super::clients::{Clients, PeerChange};
-use super::health::{Health, Words};
+use super::health::{Health, Part, Words};
 use super::tunnel::{Tunnel, TunnelError};
-use super::{PeerSource, StopSignals, block_on, serve, tell_systemd};
+use super::{PeerSource, ServeError, StopSignals, block_on, serve, tell_systemd};
 use crate::config::file::Interface;
 use crate::config::load::{LoadError, Standalone, load};
 use crate::control::{Response, ServerError};
-use crate::gateway::run::WorkerFailure;
 use crate::host::{HostError, Network};
-use crate::subnet::{Reconciler, TooManyPeers};
+use crate::subnet::{Peer, PeerSet, Reconciler, TooManyPeers};
 use crate::telemetry::http::{self, HttpError};
 use ipnet::IpNet;
 use sd_notify::NotifyState;
 use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -62,9 +64,9 @@ pub enum RunError {
     /// The peers of the file.
     #[error(transparent)]
     Peers(#[from] TooManyPeers),
-    /// A worker failed while running.
+    /// It ended while running.
     #[error(transparent)]
-    Worker(#[from] WorkerFailure),
+    Serve(#[from] ServeError),
     /// Signals cannot be received, or there is no runtime.
     #[error("setting up the control plane: {0}")]
     Runtime(#[from] io::Error),
@@ -92,18 +94,19 @@ async fn until_the_end(
     let mut source = FileSource {
         hangup: signal(SignalKind::hangup())?,
         reloads: Reloads::new(config, flags),
-        from_file: loaded.peers.iter().map(|peer| peer.name.clone()).collect(),
+        names: Names::new(loaded.settings.listen, loaded.unresolved.clone()),
+        from_file: loaded.names().cloned().collect(),
         interface: loaded.interface.clone(),
     };
     let mut clients = Clients::serve(&loaded.socket, loaded.socket_group)?;
-    let health = Arc::new(Health::default());
+    let health = Arc::new(Health::waiting_for(&[Part::Start]));
     let _pages = match loaded.metrics {
         Some(listen) => Some(http::serve(listen, health.pages(&WORDS)).await?),
         None => None,
     };
-    let mut tunnel = start(loaded, &source).await?;
+    let mut tunnel = start(loaded, &source, &health).await?;
     health.show(tunnel.gateway.observer());
-    health.set_ready(true);
+    health.set(Part::Start, Ok(()));
     tunnel.announce("running", Some(tunnel.reconciler.current().len()));
     tell_systemd(NotifyState::Ready);
 
@@ -117,43 +120,61 @@ async fn until_the_end(
 }
 
 /// Brings the tunnel up with the peers of the file.
-async fn start(loaded: Standalone, source: &FileSource) -> Result<Tunnel, RunError> {
-    let (network, links) = Network::connect()?;
+async fn start(
+    loaded: Standalone,
+    source: &FileSource,
+    health: &Arc<Health>,
+) -> Result<Tunnel, RunError> {
+    let (network, events) = Network::connect()?;
     warn_of(&loaded, &network).await?;
     let Standalone { settings, peers, probe, .. } = loaded;
     let addresses = settings.addresses.iter().map(IpNet::addr).collect();
     let mut reconciler = Reconciler::new(settings.local.clone(), addresses);
     reconciler.apply(peers)?;
-    let tunnel = Tunnel::start(settings, reconciler, (network, links), probe).await?;
-    tunnel.install(&source.routes(&tunnel)).await?;
+    let tunnel = Tunnel::start(settings, reconciler, (network, events), (probe, health)).await?;
+    tunnel.install(&source.routes(tunnel.reconciler.current())).await?;
     Ok(tunnel)
 }
 
 /// A file that is read again when somebody wants it, and the changes that clients make.
 struct FileSource {
     reloads: Reloads,
+    /// Peers of the file without an address.
+    names: Names,
     /// Wants the file to be read again.
     hangup: Signal,
-    /// The file's words at the start.
+    /// The file's words that are in force.
     interface: Interface,
-    /// Names of the peers that came from the file.
+    /// Names of the peers that came from the file, with or without an address.
     from_file: BTreeSet<String>,
 }
 
-impl PeerSource for FileSource {
-    type News = Loaded;
+/// What a file source learns.
+enum News {
+    /// The file was read again.
+    Loaded(Loaded),
+    /// Peers whose names resolve by now.
+    Resolved(Vec<Peer>),
+}
 
-    async fn news(&mut self) -> Loaded {
+impl PeerSource for FileSource {
+    type News = News;
+
+    async fn news(&mut self) -> News {
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => self.reloads.want(None),
-                loaded = self.reloads.loaded() => return loaded,
+                loaded = self.reloads.loaded() => return News::Loaded(loaded),
+                peers = self.names.resolved() => return News::Resolved(peers),
             }
         }
     }
 
-    async fn apply(&mut self, tunnel: &mut Tunnel, loaded: Loaded) {
-        self.finish_reload(tunnel, loaded).await;
+    async fn apply(&mut self, tunnel: &mut Tunnel, news: News) {
+        match news {
+            News::Loaded(loaded) => self.finish_reload(tunnel, loaded).await,
+            News::Resolved(peers) => change::add_resolved(tunnel, peers).await,
+        }
     }
 
     async fn change(
@@ -165,9 +186,13 @@ impl PeerSource for FileSource {
         self.take(tunnel, change, answer).await;
     }
 
-    fn routes(&self, tunnel: &Tunnel) -> Vec<IpNet> {
-        let peers = tunnel.reconciler.current().iter();
-        peers.flat_map(|peer| peer.subnets.iter().copied()).collect()
+    fn routes(&self, peers: &PeerSet) -> Vec<IpNet> {
+        peers.iter().flat_map(|peer| peer.subnets.iter().copied()).collect()
+    }
+
+    /// The file names the address: only its author knows another one.
+    async fn address_now(&mut self, _: &Tunnel) -> Option<IpAddr> {
+        None
     }
 }
 

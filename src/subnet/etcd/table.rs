@@ -1,8 +1,8 @@
 //! What the leases in the store mean for this node. Pure: events in, peers and findings out.
 
-use super::lease::{self, Holder, Lease, Malformed};
-use super::manager::{Entry, Event, Position, Snapshot};
-use super::peers::{Peer, PeerSet};
+use super::keys::{Entry, Event, KeyList, Position};
+use super::lease::{self, Lease, LeaseAttrs, Malformed};
+use crate::subnet::{Peer, PeerSet};
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,9 +15,11 @@ pub struct Own {
     /// Our subnet.
     pub subnet: Ipv4Net,
     /// The key of our lease.
-    pub key: String,
+    pub key: Vec<u8>,
     /// What we wrote there.
-    pub holder: Holder,
+    pub attrs: LeaseAttrs,
+    /// This host's addresses: a lease that has one of them is a former one of our own.
+    pub local: Vec<Ipv4Addr>,
 }
 
 /// The leases, as far as they have been followed.
@@ -28,8 +30,6 @@ pub struct LeaseTable {
     /// The same by address, to find those that share one.
     by_address: BTreeSet<(Ipv4Addr, Ipv4Net)>,
     at: Position,
-    /// Whether what is known must be compared with a new list before changes can be followed.
-    must_list: bool,
     /// What was last found at a key, as long as it is there: it is told and counted once.
     found: HashMap<Vec<u8>, Finding>,
     counts: LeaseCounts,
@@ -106,6 +106,17 @@ pub enum Finding {
         /// Our subnet.
         own: Ipv4Net,
     },
+    /// A lease at an address of this host.
+    #[error(
+        "ignoring lease {subnet}: its PublicIP {public_ip} is an address of this host, so it is a \
+         former lease of this node; remove it unless it ends by itself"
+    )]
+    Former {
+        /// Its subnet.
+        subnet: Ipv4Net,
+        /// Our address.
+        public_ip: Ipv4Addr,
+    },
     /// A lease whose node would be reached through the tunnel only.
     #[error(
         "ignoring lease {subnet}: its PublicIP {public_ip} is inside {inside}, so that datagrams to \
@@ -128,7 +139,9 @@ impl LeaseCounts {
             Finding::Malformed { .. } => &mut self.malformed,
             Finding::ForeignBackend { .. } => &mut self.foreign_backend,
             Finding::DuplicatePublicIp { .. } => &mut self.duplicate_public_ip,
-            Finding::OutOfPlace { .. } | Finding::Inside { .. } => &mut self.out_of_place,
+            Finding::OutOfPlace { .. } | Finding::Inside { .. } | Finding::Former { .. } => {
+                &mut self.out_of_place
+            }
         };
         *count += 1;
     }
@@ -165,7 +178,6 @@ impl LeaseTable {
             known: BTreeMap::new(),
             by_address: BTreeSet::new(),
             at: Position::default(),
-            must_list: true,
             found: HashMap::new(),
             counts: LeaseCounts::default(),
         }
@@ -177,10 +189,10 @@ impl LeaseTable {
         &self.own
     }
 
-    /// Whether a new list is needed before changes can be followed.
+    /// The key of our lease, for people.
     #[must_use]
-    pub fn must_list(&self) -> bool {
-        self.must_list
+    pub fn own_name(&self) -> String {
+        text(&self.own.key)
     }
 
     /// The revision from which changes are still unknown.
@@ -195,29 +207,23 @@ impl LeaseTable {
         self.counts
     }
 
-    /// Changes cannot be followed from here: the store no longer has them, or one was not dealt with.
-    pub fn relist(&mut self) {
-        self.must_list = true;
-    }
-
-    /// The store answered from here. If it is another one, which was wiped or restored, a new list
-    /// is needed, and what it lacks stays: nodes that still run will write their leases again.
-    pub fn saw(&mut self, at: Position) -> Store {
+    /// The store answered from here. If it is another one, which was wiped or restored, what it lacks
+    /// stays: nodes that still run will write their leases again.
+    pub fn saw(&mut self, at: Position) -> Continuity {
         if self.at != Position::default() && self.at.is_replaced_by(&at) {
             for known in self.known.values_mut() {
                 known.unconfirmed = true;
             }
-            self.must_list = true;
             self.at = Position::default();
-            return Store::Replaced;
+            return Continuity::Replaced;
         }
         // The revision moves on with what is followed, not with what others write.
         self.at = Position { revision: self.at.revision, ..at };
-        Store::Same
+        Continuity::Same
     }
 
     /// Compares what is known with all leases.
-    pub fn listed(&mut self, snapshot: &Snapshot) -> Applied {
+    pub fn listed(&mut self, snapshot: &KeyList) -> Applied {
         let mut applied = Applied { own: Some(OwnKey::Gone), ..Applied::default() };
         let keys = snapshot.entries.iter().filter_map(|entry| lease::subnet(&entry.key).ok());
         let listed: BTreeSet<_> = keys.collect();
@@ -227,11 +233,12 @@ impl LeaseTable {
         self.found.retain(|key, _| keys.contains(key.as_slice()));
         let mut entries: Vec<_> = snapshot.entries.iter().collect();
         entries.sort_by_key(|entry| entry.revision);
+        // A list is the truth, also of a store that was restored and counts from an earlier revision.
+        self.known.values_mut().for_each(|known| known.revision = 0);
         for entry in entries {
             self.put(entry, &mut applied);
         }
         self.at = snapshot.at;
-        self.must_list = false;
         applied
     }
 
@@ -269,13 +276,13 @@ impl LeaseTable {
     #[must_use]
     pub fn own_key(&self, entry: &Entry) -> OwnKey {
         match lease::parse(&entry.key, &entry.value) {
-            Ok(lease) if lease.holder == self.own.holder => OwnKey::Ours(entry.clone()),
+            Ok(lease) if lease.attrs == self.own.attrs => OwnKey::Ours(entry.clone()),
             _ => OwnKey::Taken(text(&entry.value)),
         }
     }
 
     fn put(&mut self, entry: &Entry, applied: &mut Applied) {
-        if entry.key == self.own.key.as_bytes() {
+        if entry.key == self.own.key {
             applied.own = Some(self.own_key(entry));
             return;
         }
@@ -290,7 +297,7 @@ impl LeaseTable {
 
     fn put_peer(&mut self, entry: &Entry, lease: Lease, applied: &mut Applied) {
         let subnet = lease.subnet;
-        let public_ip = lease.holder.public_ip;
+        let public_ip = lease.attrs.public_ip;
         if let Some(finding) = self.refusal(lease) {
             applied.peers_changed |= self.remove(subnet);
             self.find(entry, Some(finding), applied);
@@ -312,7 +319,7 @@ impl LeaseTable {
             self.found.remove(&entry.key);
         }
         // What we would send to our own address would come back to us.
-        if public_ip == self.own.holder.public_ip {
+        if public_ip == self.own.attrs.public_ip {
             applied.peers_changed |= self.remove(subnet);
             return;
         }
@@ -326,13 +333,17 @@ impl LeaseTable {
     /// fine, as long as the host has a route of its own to it: flannel's documentation has a network
     /// of 10.0.0.0/8.
     fn refusal(&self, lease: Lease) -> Option<Finding> {
-        let Lease { subnet, holder: Holder { public_ip }, foreign_backend } = lease;
+        let Lease { subnet, attrs: LeaseAttrs { public_ip }, foreign_backend } = lease;
         let Own { network, subnet: own, .. } = self.own;
         if let Some(backend) = foreign_backend {
             return Some(Finding::ForeignBackend { subnet, public_ip, backend });
         }
         if !network.contains(&subnet) || own.contains(&subnet) || subnet.contains(&own) {
             return Some(Finding::OutOfPlace { subnet, public_ip, network, own });
+        }
+        // What we would send to an address of ours would come back to us, and go around.
+        if public_ip != self.own.attrs.public_ip && self.own.local.contains(&public_ip) {
+            return Some(Finding::Former { subnet, public_ip });
         }
         let inside = [subnet, own].into_iter().find(|net| net.contains(&public_ip))?;
         Some(Finding::Inside { subnet, public_ip, inside })
@@ -354,7 +365,7 @@ impl LeaseTable {
 
     fn delete(&mut self, key: &[u8], applied: &mut Applied) {
         self.found.remove(key);
-        if key == self.own.key.as_bytes() {
+        if key == self.own.key {
             applied.own = Some(OwnKey::Gone);
             return;
         }
@@ -381,7 +392,7 @@ impl LeaseTable {
     }
 
     fn other_with(&self, public_ip: Ipv4Addr, subnet: Ipv4Net) -> Option<Ipv4Net> {
-        if public_ip == self.own.holder.public_ip {
+        if public_ip == self.own.attrs.public_ip {
             return Some(self.own.subnet);
         }
         let from = (public_ip, Ipv4Net::default());
@@ -393,7 +404,7 @@ impl LeaseTable {
 
 /// Whether a store is the one that it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Store {
+pub enum Continuity {
     /// It is.
     Same,
     /// It was wiped, or restored from a backup.
@@ -444,21 +455,28 @@ mod tests {
     #[test]
     fn a_moved_peer_is_noticed_after_a_compaction_too() {
         let mut table = listed(&[own(1), put("10.5.2.0/24", "192.0.2.2", 2)]);
-        table.relist();
-        assert!(table.must_list());
 
         let moved = put("10.5.2.0/24", "192.0.2.7", 30);
         let new = put("10.5.3.0/24", "192.0.2.3", 31);
         let applied = table.listed(&list(&[own(1), moved, new], 40));
 
-        assert!(applied.peers_changed && !table.must_list());
+        assert!(applied.peers_changed);
         assert_eq!(peers(&table), ["10.5.2.0/24 192.0.2.7:8285", "10.5.3.0/24 192.0.2.3:8285"]);
+    }
+
+    #[test]
+    fn a_lease_at_another_address_of_this_host_is_no_peer() {
+        let mut table = table();
+
+        let applied = table.listed(&list(&[own(1), put("10.5.9.0/24", "198.51.100.1", 2)], 9));
+
+        assert_eq!(peers(&table).len(), 0);
+        assert!(matches!(applied.findings[..], [Finding::Former { .. }]), "{applied:?}");
     }
 
     #[test]
     fn a_lease_that_went_during_a_compaction_is_withdrawn() {
         let mut table = listed(&[own(1), put("10.5.2.0/24", "192.0.2.2", 2)]);
-        table.relist();
 
         let applied = table.listed(&list(&[own(1)], 40));
 
@@ -536,7 +554,6 @@ mod tests {
         let broken = Entry { value: b"{".to_vec(), ..put("10.5.2.0/24", "", 12) };
 
         let applied = table.changed(&[Event::Put(broken.clone())]);
-        table.relist();
         let again = table.listed(&list(&[own(1), broken], 40));
 
         assert!(!applied.peers_changed && !again.peers_changed);
@@ -616,7 +633,6 @@ mod tests {
         };
         let shared = put("10.5.3.0/24", "192.0.2.1", 2);
         let mut told = |entries: &[Entry]| {
-            table.relist();
             let applied = table.listed(&list(entries, 40));
             (applied.findings.len(), table.counts().malformed, table.counts().duplicate_public_ip)
         };
@@ -632,12 +648,11 @@ mod tests {
     fn a_store_that_was_wiped_after_a_compaction_is_another_one() {
         let mut table = listed(&[own(1), put("10.5.2.0/24", "192.0.2.2", 2)]);
         let wiped = Position { revision: 4, ..at(4) };
-        table.relist();
 
-        assert_eq!(table.saw(wiped), Store::Replaced);
-        let applied = table.listed(&Snapshot { entries: Vec::new(), at: wiped });
+        assert_eq!(table.saw(wiped), Continuity::Replaced);
+        let applied = table.listed(&KeyList { entries: Vec::new(), at: wiped });
 
-        assert!(!applied.peers_changed && !table.must_list());
+        assert!(!applied.peers_changed);
         assert_eq!(peers(&table).len(), 1);
     }
 
@@ -672,9 +687,8 @@ mod tests {
         ]);
 
         let wiped = Position { revision: 4, ..at(4) };
-        assert_eq!(table.saw(wiped), Store::Replaced);
-        assert!(table.must_list());
-        let applied = table.listed(&Snapshot { entries: Vec::new(), at: wiped });
+        assert_eq!(table.saw(wiped), Continuity::Replaced);
+        let applied = table.listed(&KeyList { entries: Vec::new(), at: wiped });
         assert!(!applied.peers_changed);
         assert_eq!(applied.own, Some(OwnKey::Gone));
         assert_eq!(peers(&table).len(), 2);
@@ -684,14 +698,14 @@ mod tests {
         let moved = table.changed(&[event("10.5.3.0/24", "192.0.2.33", 6)]);
         assert!(moved.peers_changed);
         assert!(!table.forget_unconfirmed(), "both are confirmed");
-        assert_eq!(table.saw(at(7)), Store::Same);
+        assert_eq!(table.saw(at(7)), Continuity::Same);
     }
 
     #[test]
     fn what_a_wiped_store_never_shows_again_can_be_given_up() {
         let mut table = listed(&[own(1), put("10.5.2.0/24", "192.0.2.2", 2)]);
         table.saw(Position { cluster: 99, ..at(50) });
-        table.listed(&Snapshot { entries: vec![own(3)], at: at(50) });
+        table.listed(&KeyList { entries: vec![own(3)], at: at(50) });
 
         assert_eq!(peers(&table).len(), 1);
         assert!(table.forget_unconfirmed());
@@ -702,18 +716,19 @@ mod tests {
     fn a_store_that_goes_on_is_the_same() {
         let mut table = listed(&[own(1)]);
 
-        assert_eq!(table.saw(at(10)), Store::Same);
-        assert_eq!(table.saw(Position { term: 3, ..at(400) }), Store::Same);
+        assert_eq!(table.saw(at(10)), Continuity::Same);
+        assert_eq!(table.saw(Position { term: 3, ..at(400) }), Continuity::Same);
         assert_eq!(table.next_revision(), 11, "what others wrote is not what was followed");
-        assert_eq!(table.saw(Position { term: 2, ..at(400) }), Store::Replaced);
+        assert_eq!(table.saw(Position { term: 2, ..at(400) }), Continuity::Replaced);
     }
 
     fn table() -> LeaseTable {
         LeaseTable::new(Own {
             network: "10.5.0.0/16".parse().unwrap(),
             subnet: "10.5.1.0/24".parse().unwrap(),
-            key: OWN_KEY.to_owned(),
-            holder: Holder { public_ip: Ipv4Addr::new(192, 0, 2, 1) },
+            key: OWN_KEY.into(),
+            attrs: LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, 1) },
+            local: vec![Ipv4Addr::new(198, 51, 100, 1)],
         })
     }
 
@@ -732,8 +747,8 @@ mod tests {
         table.next_revision()
     }
 
-    fn list(entries: &[Entry], revision: i64) -> Snapshot {
-        Snapshot { entries: entries.to_vec(), at: at(revision) }
+    fn list(entries: &[Entry], revision: i64) -> KeyList {
+        KeyList { entries: entries.to_vec(), at: at(revision) }
     }
 
     fn put(subnet: &str, public_ip: &str, revision: i64) -> Entry {

@@ -4,7 +4,7 @@
 const NAMED_CHANGES: usize = 16;
 
 /// Logs what changed: each by its name, or only how many there are.
-pub(super) fn tell<'a>(
+pub(crate) fn tell<'a>(
     names: impl ExactSizeIterator<Item = &'a String>,
     one: impl Fn(&'a String),
     many: impl Fn(usize),

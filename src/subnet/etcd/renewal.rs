@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// How long after a failure the next attempt is made.
 const RETRY: Duration = Duration::from_secs(60);
+/// The least time from a lease to its renewal, whatever the margin, and whatever the store grants.
+const SOONEST: Duration = Duration::from_secs(1);
 /// A clock that is being put right runs that much faster or slower than another, at most: one part
 /// in 2000 (the kernel's `MAXFREQ`).
 const CLOCKS_DIFFER: u32 = 2000;
@@ -37,7 +39,7 @@ impl Renewal {
         self.times = ttl.map(|ttl| Times {
             ttl_ns: nanoseconds(ttl),
             expires_ns: now_ns.saturating_add(nanoseconds(ttl)),
-            attempt_ns: now_ns.saturating_add(nanoseconds(ttl.saturating_sub(self.margin))),
+            attempt_ns: now_ns.saturating_add(nanoseconds(attempt_after(ttl, self.margin))),
         });
     }
 
@@ -70,6 +72,12 @@ impl Renewal {
     }
 }
 
+/// How long after it was granted a lease is to be renewed. One that is hardly longer than the margin,
+/// or shorter, is renewed after half of its time.
+fn attempt_after(ttl: Duration, margin: Duration) -> Duration {
+    ttl.saturating_sub(margin).max(ttl / 2).max(SOONEST)
+}
+
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -93,6 +101,15 @@ mod tests {
         assert_eq!(renewal.due_in(START), Some(23 * HOUR));
         assert_eq!(renewal.due_in(after(23 * HOUR)), Some(Duration::ZERO));
         assert!(!renewal.is_expired(after(23 * HOUR)));
+    }
+
+    #[test]
+    fn a_lease_that_is_shorter_than_the_margin_or_has_no_length_is_not_renewed_without_pause() {
+        for (ttl, due) in [(0, 1), (1, 1), (10, 5), (3600, 1800), (3660, 1830), (7400, 3800)] {
+            let renewal = Renewal::new(HOUR, Some(Duration::from_secs(ttl)), START);
+
+            assert_eq!(renewal.due_in(START), Some(Duration::from_secs(due)), "{ttl} s");
+        }
     }
 
     #[test]
@@ -137,13 +154,5 @@ mod tests {
 
         assert_eq!(renewal.due_in(woken), Some(Duration::ZERO));
         assert!(renewal.is_expired(woken));
-    }
-
-    #[test]
-    fn a_margin_longer_than_the_lease_makes_it_due_at_once() {
-        let renewal = Renewal::new(HOUR, Some(Duration::from_secs(90)), START);
-
-        assert_eq!(renewal.due_in(START), Some(Duration::ZERO));
-        assert!(!renewal.is_expired(START));
     }
 }

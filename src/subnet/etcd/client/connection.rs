@@ -3,7 +3,7 @@
 //! The client library can balance over several servers, but then a request fails whenever it meets
 //! one that is down. Here every request goes to a server that answered before.
 
-use super::super::manager::ManagerError;
+use super::super::keys::KeysError;
 use super::connect::Access;
 use etcd_client::{Client, Error, GetOptions};
 use std::cell::{Cell, RefCell};
@@ -16,8 +16,19 @@ use tokio::time::timeout;
 const ANSWER: Duration = Duration::from_secs(10);
 /// Longest wait for a sign of life of a server that is tried.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
-/// gRPC's `UNAVAILABLE`.
-const UNAVAILABLE: i32 = 14;
+/// The gRPC codes of answers that another server may give better: `UNKNOWN`, `DEADLINE_EXCEEDED`,
+/// `RESOURCE_EXHAUSTED`, `FAILED_PRECONDITION` (a learner's), `ABORTED`, `UNIMPLEMENTED`, `INTERNAL`,
+/// `UNAVAILABLE`, `DATA_LOSS`.
+const BETTER_ELSEWHERE: [i32; 9] = [2, 4, 8, 9, 10, 12, 13, 14, 15];
+/// gRPC's `UNAUTHENTICATED`.
+const UNAUTHENTICATED: i32 = 16;
+/// etcd's words for a token, or a lack of one, that a new login puts right.
+const NEW_LOGIN: [&str; 4] = [
+    "revision of auth store is old",
+    "user name is empty",
+    "invalid auth token",
+    "authentication is not enabled",
+];
 
 /// What came of a request.
 pub(super) type Answered<T> = Result<Result<T, Error>, Elapsed>;
@@ -28,15 +39,18 @@ pub(super) struct Connection {
     client: RefCell<Option<Client>>,
     /// The endpoint that is tried next.
     endpoint: Cell<usize>,
+    /// How often a login was found to be of no use any more.
+    logins: Cell<u64>,
 }
 
 impl Connection {
     pub(super) fn new(access: Access) -> Self {
-        Self { access, client: RefCell::new(None), endpoint: Cell::new(0) }
+        let client = RefCell::new(None);
+        Self { access, client, endpoint: Cell::new(0), logins: Cell::new(0) }
     }
 
     /// A client of a server that answers.
-    pub(super) async fn client(&self) -> Result<Client, ManagerError> {
+    pub(super) async fn client(&self) -> Result<Client, KeysError> {
         if let Some(client) = &*self.client.borrow() {
             return Ok(client.clone());
         }
@@ -54,7 +68,7 @@ impl Connection {
             }
             self.give_up();
         }
-        Err(ManagerError { what: "connecting to etcd".to_owned(), cause: failure })
+        Err(KeysError { what: "connecting to etcd".to_owned(), cause: failure })
     }
 
     async fn try_out(&self, endpoint: &str) -> Result<Client, Error> {
@@ -62,9 +76,15 @@ impl Connection {
         let question = GetOptions::new().with_keys_only().with_serializable();
         match client.get("/", Some(question)).await {
             // It answers; what it thinks of the question does not matter.
-            Err(error) if is_broken(&error) => Err(error),
+            // A token of no use shows with the request that matters, and is dealt with there.
+            Err(error) if is_broken(&error) && !needs_login(&error) => Err(error),
             _ => Ok(client),
         }
+    }
+
+    /// How often a login was found to be of no use any more.
+    pub(super) fn logins(&self) -> u64 {
+        self.logins.get()
     }
 
     /// The next request goes to the next server.
@@ -79,10 +99,24 @@ impl Connection {
         answer: impl Future<Output = Result<T, Error>>,
     ) -> Answered<T> {
         let answer = timeout(ANSWER, answer).await;
-        if answer.as_ref().map_or(true, |answer| answer.as_ref().is_err_and(is_broken)) {
-            self.give_up();
+        match &answer {
+            Err(_) => self.give_up(),
+            Ok(Err(error)) => self.failed(error),
+            Ok(Ok(_)) => {}
         }
         answer
+    }
+
+    /// Draws the conclusions from an error.
+    pub(super) fn failed(&self, error: &Error) {
+        self.access.look_at(error);
+        if needs_login(error) {
+            // The same server, with a new token.
+            self.client.replace(None);
+            self.logins.set(self.logins.get() + 1);
+        } else if is_broken(error) {
+            self.give_up();
+        }
     }
 
     /// As [`Connection::answer`], with an error for people.
@@ -90,30 +124,37 @@ impl Connection {
         &self,
         what: &str,
         answer: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, ManagerError> {
+    ) -> Result<T, KeysError> {
         finish(what, self.answer(answer).await)
     }
 }
 
 /// What an answer is for people.
-pub(super) fn finish<T>(what: &str, answer: Answered<T>) -> Result<T, ManagerError> {
+pub(super) fn finish<T>(what: &str, answer: Answered<T>) -> Result<T, KeysError> {
     let cause = match answer {
         Ok(Ok(answer)) => return Ok(answer),
         Ok(Err(error)) => cause(&error),
         Err(_) => format!("no answer within {ANSWER:?}"),
     };
-    Err(ManagerError { what: what.to_owned(), cause })
+    Err(KeysError { what: what.to_owned(), cause })
 }
 
-/// Whether the connection is at fault, and not the request.
+/// Whether the connection or the server is at fault, and not the request.
 fn is_broken(error: &Error) -> bool {
     match error {
         Error::GRpcStatus(status) => {
-            status.source().is_some() || status.code() as i32 == UNAVAILABLE
+            status.source().is_some() || BETTER_ELSEWHERE.contains(&(status.code() as i32))
         }
         Error::TransportError(_) | Error::IoError(_) => true,
         _ => false,
     }
+}
+
+/// Whether a new login would help.
+fn needs_login(error: &Error) -> bool {
+    let Error::GRpcStatus(status) = error else { return false };
+    status.code() as i32 == UNAUTHENTICATED
+        || NEW_LOGIN.iter().any(|words| status.message().contains(words))
 }
 
 /// An error and what is behind it, on one line, without the transport's metadata.
@@ -132,4 +173,19 @@ pub(super) fn cause(error: &Error) -> String {
         source = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_that_another_server_may_give_better_move_on_to_it() {
+        // A learner of etcd 3.6 says FAILED_PRECONDITION, one of 3.4 UNAVAILABLE.
+        for (code, moves_on) in
+            [(9, true), (14, true), (8, true), (3, false), (7, false), (11, false)]
+        {
+            assert_eq!(BETTER_ELSEWHERE.contains(&code), moves_on, "code {code}");
+        }
+    }
 }

@@ -1,9 +1,9 @@
 //! Getting a subnet: the one that is ours already, the one that we had, or any free one.
 
 use super::clock::boot_ns;
-use super::lease::{self, Holder, Lease};
-use super::manager::{Entry, Granted, Manager, ManagerError, Snapshot, Term};
-use super::network::NetworkConfig;
+use super::keys::{Entry, Granted, KeyList, Keys, KeysError, Term};
+use super::lease::{self, Lease, LeaseAttrs};
+use crate::subnet::NetworkConfig;
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 use tracing::{error, info};
@@ -14,12 +14,14 @@ const RACE_RETRIES: usize = 10;
 const CANDIDATES: usize = 100;
 
 /// A subnet that is ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     /// The subnet.
     pub subnet: Ipv4Net,
+    /// The key of its lease: one that was there before may name an IPv6 subnet, too.
+    pub key: Vec<u8>,
     /// What the key says.
-    pub holder: Holder,
+    pub attrs: LeaseAttrs,
     /// How long.
     pub granted: Granted,
     /// When that was asked for, in nanoseconds since boot: the store counts from a later moment.
@@ -31,7 +33,7 @@ pub struct Held {
 pub enum AcquireError {
     /// The store.
     #[error("failed to acquire lease: {0}")]
-    Manager(#[from] ManagerError),
+    Keys(#[from] KeysError),
     /// Every subnet has its node.
     #[error("failed to acquire lease: out of subnets")]
     OutOfSubnets,
@@ -59,8 +61,8 @@ pub enum Step {
 #[must_use]
 pub fn plan(
     config: &NetworkConfig,
-    leases: &Snapshot,
-    holder: Holder,
+    leases: &KeyList,
+    attrs: LeaseAttrs,
     previous: Option<Ipv4Net>,
     draw: impl FnOnce(usize) -> usize,
 ) -> Step {
@@ -68,7 +70,7 @@ pub fn plan(
         .entries
         .iter()
         .filter_map(|entry| Some((lease::parse(&entry.key, &entry.value).ok()?, entry)));
-    let mut ours = readable.filter(|(lease, _)| lease.holder == holder);
+    let mut ours = readable.filter(|(lease, _)| lease.attrs == attrs);
     if let Some((Lease { subnet, .. }, entry)) = ours.next() {
         let step = if config.fits(subnet) { Step::Reuse } else { Step::Discard };
         return step(subnet, entry.clone());
@@ -116,13 +118,13 @@ impl Taken {
 ///
 /// # Errors
 /// [`AcquireError`].
-pub async fn acquire<M: Manager>(
-    manager: &M,
+pub async fn acquire<K: Keys>(
+    keys: &K,
     config: &NetworkConfig,
-    holder: Holder,
+    attrs: LeaseAttrs,
     previous: Option<Ipv4Net>,
 ) -> Result<Held, AcquireError> {
-    let public_ip = holder.public_ip;
+    let public_ip = attrs.public_ip;
     if let Some(previous) = previous
         && !config.fits(previous)
     {
@@ -132,38 +134,43 @@ pub async fn acquire<M: Manager>(
         );
     }
     for _ in 0..RACE_RETRIES {
-        let leases = manager.list().await?;
-        let step = plan(config, &leases, holder, previous, |count| rand::random_range(0..count));
+        let leases = keys.list().await?;
+        let step = plan(config, &leases, attrs, previous, |count| rand::random_range(0..count));
         let asked_ns = boot_ns();
-        let (subnet, granted) = match step {
+        let (subnet, key, granted) = match step {
             Step::Reuse(subnet, entry) => {
                 info!("Found lease ({subnet}) for current IP ({public_ip}), reusing");
                 let term = if entry.lease == 0 { Term::Permanent } else { Term::Lease };
-                (subnet, manager.renew(subnet, &entry, holder, term).await?)
+                let granted = keys.renew(&entry, attrs, term).await?;
+                (subnet, entry.key, granted)
             }
             Step::Discard(subnet, entry) => {
                 info!(
                     "Found lease ({subnet}) for current IP ({public_ip}) but not compatible with \
                      current config, deleting"
                 );
-                manager.remove(&entry).await?;
+                keys.remove(&entry).await?;
                 continue;
             }
             Step::Previous(subnet) => {
                 info!("Found previously leased subnet ({subnet}), reusing");
-                (subnet, manager.create(subnet, holder).await?)
+                let key = keys.key(subnet);
+                let granted = keys.create(&key, attrs).await?;
+                (subnet, key, granted)
             }
             Step::Fresh(subnet) => {
                 let (min, max) = (config.subnet_min, config.subnet_max);
                 info!("Picking subnet in range {min} ... {max}");
-                (subnet, manager.create(subnet, holder).await?)
+                let key = keys.key(subnet);
+                let granted = keys.create(&key, attrs).await?;
+                (subnet, key, granted)
             }
             Step::OutOfSubnets => return Err(AcquireError::OutOfSubnets),
         };
         match granted {
             Some(granted) => {
                 info!("Allocated lease ({subnet}) to current node ({public_ip})");
-                return Ok(Held { subnet, holder, granted, asked_ns });
+                return Ok(Held { subnet, key, attrs, granted, asked_ns });
             }
             None => info!("somebody else was faster to take {subnet}, trying again"),
         }
@@ -176,7 +183,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ME: Holder = Holder { public_ip: Ipv4Addr::new(192, 0, 2, 1) };
+    const ME: LeaseAttrs = LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, 1) };
 
     fn net(text: &str) -> Ipv4Net {
         text.parse().unwrap()
@@ -192,8 +199,8 @@ mod tests {
         Entry { key: key.into(), value: value.into(), revision: 7, lease }
     }
 
-    fn snapshot(entries: &[Entry]) -> Snapshot {
-        Snapshot { entries: entries.to_vec(), ..Snapshot::default() }
+    fn snapshot(entries: &[Entry]) -> KeyList {
+        KeyList { entries: entries.to_vec(), ..KeyList::default() }
     }
 
     #[test]

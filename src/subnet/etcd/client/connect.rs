@@ -2,14 +2,22 @@
 
 use super::connection::cause;
 use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tracing::warn;
 
 /// Ping interval and answer time. etcd refuses pings that come more often than every 5 s
 /// (`--grpc-keepalive-min-time`); both together stay below 15 s.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(5));
+/// The longest ping interval, where something on the way allows fewer pings than etcd does.
+const RAREST_KEEP_ALIVE: Duration = Duration::from_secs(300);
+/// What an HTTP/2 server says before it hangs up because of too many pings.
+const TOO_MANY_PINGS: [&str; 2] = ["too_many_pings", "ENHANCE_YOUR_CALM"];
+/// etcd's words for a login while authentication is off.
+const AUTH_IS_OFF: &str = "authentication is not enabled";
 /// Longest wait for a connection to one endpoint.
 const CONNECT: Duration = Duration::from_secs(3);
 /// Where distributions keep the certificates that they trust, as Go looks for them.
@@ -73,10 +81,12 @@ pub enum AccessError {
 #[derive(Clone)]
 pub struct Access {
     endpoints: Vec<String>,
-    /// Whether a client certificate is given; then only `http://` is plain.
-    is_certified: bool,
-    tls: Option<TlsOptions>,
+    /// A client certificate; with one only `http://` is plain.
+    files: Option<TlsFiles>,
     credentials: Option<Credentials>,
+    keep_alive: Cell<Duration>,
+    /// Whether it was said that the credentials are not asked for.
+    told: Cell<bool>,
 }
 
 impl fmt::Debug for Access {
@@ -97,15 +107,30 @@ impl Access {
         tls: Option<&TlsFiles>,
         credentials: Option<Credentials>,
     ) -> Result<Self, AccessError> {
-        let is_certified = tls.is_some();
-        let tls = match tls {
-            Some(files) => Some(certified(files)?),
-            None if endpoints.iter().any(|endpoint| !is_plain(endpoint, false)) => {
-                Some(with_roots(system_roots()))
-            }
-            None => None,
+        let access = Self {
+            endpoints,
+            files: tls.cloned(),
+            credentials,
+            keep_alive: Cell::new(KEEP_ALIVE.0),
+            told: Cell::new(false),
         };
-        Ok(Self { endpoints, is_certified, tls, credentials })
+        access.tls()?;
+        Ok(access)
+    }
+
+    fn is_certified(&self) -> bool {
+        self.files.is_some()
+    }
+
+    /// What TLS needs, read anew: certificates are renewed while the program runs.
+    fn tls(&self) -> Result<Option<TlsOptions>, AccessError> {
+        match &self.files {
+            Some(files) => certified(files).map(Some),
+            None if self.endpoints.iter().any(|endpoint| !is_plain(endpoint, false)) => {
+                Ok(Some(with_roots(system_roots())))
+            }
+            None => Ok(None),
+        }
     }
 
     /// Whether certificate and key can be used; a connection tells only when it is made, and that is
@@ -114,7 +139,7 @@ impl Access {
     /// # Errors
     /// [`AccessError::Unusable`].
     pub async fn check(&self) -> Result<(), AccessError> {
-        let Some(tls) = self.tls.clone().filter(|_| self.is_certified) else { return Ok(()) };
+        let Some(tls) = self.tls()?.filter(|_| self.is_certified()) else { return Ok(()) };
         let options = ConnectOptions::new().with_tls(tls);
         match Client::connect(["https://localhost"], Some(options)).await {
             Ok(_) => Ok(()),
@@ -124,7 +149,7 @@ impl Access {
 
     /// Endpoints that are spoken to in the clear.
     pub fn plain_endpoints(&self) -> impl Iterator<Item = &str> {
-        let plain = |endpoint: &&str| is_plain(endpoint, self.is_certified);
+        let plain = |endpoint: &&str| is_plain(endpoint, self.is_certified());
         self.endpoints.iter().map(String::as_str).filter(plain)
     }
 
@@ -132,21 +157,50 @@ impl Access {
         &self.endpoints
     }
 
+    /// Connects to an endpoint. Where authentication is off, credentials are left out.
     pub(super) async fn connect(&self, endpoint: &str) -> Result<Client, Error> {
+        let options = self.options(endpoint)?;
+        let Some(Credentials { user, password }) = &self.credentials else {
+            return Client::connect([endpoint], Some(options)).await;
+        };
+        let login = options.clone().with_user(user, password);
+        match Client::connect([endpoint], Some(login)).await {
+            Err(Error::GRpcStatus(status)) if status.message().contains(AUTH_IS_OFF) => {
+                if !self.told.replace(true) {
+                    warn!("etcd's authentication is off: user {user:?} is not used");
+                }
+                Client::connect([endpoint], Some(options)).await
+            }
+            connected => connected.inspect(|_| self.told.set(false)),
+        }
+    }
+
+    fn options(&self, endpoint: &str) -> Result<ConnectOptions, Error> {
         // Pings without a stream are an offence to etcd; with the watch there always is one.
-        let mut options = ConnectOptions::new()
-            .with_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1)
+        let options = ConnectOptions::new()
+            .with_keep_alive(self.keep_alive.get(), KEEP_ALIVE.1)
             .with_keep_alive_while_idle(false)
             .with_connect_timeout(CONNECT)
             .with_require_leader(true)
             .with_auto_token_refresh(true);
-        if let Some(tls) = self.tls.as_ref().filter(|_| !is_plain(endpoint, self.is_certified)) {
-            options = options.with_tls(tls.clone());
+        if is_plain(endpoint, self.is_certified()) {
+            return Ok(options);
         }
-        if let Some(Credentials { user, password }) = &self.credentials {
-            options = options.with_user(user, password);
+        let tls = self.tls().map_err(|reason| Error::InvalidArgs(reason.to_string()))?;
+        Ok(match tls {
+            Some(tls) => options.with_tls(tls),
+            None => options,
+        })
+    }
+
+    /// Pings half as often, from the next connection on, if that is what a server complains of.
+    pub(super) fn look_at(&self, error: &Error) {
+        let text = cause(error);
+        if TOO_MANY_PINGS.iter().any(|words| text.contains(words)) {
+            let rarer = (self.keep_alive.get() * 2).min(RAREST_KEEP_ALIVE);
+            warn!("{text}: pinging etcd every {} s from now on", rarer.as_secs());
+            self.keep_alive.set(rarer);
         }
-        Client::connect([endpoint], Some(options)).await
     }
 }
 

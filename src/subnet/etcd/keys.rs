@@ -1,6 +1,6 @@
-//! What the control plane needs of a store of leases; etcd is one.
+//! The keys of leases, as the rest of this module needs them: a real etcd's, or a test's.
 
-use super::lease::Holder;
+use super::lease::LeaseAttrs;
 use ipnet::Ipv4Net;
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ impl Position {
 
 /// All leases at one revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct KeyList {
     /// The leases.
     pub entries: Vec<Entry>,
     /// When.
@@ -91,7 +91,7 @@ pub enum Term {
 /// The store did not do what it was asked: what was tried and what came back.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {cause}")]
-pub struct ManagerError {
+pub struct KeysError {
     /// What was tried.
     pub what: String,
     /// What came back.
@@ -106,53 +106,47 @@ pub enum WatchError {
     Compacted,
     /// The connection is gone.
     #[error(transparent)]
-    Lost(#[from] ManagerError),
+    Lost(#[from] KeysError),
 }
 
-/// A store of leases. No call waits for ever: each ends with an error after a bounded time.
+/// The keys of all leases. No call waits for ever: each ends with an error after a bounded time.
 #[expect(async_fn_in_trait, reason = "all of the control plane runs on one thread")]
-pub trait Manager {
+pub trait Keys {
     /// Changes as they happen.
     type Watch: Watch;
 
     /// The text of the network's configuration.
-    async fn config(&self) -> Result<String, ManagerError>;
+    async fn config(&self) -> Result<String, KeysError>;
 
     /// All leases, in one request.
-    async fn list(&self) -> Result<Snapshot, ManagerError>;
+    async fn list(&self) -> Result<KeyList, KeysError>;
 
-    /// One subnet's lease.
-    async fn find(&self, subnet: Ipv4Net) -> Result<Option<Entry>, ManagerError>;
-
-    /// Where the store is now, provided that it has all changes since a revision; if that revision
-    /// is one that the store has not come to, the answer's is lower.
-    async fn since(&self, revision: i64) -> Result<Position, WatchError>;
+    /// One key's lease.
+    async fn find(&self, key: &[u8]) -> Result<Option<Entry>, KeysError>;
 
     /// How long a store's lease still lasts; `None` when it does not exist.
-    async fn ttl(&self, lease: i64) -> Result<Option<Duration>, ManagerError>;
+    async fn ttl(&self, lease: i64) -> Result<Option<Duration>, KeysError>;
 
-    /// Whether a store's lease is one that this manager asked for.
+    /// Whether a store's lease is one that we asked for.
     fn asked_for(&self, lease: i64) -> bool;
 
-    /// Takes a subnet; `None` when somebody has it.
-    async fn create(
-        &self,
-        subnet: Ipv4Net,
-        holder: Holder,
-    ) -> Result<Option<Granted>, ManagerError>;
+    /// The key that a subnet's lease has.
+    fn key(&self, subnet: Ipv4Net) -> Vec<u8>;
 
-    /// Writes a subnet's lease again, with a new term; `None` when the key's value or store's lease
-    /// is no longer that of `known`, and then nothing is written.
+    /// Takes a key; `None` when somebody has it.
+    async fn create(&self, key: &[u8], attrs: LeaseAttrs) -> Result<Option<Granted>, KeysError>;
+
+    /// Writes the key of `known` again, with a new term; `None` when its value or store's lease is no
+    /// longer that of `known`, and then nothing is written.
     async fn renew(
         &self,
-        subnet: Ipv4Net,
         known: &Entry,
-        holder: Holder,
+        attrs: LeaseAttrs,
         term: Term,
-    ) -> Result<Option<Granted>, ManagerError>;
+    ) -> Result<Option<Granted>, KeysError>;
 
     /// Removes a key unless it changed since; says whether it did.
-    async fn remove(&self, known: &Entry) -> Result<bool, ManagerError>;
+    async fn remove(&self, known: &Entry) -> Result<bool, KeysError>;
 
     /// Watches all leases from a revision on.
     async fn watch(&self, from: i64) -> Result<Self::Watch, WatchError>;

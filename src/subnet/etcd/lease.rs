@@ -5,7 +5,7 @@
 //!  └── prefix ────────┘        └─ subnet ┘
 //! ```
 
-use super::go_json::Object;
+use crate::subnet::go_json::Object;
 use ipnet::Ipv4Net;
 use regex::bytes::Regex;
 use std::net::Ipv4Addr;
@@ -69,12 +69,12 @@ impl Prefix {
 
 /// What a node says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Holder {
+pub struct LeaseAttrs {
     /// Where its tunnel ends.
     pub public_ip: Ipv4Addr,
 }
 
-impl Holder {
+impl LeaseAttrs {
     /// The value that flannel's `udp` backend writes.
     #[must_use]
     pub fn value(&self) -> String {
@@ -88,8 +88,8 @@ pub struct Lease {
     /// The subnet that the key names.
     pub subnet: Ipv4Net,
     /// Who has it.
-    pub holder: Holder,
-    /// The backend that the holder named, unless it is this one: flannel's `udp` names none.
+    pub attrs: LeaseAttrs,
+    /// The backend that the attrs named, unless it is this one: flannel's `udp` names none.
     pub foreign_backend: Option<String>,
 }
 
@@ -148,7 +148,7 @@ pub fn parse(key: &[u8], value: &[u8]) -> Result<Lease, Malformed> {
         .and_then(|address| address.as_str()?.parse().ok())
         .ok_or_else(|| wrong("PublicIP is no IPv4 address"))?;
     if is_host(public_ip) {
-        Ok(Lease { subnet, holder: Holder { public_ip }, foreign_backend })
+        Ok(Lease { subnet, attrs: LeaseAttrs { public_ip }, foreign_backend })
     } else {
         Err(Malformed::Address(public_ip))
     }
@@ -170,12 +170,12 @@ mod tests {
     #[test]
     fn keys_and_values_are_flannels_to_the_byte() {
         let prefix = Prefix::new("/coreos.com/network");
-        let holder = Holder { public_ip: Ipv4Addr::new(1, 2, 3, 4) };
+        let attrs = LeaseAttrs { public_ip: Ipv4Addr::new(1, 2, 3, 4) };
 
         assert_eq!(prefix.config(), "/coreos.com/network/config");
         assert_eq!(prefix.leases(), "/coreos.com/network/subnets/");
         assert_eq!(prefix.lease(net("10.5.52.0/24")), "/coreos.com/network/subnets/10.5.52.0-24");
-        assert_eq!(holder.value(), r#"{"PublicIP":"1.2.3.4","PublicIPv6":null}"#);
+        assert_eq!(attrs.value(), r#"{"PublicIP":"1.2.3.4","PublicIPv6":null}"#);
     }
 
     #[test]
@@ -230,7 +230,7 @@ mod tests {
         let key = b"/coreos.com/network/subnets/10.5.52.0-24";
         let lease = |backend: Option<&str>| Lease {
             subnet: net("10.5.52.0/24"),
-            holder: Holder { public_ip: Ipv4Addr::new(192, 168, 64, 3) },
+            attrs: LeaseAttrs { public_ip: Ipv4Addr::new(192, 168, 64, 3) },
             foreign_backend: backend.map(str::to_owned),
         };
         let vxlan = r#"{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"vxlan",

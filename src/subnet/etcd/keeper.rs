@@ -9,13 +9,12 @@
 
 use super::acquire::Held;
 use super::clock::boot_ns;
-use super::manager::{
-    Entry, Event, Granted, Manager, ManagerError, Position, Term, Watch, WatchError,
-};
-use super::peers::PeerSet;
+use super::keys::{Entry, Event, Granted, Keys, KeysError, Position, Term, Watch, WatchError};
 use super::renewal::Renewal;
-use super::table::{Applied, LeaseCounts, LeaseTable, Own, OwnKey, Store};
+use super::table::{Applied, Continuity, LeaseCounts, LeaseTable, Own, OwnKey};
+use crate::subnet::PeerSet;
 use ipnet::Ipv4Net;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -24,6 +23,9 @@ use tracing::{error, info, warn};
 
 /// Pause after the first failure of a watch; it doubles up to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long a watch must live for its end to be a new failure: one that a server cancels at once is
+/// not opened ten times a second.
+const LIVED: Duration = Duration::from_secs(5);
 /// The least time between two publications.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the clock that counts suspended time is looked at; timers of the runtime do not.
@@ -85,10 +87,10 @@ pub struct Revoked;
 pub struct Keeping {
     /// The whole overlay.
     pub network: Ipv4Net,
-    /// The key of our lease.
-    pub key: String,
     /// Our lease.
     pub held: Held,
+    /// This host's addresses.
+    pub local: Vec<Ipv4Addr>,
     /// How long before its end it is renewed.
     pub margin: Duration,
     /// The peers' port.
@@ -96,8 +98,8 @@ pub struct Keeping {
 }
 
 /// Keeps a lease and follows the others.
-pub struct Keeper<M: Manager> {
-    manager: M,
+pub struct Keeper<K: Keys> {
+    keys: K,
     table: LeaseTable,
     port: u16,
     /// Our key as we last saw or wrote it.
@@ -108,6 +110,9 @@ pub struct Keeper<M: Manager> {
     replaced: bool,
     forget_at: Option<Instant>,
     backoff: Duration,
+    watched_since: Option<Instant>,
+    /// Why the store was no help, as it was logged last.
+    told: Option<String>,
     leases: Leases,
     /// How often somebody else wrote our key with our PublicIP.
     shared: u64,
@@ -116,23 +121,23 @@ pub struct Keeper<M: Manager> {
     published: Instant,
 }
 
-impl<M: Manager> Keeper<M> {
+impl<K: Keys> Keeper<K> {
     /// A keeper, and where it publishes what it learns.
     #[must_use]
-    pub fn new(manager: M, keeping: Keeping) -> (Self, watch::Receiver<Leases>) {
-        let Keeping { network, key, held, margin, port } = keeping;
-        let Held { subnet, holder, granted, asked_ns } = held;
+    pub fn new(keys: K, keeping: Keeping) -> (Self, watch::Receiver<Leases>) {
+        let Keeping { network, held, local, margin, port } = keeping;
+        let Held { subnet, key, attrs, granted, asked_ns } = held;
         let entry = Entry {
-            key: key.clone().into(),
-            value: holder.value().into(),
+            key: key.clone(),
+            value: attrs.value().into(),
             revision: 0,
             lease: granted.lease,
         };
         let leases = Leases { connected: true, ..Leases::default() };
         let (publish, published) = watch::channel(leases.clone());
         let keeper = Self {
-            manager,
-            table: LeaseTable::new(Own { network, subnet, key, holder }),
+            keys,
+            table: LeaseTable::new(Own { network, subnet, key, attrs, local }),
             port,
             entry,
             renewal: Renewal::new(margin, granted.ttl, asked_ns),
@@ -140,6 +145,8 @@ impl<M: Manager> Keeper<M> {
             replaced: false,
             forget_at: None,
             backoff: BACKOFF.0,
+            watched_since: None,
+            told: None,
             leases,
             shared: 0,
             publish,
@@ -183,30 +190,25 @@ impl<M: Manager> Keeper<M> {
     }
 
     /// Makes the table current and watches from there.
-    async fn reconnect(&mut self) -> Result<M::Watch, Interruption> {
-        if !self.table.must_list() {
-            let at = self.manager.since(self.table.next_revision() - 1).await?;
-            self.saw(at);
-        }
-        if self.table.must_list() {
-            let snapshot = self.manager.list().await.map_err(WatchError::from)?;
-            // Before anything is missed in it: the store may have been wiped since it said that
-            // our revision was compacted.
-            self.saw(snapshot.at);
-            let applied = self.table.listed(&snapshot);
-            self.apply(applied).await?;
-        }
-        let watch = self.manager.watch(self.table.next_revision()).await?;
-        if !self.leases.connected {
+    async fn reconnect(&mut self) -> Result<K::Watch, Interruption> {
+        // A watch from the last revision would not tell everything: a store that was restored can
+        // have passed it already, and a compaction right at a deletion can lose the deletion (etcd
+        // issues 18089, 19179).
+        let list = self.keys.list().await.map_err(WatchError::from)?;
+        self.saw(list.at);
+        let applied = self.table.listed(&list);
+        self.apply(applied).await?;
+        let watch = self.keys.watch(self.table.next_revision()).await?;
+        if !self.leases.connected && self.backoff < BACKOFF.1 {
             info!("etcd answers again");
         }
         self.set_connected(true);
-        self.backoff = BACKOFF.0;
+        self.watched_since = Some(Instant::now());
         Ok(watch)
     }
 
     fn saw(&mut self, at: Position) {
-        if self.table.saw(at) == Store::Same {
+        if self.table.saw(at) == Continuity::Same {
             return;
         }
         warn!("etcd's data were replaced; keeping the peers until they write themselves again");
@@ -218,23 +220,45 @@ impl<M: Manager> Keeper<M> {
     fn lost(&mut self, error: &WatchError) -> Duration {
         match error {
             WatchError::Compacted => {
-                warn!("Watch of subnet leases failed because etcd index outside history window");
-                self.table.relist();
+                self.tell(
+                    "Watch of subnet leases failed because etcd index outside history window",
+                );
             }
             WatchError::Lost(cause) => {
-                if self.leases.connected {
-                    error!("Watch subnets: {cause}; forwarding goes on with the leases known");
-                    self.leases.disconnects += 1;
-                }
+                self.tell(&format!(
+                    "Watch subnets: {cause}; forwarding goes on with the leases known"
+                ));
+                self.leases.disconnects += u64::from(self.leases.connected);
                 self.set_connected(false);
             }
         }
+        if self.watched_since.is_some_and(|since| since.elapsed() >= LIVED) {
+            self.proven();
+        }
+        self.watched_since = None;
         let pause = self.backoff;
         self.backoff = (pause * 2).min(BACKOFF.1);
         pause
     }
 
+    /// Logs why the store is no help, when that is news.
+    fn tell(&mut self, reason: &str) {
+        if self.told.as_deref() != Some(reason) {
+            error!("{reason}");
+            self.told = Some(reason.to_owned());
+        }
+    }
+
+    /// The watch was good for something: what fails from here on is another failure.
+    fn proven(&mut self) {
+        self.backoff = BACKOFF.0;
+        self.told = None;
+    }
+
     async fn follow(&mut self, events: &[Event]) -> Result<(), Interruption> {
+        if !events.is_empty() {
+            self.proven();
+        }
         let applied = self.table.changed(events);
         self.apply(applied).await
     }
@@ -276,14 +300,14 @@ impl<M: Manager> Keeper<M> {
         let asked_ns = boot_ns();
         let ttl = if lease == 0 { None } else { Some(self.remaining(lease).await?) };
         self.entry = entry;
-        if lease != 0 && !self.manager.asked_for(lease) {
+        if lease != 0 && !self.keys.asked_for(lease) {
             self.shared += 1;
             self.dirty = true;
             warn!(
                 "our lease {} was written by somebody else with our PublicIP {}: if that is another \
                  node, give each its own address with --public-ip",
-                self.table.own().key,
-                self.table.own().holder.public_ip
+                self.table.own_name(),
+                self.table.own().attrs.public_ip
             );
         }
         self.renewed(Granted { lease, ttl }, asked_ns);
@@ -296,11 +320,8 @@ impl<M: Manager> Keeper<M> {
 
     /// How long a store's lease lasts; nothing, so that it is renewed at once, if that is unknown.
     async fn remaining(&mut self, lease: i64) -> Result<Duration, Interruption> {
-        let asked = self.manager.ttl(lease).await.map_err(|cause| {
-            // What the key says is not dealt with: come back here with the next list.
-            self.table.relist();
-            WatchError::from(cause)
-        })?;
+        // If it fails, what the key says is looked at again with the next list.
+        let asked = self.keys.ttl(lease).await.map_err(WatchError::from)?;
         Ok(asked.unwrap_or_default())
     }
 
@@ -311,13 +332,10 @@ impl<M: Manager> Keeper<M> {
             error!("{Revoked}");
             return Err(Revoked.into());
         }
-        let Own { subnet, holder, .. } = *self.table.own();
+        let Own { subnet, attrs, ref key, .. } = *self.table.own();
         let asked_ns = boot_ns();
-        let created = self.manager.create(subnet, holder).await.map_err(|cause| {
-            // Come back here with the next list.
-            self.table.relist();
-            WatchError::from(cause)
-        })?;
+        // If it fails, the next list leads here again.
+        let created = self.keys.create(key, attrs).await.map_err(WatchError::from)?;
         match created {
             Some(granted) => {
                 info!("lease {subnet} was lost and is ours again");
@@ -335,7 +353,7 @@ impl<M: Manager> Keeper<M> {
         if self.leases.own != OwnLease::Stolen {
             error!(
                 "our lease {} was taken by another node: {value}; not taking it back, not ready",
-                self.table.own().key
+                self.table.own_name()
             );
         }
         self.set_own(OwnLease::Stolen);
@@ -361,15 +379,15 @@ impl<M: Manager> Keeper<M> {
     }
 
     async fn renew(&mut self) -> Result<(), Interruption> {
-        let Own { subnet, holder, .. } = *self.table.own();
+        let attrs = self.table.own().attrs;
         let asked_ns = boot_ns();
-        match self.manager.renew(subnet, &self.entry, holder, Term::Lease).await {
+        match self.keys.renew(&self.entry, attrs, Term::Lease).await {
             Ok(Some(granted)) => {
                 self.renewed(granted, asked_ns);
                 info!("Lease renewed, new expiration: in {:?}", granted.ttl.unwrap_or_default());
                 Ok(())
             }
-            Ok(None) => self.look_at_own_key(subnet).await,
+            Ok(None) => self.look_at_own_key().await,
             Err(cause) => {
                 self.renewal_failed(&cause);
                 Ok(())
@@ -378,10 +396,10 @@ impl<M: Manager> Keeper<M> {
     }
 
     /// The key is not as we knew it.
-    async fn look_at_own_key(&mut self, subnet: Ipv4Net) -> Result<(), Interruption> {
+    async fn look_at_own_key(&mut self) -> Result<(), Interruption> {
         // Until something better is known; whatever happens below may set another time.
         self.renewal.failed(boot_ns());
-        let found = match self.manager.find(subnet).await {
+        let found = match self.keys.find(&self.table.own().key).await {
             Ok(found) => found,
             Err(cause) => {
                 self.renewal_failed(&cause);
@@ -395,12 +413,12 @@ impl<M: Manager> Keeper<M> {
     /// The lease is ours, for a time that counts from when it was asked for.
     fn renewed(&mut self, granted: Granted, asked_ns: u64) {
         self.entry.lease = granted.lease;
-        self.entry.value = self.table.own().holder.value().into();
+        self.entry.value = self.table.own().attrs.value().into();
         self.renewal.granted(granted.ttl, asked_ns);
         self.set_own(OwnLease::Held);
     }
 
-    fn renewal_failed(&mut self, cause: &ManagerError) {
+    fn renewal_failed(&mut self, cause: &KeysError) {
         error!("Error renewing lease (trying again in 1 min): {cause}");
         self.leases.failed_renewals += 1;
         self.dirty = true;

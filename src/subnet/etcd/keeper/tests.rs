@@ -1,8 +1,8 @@
 //! A keeper on a store that does what a test wants of it.
 
 use super::*;
-use crate::subnet::lease::Holder;
-use crate::subnet::manager::Snapshot;
+use crate::subnet::etcd::keys::KeyList;
+use crate::subnet::etcd::lease::LeaseAttrs;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -66,6 +66,49 @@ fn a_lease_that_runs_out_right_when_it_should_is_not_revoked() {
     });
 }
 
+#[test]
+fn a_watch_that_the_store_cancels_at_once_is_not_opened_again_and_again() {
+    let store = Fake::new(&[(KEY, "192.0.2.1", 7)]);
+    for _ in 0..1000 {
+        let (what, cause) = ("watching leases".to_owned(), "permission denied".to_owned());
+        store.tell(Err(KeysError { what, cause }.into()));
+    }
+
+    on_runtime(async {
+        let _leases = store.keep(granted(HOUR), 0);
+        tokio::time::pause();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+
+        // 0.1, 0.2, 0.4, … 3.2 s, then every 5 s.
+        let watched = store.0.borrow().watched;
+        assert!((10..25).contains(&watched), "{watched} watches in a minute");
+    });
+}
+
+#[test]
+fn a_restored_store_that_is_busy_is_noticed_by_what_became_of_our_key() {
+    let store = Fake::new(&[(KEY, "192.0.2.1", 7), (PEER, "192.0.2.2", 8)]);
+
+    on_runtime(async {
+        let mut leases = store.keep(granted(HOUR), 0);
+        wait(&mut leases, |now| now.peers.len() == 1).await;
+        // The backup is from before our lease, and others have written more than we had seen.
+        store.0.borrow_mut().at.revision = 1000;
+        store.0.borrow_mut().entries = vec![
+            Entry { revision: 900, ..entry(KEY, "192.0.2.9", 70) },
+            Entry { revision: 5, ..entry(PEER, "192.0.2.22", 8) },
+        ];
+        let (what, cause) = ("watching leases".to_owned(), "the server ended it".to_owned());
+        store.tell(Err(KeysError { what, cause }.into()));
+
+        wait(&mut leases, |now| now.own == OwnLease::Stolen).await;
+        let moved = |now: &Leases| {
+            now.peers.iter().any(|peer| peer.endpoint.ip().to_string() == "192.0.2.22")
+        };
+        wait(&mut leases, moved).await;
+    });
+}
+
 struct State {
     at: Position,
     entries: Vec<Entry>,
@@ -96,12 +139,12 @@ impl Fake {
     /// Keeps our lease, asked for at that time; now, if that is 0.
     fn keep(&self, granted: Granted, asked_ns: u64) -> watch::Receiver<Leases> {
         let asked_ns = if asked_ns == 0 { boot_ns() } else { asked_ns };
-        let holder = Holder { public_ip: Ipv4Addr::new(192, 0, 2, 1) };
+        let attrs = LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, 1) };
         let subnet = "10.5.1.0/24".parse().unwrap();
         let keeping = Keeping {
             network: "10.5.0.0/16".parse().unwrap(),
-            key: KEY.to_owned(),
-            held: Held { subnet, holder, granted, asked_ns },
+            held: Held { subnet, key: KEY.into(), attrs, granted, asked_ns },
+            local: Vec::new(),
             margin: Duration::from_secs(60),
             port: 8285,
         };
@@ -124,32 +167,28 @@ impl Fake {
     }
 }
 
-fn failure() -> ManagerError {
-    ManagerError { what: "asking".to_owned(), cause: "a test".to_owned() }
+fn failure() -> KeysError {
+    KeysError { what: "asking".to_owned(), cause: "a test".to_owned() }
 }
 
-impl Manager for Fake {
+impl Keys for Fake {
     type Watch = Self;
 
-    async fn config(&self) -> Result<String, ManagerError> {
+    async fn config(&self) -> Result<String, KeysError> {
         Err(failure())
     }
 
-    async fn list(&self) -> Result<Snapshot, ManagerError> {
+    async fn list(&self) -> Result<KeyList, KeysError> {
         let mut state = self.0.borrow_mut();
         state.listed += 1;
-        Ok(Snapshot { entries: state.entries.clone(), at: state.at })
+        Ok(KeyList { entries: state.entries.clone(), at: state.at })
     }
 
-    async fn find(&self, _: Ipv4Net) -> Result<Option<Entry>, ManagerError> {
+    async fn find(&self, _: &[u8]) -> Result<Option<Entry>, KeysError> {
         Err(failure())
     }
 
-    async fn since(&self, _: i64) -> Result<Position, WatchError> {
-        Ok(self.0.borrow().at)
-    }
-
-    async fn ttl(&self, _: i64) -> Result<Option<Duration>, ManagerError> {
+    async fn ttl(&self, _: i64) -> Result<Option<Duration>, KeysError> {
         self.0.borrow_mut().ttls.pop_front().unwrap().map(Some).ok_or_else(failure)
     }
 
@@ -157,24 +196,22 @@ impl Manager for Fake {
         lease == 7
     }
 
-    async fn create(&self, _: Ipv4Net, holder: Holder) -> Result<Option<Granted>, ManagerError> {
+    fn key(&self, subnet: Ipv4Net) -> Vec<u8> {
+        unreachable!("{subnet} has its key already")
+    }
+
+    async fn create(&self, _: &[u8], attrs: LeaseAttrs) -> Result<Option<Granted>, KeysError> {
         let mut state = self.0.borrow_mut();
         state.created += 1;
-        state.entries.push(entry(KEY, &holder.public_ip.to_string(), 7));
+        state.entries.push(entry(KEY, &attrs.public_ip.to_string(), 7));
         Ok(Some(granted(HOUR)))
     }
 
-    async fn renew(
-        &self,
-        _: Ipv4Net,
-        _: &Entry,
-        _: Holder,
-        _: Term,
-    ) -> Result<Option<Granted>, ManagerError> {
+    async fn renew(&self, _: &Entry, _: LeaseAttrs, _: Term) -> Result<Option<Granted>, KeysError> {
         Err(failure())
     }
 
-    async fn remove(&self, _: &Entry) -> Result<bool, ManagerError> {
+    async fn remove(&self, _: &Entry) -> Result<bool, KeysError> {
         Err(failure())
     }
 
@@ -200,7 +237,7 @@ fn granted(ttl: Duration) -> Granted {
 }
 
 fn entry(key: &str, public_ip: &str, lease: i64) -> Entry {
-    let value = Holder { public_ip: public_ip.parse().unwrap() }.value();
+    let value = LeaseAttrs { public_ip: public_ip.parse().unwrap() }.value();
     Entry { key: key.into(), value: value.into(), revision: 1, lease }
 }
 

@@ -1,0 +1,92 @@
+//! etcd as a store of leases.
+
+use super::client::{Access, EtcdKeys};
+use super::{AcquireError, Keeper, Keeping, Keys, LeaseAttrs, Leases, acquire};
+use crate::subnet::{BackendError, Joined, LeaseStore, NetworkConfig, NetworkError, NodeAddress};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::error;
+
+/// Pause between two attempts to read the network's configuration.
+const CONFIG_RETRY: Duration = Duration::from_secs(1);
+/// How often a reason that stays the same is logged again.
+const REMINDER: Duration = Duration::from_secs(60);
+
+/// Why there is no lease.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The network has another backend.
+    #[error("Error fetching backend: {0}")]
+    Backend(#[from] BackendError),
+    /// No subnet.
+    #[error("Error registering network: {0}")]
+    Acquire(#[from] AcquireError),
+}
+
+/// Leases in etcd.
+pub struct EtcdStore {
+    keys: EtcdKeys,
+    margin: Duration,
+}
+
+impl EtcdStore {
+    /// Leases below a prefix, renewed `margin` before they end. Nothing is sent yet.
+    #[must_use]
+    pub fn new(access: Access, prefix: &str, margin: Duration) -> Self {
+        Self { keys: EtcdKeys::new(access, super::Prefix::new(prefix)), margin }
+    }
+}
+
+impl LeaseStore for EtcdStore {
+    type Known = Leases;
+    type Error = StoreError;
+
+    async fn network_config(&self) -> Result<NetworkConfig, StoreError> {
+        let mut told: Option<(String, Instant)> = None;
+        loop {
+            let reason = match self.keys.config().await {
+                Ok(text) => match NetworkConfig::parse(&text) {
+                    Ok(config) => return Ok(config),
+                    Err(NetworkError::Backend(other)) => return Err(other.into()),
+                    Err(mistake) => mistake.to_string(),
+                },
+                Err(cause) => cause.to_string(),
+            };
+            let is_news =
+                told.as_ref().is_none_or(|(last, at)| *last != reason || at.elapsed() >= REMINDER);
+            if is_news {
+                error!("Couldn't fetch network config: {reason}; trying again every second");
+                told = Some((reason, Instant::now()));
+            }
+            tokio::time::sleep(CONFIG_RETRY).await;
+        }
+    }
+
+    async fn public_ip(&self) -> Result<Option<Ipv4Addr>, StoreError> {
+        Ok(None)
+    }
+
+    async fn join(
+        self,
+        config: &NetworkConfig,
+        node: NodeAddress,
+    ) -> Result<Joined<Self>, StoreError> {
+        let attrs = LeaseAttrs { public_ip: node.public_ip };
+        let (_, previous) = node.previous;
+        let held = Box::pin(acquire(&self.keys, config, attrs, previous)).await?;
+        let keeping = Keeping {
+            network: config.network,
+            held: held.clone(),
+            local: node.local,
+            margin: self.margin,
+            port: config.backend.port,
+        };
+        let (keeper, known) = Keeper::new(self.keys, keeping);
+        let keeping = async {
+            let _revoked = keeper.run().await;
+            Ok(())
+        };
+        Ok(Joined { subnet: held.subnet, known, keeping: Box::pin(keeping) })
+    }
+}

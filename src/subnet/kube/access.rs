@@ -1,0 +1,360 @@
+//! How the API server is reached: addresses, TLS, who we are.
+
+use super::kubeconfig::{self, Identity, KubeconfigError, TokenSource, Trust};
+use super::token::{Credential, TokenError, Tokens};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where a pod finds what its service account gives it.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// Where distributions keep the certificates that they trust, as Go looks for them.
+const SYSTEM_ROOTS: [&str; 5] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// What the command line and the environment say of the API server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `-kube-api-url`: URLs, tried in order. They win over the kubeconfig's.
+    pub servers: Vec<String>,
+    /// `-kubeconfig-file`.
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// Why the API server cannot be reached at all.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// The kubeconfig file.
+    #[error(transparent)]
+    Kubeconfig(#[from] KubeconfigError),
+    /// Nothing says where the API server is.
+    #[error(
+        "no API server is known: this is no pod (KUBERNETES_SERVICE_HOST is not set); give \
+         -kubeconfig-file or -kube-api-url"
+    )]
+    Nowhere,
+    /// A URL that is none.
+    #[error("{url:?} is no address of an API server: write https://HOST:PORT")]
+    Url {
+        /// What was given.
+        url: String,
+    },
+    /// A file of the service account.
+    #[error("reading {path}: {source}: is the service account's token mounted?")]
+    ServiceAccount {
+        /// The file.
+        path: PathBuf,
+        /// What came back.
+        source: std::io::Error,
+    },
+    /// Certificates that TLS cannot use.
+    #[error("{what}: {cause}")]
+    Certificate {
+        /// Which ones.
+        what: &'static str,
+        /// Why.
+        cause: String,
+    },
+}
+
+/// One API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Server {
+    pub(super) is_tls: bool,
+    /// A name or an address, brackets of IPv6 left out.
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// What stands before the path of every request.
+    pub(super) prefix: String,
+}
+
+impl Server {
+    fn parse(url: &str) -> Result<Self, AccessError> {
+        let invalid = || AccessError::Url { url: url.to_owned() };
+        // As client-go: without a scheme it is TLS only if a certificate says so; here, always.
+        let full = if url.contains("://") { url.to_owned() } else { format!("https://{url}") };
+        let uri: hyper::Uri = full.parse().map_err(|_| invalid())?;
+        let is_tls = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(invalid()),
+        };
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(invalid)?;
+        Ok(Self {
+            is_tls,
+            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port: uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 }),
+            prefix: uri.path().trim_end_matches('/').to_owned(),
+        })
+    }
+
+    /// Host and port as a URL has them.
+    pub(super) fn authority(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// How the API server is reached.
+pub struct Access {
+    pub(super) servers: Vec<Server>,
+    trust: Trust,
+    server_name: Option<String>,
+    identity: Option<Identity>,
+    tokens: Tokens,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Access").field("servers", &self.servers).finish_non_exhaustive()
+    }
+}
+
+impl Access {
+    /// Reads the kubeconfig file if one is given, else what a pod has.
+    ///
+    /// # Errors
+    /// [`AccessError`]; nothing is sent.
+    pub fn new(options: &Options) -> Result<Self, AccessError> {
+        let in_cluster = options.kubeconfig.is_none() && options.servers.is_empty();
+        let access = match &options.kubeconfig {
+            Some(path) => Self::from_kubeconfig(path, &options.servers)?,
+            None if in_cluster => Self::in_cluster(Path::new(SERVICE_ACCOUNT))?,
+            None => Self {
+                servers: servers(&options.servers)?,
+                trust: Trust::System,
+                server_name: None,
+                identity: None,
+                tokens: Tokens::new(TokenSource::None),
+            },
+        };
+        // What is wrong with certificates is found here, before the first connection.
+        if access.servers.iter().any(|server| server.is_tls) {
+            access.tls(&Credential::default())?;
+        }
+        Ok(access)
+    }
+
+    fn from_kubeconfig(path: &Path, given: &[String]) -> Result<Self, AccessError> {
+        let context = kubeconfig::read(path)?;
+        let from_file = [context.server];
+        Ok(Self {
+            servers: servers(if given.is_empty() { &from_file } else { given })?,
+            trust: context.trust,
+            server_name: context.server_name,
+            identity: context.identity,
+            tokens: Tokens::new(context.token),
+        })
+    }
+
+    fn in_cluster(folder: &Path) -> Result<Self, AccessError> {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let host = variable("KUBERNETES_SERVICE_HOST").ok_or(AccessError::Nowhere)?;
+        let port = variable("KUBERNETES_SERVICE_PORT").unwrap_or_else(|| "443".to_owned());
+        let url = match host.contains(':') {
+            true => format!("https://[{host}]:{port}"),
+            false => format!("https://{host}:{port}"),
+        };
+        let path = folder.join("ca.crt");
+        let authorities =
+            std::fs::read(&path).map_err(|source| AccessError::ServiceAccount { path, source })?;
+        Ok(Self {
+            servers: servers(&[url])?,
+            trust: Trust::Authorities(authorities),
+            server_name: None,
+            identity: None,
+            tokens: Tokens::new(TokenSource::File(folder.join("token"))),
+        })
+    }
+
+    /// What the next request proves itself with.
+    pub(super) async fn credential(&self) -> Result<Credential, TokenError> {
+        self.tokens.credential().await
+    }
+
+    /// The server answered 401: whether it is worth asking again with another token.
+    pub(super) fn refused(&self) -> bool {
+        self.tokens.refused()
+    }
+
+    /// Whether the server's certificate is not checked.
+    #[must_use]
+    pub fn trusts_anybody(&self) -> bool {
+        self.trust == Trust::Anybody
+    }
+
+    /// The name that a server's certificate must carry.
+    pub(super) fn name_of(&self, server: &Server) -> Result<ServerName<'static>, AccessError> {
+        let name = self.server_name.as_ref().unwrap_or(&server.host);
+        ServerName::try_from(name.clone()).map_err(|_| AccessError::Url { url: name.clone() })
+    }
+
+    /// TLS for the next connection.
+    pub(super) fn tls(&self, credential: &Credential) -> Result<Arc<ClientConfig>, AccessError> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| unusable("TLS", &error))?;
+        let builder = match &self.trust {
+            Trust::Anybody => {
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+            }
+            Trust::System => builder.with_root_certificates(roots(&system_roots())?),
+            Trust::Authorities(pem) => builder.with_root_certificates(roots(pem)?),
+        };
+        let mut tls = match credential.identity.as_ref().or(self.identity.as_ref()) {
+            Some(identity) => {
+                let (certificates, key) = identity_of(identity)?;
+                builder
+                    .with_client_auth_cert(certificates, key)
+                    .map_err(|error| unusable("the client certificate or its key", &error))?
+            }
+            None => builder.with_no_client_auth(),
+        };
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Arc::new(tls))
+    }
+}
+
+fn servers(urls: &[String]) -> Result<Vec<Server>, AccessError> {
+    urls.iter().map(|url| Server::parse(url.trim())).collect()
+}
+
+fn roots(pem: &[u8]) -> Result<RootCertStore, AccessError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| unusable("the authority", &error))?;
+        roots.add(certificate).map_err(|error| unusable("the authority", &error))?;
+    }
+    if roots.is_empty() {
+        return Err(unusable("the authority", &"no certificate in PEM form is in it"));
+    }
+    Ok(roots)
+}
+
+fn identity_of(
+    identity: &Identity,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), AccessError> {
+    let certificates: Result<Vec<_>, _> =
+        CertificateDer::pem_slice_iter(&identity.certificate).collect();
+    let certificates = certificates.map_err(|error| unusable("the client certificate", &error))?;
+    let key = PrivateKeyDer::from_pem_slice(&identity.key)
+        .map_err(|error| unusable("the client key", &error))?;
+    Ok((certificates, key))
+}
+
+fn unusable(what: &'static str, cause: &dyn std::fmt::Display) -> AccessError {
+    AccessError::Certificate { what, cause: cause.to_string() }
+}
+
+fn system_roots() -> Vec<u8> {
+    let configured = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    let usual = SYSTEM_ROOTS.iter().map(PathBuf::from);
+    configured
+        .into_iter()
+        .chain(usual)
+        .find_map(|path| std::fs::read(path).ok())
+        .unwrap_or_default()
+}
+
+/// Takes any certificate, as `insecure-skip-tls-verify` asks for; signatures are checked still.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_names_host_port_and_what_stands_before_every_path() {
+        for (url, is_tls, authority, prefix) in [
+            ("https://192.0.2.1:6443", true, "192.0.2.1:6443", ""),
+            ("https://[2001:db8::1]:6443/", true, "[2001:db8::1]:6443", ""),
+            ("http://127.0.0.1:8080", false, "127.0.0.1:8080", ""),
+            ("https://proxy/k8s/clusters/c-1", true, "proxy:443", "/k8s/clusters/c-1"),
+            ("api.example:6443", true, "api.example:6443", ""),
+        ] {
+            let server = Server::parse(url).unwrap();
+
+            assert_eq!(
+                (server.is_tls, server.authority()),
+                (is_tls, authority.to_owned()),
+                "{url}"
+            );
+            assert_eq!(server.prefix, prefix, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_url_is_named_with_what_to_write() {
+        for url in ["", "ftp://host", "https://", "https:// space"] {
+            let error = Server::parse(url).unwrap_err().to_string();
+
+            assert!(error.contains(&format!("{url:?}")), "{error}");
+            assert!(error.contains("https://HOST:PORT"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_pod_trusts_the_authority_beside_its_token() {
+        let folder = tempfile::tempdir().unwrap();
+
+        let error = Access::in_cluster(folder.path()).unwrap_err().to_string();
+
+        // Outside a pod it is said what to give instead.
+        assert!(error.contains("-kubeconfig-file or -kube-api-url"), "{error}");
+    }
+
+    #[test]
+    fn an_authority_that_is_no_certificate_is_found_before_the_first_connection() {
+        assert!(roots(b"hello").unwrap_err().to_string().contains("no certificate in PEM form"));
+    }
+}

@@ -1,0 +1,388 @@
+//! Keeping this node's annotations and following the other nodes.
+//!
+//! ```text
+//!  list in full ──> watch metadata ──> NodeTable ──> published, at most ten times a second
+//!    ^     new, or without a network: read in full      │
+//!    └──── gone revision, another store       own node: written again, followed, or the end
+//! ```
+//! Nothing here is needed for forwarding: while the API server is away, the peers stay what they are.
+
+use super::client::CallError;
+use super::join::{JoinError, Member, Registration, State};
+use super::nodes::{NodeEvent, NodeWatch, Nodes, WatchEnd};
+use super::table::{Need, NodeTable, Own};
+use crate::subnet::PeerSet;
+use ipnet::Ipv4Net;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tracing::{error, info, warn};
+
+/// Pause after the first failure; it doubles up to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long a watch must have lived for its end to be no failure.
+const LIVED: Duration = Duration::from_secs(5);
+/// The least time between two publications.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+/// How often our own node is read, in case that a change of it was missed.
+const OWN_CHECK: Duration = Duration::from_secs(60);
+/// Findings that are logged one by one; of more at a time only the number.
+const NAMED_FINDINGS: usize = 16;
+
+/// How our own node is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OwnNode {
+    /// It is one of ours.
+    #[default]
+    Registered,
+    /// It is gone from the API server.
+    Gone,
+    /// Its annotations are not ours, and could not be written.
+    Unregistered,
+}
+
+impl OwnNode {
+    /// The state in a word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Registered => "registered",
+            Self::Gone => "gone",
+            Self::Unregistered => "unregistered",
+        }
+    }
+}
+
+/// What is known of the cluster now.
+#[derive(Clone, Debug, Default)]
+pub struct Cluster {
+    /// The peers.
+    pub peers: Arc<PeerSet>,
+    /// How our own node is.
+    pub own: OwnNode,
+    /// Whether the API server answers.
+    pub connected: bool,
+    /// How often it stopped answering.
+    pub disconnects: u64,
+    /// Attempts to write our annotations that failed.
+    pub failed_writes: u64,
+    /// Nodes that are not followed now.
+    pub ignored: u64,
+}
+
+/// Why following ends.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FollowEnd {
+    /// Our node has another pod network: it was made again.
+    #[error(
+        "node {node:?} was created again with pod network {now} instead of {before}: ending, so \
+         that a new start takes the new one"
+    )]
+    Moved {
+        /// The node.
+        node: String,
+        /// What it had.
+        before: Ipv4Net,
+        /// What it has.
+        now: Ipv4Net,
+    },
+    /// It cannot be part of the network any more.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+}
+
+/// Follows the nodes of a cluster.
+pub struct Follower {
+    nodes: Nodes,
+    member: Member,
+    joined: Registration,
+    port: u16,
+    table: NodeTable,
+    /// The revision up to which changes are known; empty if a new list is needed.
+    revision: String,
+    backoff: Duration,
+    watched_since: Instant,
+    cluster: Cluster,
+    publish: watch::Sender<Cluster>,
+    dirty: bool,
+    published: Instant,
+    own_checked: Instant,
+    told: Option<String>,
+}
+
+impl Follower {
+    /// A follower, and where it publishes what it learns.
+    #[must_use]
+    pub fn new(
+        nodes: Nodes,
+        member: Member,
+        joined: Registration,
+        port: u16,
+    ) -> (Self, watch::Receiver<Cluster>) {
+        let cluster = Cluster { connected: true, ..Cluster::default() };
+        let (publish, published) = watch::channel(cluster.clone());
+        let follower = Self {
+            nodes,
+            table: NodeTable::new(member.annotations.clone()),
+            member,
+            joined,
+            port,
+            revision: String::new(),
+            backoff: BACKOFF.0,
+            watched_since: Instant::now(),
+            cluster,
+            publish,
+            dirty: false,
+            published: Instant::now() - PUBLISH_INTERVAL,
+            own_checked: Instant::now(),
+            told: None,
+        };
+        (follower, published)
+    }
+
+    /// Runs until our node cannot be followed any more.
+    pub async fn run(mut self) -> FollowEnd {
+        let mut watch = None;
+        let mut reconnect_at = Instant::now();
+        loop {
+            let outcome = tokio::select! {
+                biased;
+                () = sleep_until(self.published + PUBLISH_INTERVAL), if self.dirty => {
+                    self.publish_now();
+                    Ok(())
+                }
+                () = sleep_until(self.own_checked + OWN_CHECK), if watch.is_some() => {
+                    self.check_own().await
+                }
+                () = sleep_until(reconnect_at), if watch.is_none() => {
+                    self.reconnect().await.map(|opened| watch = Some(opened))
+                }
+                event = next(&mut watch) => match event {
+                    Ok(event) => self.follow(event).await,
+                    Err(end) => Err(end.into()),
+                }
+            };
+            match outcome {
+                Ok(()) => {}
+                Err(Interruption::End(end)) => return end,
+                Err(Interruption::Watch(end)) => {
+                    watch = None;
+                    reconnect_at = Instant::now() + self.lost(&end);
+                }
+            }
+        }
+    }
+
+    /// Makes the table current and watches from there.
+    async fn reconnect(&mut self) -> Result<NodeWatch, Interruption> {
+        if !self.revision.is_empty() {
+            // A store that was wiped or restored answers a watch from our revision with silence.
+            let now = self.nodes.revision().await?;
+            if is_behind(&now, &self.revision) {
+                warn!("the API server's data are older than what it said before: listing again");
+                self.revision.clear();
+            }
+        }
+        if self.revision.is_empty() {
+            let list = self.nodes.list().await?;
+            self.table.listed(&list.nodes);
+            self.dirty = true;
+            self.revision = list.revision;
+            let own = list.nodes.iter().find(|node| node.metadata.name == self.member.name);
+            self.follow_own(own).await?;
+        }
+        let watch = self.nodes.watch(&self.revision).await?;
+        if !self.cluster.connected {
+            info!("the API server answers again");
+        }
+        self.told = None;
+        self.set_connected(true);
+        self.watched_since = Instant::now();
+        Ok(watch)
+    }
+
+    async fn follow(&mut self, event: NodeEvent) -> Result<(), Interruption> {
+        self.backoff = BACKOFF.0;
+        match &event {
+            NodeEvent::Seen(object) => {
+                let name = &object.metadata.name;
+                if self.table.seen(&object.metadata) == Need::Node
+                    && let Some(node) = self.nodes.get(name).await?
+                {
+                    self.table.read(&node);
+                }
+                if *name == self.member.name {
+                    self.check_own().await?;
+                }
+                self.dirty = true;
+            }
+            NodeEvent::Gone(object) => {
+                self.table.gone(&object.metadata);
+                if object.metadata.name == self.member.name {
+                    self.check_own().await?;
+                }
+                self.dirty = true;
+            }
+            NodeEvent::Bookmark(_) => {}
+        }
+        // Only now: if the node could not be read, the watch begins again before this event.
+        event.revision().clone_into(&mut self.revision);
+        Ok(())
+    }
+
+    async fn check_own(&mut self) -> Result<(), Interruption> {
+        let node = self.nodes.get(&self.member.name).await?;
+        self.own_checked = Instant::now();
+        self.follow_own(node.as_ref()).await
+    }
+
+    /// Our own node as the API server has it: its annotations are written again, its address is
+    /// followed.
+    async fn follow_own(&mut self, node: Option<&super::api::Node>) -> Result<(), Interruption> {
+        let joined = match self.member.state(node).map_err(FollowEnd::from)? {
+            State::Waiting(reason) => {
+                if self.cluster.own != OwnNode::Gone {
+                    warn!("{reason}; still forwarding");
+                }
+                self.set_own(OwnNode::Gone);
+                return Ok(());
+            }
+            State::Ready(joined) => joined,
+        };
+        if joined.subnet != self.joined.subnet {
+            return Err(Interruption::End(FollowEnd::Moved {
+                node: self.member.name.clone(),
+                before: self.joined.subnet,
+                now: joined.subnet,
+            }));
+        }
+        let public_ip = joined.public_ip;
+        self.joined = joined;
+        let Some(node) = node else { return Ok(()) };
+        match self.member.register(&self.nodes, node, public_ip).await {
+            Ok(()) => self.set_own(OwnNode::Registered),
+            Err(refused) => {
+                self.cluster.failed_writes += 1;
+                self.set_own(OwnNode::Unregistered);
+                return Err(WatchEnd::Call(refused).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the end of a watch and says how long to wait.
+    fn lost(&mut self, end: &WatchEnd) -> Duration {
+        match end {
+            WatchEnd::Ended => {
+                if self.watched_since.elapsed() >= LIVED {
+                    return Duration::ZERO;
+                }
+            }
+            WatchEnd::Expired => self.revision.clear(),
+            WatchEnd::Call(error) if error.code() == Some(410) => self.revision.clear(),
+            WatchEnd::Refused(_) | WatchEnd::Lost(_) | WatchEnd::Call(_) => {
+                self.tell(&end.to_string());
+                self.set_connected(false);
+            }
+        }
+        let pause = self.backoff;
+        self.backoff = (pause * 2).min(BACKOFF.1);
+        pause
+    }
+
+    /// Logs why the API server is no help, when it is news.
+    fn tell(&mut self, reason: &str) {
+        if self.told.as_deref() != Some(reason) {
+            warn!("{reason}; the peers stay what they are");
+            self.told = Some(reason.to_owned());
+        }
+    }
+
+    fn set_connected(&mut self, connected: bool) {
+        if self.cluster.connected && !connected {
+            self.cluster.disconnects += 1;
+        }
+        self.dirty |= self.cluster.connected != connected;
+        self.cluster.connected = connected;
+    }
+
+    fn set_own(&mut self, own: OwnNode) {
+        self.dirty |= self.cluster.own != own;
+        self.cluster.own = own;
+    }
+
+    fn publish_now(&mut self) {
+        let own = Own {
+            name: self.member.name.clone(),
+            network: self.member.network,
+            subnet: self.joined.subnet,
+            public_ip: self.joined.public_ip,
+            local: self.member.local.clone(),
+        };
+        let found = self.table.peers(&own, self.port);
+        for finding in found.news.iter().take(NAMED_FINDINGS) {
+            error!("{finding}");
+        }
+        if let Some(more @ 1..) = found.news.len().checked_sub(NAMED_FINDINGS) {
+            error!("{more} more problems with nodes not shown");
+        }
+        self.cluster.ignored = self.table.findings().count() as u64;
+        self.cluster.peers = Arc::new(found.peers);
+        self.publish.send_replace(self.cluster.clone());
+        self.dirty = false;
+        self.published = Instant::now();
+    }
+}
+
+enum Interruption {
+    Watch(WatchEnd),
+    End(FollowEnd),
+}
+
+impl From<WatchEnd> for Interruption {
+    fn from(end: WatchEnd) -> Self {
+        Self::Watch(end)
+    }
+}
+
+impl From<CallError> for Interruption {
+    fn from(error: CallError) -> Self {
+        Self::Watch(error.into())
+    }
+}
+
+impl From<FollowEnd> for Interruption {
+    fn from(end: FollowEnd) -> Self {
+        Self::End(end)
+    }
+}
+
+async fn next(watch: &mut Option<NodeWatch>) -> Result<NodeEvent, WatchEnd> {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether a revision is older than another. They are numbers in every API server that there is; one
+/// that is not cannot be compared, and a watch from it will say so.
+fn is_behind(now: &str, known: &str) -> bool {
+    match (now.parse::<u64>(), known.parse::<u64>()) {
+        (Ok(now), Ok(known)) => now < known,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revisions_are_compared_as_numbers() {
+        assert!(is_behind("9", "10"));
+        assert!(!is_behind("10", "10"));
+        assert!(!is_behind("11", "10"));
+        assert!(!is_behind("opaque", "10"));
+    }
+}

@@ -1,0 +1,214 @@
+//! The nodes of a Kubernetes cluster as a store of leases.
+
+use super::annotations::Annotations;
+use super::{
+    Access, CallError, Cluster, FollowEnd, Follower, JoinError, Member, Nodes, join::Registration,
+};
+use crate::subnet::{Joined, LeaseStore, NetworkConfig, NetworkError, NodeAddress};
+use std::cell::OnceCell;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+use tracing::warn;
+
+/// How long an API server that is away keeps a node from starting with what `subnet.env` says.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Pause between two questions to an API server that does not answer.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Which node of which network this is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// The annotations' keys.
+    pub annotations: Annotations,
+    /// The file with the network's configuration.
+    pub net_config: PathBuf,
+    /// Whether to tell the cluster that the node has a network.
+    pub sets_condition: bool,
+    /// Which node this is.
+    pub node: NodeName,
+}
+
+/// How a node knows its own name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeName {
+    /// It was told: `NODE_NAME`.
+    Given(String),
+    /// It is the node on which this pod runs.
+    OfPod {
+        /// `POD_NAMESPACE`.
+        namespace: String,
+        /// `POD_NAME`.
+        pod: String,
+    },
+}
+
+/// Why there is no network, or no place in it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The network's configuration.
+    #[error(
+        "reading the network config {path}: {source}: mount it there, or give -net-config-path"
+    )]
+    ReadConfig {
+        /// The file.
+        path: PathBuf,
+        /// What came back.
+        source: std::io::Error,
+    },
+    /// What it says.
+    #[error("network config {path}: {source}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: NetworkError,
+    },
+    /// The pod that this is.
+    #[error("pod {namespace}/{pod} runs on no node: are POD_NAME and POD_NAMESPACE right?")]
+    NoNode {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        pod: String,
+    },
+    /// An annotation that is no address.
+    #[error("annotation node-public-ip of node {node:?} is {given:?}: write an IPv4 address")]
+    NodePublicIp {
+        /// The node.
+        node: String,
+        /// What is there.
+        given: String,
+    },
+    /// The node cannot be part of the network.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// It cannot be any longer.
+    #[error(transparent)]
+    End(#[from] FollowEnd),
+}
+
+/// Leases in the nodes of a cluster.
+pub struct KubeStore {
+    nodes: Nodes,
+    membership: Membership,
+    name: OnceCell<String>,
+}
+
+impl KubeStore {
+    /// A store that connects when it is first asked something.
+    #[must_use]
+    pub fn new(access: Access, membership: Membership) -> Self {
+        Self { nodes: Nodes::new(access), membership, name: OnceCell::new() }
+    }
+
+    /// The node's name; that of a pod's node is asked for until the API server answers.
+    async fn name(&self) -> Result<String, StoreError> {
+        if let Some(name) = self.name.get() {
+            return Ok(name.clone());
+        }
+        let name = match &self.membership.node {
+            NodeName::Given(name) => name.clone(),
+            NodeName::OfPod { namespace, pod } => self.of_pod(namespace, pod).await?,
+        };
+        Ok(self.name.get_or_init(|| name).clone())
+    }
+
+    async fn of_pod(&self, namespace: &str, pod: &str) -> Result<String, StoreError> {
+        let mut told = false;
+        loop {
+            match self.nodes.of_pod(namespace, pod).await {
+                Ok(Some(name)) => return Ok(name),
+                Ok(None) => {
+                    let (namespace, pod) = (namespace.to_owned(), pod.to_owned());
+                    return Err(StoreError::NoNode { namespace, pod });
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        warn!("{error}; trying again every second");
+                    }
+                }
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Joins, or goes on with the subnet of the last time while no API server answers: pods that
+    /// start meanwhile have their network, and peers come when it answers.
+    async fn join_or_resume(
+        &self,
+        member: &Member,
+        config: &NetworkConfig,
+        node: NodeAddress,
+    ) -> Result<Registration, JoinError> {
+        let subnet = match node.previous {
+            (Some(network), Some(subnet)) if network == config.network => subnet,
+            _ => return member.join(&self.nodes).await,
+        };
+        match timeout(PATIENCE, member.join(&self.nodes)).await {
+            Ok(joined) => joined,
+            Err(_) if is_away(&self.nodes.revision().await) => {
+                warn!("the API server is away: starting with subnet {subnet} of subnet.env");
+                let public_ip = node.public_ip;
+                Ok(Registration { uid: String::new(), subnet, public_ip })
+            }
+            Err(_) => member.join(&self.nodes).await,
+        }
+    }
+}
+
+impl LeaseStore for KubeStore {
+    type Known = Cluster;
+    type Error = StoreError;
+
+    async fn network_config(&self) -> Result<NetworkConfig, StoreError> {
+        let path = self.membership.net_config.clone();
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                NetworkConfig::parse(&text).map_err(|source| StoreError::Config { path, source })
+            }
+            Err(source) => Err(StoreError::ReadConfig { path, source }),
+        }
+    }
+
+    /// The annotation; none while the API server is away.
+    async fn public_ip(&self) -> Result<Option<Ipv4Addr>, StoreError> {
+        let name = self.name().await?;
+        let Ok(Some(node)) = self.nodes.get(&name).await else { return Ok(None) };
+        match self.membership.annotations.node_public_ip(&node.metadata) {
+            None => Ok(None),
+            Some(given) => match given.parse() {
+                Ok(address) => Ok(Some(address)),
+                Err(_) => {
+                    let given = given.to_owned();
+                    Err(StoreError::NodePublicIp { node: name, given })
+                }
+            },
+        }
+    }
+
+    async fn join(
+        self,
+        config: &NetworkConfig,
+        node: NodeAddress,
+    ) -> Result<Joined<Self>, StoreError> {
+        let member = Member {
+            name: self.name().await?,
+            annotations: self.membership.annotations.clone(),
+            network: config.network,
+            public_ip: node.public_ip,
+            local: node.local.clone(),
+            sets_condition: self.membership.sets_condition,
+        };
+        let joined = self.join_or_resume(&member, config, node).await?;
+        let subnet = joined.subnet;
+        let (follower, known) = Follower::new(self.nodes, member, joined, config.backend.port);
+        let keeping = async { Err(follower.run().await.into()) };
+        Ok(Joined { subnet, known, keeping: Box::pin(keeping) })
+    }
+}
+
+fn is_away<T>(answer: &Result<T, CallError>) -> bool {
+    matches!(answer, Err(CallError::Unreachable { .. }))
+}

@@ -1,0 +1,490 @@
+//! What the nodes of a cluster mean for this node. Pure: nodes in, peers and findings out.
+//!
+//! A node is known by its name and its uid. Its pod network cannot change as long as the uid stays,
+//! so the watch brings metadata only: a node is read in full when it is new or has no network yet.
+
+use super::annotations::{Annotations, Record};
+use super::api::{Metadata, Node};
+use crate::subnet::{Peer, PeerSet};
+use ipnet::{IpNet, Ipv4Net};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// What this node knows of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// The node's name.
+    pub name: String,
+    /// The whole overlay.
+    pub network: Ipv4Net,
+    /// Our pod network.
+    pub subnet: Ipv4Net,
+    /// Where others reach us.
+    pub public_ip: Ipv4Addr,
+    /// This host's addresses: a node that has one of them is a former one of our own.
+    pub local: Vec<Ipv4Addr>,
+}
+
+/// The nodes, as far as they have been followed.
+#[derive(Debug)]
+pub struct NodeTable {
+    annotations: Annotations,
+    nodes: BTreeMap<String, Known>,
+    /// What was found last: each finding is told once, as long as it stays.
+    found: BTreeSet<Finding>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Known {
+    uid: String,
+    pod_network: PodNetwork,
+    record: Record,
+}
+
+/// The IPv4 network of a node's pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodNetwork {
+    /// The controller manager has given none yet.
+    Pending,
+    /// This one.
+    V4(Ipv4Net),
+    /// What is there is no IPv4 network.
+    Unusable(String),
+}
+
+impl PodNetwork {
+    /// The network of a node's pods, as flannel reads it.
+    #[must_use]
+    pub fn of(node: &Node) -> Self {
+        let spec = &node.spec;
+        let one = std::slice::from_ref(&spec.pod_cidr);
+        let all = if spec.pod_cidrs.is_empty() { one } else { &spec.pod_cidrs };
+        if all.iter().all(String::is_empty) {
+            return Self::Pending;
+        }
+        match all.iter().find_map(|cidr| cidr.parse::<Ipv4Net>().ok()) {
+            Some(network) => Self::V4(network.trunc()),
+            None => Self::Unusable(all.join(", ")),
+        }
+    }
+}
+
+/// What must be done before a change is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing.
+    Nothing,
+    /// Read the node in full, and hand it to [`NodeTable::read`].
+    Node,
+}
+
+/// What somebody should be told of another node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Finding {
+    /// Its address or its pod network makes no sense.
+    #[error("ignoring node {node:?}: its {what} {value:?} is no IPv4 {what}")]
+    Malformed {
+        /// The node.
+        node: String,
+        /// `address` or `network`.
+        what: &'static str,
+        /// What is there.
+        value: String,
+    },
+    /// It has another backend.
+    #[error(
+        "ignoring node {node:?}: its backend is {backend:?}, not \"udp\"; all nodes of a network \
+         must have the same backend"
+    )]
+    ForeignBackend {
+        /// The node.
+        node: String,
+        /// Its backend.
+        backend: String,
+    },
+    /// Two nodes have one address.
+    #[error(
+        "nodes {node:?} and {other:?} have one address, {public_ip}: each takes the other's \
+         packets; give each its own with the annotation public-ip-overwrite"
+    )]
+    DuplicatePublicIp {
+        /// The node.
+        node: String,
+        /// The other one.
+        other: String,
+        /// The address.
+        public_ip: Ipv4Addr,
+    },
+    /// Its pod network is not where it should be.
+    #[error(
+        "ignoring node {node:?}: its pod network {subnet} is outside {network} or overlaps {own}"
+    )]
+    OutOfPlace {
+        /// The node.
+        node: String,
+        /// Its pod network.
+        subnet: Ipv4Net,
+        /// The overlay.
+        network: Ipv4Net,
+        /// Our pod network.
+        own: Ipv4Net,
+    },
+    /// It is at an address of this host.
+    #[error(
+        "ignoring node {node:?}: its address {public_ip} is one of this host: it is a former node \
+         of this host; delete it"
+    )]
+    Former {
+        /// The node.
+        node: String,
+        /// Our address.
+        public_ip: Ipv4Addr,
+    },
+    /// It could be reached through the tunnel only.
+    #[error(
+        "ignoring node {node:?}: its address {public_ip} is inside {inside}, so datagrams to it \
+         would go into the tunnel again; give it the address on the network between the nodes with \
+         the annotation public-ip-overwrite"
+    )]
+    Inside {
+        /// The node.
+        node: String,
+        /// Its address.
+        public_ip: Ipv4Addr,
+        /// Its own pod network, or ours.
+        inside: Ipv4Net,
+    },
+}
+
+/// The peers, and what is new to tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peers {
+    /// The peers, by the name of their node.
+    pub peers: PeerSet,
+    /// Findings that were not there the last time.
+    pub news: Vec<Finding>,
+}
+
+impl NodeTable {
+    /// A table that knows nothing yet.
+    #[must_use]
+    pub fn new(annotations: Annotations) -> Self {
+        Self { annotations, nodes: BTreeMap::new(), found: BTreeSet::new() }
+    }
+
+    /// These are all nodes.
+    pub fn listed(&mut self, nodes: &[Node]) {
+        self.nodes.clear();
+        for node in nodes {
+            self.read(node);
+        }
+    }
+
+    /// A node was read in full.
+    pub fn read(&mut self, node: &Node) {
+        let known = Known {
+            uid: node.metadata.uid.clone(),
+            pod_network: PodNetwork::of(node),
+            record: self.annotations.read(&node.metadata),
+        };
+        self.nodes.insert(node.metadata.name.clone(), known);
+    }
+
+    /// A node is new or has changed.
+    pub fn seen(&mut self, metadata: &Metadata) -> Need {
+        match self.nodes.get_mut(&metadata.name) {
+            Some(known)
+                if known.uid == metadata.uid && known.pod_network != PodNetwork::Pending =>
+            {
+                known.record = self.annotations.read(metadata);
+                Need::Nothing
+            }
+            _ => Need::Node,
+        }
+    }
+
+    /// A node is gone. News of one that was made again under its name come too late.
+    pub fn gone(&mut self, metadata: &Metadata) {
+        if self.nodes.get(&metadata.name).is_some_and(|known| known.uid == metadata.uid) {
+            self.nodes.remove(&metadata.name);
+        }
+    }
+
+    /// How many nodes are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether no node is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// The peers of this node, all on one port.
+    pub fn peers(&mut self, own: &Own, port: u16) -> Peers {
+        let mut found = BTreeSet::new();
+        let mut at: HashMap<Ipv4Addr, &str> = HashMap::from([(own.public_ip, own.name.as_str())]);
+        let mut peers = Vec::new();
+        let others = self.nodes.iter().filter(|(name, _)| **name != own.name);
+        for (name, known) in others {
+            let (public_ip, subnet) = match place(name, known, own) {
+                Ok(Some(place)) => place,
+                Ok(None) => continue,
+                Err(finding) => {
+                    found.insert(finding);
+                    continue;
+                }
+            };
+            if let Some(other) = at.insert(public_ip, name) {
+                let (node, other) = (name.clone(), other.to_owned());
+                found.insert(Finding::DuplicatePublicIp { node, other, public_ip });
+            }
+            // What we would send to our own address would come back to us.
+            if public_ip != own.public_ip {
+                peers.push(Peer {
+                    name: name.clone(),
+                    endpoint: SocketAddr::from((public_ip, port)),
+                    subnets: vec![IpNet::V4(subnet)],
+                });
+            }
+        }
+        let news = found.difference(&self.found).cloned().collect();
+        self.found = found;
+        Peers { peers: peers.into_iter().collect(), news }
+    }
+
+    /// What is wrong with other nodes now.
+    pub fn findings(&self) -> impl Iterator<Item = &Finding> {
+        self.found.iter()
+    }
+}
+
+/// Where a node is and what is behind it; nothing for one that is not part of the network yet.
+fn place(name: &str, known: &Known, own: &Own) -> Result<Option<(Ipv4Addr, Ipv4Net)>, Finding> {
+    let Known { pod_network, record, .. } = known;
+    let node = || name.to_owned();
+    if !record.is_managed {
+        return Ok(None);
+    }
+    if !record.is_udp() {
+        return Err(Finding::ForeignBackend { node: node(), backend: record.backend.clone() });
+    }
+    let subnet = match pod_network {
+        PodNetwork::Pending => return Ok(None),
+        PodNetwork::V4(subnet) => *subnet,
+        PodNetwork::Unusable(value) => {
+            let value = value.clone();
+            return Err(Finding::Malformed { node: node(), what: "network", value });
+        }
+    };
+    let Some(public_ip) = record.address().filter(|address| is_host(*address)) else {
+        let value = record.public_ip.clone();
+        return Err(Finding::Malformed { node: node(), what: "address", value });
+    };
+    let (network, ours) = (own.network, own.subnet);
+    let overlaps = ours.contains(&subnet) || subnet.contains(&ours);
+    if !network.contains(&subnet) || overlaps {
+        return Err(Finding::OutOfPlace { node: node(), subnet, network, own: ours });
+    }
+    // What we would send to an address of ours would come back to us, and go around.
+    if public_ip != own.public_ip && own.local.contains(&public_ip) {
+        return Err(Finding::Former { node: node(), public_ip });
+    }
+    match [subnet, ours].into_iter().find(|inside| inside.contains(&public_ip)) {
+        Some(inside) => Err(Finding::Inside { node: node(), public_ip, inside }),
+        None => Ok(Some((public_ip, subnet))),
+    }
+}
+
+fn is_host(address: Ipv4Addr) -> bool {
+    !(address.is_unspecified()
+        || address.is_multicast()
+        || address.is_broadcast()
+        || address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::annotations::DEFAULT_PREFIX;
+    use super::*;
+
+    #[test]
+    fn managed_nodes_with_a_network_and_an_address_are_peers() {
+        let mut table = table();
+        table.listed(&[
+            node("n1", "10.244.1.0/24", OWN_IP),
+            node("n2", "10.244.2.0/24", "192.0.2.2"),
+        ]);
+
+        let peers = table.peers(&own(), 8285);
+
+        assert_eq!(named(&peers), [("n2", "192.0.2.2:8285", "10.244.2.0/24")].map(text));
+        assert!(peers.news.is_empty(), "{:?}", peers.news);
+    }
+
+    #[test]
+    fn a_node_without_a_network_or_without_a_flannel_is_waited_for() {
+        let mut table = table();
+        let mut bare = node("n3", "10.244.3.0/24", "192.0.2.3");
+        bare.metadata.annotations.clear();
+        table.listed(&[node("n2", "", "192.0.2.2"), bare]);
+
+        let peers = table.peers(&own(), 8285);
+
+        assert!(peers.peers.is_empty());
+        assert!(peers.news.is_empty(), "{:?}", peers.news);
+        assert_eq!(
+            table.seen(&node("n2", "", "").metadata),
+            Need::Node,
+            "its network may be there"
+        );
+        assert_eq!(table.seen(&node("n3", "", "192.0.2.3").metadata), Need::Nothing);
+        assert_eq!(table.peers(&own(), 8285).peers.len(), 1, "its flannel has come");
+    }
+
+    #[test]
+    fn a_peer_whose_annotation_vanishes_is_no_peer_any_more() {
+        let mut table = table();
+        let mut other = node("n2", "10.244.2.0/24", "192.0.2.2");
+        table.listed(std::slice::from_ref(&other));
+        assert_eq!(table.peers(&own(), 8285).peers.len(), 1);
+
+        other.metadata.annotations.clear();
+        assert_eq!(table.seen(&other.metadata), Need::Nothing);
+
+        assert!(table.peers(&own(), 8285).peers.is_empty());
+    }
+
+    #[test]
+    fn a_node_that_is_made_again_is_read_again_and_late_news_of_the_old_one_change_nothing() {
+        let mut table = table();
+        let old = node("n2", "10.244.2.0/24", "192.0.2.2");
+        table.listed(std::slice::from_ref(&old));
+        let mut new = node("n2", "10.244.9.0/24", "192.0.2.2");
+        new.metadata.uid = "another".to_owned();
+
+        assert_eq!(table.seen(&new.metadata), Need::Node);
+        table.read(&new);
+        table.gone(&old.metadata);
+
+        let expected = [("n2", "192.0.2.2:8285", "10.244.9.0/24")].map(text);
+        assert_eq!(named(&table.peers(&own(), 8285)), expected);
+        table.gone(&new.metadata);
+        assert!(table.is_empty());
+    }
+
+    #[test]
+    fn nodes_that_cannot_be_peers_are_told_once_with_the_reason() {
+        let mut table = table();
+        let mut vxlan = node("n6", "10.244.6.0/24", "192.0.2.6");
+        vxlan.metadata.annotations.insert(format!("{DEFAULT_PREFIX}/backend-type"), "vxlan".into());
+        table.listed(&[
+            node("n2", "10.99.2.0/24", "192.0.2.2"),
+            node("n3", "fd00::/64", "192.0.2.3"),
+            node("n4", "10.244.4.0/24", "nonsense"),
+            node("n5", "10.244.5.0/24", "10.244.5.1"),
+            vxlan,
+            node("n7", "10.244.1.128/25", "192.0.2.7"),
+            node("n8", "10.244.8.0/24", "198.51.100.1"),
+        ]);
+
+        let first = table.peers(&own(), 8285);
+        let second = table.peers(&own(), 8285);
+
+        let told: Vec<_> = first.news.iter().map(ToString::to_string).collect();
+        for words in [
+            "node \"n2\": its pod network 10.99.2.0/24 is outside 10.244.0.0/16",
+            "node \"n3\": its network \"fd00::/64\" is no IPv4 network",
+            "node \"n4\": its address \"nonsense\" is no IPv4 address",
+            "node \"n5\": its address 10.244.5.1 is inside 10.244.5.0/24",
+            "node \"n6\": its backend is \"vxlan\", not \"udp\"",
+            "node \"n8\": its address 198.51.100.1 is one of this host",
+            "node \"n7\": its pod network 10.244.1.128/25 is outside 10.244.0.0/16 or overlaps",
+        ] {
+            assert!(told.iter().any(|line| line.contains(words)), "{words} in {told:#?}");
+        }
+        assert!(first.peers.is_empty());
+        assert!(second.news.is_empty(), "told once");
+    }
+
+    #[test]
+    fn two_nodes_with_one_address_are_both_served_and_told() {
+        let mut table = table();
+        table.listed(&[
+            node("n2", "10.244.2.0/24", "192.0.2.2"),
+            node("n3", "10.244.3.0/24", "192.0.2.2"),
+        ]);
+
+        let peers = table.peers(&own(), 8285);
+
+        assert_eq!(peers.peers.len(), 2);
+        assert!(
+            matches!(&peers.news[..], [Finding::DuplicatePublicIp { node, .. }] if node == "n3")
+        );
+    }
+
+    #[test]
+    fn a_node_at_our_own_address_is_no_peer() {
+        let mut table = table();
+        table.listed(&[node("old", "10.244.2.0/24", OWN_IP)]);
+
+        let peers = table.peers(&own(), 8285);
+
+        assert!(peers.peers.is_empty());
+        assert_eq!(peers.news.len(), 1);
+    }
+
+    #[test]
+    fn of_two_families_the_ipv4_network_counts() {
+        let mut both = node("n2", "", "192.0.2.2");
+        both.spec.pod_cidrs = vec!["fd00:2::/64".to_owned(), "10.244.2.0/24".to_owned()];
+
+        assert_eq!(PodNetwork::of(&both), PodNetwork::V4("10.244.2.0/24".parse().unwrap()));
+    }
+
+    const OWN_IP: &str = "192.0.2.1";
+
+    fn own() -> Own {
+        Own {
+            name: "n1".to_owned(),
+            network: "10.244.0.0/16".parse().unwrap(),
+            subnet: "10.244.1.0/24".parse().unwrap(),
+            public_ip: OWN_IP.parse().unwrap(),
+            local: vec!["198.51.100.1".parse().unwrap()],
+        }
+    }
+
+    fn table() -> NodeTable {
+        NodeTable::new(Annotations::new(DEFAULT_PREFIX).unwrap())
+    }
+
+    fn node(name: &str, pod_cidr: &str, public_ip: &str) -> Node {
+        let mut node = Node::default();
+        node.metadata.name = name.to_owned();
+        node.metadata.uid = format!("uid of {name}");
+        node.spec.pod_cidr = pod_cidr.to_owned();
+        let annotations = [
+            ("backend-data", "null"),
+            ("backend-type", ""),
+            ("kube-subnet-manager", "true"),
+            ("public-ip", public_ip),
+        ];
+        node.metadata.annotations = annotations
+            .map(|(name, value)| (format!("{DEFAULT_PREFIX}/{name}"), value.to_owned()))
+            .into();
+        node
+    }
+
+    fn named(peers: &Peers) -> Vec<(String, String, String)> {
+        let peers = peers.peers.iter();
+        peers
+            .map(|peer| (peer.name.clone(), peer.endpoint.to_string(), peer.subnets[0].to_string()))
+            .collect()
+    }
+
+    fn text((name, endpoint, subnet): (&str, &str, &str)) -> (String, String, String) {
+        (name.to_owned(), endpoint.to_owned(), subnet.to_owned())
+    }
+}

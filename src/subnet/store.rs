@@ -1,0 +1,66 @@
+//! What a daemon needs of a store of leases, whatever the store is.
+
+use super::network::NetworkConfig;
+use ipnet::Ipv4Net;
+use std::net::Ipv4Addr;
+use std::pin::Pin;
+use tokio::sync::watch;
+
+/// Where a node of a flannel network gets its subnet, and learns of the others': etcd, or the nodes
+/// of a Kubernetes cluster.
+///
+/// A store keeps its own way of remembering what it has seen; all that leaves it is
+/// [`Known`](LeaseStore::Known), which is complete each time. While a store is away, what was known
+/// last stays.
+#[expect(async_fn_in_trait, reason = "all of the control plane runs on one thread")]
+pub trait LeaseStore: Sized {
+    /// What is known of all leases at one moment.
+    type Known: Clone;
+    /// Why there is no subnet, or no longer one.
+    type Error: std::error::Error + 'static;
+
+    /// The network's configuration; waits until there is one that can be used.
+    ///
+    /// # Errors
+    /// When waiting does not help.
+    async fn network_config(&self) -> Result<NetworkConfig, Self::Error>;
+
+    /// The address that an administrator gave this node in the store; it wins over the command
+    /// line's.
+    ///
+    /// # Errors
+    /// When what is there is no address.
+    async fn public_ip(&self) -> Result<Option<Ipv4Addr>, Self::Error>;
+
+    /// Gets this node a subnet.
+    ///
+    /// # Errors
+    /// When there is none for it.
+    async fn join(
+        self,
+        config: &NetworkConfig,
+        node: NodeAddress,
+    ) -> Result<Joined<Self>, Self::Error>;
+}
+
+/// What a node brings along.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeAddress {
+    /// Where others reach it.
+    pub public_ip: Ipv4Addr,
+    /// All addresses of its host.
+    pub local: Vec<Ipv4Addr>,
+    /// The network and the subnet of the last time.
+    pub previous: (Option<Ipv4Net>, Option<Ipv4Net>),
+}
+
+/// A node that has a subnet.
+pub struct Joined<S: LeaseStore> {
+    /// The subnet.
+    pub subnet: Ipv4Net,
+    /// What is known, from now on.
+    pub known: watch::Receiver<S::Known>,
+    /// Keeps the subnet and follows the others; must be polled. Ends when the subnet is gone: in
+    /// order, or with the reason.
+    pub keeping: Pin<Box<dyn Future<Output = Result<(), S::Error>>>>,
+}

@@ -1,0 +1,114 @@
+//! What a reload does with each key of the file.
+
+use crate::with;
+use rustix::process::Signal;
+use std::fs;
+use twill::config::file::{ON_RELOAD, OnReload};
+use twill_testbed::engines;
+use twill_testbed::pair::{DEVICE, PATIENCE, Pair, Setup};
+
+#[test]
+fn a_reload_that_changes_the_port_is_refused_whole_and_the_tunnel_goes_on() {
+    let Some(mut pair) = Pair::start("reload_listen", &with(engines()[0])) else { return };
+    let text = fs::read_to_string(&pair.gateways[0].config).unwrap();
+    // The peer has no port: the default is that of `listen`.
+    let there = format!("{}:8285", pair.hosts[1].address());
+    let changed =
+        text.replace(&format!("\"{there}\""), &format!("\"{}\"", pair.hosts[1].address()));
+    let here = format!("{}:8285", pair.hosts[0].address());
+    let changed = changed.replace(&here, &here.replace(":8285", ":9285"));
+    assert!(changed.contains(":9285") && !changed.contains(&there), "{changed}");
+
+    fs::write(&pair.gateways[0].config, changed).unwrap();
+    pair.gateways[0].process.signal(Signal::HUP).unwrap();
+    pair.gateways[0].process.wait_for("not reloaded", PATIENCE).unwrap();
+
+    let log = pair.gateways[0].process.log();
+    assert!(log.contains("changed in listen") && log.contains("restart the gateway"), "{log}");
+    assert_eq!(pair.status(0)["peers"][0]["endpoint"], there);
+    pair.assert_connected();
+}
+
+#[test]
+fn a_reload_does_with_each_key_what_the_table_says() {
+    let lines = "source_ports = \"fixed\"";
+    let Some(pair) = Pair::start("reload_keys", &Setup { lines, ..with(engines()[0]) }) else {
+        return;
+    };
+    let config = pair.gateways[0].config.clone();
+    let original = fs::read_to_string(&config).unwrap();
+    for (table, key, effect) in ON_RELOAD.iter().filter(|(table, ..)| *table == "interface") {
+        let value = value(key).unwrap_or_else(|| panic!("a value for {key}"));
+        fs::write(&config, with_key(&original, key, value)).unwrap();
+        let seen = pair.gateways[0].process.log().len();
+
+        pair.gateways[0].process.signal(Signal::HUP).unwrap();
+        pair.eventually(&format!("a reload of {key}"), |pair| {
+            pair.gateways[0].process.log()[seen..].contains("reloaded")
+        });
+
+        let log = pair.gateways[0].process.log()[seen..].to_owned();
+        let refusal = format!("[interface] has changed in {key}: ");
+        let warning = format!("[interface] {key} has changed: restart");
+        let (refused, warned) = (log.contains(&refusal), log.contains(&warning));
+        let expected = match effect {
+            OnReload::Apply => (false, false),
+            OnReload::Restart => (false, true),
+            OnReload::Refuse => (true, false),
+        };
+        // The command line overrides these keys of the file.
+        let expected = if given(key) { (false, false) } else { expected };
+        assert_eq!((refused, warned), expected, "{table}.{key}: {log}");
+        assert_eq!(log.contains("not reloaded"), refused, "{log}");
+        if *effect == OnReload::Apply {
+            let link = pair.hosts[0].run("ip", &["link", "show", DEVICE]).unwrap();
+            assert!(link.contains(&format!("qlen {value}")), "{link}");
+        }
+    }
+    pair.assert_connected();
+}
+
+/// Keys that `Pair` sets on the command line.
+fn given(key: &str) -> bool {
+    ["engine", "socket", "metrics"].contains(&key)
+}
+
+/// A value that the gateway does not have at its start.
+fn value(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "name" => "\"tw9\"",
+        "address" => "\"10.99.1.0/32\"",
+        "local" => "\"10.99.0.0/24\"",
+        "mtu" => "1300",
+        "underlay_mtu" => "1400",
+        "listen" => "\"0.0.0.0:9285\"",
+        "queues" => "2",
+        "engine" => "\"classic\"",
+        "offload" => "{ gso = false }",
+        "ingress_check" => "\"off\"",
+        "peer_sources" => "\"192.0.2.0/24\"",
+        "source_ports" => "\"spread\"",
+        "steering" => "\"flows\"",
+        "pinning" => "\"cpus\"",
+        "busy_poll_us" => "10",
+        "socket_buffer" => "65536",
+        "device_queue" => "77",
+        "socket" => "\"/run/other.sock\"",
+        "socket_group" => "0",
+        "metrics" => "\"127.0.0.1:9999\"",
+        "telemetry" => "false",
+        "probe_seconds" => "77",
+        _ => return None,
+    })
+}
+
+/// The file with one key of `[interface]` changed or added; two MTUs exclude each other.
+fn with_key(text: &str, key: &str, value: &str) -> String {
+    let is_key = |line: &str, key: &str| line.split('=').next().is_some_and(|it| it.trim() == key);
+    let (interface, peers) = text.split_once("[[peer]]").unwrap();
+    let kept = interface
+        .lines()
+        .filter(|line| !is_key(line, key) && !(key == "underlay_mtu" && is_key(line, "mtu")));
+    let kept: Vec<_> = kept.collect();
+    format!("{}\n{key} = {value}\n[[peer]]{peers}", kept.join("\n"))
+}

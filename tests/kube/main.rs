@@ -1,0 +1,7 @@
+//! `twill flanneld -kube-subnet-mgr` against a real kube-apiserver.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
+
+mod following;
+mod nodes;
+mod server;

@@ -1,0 +1,303 @@
+//! Hosts whose nodes are in a Kubernetes cluster, with pods behind them.
+
+use super::server::{Server, is_built};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+use twill::subnet::kube::annotations::DEFAULT_PREFIX;
+use twill_testbed::{Background, Host, Namespace, Testbed, Underlay, within};
+
+/// How long anything here may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+const NET_CONFIG: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp"}}"#;
+
+#[test]
+fn pods_of_three_nodes_reach_each_other_whatever_happens_to_the_api_server() {
+    let Some(mut cluster) = Cluster::new("three nodes", 3) else { return };
+    let nodes: Vec<_> = (1..=3).map(|number| cluster.start(number, &[])).collect();
+    let pods: Vec<_> = nodes.iter().map(|node| node.pod(&cluster.bed)).collect();
+    for (pod, _) in &pods {
+        for (_, address) in &pods {
+            within(PATIENCE, "a ping", || pod.run("ping", &["-c1", "-W1", address]).is_ok());
+        }
+    }
+
+    let mut stream = cluster.stream(&pods[0].0, &pods[1].1);
+    cluster.server.freeze();
+    within(PATIENCE, "silence", || nodes[0].status()["kube"]["connected"] == false);
+    cluster.server.thaw();
+    within(PATIENCE, "an answer", || nodes[0].status()["kube"]["connected"] == true);
+    cluster.server.kill();
+    within(PATIENCE, "the loss", || nodes[0].status()["kube"]["connected"] == false);
+    cluster.server.run();
+    within(PATIENCE, "the return", || nodes[0].status()["kube"]["connected"] == true);
+
+    stream.signal(rustix::process::Signal::INT).unwrap();
+    let log = stream.finished();
+    assert!(log.contains(" 0% packet loss"), "{log}");
+}
+
+#[test]
+fn a_node_is_what_flannel_makes_of_it_and_says_so() {
+    let Some(cluster) = Cluster::new("one node", 1) else { return };
+
+    let node = cluster.start(1, &[]);
+
+    let text = fs::read_to_string(node.folder.join("subnet.env")).unwrap();
+    assert_eq!(
+        text,
+        "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1472\n\
+         FLANNEL_IPMASQ=false\n"
+    );
+    assert_eq!(node.status()["kube"]["own"], "registered");
+    within(PATIENCE, "readiness", || node.probe("/readyz").starts_with("200"));
+    assert!(node.probe("/metrics").contains("twill_kube_connected 1"));
+    let object = cluster.server.node("n1");
+    assert_eq!(object["metadata"]["annotations"][key("public-ip")], "192.0.2.1");
+}
+
+#[test]
+fn a_node_without_a_pod_network_waits_and_says_so() {
+    let Some(cluster) = Cluster::new("no pod network", 1) else { return };
+    cluster.server.add_node("late", "");
+    let mut node = cluster.node(1, "late");
+    node.start(&[]);
+
+    node.wait_for("node \"late\" has no pod network yet");
+    assert!(node.probe("/healthz").starts_with("200"));
+    assert!(node.probe("/readyz").starts_with("503"));
+    cluster.server.give_pod_cidr("late", "10.244.7.0/24");
+
+    node.wait_for("Running backend.");
+    let text = fs::read_to_string(node.folder.join("subnet.env")).unwrap();
+    assert!(text.contains("FLANNEL_SUBNET=10.244.7.1/24"), "{text}");
+}
+
+#[test]
+fn a_pod_network_outside_the_configured_one_ends_the_node_before_anything_is_written() {
+    let Some(cluster) = Cluster::new("outside", 1) else { return };
+    cluster.server.add_node("stray", "10.99.1.0/24");
+    let mut node = cluster.node(1, "stray");
+    node.start(&[]);
+
+    within(PATIENCE, "the end", || node.process().ended().is_some());
+
+    let log = node.log();
+    assert!(log.contains("10.99.1.0/24") && log.contains("10.244.0.0/16"), "{log}");
+    assert!(cluster.server.node("stray")["metadata"]["annotations"].is_null());
+}
+
+#[test]
+fn a_node_starts_from_subnet_env_while_the_api_server_is_away() {
+    let Some(mut cluster) = Cluster::new("API server away", 2) else { return };
+    let (mut first, second) = (cluster.start(1, &[]), cluster.start(2, &[]));
+    first.stop();
+    cluster.server.kill();
+
+    first.start(&[]);
+    within(PATIENCE, "the health page", || first.probe("/healthz").starts_with("200"));
+    first.wait_for("starting with subnet 10.244.1.0/24 of subnet.env");
+    first.wait_for("Running backend.");
+
+    cluster.server.run();
+    let pods = [first.pod(&cluster.bed), second.pod(&cluster.bed)];
+    within(PATIENCE, "a ping", || pods[0].0.run("ping", &["-c1", "-W1", &pods[1].1]).is_ok());
+    within(PATIENCE, "registration", || first.status()["kube"]["own"] == "registered");
+}
+
+#[test]
+fn a_permission_that_is_missing_is_named() {
+    let Some(cluster) = Cluster::new("RBAC", 1) else { return };
+    cluster.server.add_node("n9", "10.244.9.0/24");
+    cluster.server.add_service_account("flannel");
+    cluster.server.allow(
+        "flannel",
+        &json!([
+            {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
+        ]),
+    );
+    let mut node = cluster.node(1, "n9");
+    node.kubeconfig = cluster.server.kubeconfig_of("flannel");
+    node.start(&[]);
+
+    node.wait_for("cannot patch resource");
+    assert!(node.log().contains("nodes/status"), "{}", node.log());
+    cluster.server.allow(
+        "flannel",
+        &json!([
+            {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
+        ]),
+    );
+    node.wait_for("Running backend.");
+}
+
+/// Hosts, and an API server on one of their own.
+struct Cluster {
+    bed: Testbed,
+    hosts: Vec<Host>,
+    server: Server,
+}
+
+impl Cluster {
+    /// So many hosts, with the nodes n1, n2, …; nothing if the test is to be skipped.
+    fn new(test: &str, hosts: u8) -> Option<Self> {
+        if !is_built(test) {
+            return None;
+        }
+        let bed = Testbed::for_test(test)?;
+        let mut hosts = bed.hosts(hosts + 1, &Underlay::default()).unwrap();
+        let last = hosts.pop().unwrap();
+        let server = Server::start(&bed, &last, &last.address().to_string());
+        for number in hosts.iter().map(Host::index) {
+            server.add_node(&format!("n{number}"), &format!("10.244.{number}.0/24"));
+        }
+        Some(Self { bed, hosts, server })
+    }
+
+    /// A node on a host, not started yet.
+    fn node(&self, host: usize, name: &str) -> Node {
+        let host = &self.hosts[host - 1];
+        let folder = self.bed.folder().join(format!("node-{name}"));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("net-conf.json"), NET_CONFIG).unwrap();
+        Node {
+            name: name.to_owned(),
+            namespace: Namespace::clone(host),
+            folder,
+            kubeconfig: self.server.kubeconfig(),
+            process: None,
+            starts: 0,
+        }
+    }
+
+    /// A node that runs.
+    fn start(&self, host: usize, flags: &[&str]) -> Node {
+        let mut node = self.node(host, &format!("n{host}"));
+        node.start(flags);
+        node.wait_for("Running backend.");
+        node
+    }
+
+    /// Pings that go on until they are stopped.
+    fn stream(&self, from: &Namespace, to: &str) -> Stream {
+        let mut command = from.command("ping");
+        command.args(["-q", "-i", "0.02", to]);
+        Stream(from.spawn("stream", &mut command).unwrap())
+    }
+}
+
+/// A `ping` under way.
+struct Stream(Background);
+
+impl Stream {
+    fn signal(
+        &mut self,
+        signal: rustix::process::Signal,
+    ) -> Result<(), twill_testbed::TestbedError> {
+        self.0.signal(signal)
+    }
+
+    fn finished(mut self) -> String {
+        within(PATIENCE, "the end of the pings", || self.0.ended().is_some());
+        self.0.log()
+    }
+}
+
+/// A `twill flanneld -kube-subnet-mgr`.
+struct Node {
+    name: String,
+    namespace: Namespace,
+    folder: PathBuf,
+    kubeconfig: PathBuf,
+    process: Option<Background>,
+    starts: u32,
+}
+
+impl Node {
+    fn start(&mut self, flags: &[&str]) {
+        self.starts += 1;
+        let mut command = self.namespace.command(env!("CARGO_BIN_EXE_twill"));
+        command
+            .args(["flanneld", "-kube-subnet-mgr", "-iface", "u0", "-healthz-port", "8081"])
+            .arg("-kubeconfig-file")
+            .arg(&self.kubeconfig)
+            .arg("-net-config-path")
+            .arg(self.folder.join("net-conf.json"))
+            .arg("-subnet-file")
+            .arg(self.folder.join("subnet.env"))
+            .args(flags)
+            .env("NODE_NAME", &self.name)
+            .env("TWILL_SOCKET", self.socket());
+        let name = format!("{}-{}", self.name, self.starts);
+        self.process = Some(self.namespace.spawn(&name, &mut command).unwrap());
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("control.sock")
+    }
+
+    fn process(&mut self) -> &mut Background {
+        self.process.as_mut().unwrap()
+    }
+
+    fn log(&self) -> String {
+        self.process.as_ref().unwrap().log()
+    }
+
+    fn wait_for(&mut self, text: &str) {
+        self.process().wait_for(text, PATIENCE).unwrap();
+    }
+
+    fn stop(&mut self) {
+        self.process().stop(Duration::from_secs(10)).unwrap();
+    }
+
+    fn status(&self) -> Value {
+        let socket = self.socket().display().to_string();
+        let args = ["status", "--socket", &socket, "--json"];
+        let text = self.namespace.run(env!("CARGO_BIN_EXE_twill"), &args).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// A probe's status line and body.
+    fn probe(&self, path: &str) -> String {
+        let url = format!("http://127.0.0.1:8081{path}");
+        let args = ["-s", "--max-time", "5", "-w", "%{http_code} ", "-o", "-", &url];
+        let answer = self.namespace.run("curl", &args).unwrap_or_default();
+        // The code comes last.
+        let at = answer.trim_end().rfind(|c: char| !c.is_ascii_digit()).map_or(0, |at| at + 1);
+        let (body, code) = answer.trim_end().split_at(at);
+        format!("{code} {body}")
+    }
+
+    /// A container behind a bridge that is built from `subnet.env`, and its address.
+    fn pod(&self, bed: &Testbed) -> (Namespace, String) {
+        let text = fs::read_to_string(self.folder.join("subnet.env")).unwrap();
+        let variable = |name: &str| {
+            let prefix = format!("{name}=");
+            text.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap().to_owned()
+        };
+        let gateway: ipnet::Ipv4Net = variable("FLANNEL_SUBNET").parse().unwrap();
+        let mtu: u16 = variable("FLANNEL_MTU").parse().unwrap();
+        let pod = bed.namespace(&format!("{}pod", self.name)).unwrap();
+        let address = std::net::Ipv4Addr::from(u32::from(gateway.addr()) + 1).to_string();
+        let bridge = format!(
+            "link add cni0 type bridge forward_delay 0 mcast_snooping 0
+             address add {gateway} dev cni0
+             link set cni0 up"
+        );
+        self.namespace.ip(&bridge).unwrap();
+        self.namespace.link("veth1", &pod, "eth0", mtu).unwrap();
+        self.namespace.ip("link set veth1 master cni0").unwrap();
+        let (len, via) = (gateway.prefix_len(), gateway.addr());
+        pod.ip(&format!("address add {address}/{len} dev eth0\nroute add default via {via}"))
+            .unwrap();
+        (pod, address)
+    }
+}
+
+fn key(name: &str) -> String {
+    format!("{DEFAULT_PREFIX}/{name}")
+}
