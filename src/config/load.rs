@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The smallest MTU of a device with IPv6 (RFC 8200, section 5).
-const MIN_MTU_V6: u16 = 1280;
+pub(crate) const MIN_MTU_V6: u16 = 1280;
 /// The MTU of Ethernet, for hosts without a route.
 const ETHERNET: u16 = 1500;
 
@@ -151,6 +151,7 @@ pub(crate) fn load(
     let addressing = Addressing {
         addresses: interface.address.clone(),
         mtu,
+        follows_paths: interface.mtu.is_none() && interface.underlay_mtu.is_none(),
         listen: interface.listen,
         local: interface.local(),
     };
@@ -265,6 +266,8 @@ pub struct Addressing {
     pub addresses: Vec<IpNet>,
     /// Its MTU.
     pub mtu: Mtu,
+    /// Whether the MTU follows that of the paths to peers while the gateway runs.
+    pub follows_paths: bool,
     /// Where to receive.
     pub listen: SocketAddr,
     /// Inner networks behind the gateway.
@@ -276,7 +279,7 @@ pub struct Addressing {
 /// # Errors
 /// When the CPUs cannot be counted.
 pub fn settings(interface: &file::Interface, addressing: Addressing) -> io::Result<Settings> {
-    let Addressing { addresses, mtu, listen, local } = addressing;
+    let Addressing { addresses, mtu, follows_paths, listen, local } = addressing;
     let queues = match interface.queues {
         Queues::Count(count) => count,
         Queues::Auto => {
@@ -289,6 +292,7 @@ pub fn settings(interface: &file::Interface, addressing: Addressing) -> io::Resu
         device: interface.name.clone(),
         addresses,
         mtu,
+        follows_paths,
         listen,
         local,
         queues,
@@ -335,9 +339,7 @@ fn device_mtu(file: &File, peers: &PeerSet) -> (Mtu, Vec<String>) {
         Some(Mtu::at_most(underlay.saturating_sub(overhead)))
     });
     let Some(mtu) = said else {
-        let default = || path_to(anywhere(interface.listen)).ok().map(|path| path.mtu);
-        let underlay = narrowest.map(|(mtu, _)| mtu).or_else(default).unwrap_or(ETHERNET);
-        return (Mtu::at_most(underlay.saturating_sub(overhead)), Vec::new());
+        return (fitting_mtu(interface.listen, narrowest.map(|(mtu, _)| mtu)), Vec::new());
     };
     let too_large =
         narrowest.filter(|(underlay, _)| mtu.bytes().saturating_add(overhead) > *underlay);
@@ -350,6 +352,20 @@ fn device_mtu(file: &File, peers: &PeerSet) -> (Mtu, Vec<String>) {
         )
     });
     (mtu, warnings.into_iter().collect())
+}
+
+/// The MTU that fits the narrowest of the paths to some peers, as the host knows them now.
+#[must_use]
+pub(crate) fn path_mtu(listen: SocketAddr, peers: &[SocketAddr]) -> Mtu {
+    let paths = peers.iter().filter_map(|peer| Some(path_to(*peer).ok()?.mtu));
+    fitting_mtu(listen, paths.min())
+}
+
+/// The MTU that fits a path, or that of the default route if there is none.
+fn fitting_mtu(listen: SocketAddr, narrowest: Option<u16>) -> Mtu {
+    let default = || path_to(anywhere(listen)).ok().map(|path| path.mtu);
+    let underlay = narrowest.or_else(default).unwrap_or(ETHERNET);
+    Mtu::at_most(underlay.saturating_sub(overhead(listen)))
 }
 
 /// The address of an endpoint, of the family that the socket has.

@@ -17,6 +17,8 @@ use std::time::Duration;
 use twill_datapath::IngressCheck;
 use twill_datapath::offload::feature::FeatureSet;
 
+/// The largest MTU of common Ethernet, bytes.
+const JUMBO: u16 = 9000;
 /// Bytes that the tunnel adds to a packet over IPv4: IP header and UDP header.
 pub(crate) const OVERHEAD_V4: u16 = 28;
 /// Bytes that the tunnel adds to a packet over IPv6.
@@ -31,6 +33,8 @@ pub struct Settings {
     pub addresses: Vec<IpNet>,
     /// MTU of the TUN device.
     pub mtu: Mtu,
+    /// Whether the device's MTU follows that of the paths to peers while the gateway runs.
+    pub follows_paths: bool,
     /// The address to receive at.
     pub listen: SocketAddr,
     /// Inner networks behind this gateway: destinations that ingress accepts.
@@ -64,6 +68,16 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The MTU for which buffers have room: jumbo frames of Ethernet, if the MTU may grow.
+    #[must_use]
+    pub fn largest_mtu(&self) -> Mtu {
+        let overhead = if self.listen.is_ipv6() { OVERHEAD_V6 } else { OVERHEAD_V4 };
+        match self.follows_paths {
+            true => self.mtu.max(Mtu::at_most(JUMBO - overhead)),
+            false => self.mtu,
+        }
+    }
+
     /// The device's first IPv4 address, with its network.
     #[must_use]
     pub fn first_v4(&self) -> Option<Ipv4Net> {

@@ -57,7 +57,7 @@ pub(super) fn no_frame(errno: i32, stats: &mut EngineStats) -> Result<(), Engine
             Ok(())
         }
         libc::EBADFD | libc::ENODEV => Err(EngineError::DeviceGone),
-        _ => Err(EngineError::Call { call: "read from TUN", source: error(errno) }),
+        _ => Err(EngineError::ReadTun(error(errno))),
     }
 }
 
@@ -69,7 +69,7 @@ pub(super) fn no_train(errno: i32, stats: &mut EngineStats) -> Result<(), Engine
     match errno {
         libc::EAGAIN | libc::EINTR => Ok(()),
         libc::EBADF | libc::ENOTSOCK | libc::EFAULT | libc::EINVAL => {
-            Err(EngineError::Call { call: "receive from UDP", source: error(errno) })
+            Err(EngineError::Receive(error(errno)))
         }
         _ => {
             stats.socket_errors += 1;

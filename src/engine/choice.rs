@@ -55,7 +55,7 @@ impl Choice {
         Ok(())
     }
 
-    /// Takes note that the engine failed in earnest although it had passed its probe, and goes on
+    /// Takes note that the engine failed at the start although its probe had passed, and goes on
     /// to the next one that works.
     ///
     /// # Errors
@@ -85,7 +85,7 @@ impl Choice {
             return "as configured".to_owned();
         }
         if self.refused.is_empty() {
-            return "what auto prefers, and it works here".to_owned();
+            return "preferred engine; its probe passed".to_owned();
         }
         let refused = self.refused.iter();
         let each = refused.map(|(kind, error)| format!("{kind} does not work here: {error}"));
@@ -114,7 +114,7 @@ mod tests {
         let choice = Choice::by(EngineChoice::Auto, |_| Ok(()));
 
         assert_eq!((choice.kind(), choice.is_fallback()), (PREFERENCE[0], false));
-        assert_eq!(choice.reason(), "what auto prefers, and it works here");
+        assert_eq!(choice.reason(), "preferred engine; its probe passed");
     }
 
     #[test]
@@ -135,7 +135,7 @@ mod tests {
 
         choice.settle(|kind| Err(refusal("it", kind)));
 
-        assert_eq!(choice.kind(), Epoll, "the last one is tried in earnest");
+        assert_eq!(choice.kind(), Epoll, "the last one is tried without a probe");
         assert_eq!(
             choice.reason(),
             "uring does not work here: it is not available: says uring; \

@@ -9,30 +9,23 @@
 mod arrival;
 mod choice;
 mod classic;
-mod deliver;
+mod driver;
 mod epoll;
-#[cfg(test)]
-mod fault;
+mod error;
 mod kernel;
 mod kind;
 #[cfg(test)]
 pub(crate) mod loopback;
-mod memory;
-mod messages;
-mod policy;
+mod output;
 mod probe;
 mod tokio_uring;
-mod transmit;
 mod uring;
 
 pub use choice::{Choice, PREFERENCE};
-pub use classic::Classic;
-pub use epoll::Epoll;
+pub use error::EngineError;
 pub use kernel::{Ability, Kernel, Lack, needs};
 pub use kind::{EngineChoice, EngineKind};
 pub use probe::{open, open_on, probe};
-pub use tokio_uring::TokioUring;
-pub use uring::Uring;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -96,39 +89,6 @@ impl Tuning {
     /// Bytes that one receive from the socket brings at most.
     fn train_len(&self) -> usize {
         if self.gro { MAX_TRAIN } else { self.mtu.into() }
-    }
-}
-
-/// Why an engine cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// The TUN device is gone (EBADFD, POLLERR without EIO, ENODEV).
-    #[error("the TUN device was deleted")]
-    DeviceGone,
-    /// A system call failed that has no reason to.
-    #[error("{call}: {source}")]
-    Call {
-        /// The call.
-        call: &'static str,
-        /// What came back.
-        source: std::io::Error,
-    },
-    /// The kernel or the container refuses what this engine is made of.
-    #[error("{what} is not available: {source}{cure}", cure = cure(source))]
-    Unsupported {
-        /// What was tried.
-        what: &'static str,
-        /// What came back.
-        source: std::io::Error,
-    },
-}
-
-/// What to do where the kernel's answer does not say it.
-fn cure(refused: &std::io::Error) -> &'static str {
-    match refused.raw_os_error() {
-        // Rings are locked memory for those without CAP_IPC_LOCK (io_uring_setup(2)).
-        Some(libc::ENOMEM) => ": raise RLIMIT_MEMLOCK (ulimit -l), or grant CAP_IPC_LOCK",
-        _ => "",
     }
 }
 

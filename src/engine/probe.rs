@@ -1,8 +1,9 @@
 //! Opening an engine, and whether it works here: found out by doing what it does.
 
+use super::driver::Driver;
 use super::{
-    Ability, Classic, Engine, EngineError, EngineKind, Epoll, Kernel, Ports, TokioUring, Tuning,
-    Uring,
+    Ability, Engine, EngineError, EngineKind, Kernel, Ports, Tuning, classic, epoll, tokio_uring,
+    uring,
 };
 use crate::socket;
 use crate::tun;
@@ -40,10 +41,20 @@ pub fn open_on(
     kernel.require(kind)?;
     let nowait = kernel.has(Ability::NowaitTun).is_ok();
     Ok(match kind {
-        EngineKind::Uring => Box::new(Uring::new(ports, tuning)?),
-        EngineKind::TokioUring => Box::new(TokioUring::new(ports, tuning, nowait)?),
-        EngineKind::Epoll => Box::new(Epoll::new(ports, tuning)?),
-        EngineKind::Classic => Box::new(Classic::new(ports, tuning)),
+        EngineKind::Uring => {
+            let input = uring::Input::new(&ports, tuning)?;
+            Box::new(Driver::new(input, ports, tuning.gso))
+        }
+        EngineKind::TokioUring => {
+            let input = tokio_uring::Input::new(&ports, tuning, nowait)?;
+            Box::new(Driver::new(input, ports, tuning.gso))
+        }
+        EngineKind::Epoll => {
+            let input = epoll::Input::new(&ports, tuning)?;
+            Box::new(Driver::new(input, ports, tuning.gso))
+        }
+        // flannel knows no segmentation.
+        EngineKind::Classic => Box::new(Driver::new(classic::Input::new(tuning), ports, false)),
     })
 }
 
@@ -52,19 +63,17 @@ pub fn open_on(
 /// # Errors
 /// What the engine lacks, or that the packet did not arrive.
 pub fn probe(kind: EngineKind) -> Result<(), EngineError> {
-    let call = |call: &'static str| move |source| EngineError::Call { call, source };
-    let mut device =
-        tun::throw_away().map_err(|error| call("throw-away TUN")(io::Error::other(error)))?;
+    let mut device = tun::throw_away()?;
     let queue = device.queues.remove(0);
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let spec = socket::SocketSpec { listen, shared: false, gro: false, buffer: 64 * 1024 };
-    let udp = socket::open(&spec).map_err(|error| call("UDP socket")(io::Error::other(error)))?;
+    let udp = socket::open(&spec)?;
     let flags = rustix::event::EventfdFlags::NONBLOCK;
-    let wake = rustix::event::eventfd(0, flags).map_err(|errno| call("eventfd")(errno.into()))?;
+    let wake = rustix::event::eventfd(0, flags).map_err(|errno| EngineError::Wait(errno.into()))?;
     let tuning = Tuning { batch: 1, gro: false, gso: false, super_packets: false, mtu: 1500 };
     let mut engine = open(kind, Ports { tun: queue, udp, udp_send: None, wake }, tuning)?;
 
-    send_through(&device.name).map_err(call("sending through the throw-away TUN"))?;
+    send_through(&device.name).map_err(EngineError::ProbePacket)?;
     let mut inbox = Inbox::new(tuning.batch);
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
@@ -74,7 +83,7 @@ pub fn probe(kind: EngineKind) -> Result<(), EngineError> {
         }
         engine.release(&mut inbox);
     }
-    Err(call("reading a TUN device")(io::ErrorKind::TimedOut.into()))
+    Err(EngineError::ProbeSilent)
 }
 
 /// Sends one datagram out of a device that has no address: to everybody, which needs no route.

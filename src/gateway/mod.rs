@@ -2,7 +2,7 @@
 //! only those below it:
 //!
 //! ```text
-//! shell      the daemons: one loop over a source of peers; signals, health, control calls, links
+//! shell      the daemons: one loop over a source of peers; signals, health, control calls, host events
 //!   │
 //! run        worker threads: start, publish peers to them, stop; gives the resources back
 //!   │

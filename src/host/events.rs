@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NLM_F_REPLACE, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::LinkFlags;
 use std::net::IpAddr;
 
 /// A change of links, addresses or routes.
@@ -20,8 +20,6 @@ pub enum HostEvent {
         index: u32,
         /// Whether it exists and is up.
         up: bool,
-        /// Its MTU, bytes.
-        mtu: Option<u32>,
     },
     /// An address appeared, changed or went away.
     Address {
@@ -82,9 +80,12 @@ fn event(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<HostEvent> {
     };
     match inner {
         RouteNetlinkMessage::NewLink(link) => {
-            Some(link_event(link, link.header.flags.contains(LinkFlags::Up)))
+            let up = link.header.flags.contains(LinkFlags::Up);
+            Some(HostEvent::Link { index: link.header.index, up })
         }
-        RouteNetlinkMessage::DelLink(link) => Some(link_event(link, false)),
+        RouteNetlinkMessage::DelLink(link) => {
+            Some(HostEvent::Link { index: link.header.index, up: false })
+        }
         RouteNetlinkMessage::NewAddress(message) | RouteNetlinkMessage::DelAddress(message) => {
             Some(HostEvent::Address {
                 index: message.header.index,
@@ -105,12 +106,4 @@ fn event(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<HostEvent> {
         }
         _ => None,
     }
-}
-
-fn link_event(link: &LinkMessage, up: bool) -> HostEvent {
-    let mtu = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Mtu(mtu) => Some(*mtu),
-        _ => None,
-    });
-    HostEvent::Link { index: link.header.index, up, mtu }
 }

@@ -115,6 +115,16 @@ impl Network {
         request.map_err(|source| failed(format!("cannot set txqueuelen {packets}"), source))
     }
 
+    /// Sets the MTU of a device.
+    ///
+    /// # Errors
+    /// [`HostError::Request`].
+    pub(crate) async fn set_mtu(&self, index: u32, mtu: u16) -> Result<(), HostError> {
+        let link = LinkUnspec::new_with_index(index).mtu(mtu.into()).build();
+        let request = self.handle.link().set(link).execute().await;
+        request.map_err(|source| failed(format!("cannot set mtu {mtu}"), source))
+    }
+
     /// Brings a device up.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ mod segmentation;
 mod steering;
 
 pub use open::{
-    Fragmentation, SocketError, SocketSpec, check_free, gro_works, open, open_first,
+    Fragmentation, SocketError, SocketSpec, check_free, open, open_first, probe_gro,
     set_fragmentation,
 };
 pub use originate::Originator;

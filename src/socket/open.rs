@@ -130,7 +130,7 @@ pub fn open_first(spec: &SocketSpec) -> Result<OwnedFd, SocketError> {
 ///
 /// # Errors
 /// What the kernel says to `UDP_GRO`.
-pub fn gro_works() -> io::Result<()> {
+pub fn probe_gro() -> io::Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     sockopt::set_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)
 }

@@ -14,12 +14,12 @@ pub struct GsoPolicy {
 
 /// Linux 6.9 raised `UDP_MAX_SEGMENTS` from 64 to 128.
 const LARGE_RUNS: Version = Version::new(6, 9, 0);
-/// Commit b10b446 (7.0-rc1) mangles headers when all segments have the same size ...
-const MANGLES_FROM: Version = Version::new(7, 0, 0);
+/// Commit b10b446 (7.0-rc1) corrupts headers when all segments have the same size ...
+const CORRUPTS_FROM: Version = Version::new(7, 0, 0);
 /// ... until commits 78effd8 and 5f17ae0 arrive in 7.1.5.
-const MANGLES_BEFORE: Version = Version::new(7, 1, 5);
+const CORRUPTS_BEFORE: Version = Version::new(7, 1, 5);
 
-/// Whether this kernel can be trusted with `UDP_SEGMENT`. Kernels 7.0.0 to 7.1.4 send mangled
+/// Whether this kernel can be trusted with `UDP_SEGMENT`. Kernels 7.0.0 to 7.1.4 send corrupt
 /// headers for runs of equal size, which is every run of ours, and nothing shows it at run time;
 /// there it is off unless the user says `gso=on`.
 #[must_use]
@@ -27,20 +27,22 @@ pub fn gso_policy(release: &str, forced: bool) -> GsoPolicy {
     let Some(version) = Version::parse(release) else {
         return GsoPolicy { on: true, reason: format!("kernel {release:?} has no known defect") };
     };
-    let mangles = (MANGLES_FROM..MANGLES_BEFORE).contains(&version);
-    match (mangles, forced) {
+    let corrupts = (CORRUPTS_FROM..CORRUPTS_BEFORE).contains(&version);
+    match (corrupts, forced) {
         (false, _) => {
             GsoPolicy { on: true, reason: format!("kernel {version} has no known defect") }
         }
         (true, true) => GsoPolicy {
             on: true,
-            reason: format!("forced, although kernel {version} mangles runs of equal size"),
+            reason: format!(
+                "forced, although kernel {version} corrupts GSO sends of equal datagrams"
+            ),
         },
         (true, false) => GsoPolicy {
             on: false,
             reason: format!(
-                "kernel {version} mangles runs of equal size (fixed in {}); {}=on forces it",
-                MANGLES_BEFORE,
+                "kernel {version} corrupts GSO sends of equal datagrams (fixed in {}); {}=on forces it",
+                CORRUPTS_BEFORE,
                 Feature::Gso
             ),
         },

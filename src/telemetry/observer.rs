@@ -12,6 +12,7 @@ use super::status::{
 use crate::sys::clock;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use twill_datapath::DropReason;
 use twill_datapath::offload::feature::Feature;
@@ -24,6 +25,8 @@ const SECOND: f64 = 1e9;
 #[derive(Debug)]
 pub struct Observer {
     about: About,
+    /// The MTU of the device now.
+    mtu: AtomicU16,
     offloads: Vec<Offload>,
     started_ns: u64,
     workers: Vec<Arc<WorkerInstruments>>,
@@ -51,6 +54,7 @@ impl Observer {
         view: &Arc<View>,
     ) -> Self {
         let observer = Self {
+            mtu: AtomicU16::new(about.mtu),
             about,
             offloads,
             started_ns: clock::monotonic_ns(),
@@ -91,6 +95,11 @@ impl Observer {
         *locked(&self.etcd) = Some(etcd);
     }
 
+    /// Takes over the MTU of the device.
+    pub(crate) fn set_mtu(&self, mtu: u16) {
+        self.mtu.store(mtu, Ordering::Relaxed);
+    }
+
     /// Takes over what the gateway lacks to be ready.
     pub(crate) fn set_missing(&self, missing: Vec<String>) {
         *locked(&self.missing) = missing;
@@ -127,7 +136,7 @@ impl Observer {
         let books = self.books();
         let uptime_ns = clock::monotonic_ns().saturating_sub(self.started_ns);
         GatewayStatus {
-            about: self.about.clone(),
+            about: About { mtu: self.mtu.load(Ordering::Relaxed), ..self.about.clone() },
             uptime_seconds: uptime_ns as f64 / SECOND,
             offloads: self.offloads_now(&books),
             imbalance: books.egress.imbalance + books.ingress.imbalance,
@@ -184,7 +193,7 @@ impl Observer {
 
     /// All peers.
     fn peers(&self) -> Vec<PeerStatus> {
-        let mut list = self.peers_with(|name| Some(self.probes.status(name)));
+        let mut list = self.peers_with(|name, seen_ns| Some(self.probes.status(name, seen_ns)));
         list.sort_by(|one, other| one.name.cmp(&other.name));
         list
     }
@@ -192,19 +201,22 @@ impl Observer {
     /// The peers that are probed, without their round trips: enough to see whether they are silent.
     #[must_use]
     pub(crate) fn suspects(&self) -> Vec<PeerStatus> {
-        self.peers_with(|name| {
-            let last_lost = self.probes.last_lost(name)?;
+        self.peers_with(|name, seen_ns| {
+            let last_lost = self.probes.is_silent(name, seen_ns)?;
             Some(Some(ProbeStatus { last_lost, ..ProbeStatus::default() }))
         })
     }
 
-    /// Those peers of which `probe` knows something.
-    fn peers_with(&self, probe: impl Fn(&str) -> Option<Option<ProbeStatus>>) -> Vec<PeerStatus> {
+    /// Those peers of which `probe` knows something, given when they were last heard of.
+    fn peers_with(
+        &self,
+        probe: impl Fn(&str, u64) -> Option<Option<ProbeStatus>>,
+    ) -> Vec<PeerStatus> {
         let now_ns = clock::monotonic_ns();
         let peers = locked(&self.peers);
         let one = |peer: &Peer| {
-            let probe = probe(&peer.name)?;
             let traffic = peers.ledger.traffic(peer.index, tables(&self.workers));
+            let probe = probe(&peer.name, traffic.last_seen_ns)?;
             let silent_ns = now_ns.saturating_sub(traffic.last_seen_ns);
             let seen = traffic.last_seen_ns > 0;
             Some(PeerStatus {

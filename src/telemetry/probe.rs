@@ -41,30 +41,37 @@ pub(crate) struct Probes(Mutex<BTreeMap<Arc<str>, Probed>>);
 struct Probed {
     sent: u64,
     lost: u64,
-    /// Whether the probe that ended last was lost.
-    last_lost: bool,
+    /// When the probe that ended last was sent, if it was lost; nanoseconds of the monotonic clock.
+    last_lost_ns: Option<u64>,
     rtt: Distribution,
 }
 
 impl Probed {
-    fn lose(&mut self) {
+    fn lose(&mut self, sent_ns: u64) {
         self.lost += 1;
-        self.last_lost = true;
+        self.last_lost_ns = Some(sent_ns);
+    }
+
+    /// A peer that was heard of after the lost probe lives.
+    fn is_silent(&self, seen_ns: u64) -> bool {
+        self.last_lost_ns.is_some_and(|sent_ns| seen_ns < sent_ns)
     }
 
     fn answer(&mut self, took_ns: u64) {
         self.rtt.record(took_ns, 1);
-        self.last_lost = false;
+        self.last_lost_ns = None;
     }
 }
 
 impl Probes {
-    /// The probes of a peer; none if it is not probed.
+    /// The probes of a peer that was last heard of at `seen_ns`; none if it is not probed.
     #[must_use]
-    pub(crate) fn status(&self, peer: &str) -> Option<ProbeStatus> {
+    pub(crate) fn status(&self, peer: &str, seen_ns: u64) -> Option<ProbeStatus> {
         let probes = self.locked();
-        let Probed { sent, lost, last_lost, rtt } = probes.get(peer)?;
-        Some(ProbeStatus { sent: *sent, lost: *lost, last_lost: *last_lost, rtt: rtt.summary() })
+        let probed = probes.get(peer)?;
+        let last_lost = probed.is_silent(seen_ns);
+        let Probed { sent, lost, rtt, .. } = probed;
+        Some(ProbeStatus { sent: *sent, lost: *lost, last_lost, rtt: rtt.summary() })
     }
 
     /// Round trips by peer.
@@ -79,16 +86,16 @@ impl Probes {
         let probed = probes.entry(Arc::clone(peer)).or_insert_with(|| Probed {
             sent: 0,
             lost: 0,
-            last_lost: false,
+            last_lost_ns: None,
             rtt: Distribution::new(PEER_RTT.layout),
         });
         change(probed);
     }
 
-    /// Whether the last probe of a peer was lost.
+    /// Whether a peer that was last heard of at `seen_ns` is silent; none if it is not probed.
     #[must_use]
-    pub(crate) fn last_lost(&self, peer: &str) -> Option<bool> {
-        self.locked().get(peer).map(|probed| probed.last_lost)
+    pub(crate) fn is_silent(&self, peer: &str, seen_ns: u64) -> Option<bool> {
+        self.locked().get(peer).map(|probed| probed.is_silent(seen_ns))
     }
 
     /// Forgets peers that are gone.
@@ -223,7 +230,7 @@ impl Prober {
         }
         let underway = Underway { peer: Arc::clone(peer), sent_ns };
         if let Some(forgotten) = self.underway.insert(self.sequence, underway) {
-            probes.change(&forgotten.peer, Probed::lose);
+            probes.change(&forgotten.peer, |probed| probed.lose(forgotten.sent_ns));
         }
     }
 
@@ -263,7 +270,7 @@ impl Prober {
                 if let Some(aim) = self.aims.get_mut(&underway.peer) {
                     aim.lost();
                 }
-                probes.change(&underway.peer, Probed::lose);
+                probes.change(&underway.peer, |probed| probed.lose(underway.sent_ns));
             }
             !lost
         });

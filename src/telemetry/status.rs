@@ -11,9 +11,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-/// A peer that was heard of within this is not silent, even if it does not answer probes.
-const SILENT_SECONDS: f64 = 5.0;
-
 /// The status of a gateway. Counters start with it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct GatewayStatus {
@@ -127,15 +124,13 @@ pub(crate) struct PeerStatus {
 }
 
 impl PeerStatus {
-    /// How the peer is silent, for people; none if it is not. Nothing has come from it for as long as
-    /// a probe may take, and the last probe was lost.
+    /// How the peer is silent, for people; none if it is not.
     #[must_use]
     pub(crate) fn silence(&self) -> Option<String> {
         let is_lost = self.probe.is_some_and(|probe| probe.last_lost);
         match self.last_seen_seconds {
             _ if !is_lost => None,
             None => Some("no traffic yet, last probe lost".to_owned()),
-            Some(seconds) if seconds < SILENT_SECONDS => None,
             Some(seconds) => Some(format!("no traffic for {seconds:.0} s, last probe lost")),
         }
     }
@@ -148,7 +143,7 @@ pub(crate) struct ProbeStatus {
     pub(crate) sent: u64,
     /// Probes without an answer in time.
     pub(crate) lost: u64,
-    /// Whether the probe that ended last was lost.
+    /// Whether the last probe was lost, and nothing came from the peer since it was sent.
     #[serde(default)]
     pub(crate) last_lost: bool,
     /// Round trips, nanoseconds.

@@ -8,4 +8,4 @@ mod probe;
 pub use configure::configure;
 pub use device::{Device, DeviceSpec};
 pub use error::TunError;
-pub use probe::{SuperPackets, reads_without_waiting, super_packets, throw_away};
+pub use probe::{SuperPackets, probe_super_packets, reads_without_waiting, throw_away};

@@ -1,4 +1,4 @@
-//! What this kernel really does with joined packets: asked of a throw-away device, because some
+//! What this kernel does with super-packets: asked of a throw-away device, because some
 //! kernels grant an offload and then refuse its packets (6.6.44 refuses a short last segment).
 
 use super::{Device, DeviceSpec, TunError};
@@ -13,11 +13,11 @@ use twill_datapath::wire::{ipv4, protocol, tcp, udp};
 
 /// The throw-away device's name; the kernel numbers it.
 const NAME: &str = "twillprobe%d";
-/// Payload bytes of a joined packet: two segments, the last one shorter.
+/// Payload bytes of a super-packet: two segments, the last one shorter.
 const SEGMENT: u16 = 8;
 const PAYLOAD: usize = 13;
 
-/// Which joined packets the device takes.
+/// Which super-packets the device takes.
 #[derive(Debug)]
 pub struct SuperPackets {
     /// TCP segments.
@@ -66,12 +66,12 @@ fn bring_up(device: &Device) -> Result<(), tun::Error> {
     tun::create(&configuration)?.enabled(true)
 }
 
-/// Writes one joined packet of each kind. They claim to come from a loopback address, so the
+/// Writes one super-packet of each kind. They claim to come from a loopback address, so the
 /// kernel throws them away as soon as it has taken them.
 ///
 /// # Errors
 /// [`TunError`] when there can be no device at all.
-pub fn super_packets() -> Result<SuperPackets, TunError> {
+pub fn probe_super_packets() -> Result<SuperPackets, TunError> {
     let device = throw_away()?;
     let queue = &device.queues[0];
     Ok(SuperPackets {

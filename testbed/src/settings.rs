@@ -18,6 +18,12 @@ pub fn settings(listen: SocketAddr, address: IpNet, local: IpNet) -> Settings {
     let interface =
         Interface { name: "tun0".to_owned(), socket_buffer: 1 << 20, ..Interface::default() };
     let mtu = Mtu::try_from(1472).unwrap();
-    let addressing = Addressing { addresses: vec![address], mtu, listen, local: vec![local] };
+    let addressing = Addressing {
+        addresses: vec![address],
+        mtu,
+        follows_paths: false,
+        listen,
+        local: vec![local],
+    };
     load::settings(&interface, addressing).unwrap()
 }

@@ -240,7 +240,7 @@ fn probing_reads_a_real_device_and_leaves_nothing_behind() {
             engine::probe(kind).unwrap();
         }
         let choice = Choice::new(EngineChoice::Auto);
-        let super_packets = tun::super_packets().unwrap();
+        let super_packets = tun::probe_super_packets().unwrap();
 
         let reason = choice.reason();
         let best = if choice.is_fallback() { EngineKind::Epoll } else { EngineKind::Uring };

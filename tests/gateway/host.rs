@@ -43,11 +43,7 @@ fn an_ipv6_address_that_cannot_be_takes_no_route_along_and_comes_later() {
     let Some(mut pair) = Pair::start("no_ipv6", &Setup { lines, ..with(engines()[0]) }) else {
         return;
     };
-    let text = fs::read_to_string(&pair.gateways[0].config).unwrap();
-    let (head, rest) = text.split_once("address = ").unwrap();
-    let (address, rest) = rest.split_once('\n').unwrap();
-    let text = format!("{head}address = [{address}, \"2001:db8::1/128\"]\n{rest}");
-    fs::write(&pair.gateways[0].config, text).unwrap();
+    add_ipv6(&pair);
     pair.gateways[0].process.stop(PATIENCE).unwrap();
     pair.restart(0);
     let before = state(&pair);
@@ -120,4 +116,64 @@ fn ready(pair: &Pair) -> (bool, String) {
     let url = format!("http://{METRICS}/readyz");
     let page = pair.hosts[0].run("curl", &["-s", "-w", "%{http_code}", &url]).unwrap();
     (page.ends_with("200"), page)
+}
+
+#[test]
+fn an_automatic_mtu_follows_an_uplink_that_changes_or_appears() {
+    for engine in engines().into_iter().chain(["classic"]) {
+        let Some(mut pair) = Pair::start("mtu_follows", &with(engine)) else { return };
+        let text = fs::read_to_string(&pair.gateways[0].config).unwrap();
+        let host = pair.hosts[0].clone();
+        let lines = text.lines().filter(|line| !line.starts_with("mtu = "));
+        let lines: Vec<_> = lines.collect();
+        let text = lines.join("\n").replace(&pair.hosts[0].address().to_string(), "0.0.0.0");
+        fs::write(&pair.gateways[0].config, text).unwrap();
+        pair.gateways[0].process.stop(PATIENCE).unwrap();
+        let address = format!("{}/24", pair.hosts[0].address());
+
+        // No uplink at the start.
+        host.ip(&format!("link set u0 mtu 9000\naddress del {address} dev u0")).unwrap();
+        pair.restart(0);
+        assert_eq!(pair.status(0)["mtu"], 1472);
+        host.ip(&format!("address add {address} dev u0")).unwrap();
+        pair.status_when(0, "jumbo frames", |status| status["mtu"] == 8972);
+        pair.assert_connected();
+
+        host.ip("link set u0 mtu 1400").unwrap();
+        pair.status_when(0, "a narrow uplink", |status| status["mtu"] == 1372);
+        let link = host.run("ip", &["link", "show", DEVICE]).unwrap();
+        assert!(link.contains("mtu 1372"), "{engine}: {link}");
+
+        // It was narrow for a moment only.
+        for index in [0, 1] {
+            pair.hosts[index].ip("link set u0 mtu 9000").unwrap();
+        }
+        pair.status_when(0, "jumbo frames again", |status| status["mtu"] == 8972);
+        pair.assert_connected();
+    }
+}
+
+#[test]
+fn where_ipv6_is_disabled_a_gateway_starts_with_what_it_can_have() {
+    let Some(mut pair) = Pair::start("starts_without_ipv6", &with(engines()[0])) else { return };
+    pair.hosts[0].sysctl("net.ipv6.conf.default.disable_ipv6", "1").unwrap();
+    add_ipv6(&pair);
+    pair.gateways[0].process.stop(PATIENCE).unwrap();
+
+    pair.restart(0);
+
+    pair.assert_connected();
+    let (is_ready, page) = ready(&pair);
+    assert!(!is_ready && page.contains("cannot add address 2001:db8::1/128"), "{page}");
+    pair.hosts[0].sysctl(&format!("net.ipv6.conf.{DEVICE}.disable_ipv6"), "0").unwrap();
+    pair.eventually("the address", |pair| ready(pair).0);
+}
+
+/// Gives the first gateway's device an IPv6 address in its file.
+fn add_ipv6(pair: &Pair) {
+    let text = fs::read_to_string(&pair.gateways[0].config).unwrap();
+    let (head, rest) = text.split_once("address = ").unwrap();
+    let (address, rest) = rest.split_once('\n').unwrap();
+    let text = format!("{head}address = [{address}, \"2001:db8::1/128\"]\n{rest}");
+    fs::write(&pair.gateways[0].config, text).unwrap();
 }

@@ -196,17 +196,21 @@ fn tokio_uring_carries_traffic_on_old_kernels() {
 }
 
 #[test]
-fn a_kernel_that_mangles_runs_sends_datagrams_one_by_one_and_says_so() {
-    let mangles: Prepare = |command| {
+fn a_kernel_that_corrupts_gso_sends_sends_datagrams_one_by_one_and_says_so() {
+    let corrupts: Prepare = |command| {
         command.env("TWILL_AS_KERNEL", "7.0.3");
     };
-    let Some(pair) = start("Linux 7.0.3", "auto", mangles) else { return };
+    let Some(pair) = start("Linux 7.0.3", "auto", corrupts) else { return };
 
     pair.assert_carries();
 
     assert_off(&pair, &["gso"]);
     let log = pair.gateways[0].process.log();
-    assert_eq!(log.matches("kernel 7.0.3 mangles runs of equal size").count(), 1, "{log}");
+    assert_eq!(
+        log.matches("kernel 7.0.3 corrupts GSO sends of equal datagrams").count(),
+        1,
+        "{log}"
+    );
 }
 
 #[test]

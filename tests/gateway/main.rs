@@ -3,6 +3,7 @@
 
 mod capture;
 mod faults;
+mod forged;
 mod host;
 mod ingress;
 mod kernels;

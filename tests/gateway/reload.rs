@@ -108,7 +108,8 @@ fn with_key(text: &str, key: &str, value: &str) -> String {
     let (interface, peers) = text.split_once("[[peer]]").unwrap();
     let kept = interface
         .lines()
-        .filter(|line| !is_key(line, key) && !(key == "underlay_mtu" && is_key(line, "mtu")));
+        .filter(|line| !is_key(line, key))
+        .filter(|line| key != "underlay_mtu" || !is_key(line, "mtu"));
     let kept: Vec<_> = kept.collect();
     format!("{}\n{key} = {value}\n[[peer]]{peers}", kept.join("\n"))
 }

@@ -162,7 +162,7 @@ fn sockets() -> Vec<Finding> {
 fn plan(granted: FeatureSet) -> Vec<Finding> {
     let choice = Choice::new(EngineChoice::Auto);
     let mut findings = engines::choice(&choice);
-    let coalesced = match tun::super_packets() {
+    let coalesced = match tun::probe_super_packets() {
         Ok(coalesced) => coalesced,
         Err(error) => {
             let what = format!("cannot try coalesced packets: {error}");

@@ -266,6 +266,8 @@ fn healthz(typed: &Typed) -> Result<Option<SocketAddr>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::rngs::SmallRng;
+    use rand::{RngExt, SeedableRng};
 
     fn etcd_of(options: &Flanneld) -> &Etcd {
         match &options.leases {
@@ -462,5 +464,66 @@ mod tests {
         let printed = format!("{options:?}");
 
         assert!(!printed.contains("hunter2") && !printed.contains("alice"), "{printed}");
+    }
+
+    /// Arguments that are mostly flags with values that are mostly wrong.
+    #[test]
+    fn no_arguments_end_the_process() {
+        const SEED: u64 = 20;
+        const LINES: usize = 200_000;
+        println!("seed {SEED}");
+        let values = [
+            "",
+            "-",
+            "--",
+            "=",
+            "0",
+            "-1",
+            "0x",
+            "0b2",
+            "0_1",
+            "1__0",
+            "9223372036854775808",
+            "99999999999999999999999999999999999999999",
+            "true",
+            "yes",
+            "10.5.0.1",
+            "::1",
+            "/",
+            "(",
+            "[a-",
+            "\u{0}",
+            "\u{e9}\u{1f980}",
+            "http://",
+            "https://[::1",
+            "a,b,,",
+            "65536",
+            "-0",
+        ];
+        let mut random = SmallRng::seed_from_u64(SEED);
+        let data = Variables::parse_from(["flanneld"]).data;
+        let mut resolved = 0;
+        for _ in 0..LINES {
+            let mut args = Vec::new();
+            for _ in 0..random.random_range(0..4) {
+                let flag = flags::ALL[random.random_range(0..flags::ALL.len())].name;
+                let mut value = values[random.random_range(0..values.len())].to_owned();
+                for _ in 0..random.random_range(0..3) {
+                    value.push(char::from(random.random_range(0..=u8::MAX)));
+                }
+                let dashes = &"---"[..random.random_range(0..4)];
+                match random.random_range(0..3) {
+                    0 => args.push(format!("{dashes}{flag}={value}")),
+                    1 => args.extend([format!("{dashes}{flag}"), value]),
+                    _ => args.push(format!("{dashes}{value}")),
+                }
+            }
+
+            let parsed = go_flags::parse(flags::ALL, args.into_iter());
+
+            let settings = parsed.map(|(typed, _)| resolve(&typed, &data).is_ok());
+            resolved += usize::from(settings == Ok(true));
+        }
+        assert!((LINES / 10..LINES).contains(&resolved), "{resolved} are taken");
     }
 }

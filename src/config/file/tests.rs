@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::config::Pinning;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 
 /// What a text is told, a line each.
 fn told(text: &str) -> Vec<String> {
@@ -343,4 +345,63 @@ fn the_manual_says_what_a_reload_does_with_each_key() {
     let rows: Vec<_> = manual.lines().filter(|line| line.starts_with("| `")).collect();
 
     assert_eq!(rows, ON_RELOAD.iter().map(row).collect::<Vec<_>>());
+}
+
+/// Files of the right words in wrong places, cut anywhere.
+#[test]
+fn no_text_ends_the_process_and_every_mistake_has_a_place() {
+    const SEED: u64 = 20;
+    const TEXTS: usize = 200_000;
+    println!("seed {SEED}");
+    let keys = tables::INTERFACE.iter().map(|(key, _)| *key);
+    let keys: Vec<_> = keys.chain(tables::PEER.iter().map(|(key, _)| *key)).collect();
+    let words = [
+        "[interface]\n",
+        "[[peer]]\n",
+        "[peer]\n",
+        "[[interface]]\n",
+        "interface = 1\n",
+        "= ",
+        " = [",
+        "]",
+        "{ gso = ",
+        "}",
+        "\"",
+        "\\",
+        "\n",
+        "\r\n",
+        "#",
+        "\"10.10.1.0/24\"\n",
+        "\"0.0.0.0:8285\"\n",
+        "\"\u{1f980}\"\n",
+        "\u{0}",
+        "0\n",
+        "-1\n",
+        "1e999\n",
+        "0x7\n",
+        "99999999999999999999\n",
+        "true\n",
+        "1979-05-27T07:32:00Z\n",
+        "a.b.c = 1\n",
+        "\"\"\"",
+        "é",
+    ];
+    let mut random = SmallRng::seed_from_u64(SEED);
+    for _ in 0..TEXTS {
+        let mut text = String::new();
+        for _ in 0..random.random_range(0..12) {
+            if random.random_range(0..3) == 0 {
+                text.push_str(keys[random.random_range(0..keys.len())]);
+                text.push_str(" = ");
+            }
+            text.push_str(words[random.random_range(0..words.len())]);
+        }
+
+        let (Ok((_, mistakes)) | Err(mistakes)) = parse(&text);
+
+        let lines = text.split('\n').count();
+        for Located { line, message, .. } in FileErrors::new("f", &text, &mistakes).mistakes {
+            assert!((1..=lines).contains(&line) && !message.is_empty(), "{text:?}: {message}");
+        }
+    }
 }

@@ -33,7 +33,7 @@ const MAX_RUN_BYTES: u32 = 65_507;
 pub(super) struct Findings {
     /// The kernel's release.
     pub(super) release: String,
-    /// Which joined packets a TUN device takes.
+    /// Which super-packets a TUN device takes.
     pub(super) super_packets: SuperPackets,
     /// What a socket answers to `UDP_GRO`.
     pub(super) gro: io::Result<()>,
@@ -86,7 +86,7 @@ impl Plan {
         let offloads = offloads(settings, engine, findings, granted);
         let features = offloads::in_use(&offloads);
         let vnet_hdr = has_vnet_hdr(engine);
-        let mtu = settings.mtu.bytes();
+        let mtu = settings.largest_mtu().bytes();
         Self {
             engine,
             offloads,
@@ -334,6 +334,7 @@ mod tests {
         let addressing = Addressing {
             addresses: Vec::new(),
             mtu: crate::config::Mtu::at_most(1472),
+            follows_paths: false,
             listen: ([127, 0, 0, 1], 8285).into(),
             local: Vec::new(),
         };

@@ -90,15 +90,15 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_mangles_runs_gets_none_unless_forced() {
-        let mangling = gso_policy("7.0.3-2-pve", false);
+    fn a_kernel_that_corrupts_gso_sends_gets_none_unless_forced() {
+        let corrupting = gso_policy("7.0.3-2-pve", false);
         let forced = gso_policy("7.0.3-2-pve", true);
 
-        let off = decided(|grounds| grounds.gso = &mangling);
+        let off = decided(|grounds| grounds.gso = &corrupting);
         let on = decided(|grounds| grounds.gso = &forced);
 
         assert_eq!(off_alone(&off), Some(Feature::Gso));
-        assert!(reason(&off, Feature::Gso).contains("kernel 7.0.3 mangles runs"));
+        assert!(reason(&off, Feature::Gso).contains("kernel 7.0.3 corrupts GSO sends"));
         assert_eq!(in_use(&on), FeatureSet::ALL);
         assert!(reason(&on, Feature::Gso).starts_with("forced, although kernel 7.0.3"));
     }

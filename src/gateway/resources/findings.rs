@@ -35,8 +35,8 @@ pub(in crate::gateway) async fn find_out(
     blocking(move || {
         Ok(Findings {
             release: kernel::release(),
-            super_packets: tun::super_packets()?,
-            gro: socket::gro_works(),
+            super_packets: tun::probe_super_packets()?,
+            gro: socket::probe_gro(),
             cpus: match pinning {
                 Pinning::None => Vec::new(),
                 Pinning::Cpus | Pinning::Nic => affinity::allowed_cpus()?,
@@ -66,7 +66,7 @@ pub fn expected_offloads(
         engine,
         super_packets,
         gso: &socket::gso_policy(&kernel::release(), false),
-        gro: &socket::gro_works(),
+        gro: &socket::probe_gro(),
         by_flow: false,
     })
 }

@@ -202,7 +202,9 @@ fn steer(settings: &Settings, ports: &[Ports]) {
     let by_flow = settings.steering == Steering::Flows;
     let [first, _, ..] = ports else { return };
     if let Err(error) = socket::steer(first.udp.as_fd(), settings.listen, ports.len(), by_flow) {
-        warn!("the kernel spreads datagrams as it likes, and flows may lose their order: {error}");
+        warn!(
+            "cannot attach the SO_REUSEPORT program: {error}; packets of a flow may be reordered"
+        );
     }
 }
 

@@ -459,6 +459,7 @@ mod tests {
         let addressing = Addressing {
             addresses: vec!["10.10.0.1/24".parse().unwrap()],
             mtu: crate::config::Mtu::at_most(1472),
+            follows_paths: false,
             listen: "127.0.0.1:8285".parse().unwrap(),
             local: vec!["10.10.0.0/24".parse().unwrap()],
         };

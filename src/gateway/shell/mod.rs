@@ -1,7 +1,7 @@
 //! The daemons. What they have in common stands here once; each brings its [`PeerSource`].
 //!
 //! ```text
-//!  signals, worker failures, link events ──┐
+//!  signals, worker failures, host events ──┐
 //!  control calls ──────────────────────────┼─> serve ──> Tunnel: reconciler, gateway, routes
 //!  PeerSource::news: a file, leases ───────┘
 //! ```

@@ -2,7 +2,9 @@
 
 use super::health::{Health, Part};
 use super::watch::Watch;
-use crate::config::Settings;
+use crate::config::load;
+use crate::config::{Mtu, Settings};
+use crate::gateway::resources::blocking;
 use crate::gateway::run::{Gateway, StartError};
 use crate::host::{HostError, HostEvents, Network};
 use crate::subnet::{Change, PeerSet, Reconciler, TooManyPeers};
@@ -52,7 +54,8 @@ impl Tunnel {
     ) -> Result<Self, TunnelError> {
         let gateway = Gateway::start(&settings, reconciler.view()).await?;
         let tasks = JoinSet::new();
-        let watch = Watch::new(gateway.device_index(), settings.listen.ip());
+        let watch =
+            Watch::new(gateway.device_index(), settings.listen.ip(), settings.follows_paths);
         let health = Arc::clone(health);
         let mut tunnel =
             Self { settings, gateway, reconciler, network, events, watch, health, tasks };
@@ -97,10 +100,14 @@ impl Tunnel {
         Ok(())
     }
 
-    /// Gives the device its addresses and routes; those that are there already do no harm.
-    pub(super) async fn install(&self, routes: &[IpNet]) -> Result<(), HostError> {
+    /// Gives the device its addresses and routes, all that the host takes. What it refuses is logged,
+    /// keeps the gateway from being ready, and is tried again.
+    pub(super) async fn install(&mut self, routes: &[IpNet]) {
         let index = self.gateway.device_index();
-        self.network.configure(index, &self.settings.addresses, routes).await
+        let done = self.network.configure(index, &self.settings.addresses, routes).await;
+        if done.is_err() {
+            self.restore(routes).await;
+        }
     }
 
     /// Makes these the peers and has workers look them up; says what that changed.
@@ -115,6 +122,11 @@ impl Tunnel {
     /// Compares the host with what the tunnel needs, puts back what is missing, and tells. What
     /// cannot be put back is tried again at the next comparison.
     pub(super) async fn restore(&mut self, routes: &[IpNet]) {
+        if self.watch.take_paths_changed()
+            && let Err(reason) = self.follow_paths().await
+        {
+            error!("{reason}");
+        }
         let missing = match self.put_back(routes).await {
             Ok(missing) => missing,
             Err(reason) => vec![reason.to_string()],
@@ -128,6 +140,25 @@ impl Tunnel {
         let missing = self.watch.missing();
         let state = if missing.is_empty() { Ok(()) } else { Err(missing.join("\n")) };
         self.health.set(Part::Host, state);
+    }
+
+    /// Gives the device the MTU that fits the paths to peers now, as far as buffers have room.
+    async fn follow_paths(&mut self) -> Result<(), HostError> {
+        let listen = self.settings.listen;
+        let peers: Vec<_> = self.reconciler.current().iter().map(|peer| peer.endpoint).collect();
+        let fits = blocking(move || load::path_mtu(listen, &peers)).await;
+        let has_v6 = self.settings.addresses.iter().any(|net| net.addr().is_ipv6());
+        let least = if has_v6 { load::MIN_MTU_V6 } else { 0 };
+        let mtu = fits.min(self.settings.largest_mtu()).max(Mtu::at_most(least));
+        let before = self.settings.mtu;
+        if mtu != before {
+            self.network.set_mtu(self.gateway.device_index(), mtu.bytes()).await?;
+            self.settings.mtu = mtu;
+            self.gateway.observer().set_mtu(mtu.bytes());
+            let device = self.gateway.device();
+            info!("mtu of {device} is {mtu} now, before {before}: paths to peers have changed");
+        }
+        Ok(())
     }
 
     /// Puts addresses and routes back; returns what is missing nevertheless, a sentence each.

@@ -25,6 +25,10 @@ pub(super) struct Watch {
     is_up: bool,
     /// Since when the host does not have the address at which the tunnel receives.
     lost: Option<Instant>,
+    /// Whether the MTU of paths matters.
+    follows_paths: bool,
+    /// Whether paths to peers may have another MTU than before.
+    paths_changed: bool,
     last: Option<Instant>,
     next: Option<Instant>,
     /// What is missing, a sentence each.
@@ -32,8 +36,18 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(index: u32, listen: IpAddr) -> Self {
-        Self { index, listen, is_up: true, lost: None, last: None, next: None, missing: Vec::new() }
+    pub(super) fn new(index: u32, listen: IpAddr, follows_paths: bool) -> Self {
+        Self {
+            index,
+            listen,
+            is_up: true,
+            lost: None,
+            follows_paths,
+            paths_changed: false,
+            last: None,
+            next: None,
+            missing: Vec::new(),
+        }
     }
 
     /// Whether the device is up.
@@ -44,7 +58,7 @@ impl Watch {
     /// Takes note of an event; `wanted` are the networks that are routed to the device.
     pub(super) fn notice(&mut self, event: HostEvent, wanted: impl FnOnce() -> Vec<IpNet>) {
         let matters = match event {
-            HostEvent::Link { index, up, .. } if index == self.index => {
+            HostEvent::Link { index, up } if index == self.index => {
                 // The kernel forgets routes and IPv6 addresses of a device that goes down.
                 std::mem::replace(&mut self.is_up, up) != up
             }
@@ -59,7 +73,9 @@ impl Watch {
             HostEvent::Route { change: RouteChange::Added, .. } => false,
             HostEvent::Missed => true,
         };
-        if matters {
+        let paths = self.follows_paths && self.is_about_paths(event);
+        self.paths_changed |= paths;
+        if matters || paths {
             self.expect();
         }
     }
@@ -69,6 +85,23 @@ impl Watch {
         let soon = Instant::now() + SETTLE;
         let at = self.last.map_or(soon, |last| soon.max(last + PAUSE));
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+
+    /// Whether an event may change the MTU of paths to peers.
+    fn is_about_paths(&self, event: HostEvent) -> bool {
+        match event {
+            HostEvent::Link { index, up } => up && index != self.index,
+            HostEvent::Address { index, gone, .. } => !gone && index != self.index,
+            HostEvent::Route { network, index, .. } => {
+                index != Some(self.index) && network.prefix_len() == 0
+            }
+            HostEvent::Missed => true,
+        }
+    }
+
+    /// Whether paths to peers may have another MTU than at the last call.
+    pub(super) fn take_paths_changed(&mut self) -> bool {
+        std::mem::take(&mut self.paths_changed)
     }
 
     /// Waits for the time to compare; pends as long as there is no reason to.
@@ -124,7 +157,7 @@ mod tests {
             address: address.parse().unwrap(),
             gone,
         };
-        let link = |index, up| HostEvent::Link { index, up, mtu: None };
+        let link = |index, up| HostEvent::Link { index, up };
         for (event, expected) in [
             (route(ours, DEVICE, RouteChange::Gone), true),
             (route(other, UPLINK, RouteChange::Gone), false),
@@ -141,7 +174,7 @@ mod tests {
             (link(UPLINK, false), false),
             (HostEvent::Missed, true),
         ] {
-            let mut watch = Watch::new(DEVICE, "192.0.2.1".parse().unwrap());
+            let mut watch = Watch::new(DEVICE, "192.0.2.1".parse().unwrap(), false);
 
             watch.notice(event, || vec![ours]);
 
@@ -149,9 +182,27 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_uplink_that_changes_makes_an_automatic_mtu_follow() {
+        let everywhere: IpNet = "0.0.0.0/0".parse().unwrap();
+        let added = RouteChange::Added;
+        let route = HostEvent::Route { network: everywhere, index: Some(UPLINK), change: added };
+        for event in [HostEvent::Link { index: UPLINK, up: true }, route] {
+            for follows in [true, false] {
+                let mut watch = Watch::new(DEVICE, "192.0.2.1".parse().unwrap(), follows);
+
+                watch.notice(event, Vec::new);
+
+                assert_eq!(watch.next.is_some(), follows, "{event:?}");
+                assert_eq!(watch.take_paths_changed(), follows, "{event:?}");
+                assert!(!watch.take_paths_changed(), "once");
+            }
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn somebody_who_takes_away_again_and_again_is_answered_once_a_pause() {
-        let mut watch = Watch::new(DEVICE, "192.0.2.1".parse().unwrap());
+        let mut watch = Watch::new(DEVICE, "192.0.2.1".parse().unwrap(), false);
         let began = Instant::now();
 
         for _ in 0..5 {

@@ -223,6 +223,8 @@ impl Member {
         let addressing = Addressing {
             addresses: vec![self.address().into()],
             mtu: Mtu::at_most(u16::try_from(mtu).unwrap_or(u16::MAX)),
+            // Container runtimes read it from subnet.env once.
+            follows_paths: false,
             listen: (external.address, config.backend.port).into(),
             local: vec![(*subnet).into()],
         };
@@ -251,14 +253,7 @@ async fn start(
     let host = (network, events);
     let mut tunnel = Tunnel::start(settings, reconciler, host, (interface.probe(), health)).await?;
     known.show(tunnel.gateway.observer());
-    match tunnel.install(&[member.config.network.into()]).await {
-        // flanneld does not mind either.
-        Err(taken @ HostError::Routed { .. }) => {
-            warn!("{taken}");
-            tunnel.watch.expect();
-        }
-        done => done?,
-    }
+    tunnel.install(&[member.config.network.into()]).await;
     tunnel.announce("tunnel is up", None);
     beside(member, &mut tunnel).await;
     let socket = interface.socket.clone();

@@ -115,10 +115,10 @@ impl FileSource {
             wanted.insert(peer.clone());
         }
         let done = make(tunnel, wanted).await?;
-        tunnel.set_queue_length(loaded.interface.device_queue).await?;
-        self.interface.device_queue = loaded.interface.device_queue;
         self.from_file = loaded.names().cloned().collect();
         self.names.replace(loaded.unresolved);
+        tunnel.set_queue_length(loaded.interface.device_queue).await?;
+        self.interface.device_queue = loaded.interface.device_queue;
         Ok(done)
     }
 }

@@ -131,8 +131,10 @@ async fn start(
     let addresses = settings.addresses.iter().map(IpNet::addr).collect();
     let mut reconciler = Reconciler::new(settings.local.clone(), addresses);
     reconciler.apply(peers)?;
-    let tunnel = Tunnel::start(settings, reconciler, (network, events), (probe, health)).await?;
-    tunnel.install(&source.routes(tunnel.reconciler.current())).await?;
+    let mut tunnel =
+        Tunnel::start(settings, reconciler, (network, events), (probe, health)).await?;
+    let routes = source.routes(tunnel.reconciler.current());
+    tunnel.install(&routes).await;
     Ok(tunnel)
 }
 
@@ -152,7 +154,7 @@ struct FileSource {
 /// What a file source learns.
 enum News {
     /// The file was read again.
-    Loaded(Loaded),
+    Loaded(Box<Loaded>),
     /// Peers whose names resolve by now.
     Resolved(Vec<Peer>),
 }
@@ -164,7 +166,7 @@ impl PeerSource for FileSource {
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => self.reloads.want(None),
-                loaded = self.reloads.loaded() => return News::Loaded(loaded),
+                loaded = self.reloads.loaded() => return News::Loaded(Box::new(loaded)),
                 peers = self.names.resolved() => return News::Resolved(peers),
             }
         }
@@ -172,7 +174,7 @@ impl PeerSource for FileSource {
 
     async fn apply(&mut self, tunnel: &mut Tunnel, news: News) {
         match news {
-            News::Loaded(loaded) => self.finish_reload(tunnel, loaded).await,
+            News::Loaded(loaded) => self.finish_reload(tunnel, *loaded).await,
             News::Resolved(peers) => change::add_resolved(tunnel, peers).await,
         }
     }

@@ -1,11 +1,11 @@
 //! Writing frames to the TUN device, one `writev` each.
 #![allow(unsafe_code, reason = "writev takes pointers")]
 
-use super::EngineStats;
+use super::Kernel;
 use super::memory::{Memory, Slots};
+use crate::engine::EngineStats;
 use crate::sys::mmsg;
 use std::io;
-use std::os::fd::BorrowedFd;
 use twill_datapath::batch::{Failure, Frame, Frames, Outcome};
 
 /// `UIO_MAXIOV`: pieces of one frame at most.
@@ -14,14 +14,14 @@ const MAX_PIECES: usize = 1024;
 const CHUNK: usize = 64;
 
 /// The calls that writing needs: the kernel's, or a runtime's.
-pub(super) trait WriteCalls {
+pub(in crate::engine) trait WriteCalls {
     /// writev(2) of each packet, in order; one that is refused does not stop the others. Their bytes
     /// lie still until this returns. How many system calls it took.
     fn write(&mut self, packets: &Packets, refused: impl FnMut(usize, i32)) -> u64;
 }
 
 /// Packets as the kernel reads them: each an array of `iovec`s.
-pub(super) struct Packets {
+pub(in crate::engine) struct Packets {
     iovecs: Vec<libc::iovec>,
     /// Where each packet's `iovec`s end.
     ends: Vec<usize>,
@@ -33,7 +33,7 @@ impl Packets {
     }
 
     /// The packets, in order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &[libc::iovec]> {
+    pub(in crate::engine) fn iter(&self) -> impl Iterator<Item = &[libc::iovec]> {
         let starts = std::iter::once(&0).chain(&self.ends);
         starts.zip(&self.ends).map(|(start, end)| &self.iovecs[*start..*end])
     }
@@ -54,8 +54,7 @@ impl Packets {
     }
 }
 
-/// The kernel's call on one TUN queue.
-impl WriteCalls for BorrowedFd<'_> {
+impl WriteCalls for Kernel<'_> {
     fn write(&mut self, packets: &Packets, mut refused: impl FnMut(usize, i32)) -> u64 {
         let mut calls = 0;
         for (index, packet) in packets.iter().enumerate() {
@@ -63,7 +62,7 @@ impl WriteCalls for BorrowedFd<'_> {
                 calls += 1;
                 // SAFETY: each iovec covers a slice that `Writer::write` borrows, which outlives
                 // this call.
-                match unsafe { mmsg::write(*self, packet) } {
+                match unsafe { mmsg::write(self.0, packet) } {
                     Ok(_) => break,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => {

@@ -3,7 +3,7 @@
 use twill_datapath::batch::{Piece, Slot, Source};
 
 /// Receive slots whose bytes can be looked at.
-pub(super) trait Slots {
+pub(in crate::engine) trait Slots {
     /// All bytes of a slot.
     fn slot(&self, slot: Slot) -> &[u8];
 }

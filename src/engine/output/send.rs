@@ -1,17 +1,16 @@
 //! Handing runs to the kernel until each datagram is taken or given up, exactly once.
 #![allow(unsafe_code, reason = "sendmmsg takes pointers")]
 
-use super::EngineStats;
+use super::Kernel;
 use super::memory::{Memory, Slots};
 use super::messages::{Cursor, Message, Messages};
 use super::policy::{Reaction, RunState, Scope, react};
+use crate::engine::EngineStats;
 use crate::socket::{Fragmentation, set_fragmentation};
 use crate::sys::mmsg;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 use tracing::warn;
 use twill_datapath::batch::{Datagrams, Destination, Failure, Outcome, Run};
@@ -20,7 +19,7 @@ use twill_datapath::batch::{Datagrams, Destination, Failure, Outcome, Run};
 const ROOM_WAIT: Duration = Duration::from_millis(2);
 
 /// The calls that sending needs: the kernel's, or those of a test that makes them fail.
-pub(super) trait SendCalls {
+pub(in crate::engine) trait SendCalls {
     /// sendmmsg(2): hands the headers over in order; how many were taken, or the first one's error.
     fn send(&mut self, headers: &mut [libc::mmsghdr]) -> io::Result<NonZeroUsize>;
 
@@ -31,39 +30,28 @@ pub(super) trait SendCalls {
     fn wait_for_room(&mut self, at_most: Duration);
 }
 
-/// The kernel's calls on one socket.
-pub(super) struct KernelSend<'a> {
-    socket: BorrowedFd<'a>,
-}
-
-impl<'a> KernelSend<'a> {
-    pub(super) fn new(socket: BorrowedFd<'a>) -> Self {
-        Self { socket }
-    }
-}
-
-impl SendCalls for KernelSend<'_> {
+impl SendCalls for Kernel<'_> {
     fn send(&mut self, headers: &mut [libc::mmsghdr]) -> io::Result<NonZeroUsize> {
         // SAFETY: `Messages::fill` pointed the headers at its own parts and at slices that the
         // memory borrows, all of which outlive this call.
-        some(unsafe { mmsg::send(self.socket, headers) }?)
+        some(unsafe { mmsg::send(self.0, headers) }?)
     }
 
     fn set_fragmentation(&mut self, ipv6: bool, fragmentation: Fragmentation) -> io::Result<()> {
-        set_fragmentation(self.socket, ipv6, fragmentation)
+        set_fragmentation(self.0, ipv6, fragmentation)
     }
 
     fn wait_for_room(&mut self, at_most: Duration) {
         let timeout =
             rustix::time::Timespec { tv_sec: 0, tv_nsec: i64::from(at_most.subsec_nanos()) };
-        let mut fds = [PollFd::from_borrowed_fd(self.socket, PollFlags::OUT)];
+        let mut fds = [PollFd::from_borrowed_fd(self.0, PollFlags::OUT)];
         // Whatever comes back, the next attempt tells.
         let _ = poll(&mut fds, Some(&timeout));
     }
 }
 
 /// A number of messages taken; none without an error, which no kernel reports, is one too.
-pub(super) fn some(taken: usize) -> io::Result<NonZeroUsize> {
+pub(in crate::engine) fn some(taken: usize) -> io::Result<NonZeroUsize> {
     NonZeroUsize::new(taken).ok_or_else(|| io::ErrorKind::WriteZero.into())
 }
 
@@ -140,7 +128,7 @@ impl Transmitter {
                 Reaction::Split(scope) => {
                     outcome.replayed += 1;
                     stats.gso_replays += 1;
-                    return self.demote(scope, runs[message.run].destination.to, errno);
+                    return self.demote(scope, &runs[message.run], errno);
                 }
                 Reaction::Fail => {
                     // A full socket is full for all: the next message is tried once, not waited for.
@@ -185,18 +173,20 @@ impl Transmitter {
         }
     }
 
-    /// From here on this peer's, or all, datagrams leave one by one.
-    fn demote(&mut self, scope: Scope, to: SocketAddr, errno: i32) {
-        let now = Instant::now();
+    /// From here on such datagrams to this peer, or all datagrams, leave one by one.
+    fn demote(&mut self, scope: Scope, run: &Run, errno: i32) {
+        let (to, now) = (run.destination.to, Instant::now());
         match scope {
-            Scope::Peer => self.state.demote_peer(to, now),
+            Scope::Peer => self.state.demote_peer(to, run.segment, now),
             Scope::Socket => self.state.demote_socket(now),
         }
         if !std::mem::replace(&mut self.warned, true) {
             let error = io::Error::from_raw_os_error(errno);
             warn!(
-                "the kernel refuses UDP_SEGMENT towards {to} ({error}): datagrams to {scope} leave \
-                 one by one for a while; this is said once, the counters say the rest"
+                "the kernel refuses UDP_SEGMENT of {} bytes towards {to} ({error}): datagrams to \
+                 {scope} leave one by one for a minute; logged once, see \
+                 twill_gso_demoted_peers",
+                run.segment
             );
         }
     }

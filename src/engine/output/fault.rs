@@ -1,7 +1,7 @@
 //! A kernel for tests: it refuses what a test tells it to, and remembers what it took.
 #![allow(unsafe_code, reason = "message headers hold pointers")]
 
-use super::transmit::{SendCalls, some};
+use super::send::{SendCalls, some};
 use crate::socket::Fragmentation;
 use crate::sys::{address, cmsg};
 use std::io;

@@ -1,6 +1,7 @@
 use super::*;
-use crate::engine::fault::{Faulty, Sent};
+use crate::engine::output::fault::{Faulty, Sent};
 use proptest::prelude::*;
+use std::net::SocketAddr;
 use twill_datapath::batch::{Destination, Piece, Pieces, RunLimits, Slot, Source};
 use twill_datapath::route::PeerIndex;
 

@@ -91,7 +91,7 @@ impl Messages {
             let pieces = datagrams.pieces.iter(&run.chain);
             let whole = cursor.datagram == 0
                 && run.chain.count() <= IOVECS
-                && (run.datagrams == 1 || state.allows(&run.destination.to));
+                && (run.datagrams == 1 || state.allows(&run.destination.to, run.segment));
             let complete = if whole {
                 self.add_whole(cursor.run, run, pieces, memory)
             } else {
@@ -206,7 +206,7 @@ impl Messages {
 }
 
 /// A header that points at nothing.
-pub(super) fn empty_header() -> libc::mmsghdr {
+pub(in crate::engine) fn empty_header() -> libc::mmsghdr {
     // SAFETY: all fields are integers and pointers, for which zero is a value.
     unsafe { std::mem::zeroed() }
 }

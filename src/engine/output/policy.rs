@@ -20,7 +20,7 @@ pub(super) enum Reaction {
     Retry,
     /// Wait until the socket has room, then try again.
     Wait,
-    /// Send its datagrams one by one, and those of later runs to the same peer, or of all.
+    /// Send its datagrams one by one, and those of later runs that are likely to be refused, too.
     Split(Scope),
     /// Give its datagrams up.
     Fail,
@@ -29,7 +29,7 @@ pub(super) enum Reaction {
 /// For whom runs are switched off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// The path to this peer does not take runs.
+    /// The path to this peer does not take segments of this length.
     Peer,
     /// The socket does not take runs.
     Socket,
@@ -38,7 +38,7 @@ pub(super) enum Scope {
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Peer => "this peer",
+            Self::Peer => "this peer of that length or longer",
             Self::Socket => "all peers",
         })
     }
@@ -66,7 +66,8 @@ pub(super) fn react(errno: i32, datagrams: u16, attempt: u8) -> Reaction {
 pub(super) struct RunState {
     configured: bool,
     socket: bool,
-    demoted: Vec<SocketAddr>,
+    /// Peers, and the shortest segment that was refused on the way to each.
+    demoted: Vec<(SocketAddr, u16)>,
     restore_at: Option<Instant>,
 }
 
@@ -80,19 +81,24 @@ impl RunState {
         }
     }
 
-    /// Whether a run to this peer may be one send.
+    /// Whether a run of such segments to this peer may be one send.
     #[inline]
-    pub(super) fn allows(&self, to: &SocketAddr) -> bool {
-        self.socket && (self.demoted.is_empty() || !self.demoted.contains(to))
+    pub(super) fn allows(&self, to: &SocketAddr, segment: u16) -> bool {
+        let refused = |(peer, shortest): &(SocketAddr, u16)| peer == to && segment >= *shortest;
+        self.socket && (self.demoted.is_empty() || !self.demoted.iter().any(refused))
     }
 
-    /// Switches runs off for one peer; for all when there are too many such peers to remember.
-    pub(super) fn demote_peer(&mut self, to: SocketAddr, now: Instant) {
-        if self.demoted.len() == MAX_DEMOTED {
+    /// Switches runs of such segments, and of longer ones, off for one peer; all runs when there are
+    /// too many such peers to remember. What the path refused was the length: shorter segments of
+    /// other flows still leave together.
+    pub(super) fn demote_peer(&mut self, to: SocketAddr, segment: u16, now: Instant) {
+        let known = self.demoted.iter_mut().find(|(peer, _)| *peer == to);
+        if let Some((_, shortest)) = known {
+            *shortest = segment.min(*shortest);
+        } else if self.demoted.len() == MAX_DEMOTED {
             return self.demote_socket(now);
-        }
-        if !self.demoted.contains(&to) {
-            self.demoted.push(to);
+        } else {
+            self.demoted.push((to, segment));
         }
         self.restore_at.get_or_insert(now + RESTORE_AFTER);
     }
@@ -156,17 +162,31 @@ mod tests {
         let now = Instant::now();
         let mut state = RunState::new(true);
 
-        state.demote_peer(peer(1), now);
+        state.demote_peer(peer(1), 1400, now);
 
-        assert!(!state.allows(&peer(1)) && state.allows(&peer(2)));
+        assert!(!state.allows(&peer(1), 1400) && state.allows(&peer(2), 1400));
         assert!(state.active() && state.is_demoted());
+    }
+
+    #[test]
+    fn segments_that_are_shorter_than_the_refused_one_still_leave_together() {
+        let now = Instant::now();
+        let mut state = RunState::new(true);
+
+        state.demote_peer(peer(1), 1400, now);
+        let below = state.allows(&peer(1), 1399);
+        state.demote_peer(peer(1), 1200, now);
+        state.demote_peer(peer(1), 1300, now);
+
+        assert!(below && state.allows(&peer(1), 1199) && !state.allows(&peer(1), 1200));
+        assert_eq!(state.demoted_peers(), 1);
     }
 
     #[test]
     fn what_was_refused_is_tried_again_after_a_while() {
         let start = Instant::now();
         let mut state = RunState::new(true);
-        state.demote_peer(peer(1), start);
+        state.demote_peer(peer(1), 1400, start);
         state.demote_socket(start + RESTORE_AFTER / 2);
 
         state.restore(start + RESTORE_AFTER / 2);
@@ -174,7 +194,7 @@ mod tests {
         state.restore(start + RESTORE_AFTER);
 
         assert!(!before);
-        assert!(state.active() && state.allows(&peer(1)) && !state.is_demoted());
+        assert!(state.active() && state.allows(&peer(1), 1400) && !state.is_demoted());
     }
 
     #[test]
@@ -185,7 +205,7 @@ mod tests {
         state.demote_socket(now);
         state.restore(now + RESTORE_AFTER);
 
-        assert!(!state.allows(&peer(1)));
+        assert!(!state.allows(&peer(1), 100));
     }
 
     #[test]
@@ -194,7 +214,7 @@ mod tests {
         let mut state = RunState::new(true);
 
         for number in 0..=MAX_DEMOTED as u16 {
-            state.demote_peer(peer(number), now);
+            state.demote_peer(peer(number), 1400, now);
         }
 
         assert!(!state.active());
