@@ -94,7 +94,7 @@ impl EgressSide {
             self.slot[..edited].copy_from_slice(&frame[..edited]);
             let frame = TunFrame { slot: Slot(slot as u16), start: 0, len: frame.len() as u32 };
             let (out, replies) = (&mut self.out, &mut self.replies);
-            let done = self.egress.frame(&world, frame, &mut self.slot, 0, out, replies);
+            let done = self.egress.frame(&world, frame, &mut self.slot, out, replies);
             assert_eq!(done, Progress::Done);
         }
         black_box(self.out.runs());
@@ -114,7 +114,6 @@ impl IngressSide {
         let rules = IngressRules {
             check,
             peer_sources: Vec::new(),
-            mtu: 1472,
             vnet_hdr: true,
             coalesce_tcp: coalesce,
             coalesce_udp: coalesce,
@@ -153,7 +152,7 @@ impl IngressSide {
             received_ns: 0,
             flaw: None,
         };
-        let report = self.ingress.train(&world, &train, &mut self.slot, 0, &mut self.out);
+        let report = self.ingress.train(&world, &train, &mut self.slot, &mut self.out);
         self.ingress.flush(&mut self.out);
         assert_eq!(report.packets, datagrams.len() as u64);
         black_box(self.out.frames());

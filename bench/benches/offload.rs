@@ -36,7 +36,7 @@ fn split(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let plan = Plan::parse(header, black_box(packet)).expect("a super-packet");
                 for index in 0..plan.segments() {
-                    black_box(plan.write_header(index, &mut room));
+                    black_box(plan.write_header(packet, index, &mut room));
                 }
                 plan.segments()
             });

@@ -19,7 +19,7 @@ fn every_corpus_and_its_mutations_keep_the_promises() {
     };
     println!("TWILL_FUZZ_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    for (name, target) in TARGETS {
+    for &(name, target) in TARGETS {
         let corpus = corpus(name);
         assert!(!corpus.is_empty(), "fuzz/corpus/{name} is empty");
         for input in &corpus {

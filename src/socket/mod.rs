@@ -11,6 +11,6 @@ pub use open::{
     set_fragmentation,
 };
 pub use originate::Originator;
-pub use path::{Path, anywhere, path_between, path_to};
+pub use path::{Path, PathAsker, anywhere, path_between, path_to};
 pub use segmentation::{GsoPolicy, gso_policy, max_run};
 pub use steering::{open_spread, steer};

@@ -32,15 +32,46 @@ pub fn path_to(to: SocketAddr) -> io::Result<Path> {
 /// # Errors
 /// The kernel's: no route, no socket, no such address.
 pub fn path_between(from: SocketAddr, to: SocketAddr) -> io::Result<Path> {
+    let socket = UdpSocket::bind((from.ip(), 0))?;
+    socket.connect(to)?;
+    let source = socket.local_addr()?.ip();
+    Ok(Path { mtu: connected_mtu(&socket, to)?, source })
+}
+
+/// A socket that asks for the MTU of one path after another. It is opened once, so that later on no
+/// answer needs a free descriptor.
+#[derive(Debug)]
+pub struct PathAsker(UdpSocket);
+
+impl PathAsker {
+    /// Opens it at one of our addresses, where the paths begin.
+    ///
+    /// # Errors
+    /// The kernel's: no socket, no such address.
+    pub fn open(from: IpAddr) -> io::Result<Self> {
+        UdpSocket::bind((from, 0)).map(Self)
+    }
+
+    /// The MTU of the path to an address, bytes.
+    ///
+    /// # Errors
+    /// The kernel's: no route.
+    pub fn mtu(&self, to: SocketAddr) -> io::Result<u16> {
+        // The address of ours that the last path began at may not be the one of this path.
+        rustix::net::connect_unspec(&self.0)?;
+        self.0.connect(to)?;
+        connected_mtu(&self.0, to)
+    }
+}
+
+/// The MTU of the path of a connected socket.
+fn connected_mtu(socket: &UdpSocket, to: SocketAddr) -> io::Result<u16> {
     let (level, option) = match to {
         SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU),
         SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
     };
-    let socket = UdpSocket::bind((from.ip(), 0))?;
-    socket.connect(to)?;
     let mtu = sockopt::int(socket.as_fd(), level, option)?;
-    let source = socket.local_addr()?.ip();
-    Ok(Path { mtu: u16::try_from(mtu).unwrap_or(u16::MAX), source })
+    Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
 }
 
 /// An address of a family to which only the default route leads (RFC 5737, RFC 3849).

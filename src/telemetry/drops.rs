@@ -33,14 +33,19 @@ pub(crate) async fn watch(observer: Arc<Observer>) {
             let cure = cure.replace(DEVICE, &observer.about().device);
             // The last one of possibly many.
             let from = blamed.and_then(|reason| observer.culprit(reason)).map(display);
-            // The kernel sends IPv6 on every new device, also where the overlay has none: no warning.
-            if reason == DropReason::Family.label() {
+            if is_the_kernels_own(reason) {
                 info!(direction, reason, packets, from, "{what}: {cure}");
             } else {
                 warn!(direction, reason, packets, from, "{what}: {cure}");
             }
         }
     }
+}
+
+/// Whether packets of this reason are no cause for a warning: the kernel itself sends IPv6 on every
+/// new device, also where the overlay has none, and joins multicast groups there (MLD).
+fn is_the_kernels_own(reason: &str) -> bool {
+    [DropReason::Family, DropReason::Multicast].iter().any(|own| own.label() == reason)
 }
 
 /// A cause of drops.
@@ -137,6 +142,7 @@ const fn cure(reason: DropReason) -> &'static str {
             "check the subnets of peers and `local`; ingress_check = \"peer\" accepts it"
         }
         DropReason::NoRoute => "no peer has this subnet: check `twill peer list --device DEVICE`",
+        DropReason::Multicast => "the tunnel carries packets for single hosts only",
         DropReason::LocalLoop => {
             "the host routes its own networks into the tunnel: check `ip route`"
         }
@@ -172,6 +178,13 @@ mod tests {
     use super::*;
 
     const CAUSE: Cause = Cause { direction: "egress", reason: "ttl" };
+
+    #[test]
+    fn what_the_kernel_sends_of_itself_on_a_new_device_is_no_cause_for_a_warning() {
+        let own = DropReason::ALL.iter().filter(|reason| is_the_kernels_own(reason.label()));
+
+        assert_eq!(own.copied().collect::<Vec<_>>(), [DropReason::Family, DropReason::Multicast]);
+    }
 
     #[tokio::test]
     async fn the_first_of_a_reason_is_logged_at_once_the_rest_once_a_minute() {

@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 use twill_datapath::route::View;
+use twill_datapath::wire::icmp;
 use twill_datapath::wire::icmp::kind::{ECHO_REPLY, ECHO_REQUEST};
 
 /// Peers that are probed, the first by index: each has a histogram of 20 KiB.
@@ -294,11 +295,9 @@ fn targets(view: &View) -> Vec<Target> {
 /// An echo request (RFC 792). The identifier is zero: a ping socket puts its own there.
 fn request(sequence: u16, cookie: u64) -> [u8; MESSAGE] {
     let mut message = [0; MESSAGE];
-    message[0] = ECHO_REQUEST;
-    message[6..8].copy_from_slice(&sequence.to_be_bytes());
-    message[8..].copy_from_slice(&cookie.to_be_bytes());
-    let checksum = twill_datapath::wire::checksum::Sum::default().bytes(&message).finish();
-    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    message[icmp::HEADER_LEN..].copy_from_slice(&cookie.to_be_bytes());
+    let rest = u32::from(sequence).to_be_bytes();
+    icmp::Repr { kind: ECHO_REQUEST, code: 0, rest }.emit(&mut message);
     message
 }
 
@@ -308,9 +307,10 @@ fn reply(mut received: &[u8], raw: bool, cookie: u64) -> Option<u16> {
         let header = usize::from(received.first()? & 0x0f) * 4;
         received = received.get(header..)?;
     }
-    let message: &[u8; MESSAGE] = received.first_chunk()?;
-    let ours = message[0] == ECHO_REPLY && message[8..] == cookie.to_be_bytes();
-    ours.then(|| u16::from_be_bytes([message[6], message[7]]))
+    let message = icmp::Message::parse(received.get(..MESSAGE)?).ok()?;
+    let ours = message.kind() == ECHO_REPLY && message.payload() == cookie.to_be_bytes();
+    let [_, _, high, low] = message.rest();
+    ours.then(|| u16::from_be_bytes([high, low]))
 }
 
 #[cfg(test)]

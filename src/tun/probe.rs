@@ -75,37 +75,52 @@ pub fn probe_super_packets() -> Result<SuperPackets, TunError> {
     let device = throw_away()?;
     let queue = &device.queues[0];
     Ok(SuperPackets {
-        tcp: write(queue, GsoType::TcpV4, protocol::TCP, tcp::HEADER_LEN, tcp::CHECKSUM_OFFSET),
-        udp: write(queue, GsoType::UdpL4, protocol::UDP, udp::HEADER_LEN, udp::CHECKSUM_OFFSET),
+        tcp: write(queue, GsoType::TcpV4, &tcp_segments(), tcp::HEADER_LEN, tcp::CHECKSUM_OFFSET),
+        udp: write(queue, GsoType::UdpL4, &udp_datagrams(), udp::HEADER_LEN, udp::CHECKSUM_OFFSET),
     })
+}
+
+fn tcp_segments() -> Vec<u8> {
+    let mut packet = packet(protocol::TCP, tcp::HEADER_LEN);
+    let len = (tcp::HEADER_LEN + PAYLOAD) as u16;
+    let partial = ipv4::Packet::trusted(&packet[..]).pseudo_sum(len).fold();
+    let segment = &mut packet[ipv4::HEADER_LEN..];
+    let (source_port, destination_port, sequence, acknowledgment, window) = (0, 0, 0, 0, 0);
+    let flags = tcp::flags::ACK;
+    tcp::Repr { source_port, destination_port, sequence, acknowledgment, flags, window }
+        .emit(segment);
+    tcp::Segment::trusted(segment).set_checksum(partial);
+    packet
+}
+
+fn udp_datagrams() -> Vec<u8> {
+    let mut packet = packet(protocol::UDP, udp::HEADER_LEN);
+    let length = (udp::HEADER_LEN + PAYLOAD) as u16;
+    let partial = ipv4::Packet::trusted(&packet[..]).pseudo_sum(length).fold();
+    let datagram = &mut packet[ipv4::HEADER_LEN..];
+    udp::Repr { source_port: 0, destination_port: 0, length }.emit(datagram);
+    udp::Datagram::trusted(datagram).set_checksum(partial);
+    packet
+}
+
+/// An IPv4 header, and zeros behind it.
+fn packet(protocol: u8, transport_header: usize) -> Vec<u8> {
+    let payload_len = (transport_header + PAYLOAD) as u16;
+    let mut packet = vec![0; ipv4::HEADER_LEN + usize::from(payload_len)];
+    let (source, destination) = (Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST);
+    let (tos, id, dont_fragment, ttl) = (0, 0, false, 1);
+    ipv4::Repr { tos, id, dont_fragment, ttl, protocol, source, destination, payload_len }
+        .emit(&mut packet);
+    packet
 }
 
 fn write(
     queue: &OwnedFd,
     gso_type: GsoType,
-    transport: u8,
+    packet: &[u8],
     transport_header: usize,
     csum_offset: usize,
 ) -> io::Result<()> {
-    let transport_len = transport_header + PAYLOAD;
-    let mut packet = vec![0; ipv4::HEADER_LEN + transport_len];
-    packet[0] = 0x45;
-    packet[8] = 1;
-    packet[9] = transport;
-    packet[12..16].copy_from_slice(&Ipv4Addr::LOCALHOST.octets());
-    packet[16..20].copy_from_slice(&Ipv4Addr::LOCALHOST.octets());
-    let mut ip = ipv4::Packet::trusted(&mut packet[..]);
-    ip.set_total_len((ipv4::HEADER_LEN + transport_len) as u16);
-    ip.fill_checksum();
-    let partial = ip.pseudo_sum(transport_len as u16).fold();
-    let (_, segment) = packet.split_at_mut(ipv4::HEADER_LEN);
-    if transport == protocol::TCP {
-        segment[12] = (tcp::HEADER_LEN as u8 / 4) << 4;
-        segment[13] = tcp::flags::ACK;
-    } else {
-        udp::Datagram::trusted(&mut *segment).set_length(transport_len as u16);
-    }
-    segment[csum_offset..csum_offset + 2].copy_from_slice(&partial.to_be_bytes());
     let header = VnetHdr {
         needs_csum: true,
         gso_type,
@@ -117,7 +132,7 @@ fn write(
     };
     let mut frame = Vec::with_capacity(vnet_hdr::LEN + packet.len());
     frame.extend(header.to_bytes());
-    frame.extend(packet);
+    frame.extend_from_slice(packet);
     rustix::io::write(queue, &frame)?;
     Ok(())
 }

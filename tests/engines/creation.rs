@@ -240,15 +240,15 @@ fn probing_reads_a_real_device_and_leaves_nothing_behind() {
             engine::probe(kind).unwrap();
         }
         let choice = Choice::new(EngineChoice::Auto);
-        let joined = tun::probe_super_packets().unwrap();
+        let super_packets = tun::probe_super_packets().unwrap();
 
         let reason = choice.reason();
         let best = if choice.is_fallback() { EngineKind::Epoll } else { EngineKind::Uring };
         assert_eq!(choice.kind(), best, "{reason}");
         assert!(!choice.is_fallback() || !missing::must_have_io_uring(), "{reason}");
-        joined.tcp.unwrap();
+        super_packets.tcp.unwrap();
         let device = Device::create(&SPEC).unwrap();
-        assert_eq!(joined.udp.is_ok(), drives_uso(namespace), "{:?}", joined.udp);
+        assert_eq!(super_packets.udp.is_ok(), drives_uso(namespace), "{:?}", super_packets.udp);
         drop(device);
         within(PATIENCE, "the end of the device", || !interface_exists("twillprobe0"));
     });

@@ -90,13 +90,12 @@ fn replay(given: Given) -> Left {
         Given::FromTun(_) => {
             let mut egress = Egress::new(EgressRules { vnet_hdr: false });
             let frame = TunFrame { slot: Slot(0), start: 0, len };
-            egress.frame(&world, frame, &mut slot, 0, &mut datagrams, &mut frames);
+            egress.frame(&world, frame, &mut slot, &mut datagrams, &mut frames);
         }
         Given::FromPeer(from, _) => {
             let rules = IngressRules {
                 check: IngressCheck::Off,
                 peer_sources: Vec::new(),
-                mtu: 1472,
                 vnet_hdr: false,
                 coalesce_tcp: false,
                 coalesce_udp: false,
@@ -112,7 +111,7 @@ fn replay(given: Given) -> Left {
                 received_ns: 0,
                 flaw: None,
             };
-            ingress.train(&world, &train, &mut slot, 0, &mut frames);
+            ingress.train(&world, &train, &mut slot, &mut frames);
             ingress.flush(&mut frames);
         }
     }

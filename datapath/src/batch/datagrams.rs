@@ -80,6 +80,12 @@ const OPEN: usize = 64;
 const NONE: u32 = u32::MAX;
 
 impl Datagrams {
+    /// Bytes that [`Datagrams::new`] allocates, beside its pieces.
+    #[must_use]
+    pub const fn memory(max_runs: usize) -> usize {
+        max_runs * size_of::<Run>()
+    }
+
     /// Room for `max_runs` runs over `pieces`.
     #[must_use]
     pub fn new(limits: RunLimits, max_runs: usize, pieces: Pieces) -> Self {

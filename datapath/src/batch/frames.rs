@@ -39,6 +39,12 @@ pub struct Frames {
 }
 
 impl Frames {
+    /// Bytes that [`Frames::new`] allocates, beside its pieces.
+    #[must_use]
+    pub const fn memory(max_frames: usize) -> usize {
+        max_frames * size_of::<Frame>()
+    }
+
     /// Room for `max_frames` frames over `pieces`.
     #[must_use]
     pub fn new(max_frames: usize, pieces: Pieces) -> Self {

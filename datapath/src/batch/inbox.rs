@@ -60,6 +60,12 @@ pub struct Inbox {
 }
 
 impl Inbox {
+    /// Bytes that [`Inbox::new`] allocates.
+    #[must_use]
+    pub const fn memory(capacity: usize) -> usize {
+        capacity * (size_of::<TunFrame>() + size_of::<Train>())
+    }
+
     /// Room for `capacity` arrivals per direction; an engine stops there.
     #[must_use]
     pub fn new(capacity: usize) -> Self {

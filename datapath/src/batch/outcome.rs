@@ -24,6 +24,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Bytes that [`Outcome::new`] allocates.
+    #[must_use]
+    pub const fn memory(capacity: usize) -> usize {
+        capacity * size_of::<Failure>()
+    }
+
     /// Room for `capacity` failures: one for every datagram or frame of a batch is enough.
     #[must_use]
     pub fn new(capacity: usize) -> Self {

@@ -25,6 +25,29 @@ pub struct Piece {
     pub len: u32,
 }
 
+impl Piece {
+    /// `len` bytes of the piece from its byte `from` on.
+    #[inline]
+    #[must_use]
+    pub const fn part(self, from: usize, len: usize) -> Self {
+        Self { offset: self.offset + from as u32, len: len as u32, ..self }
+    }
+
+    /// The piece's bytes of the memory that it lies in; nothing when they are not there.
+    #[inline]
+    #[must_use]
+    pub fn of(self, memory: &[u8]) -> Option<&[u8]> {
+        memory.get(self.offset as usize..)?.get(..self.len as usize)
+    }
+
+    /// [`Piece::of`] for bytes that are edited.
+    #[inline]
+    #[must_use]
+    pub fn of_mut(self, memory: &mut [u8]) -> Option<&mut [u8]> {
+        memory.get_mut(self.offset as usize..)?.get_mut(..self.len as usize)
+    }
+}
+
 /// A list of pieces inside [`Pieces`]; lists grow independently of each other, so runs to several
 /// peers may interleave.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +86,12 @@ pub struct Pieces {
 }
 
 impl Pieces {
+    /// Bytes that [`Pieces::new`] allocates.
+    #[must_use]
+    pub const fn memory(max_links: usize, header_bytes: usize) -> usize {
+        max_links * size_of::<Link>() + header_bytes
+    }
+
     /// Room for `max_links` pieces and `header_bytes` bytes of headers.
     #[must_use]
     pub fn new(max_links: usize, header_bytes: usize) -> Self {

@@ -16,7 +16,6 @@ use super::World;
 use crate::batch::{Chain, Frame, FrameKind, Frames};
 use crate::offload::vnet_hdr::{self, VnetHdr};
 use crate::route::{Holder, View};
-use crate::wire::checksum::Sum;
 use crate::wire::{icmp, icmpv6, ipv4, ipv6, protocol};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -27,8 +26,33 @@ pub(super) enum Notice {
     NetUnreachable,
     /// The hop count reached zero here.
     TimeExceeded,
-    /// The packet may not be fragmented and is longer than this many bytes.
-    TooBig { mtu: u16 },
+    /// The packet may not be fragmented and is longer than what its path takes.
+    TooBig,
+}
+
+impl Notice {
+    fn message_v4(self, mtu: impl FnOnce() -> u16) -> icmp::Repr {
+        use icmp::{kind, unreachable};
+        let (kind, code, mtu) = match self {
+            Self::NetUnreachable => (kind::UNREACHABLE, unreachable::NET, 0),
+            Self::TimeExceeded => (kind::TIME_EXCEEDED, 0, 0),
+            Self::TooBig => {
+                (kind::UNREACHABLE, unreachable::FRAGMENTATION_NEEDED, mtu().max(ipv4::MIN_MTU))
+            }
+        };
+        icmp::Repr { kind, code, rest: u32::from(mtu).to_be_bytes() }
+    }
+
+    /// No MTU below IPv6's least one is told: hosts take it for an error (RFC 8201 section 4). What
+    /// fits the least one leaves in outer fragments instead (RFC 2473 section 7.1).
+    fn message_v6(self, mtu: impl FnOnce() -> u16) -> icmpv6::Repr {
+        let (kind, mtu) = match self {
+            Self::NetUnreachable => (icmpv6::kind::UNREACHABLE, 0),
+            Self::TimeExceeded => (icmpv6::kind::TIME_EXCEEDED, 0),
+            Self::TooBig => (icmpv6::kind::PACKET_TOO_BIG, mtu().max(ipv6::MIN_MTU)),
+        };
+        icmpv6::Repr { kind, code: 0, rest: u32::from(mtu).to_be_bytes() }
+    }
 }
 
 /// Replies since the start.
@@ -40,10 +64,12 @@ pub struct ReplyTally {
     pub limited: u64,
 }
 
-/// Replies that a worker may send per second, on average.
+/// Replies of one [`Bucket`] per second, on average.
 const PER_SECOND: u64 = 100;
-/// Replies that may follow each other at once.
+/// Replies of one [`Bucket`] that may follow each other at once.
 const BURST: u64 = 50;
+/// Buckets for path MTUs. Senders share one when their addresses have the same hash.
+const SENDERS: usize = 64;
 
 /// flannel's TTL for replies: their receivers are behind this host.
 const TTL: u8 = 8;
@@ -63,28 +89,29 @@ pub(super) const MAX_QUOTED: usize = QUOTED_V6;
 #[derive(Debug)]
 pub(super) struct Replier {
     vnet_hdr: bool,
-    bucket: Bucket,
+    buckets: Buckets,
     pub(super) tally: ReplyTally,
 }
 
 impl Replier {
     pub(super) fn new(vnet_hdr: bool) -> Self {
-        Self { vnet_hdr, bucket: Bucket::new(PER_SECOND, BURST), tally: ReplyTally::default() }
+        Self { vnet_hdr, buckets: Buckets::new(), tally: ReplyTally::default() }
     }
 
     /// Answers a packet, or the part of it that is at hand, unless a rule forbids it or no address
-    /// is there to answer from.
+    /// is there to answer from. `mtu` is asked for only when [`Notice::TooBig`] will be sent.
     #[cold]
     pub(super) fn answer(
         &mut self,
         world: &World<'_>,
         notice: Notice,
         packet: &[u8],
+        mtu: impl FnOnce() -> u16,
         out: &mut Frames,
     ) {
         let _answered = match packet.first().map(|octet| octet >> 4) {
-            Some(4) => self.answer_v4(world, notice, packet, out),
-            Some(6) => self.answer_v6(world, notice, packet, out),
+            Some(4) => self.answer_v4(world, notice, packet, mtu, out),
+            Some(6) => self.answer_v6(world, notice, packet, mtu, out),
             _ => None,
         };
     }
@@ -94,14 +121,16 @@ impl Replier {
         world: &World<'_>,
         notice: Notice,
         packet: &[u8],
+        mtu: impl FnOnce() -> u16,
         out: &mut Frames,
     ) -> Option<()> {
         let offender = Offender4::eligible(packet, notice, world.view)?;
         let from = own_v4(world.view)?;
         let quoted = &packet[..packet.len().min(offender.header_len + QUOTED_V4)];
         let len = ipv4::HEADER_LEN + icmp::HEADER_LEN + quoted.len();
-        let reply = self.reply(world.now_ns, len, out)?;
-        write_v4(reply, from, offender.source, notice, quoted);
+        let to = offender.source;
+        let reply = self.reply(world, notice, to.into(), len, out)?;
+        write_v4(reply, from, to, notice.message_v4(mtu), quoted);
         Some(())
     }
 
@@ -110,21 +139,29 @@ impl Replier {
         world: &World<'_>,
         notice: Notice,
         packet: &[u8],
+        mtu: impl FnOnce() -> u16,
         out: &mut Frames,
     ) -> Option<()> {
         let to = eligible_v6(packet, notice, world.view)?;
         let from = own_v6(world.view)?;
         let quoted = &packet[..packet.len().min(QUOTED_V6)];
         let len = ipv6::HEADER_LEN + icmpv6::HEADER_LEN + quoted.len();
-        let reply = self.reply(world.now_ns, len, out)?;
-        write_v6(reply, from, to, notice, quoted);
+        let reply = self.reply(world, notice, to.into(), len, out)?;
+        write_v6(reply, from, to, notice.message_v6(mtu), quoted);
         Some(())
     }
 
     /// A new frame's `len` bytes behind its virtio header; they hold anything.
-    fn reply<'a>(&mut self, now_ns: u64, len: usize, out: &'a mut Frames) -> Option<&'a mut [u8]> {
+    fn reply<'a>(
+        &mut self,
+        world: &World<'_>,
+        notice: Notice,
+        to: IpAddr,
+        len: usize,
+        out: &'a mut Frames,
+    ) -> Option<&'a mut [u8]> {
         let head = if self.vnet_hdr { vnet_hdr::LEN } else { 0 };
-        if !out.has_room(1, 1, head + len) || !self.bucket.take(now_ns) {
+        if !out.has_room(1, 1, head + len) || !self.buckets.of(notice, to).take(world.now_ns) {
             self.tally.limited += 1;
             return None;
         }
@@ -218,7 +255,7 @@ fn eligible_v6(packet: &[u8], notice: Notice, view: &View) -> Option<Ipv6Addr> {
     let (source, destination) = header[8..].split_first_chunk::<16>()?;
     let source = Ipv6Addr::from(*source);
     let destination = Ipv6Addr::from(*destination.first_chunk::<16>()?);
-    if destination.is_multicast() && !matches!(notice, Notice::TooBig { .. }) {
+    if destination.is_multicast() && notice != Notice::TooBig {
         return None;
     }
     if !is_answerable(view.holder_v6(source)) {
@@ -236,67 +273,64 @@ fn is_error_v6(message: &[u8]) -> bool {
     })
 }
 
-fn write_v4(out: &mut [u8], from: Ipv4Addr, to: Ipv4Addr, notice: Notice, quoted: &[u8]) {
-    let (kind, code, rest) = match notice {
-        Notice::NetUnreachable => (icmp::kind::UNREACHABLE, icmp::unreachable::NET, [0; 4]),
-        Notice::TimeExceeded => (icmp::kind::TIME_EXCEEDED, 0, [0; 4]),
-        Notice::TooBig { mtu } => {
-            let [high, low] = mtu.to_be_bytes();
-            let code = icmp::unreachable::FRAGMENTATION_NEEDED;
-            (icmp::kind::UNREACHABLE, code, [0, 0, high, low])
+fn write_v4(
+    out: &mut [u8],
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    message: icmp::Repr,
+    quoted: &[u8],
+) {
+    let (header, payload) = out.split_at_mut(ipv4::HEADER_LEN);
+    payload[icmp::HEADER_LEN..].copy_from_slice(quoted);
+    message.emit(payload);
+    let (protocol, payload_len) = (protocol::ICMP, payload.len() as u16);
+    let (tos, id, dont_fragment, ttl) = (0, 0, false, TTL);
+    ipv4::Repr { tos, id, dont_fragment, ttl, protocol, source, destination, payload_len }
+        .emit(header);
+}
+
+fn write_v6(
+    out: &mut [u8],
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+    message: icmpv6::Repr,
+    quoted: &[u8],
+) {
+    let (header, payload) = out.split_at_mut(ipv6::HEADER_LEN);
+    payload[icmpv6::HEADER_LEN..].copy_from_slice(quoted);
+    message.emit(payload, source, destination);
+    let (next_header, payload_len) = (protocol::ICMPV6, payload.len() as u16);
+    let (traffic_class, hop_limit) = (0, HOP_LIMIT);
+    ipv6::Repr { traffic_class, next_header, hop_limit, source, destination, payload_len }
+        .emit(header);
+}
+
+/// What limits replies. Path MTUs have buckets of their own, one for each sender or a few: neither a
+/// traceroute without end nor another pod's oversized packets stop path MTU discovery.
+#[derive(Debug)]
+struct Buckets {
+    path_mtus: [Bucket; SENDERS],
+    others: Bucket,
+}
+
+impl Buckets {
+    fn new() -> Self {
+        let bucket = || Bucket::new(PER_SECOND, BURST);
+        Self { path_mtus: core::array::from_fn(|_| bucket()), others: bucket() }
+    }
+
+    fn of(&mut self, notice: Notice, to: IpAddr) -> &mut Bucket {
+        if notice != Notice::TooBig {
+            return &mut self.others;
         }
-    };
-    let [len_high, len_low] = (out.len() as u16).to_be_bytes();
-    let (header, message) = out.split_at_mut(ipv4::HEADER_LEN);
-    header[..12].copy_from_slice(&[
-        0x45,
-        0,
-        len_high,
-        len_low,
-        0,
-        0,
-        0,
-        0,
-        TTL,
-        protocol::ICMP,
-        0,
-        0,
-    ]);
-    header[12..16].copy_from_slice(&from.octets());
-    header[16..20].copy_from_slice(&to.octets());
-    let checksum = Sum::default().bytes(header).finish();
-    header[10..12].copy_from_slice(&checksum.to_be_bytes());
-
-    write_message(message, [kind, code], rest, quoted, Sum::default());
-}
-
-fn write_v6(out: &mut [u8], from: Ipv6Addr, to: Ipv6Addr, notice: Notice, quoted: &[u8]) {
-    let (kind, rest) = match notice {
-        Notice::NetUnreachable => (icmpv6::kind::UNREACHABLE, [0; 4]),
-        Notice::TimeExceeded => (icmpv6::kind::TIME_EXCEEDED, [0; 4]),
-        Notice::TooBig { mtu } => (icmpv6::kind::PACKET_TOO_BIG, u32::from(mtu).to_be_bytes()),
-    };
-    let (header, message) = out.split_at_mut(ipv6::HEADER_LEN);
-    let len = message.len() as u16;
-    header[..4].copy_from_slice(&[0x60, 0, 0, 0]);
-    header[4..6].copy_from_slice(&len.to_be_bytes());
-    header[6] = protocol::ICMPV6;
-    header[7] = HOP_LIMIT;
-    header[8..24].copy_from_slice(&from.octets());
-    header[24..40].copy_from_slice(&to.octets());
-
-    let pseudo = Sum::default().pseudo_v6(from, to, protocol::ICMPV6, u32::from(len));
-    write_message(message, [kind, 0], rest, quoted, pseudo);
-}
-
-/// An ICMP message of either family: type and code, checksum, four bytes, the quotation.
-fn write_message(out: &mut [u8], kind: [u8; 2], rest: [u8; 4], quoted: &[u8], pseudo: Sum) {
-    out[..2].copy_from_slice(&kind);
-    out[2..4].fill(0);
-    out[4..8].copy_from_slice(&rest);
-    out[8..].copy_from_slice(quoted);
-    let checksum = pseudo.bytes(out).finish();
-    out[2..4].copy_from_slice(&checksum.to_be_bytes());
+        let low = match to {
+            IpAddr::V4(to) => u64::from(to.to_bits()),
+            IpAddr::V6(to) => (to.to_bits() ^ (to.to_bits() >> 64)) as u64,
+        };
+        // Fibonacci hashing: the top bits depend on all others.
+        let hash = low.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        &mut self.path_mtus[(hash >> (64 - SENDERS.trailing_zeros())) as usize]
+    }
 }
 
 /// A token bucket as one number: the time at which it is full again (the generic cell rate

@@ -18,8 +18,6 @@ pub struct IngressRules {
     pub check: IngressCheck,
     /// Outer networks from which any peer's datagrams may come.
     pub peer_sources: Vec<IpNet>,
-    /// The TUN device's MTU, bytes. Longer packets are dropped, never cut.
-    pub mtu: u16,
     /// Frames carry a virtio header.
     pub vnet_hdr: bool,
     /// Join TCP segments of a flow.
@@ -32,7 +30,7 @@ pub struct IngressRules {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrainReport {
     /// Whether all of it was seen.
-    pub progress: Progress,
+    pub progress: Progress<TrainRest>,
     /// Who sent it, judged by the outer source; the first of several peers at one address.
     pub peer: Option<PeerIndex>,
     /// Packets forwarded.
@@ -46,12 +44,19 @@ pub struct TrainReport {
     pub last_drop: Option<DropReason>,
 }
 
+impl TrainReport {
+    fn of(sender: &Sender) -> Self {
+        let peer = sender.peer;
+        Self { progress: Progress::Done, peer, packets: 0, bytes: 0, dropped: 0, last_drop: None }
+    }
+}
+
 /// What is to be done with a frame that the TUN device refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unwritten {
     /// Its packets are dropped and booked.
     Dropped,
-    /// Its packets are to be cut apart by [`super::unjoin`] and written one by one. They stay
+    /// Its packets are to be cut apart by [`super::Unjoin`] and written one by one. They stay
     /// booked as out.
     WriteSingly,
 }
@@ -65,8 +70,19 @@ pub struct Ingress {
     pub tally: Tally,
 }
 
+/// What is left of a train when the batch is full: numbers only. Write the batch, clear it, and give
+/// this to [`Ingress::resume`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrainRest {
+    sender: Sender,
+    /// The bytes that are left.
+    bytes: Piece,
+    /// Bytes of every datagram but the last.
+    segment: u32,
+}
+
 /// What the outer source may do, found once per train.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sender {
     address: IpAddr,
     peer: Option<PeerIndex>,
@@ -76,6 +92,12 @@ struct Sender {
 }
 
 impl Ingress {
+    /// Bytes that [`Ingress::new`] allocates.
+    #[must_use]
+    pub const fn memory(max_frames: usize) -> usize {
+        Coalescer::memory(max_frames)
+    }
+
     /// An ingress side with empty books, for batches of at most `max_frames` frames.
     #[must_use]
     pub fn new(rules: IngressRules, max_frames: usize) -> Self {
@@ -84,69 +106,60 @@ impl Ingress {
         Self { rules, coalescer, tally: Tally::default() }
     }
 
-    /// Decides about the datagrams of one train. `bytes` is the train's slot, edited in place;
-    /// `next` is 0 for a new train, or what [`Progress::Full`] said. After the turn's last train,
-    /// and before a full batch is written, call [`Ingress::flush`].
+    /// Decides about one train: finds its sender, and delivers as many of its datagrams as the batch
+    /// has room for. `bytes` is the train's slot, edited in place. After the turn's last train, and
+    /// before a full batch is written, call [`Ingress::flush`].
     pub fn train(
         &mut self,
         world: &World<'_>,
         train: &Train,
         bytes: &mut [u8],
-        next: usize,
         out: &mut Frames,
     ) -> TrainReport {
-        let start = train.start as usize;
-        let received = bytes.get_mut(start..start + train.len as usize).unwrap_or_default();
-        let segment = match usize::from(train.segment) {
-            0 => received.len().max(1),
-            segment => segment,
-        };
-        let datagrams = received.len().div_ceil(segment).max(1);
+        let source = Source::Slot(train.slot);
+        let received = Piece { source, offset: train.start, len: train.len };
+        let len = received.of(bytes).unwrap_or_default().len() as u32;
+        let segment = if train.segment == 0 { len.max(1) } else { u32::from(train.segment) };
+        let datagrams = u64::from(len.div_ceil(segment).max(1));
+        self.tally.packets_in += datagrams;
+        self.tally.bytes_in += u64::from(len);
         let sender = self.sender(world.view, train);
-        let mut report = TrainReport {
-            progress: Progress::Done,
-            peer: sender.peer,
-            packets: 0,
-            bytes: 0,
-            dropped: 0,
-            last_drop: None,
-        };
-        if !self.coalescer.has_room(out) {
-            report.progress = Progress::Full { next };
-            return report;
-        }
-        if next == 0 {
-            self.tally.packets_in += datagrams as u64;
-            self.tally.bytes_in += received.len() as u64;
-        }
         if let Err(reason) = self.admit(train, &sender) {
-            report.dropped = (datagrams - next) as u64;
-            report.last_drop = Some(reason);
-            self.tally.drop(reason, report.dropped);
+            let mut report = TrainReport::of(&sender);
+            self.drop(reason, datagrams, &mut report);
             return report;
         }
-        for index in next..datagrams {
-            let from = index * segment;
-            let to = received.len().min(from + segment);
+        let rest = TrainRest { sender, bytes: Piece { len, ..received }, segment };
+        self.resume(world, rest, bytes, out)
+    }
+
+    /// Delivers what is left of a train, as far as there is room. `bytes` is its slot as
+    /// [`Ingress::train`] left it.
+    pub fn resume(
+        &mut self,
+        world: &World<'_>,
+        mut rest: TrainRest,
+        bytes: &mut [u8],
+        out: &mut Frames,
+    ) -> TrainReport {
+        let mut report = TrainReport::of(&rest.sender);
+        loop {
             if !self.coalescer.has_room(out) {
-                report.progress = Progress::Full { next: index };
-                break;
+                report.progress = Progress::Full(rest);
+                return report;
             }
-            let datagram = &mut received[from..to];
-            match self.packet(world.view, &sender, datagram) {
-                Ok(len) => {
-                    let offset = train.start + from as u32;
-                    let piece = Piece { source: Source::Slot(train.slot), offset, len: len as u32 };
-                    self.deliver(&datagram[..len], piece, out, &mut report);
-                }
-                Err(reason) => {
-                    self.tally.drop(reason, 1);
-                    report.dropped += 1;
-                    report.last_drop = Some(reason);
-                }
+            let piece = Piece { len: rest.bytes.len.min(rest.segment), ..rest.bytes };
+            let datagram = piece.of_mut(bytes).unwrap_or_default();
+            match self.packet(world.view, &rest.sender, datagram) {
+                Ok(len) => self.deliver(&datagram[..len], piece.part(0, len), out, &mut report),
+                Err(reason) => self.drop(reason, 1, &mut report),
+            }
+            let len = piece.len as usize;
+            rest.bytes = rest.bytes.part(len, rest.bytes.len as usize - len);
+            if rest.bytes.len == 0 {
+                return report;
             }
         }
-        report
     }
 
     /// Moves what is still being joined into the batch.
@@ -186,9 +199,6 @@ impl Ingress {
     ) -> Result<usize, DropReason> {
         let mut inner = Inner::parse(datagram, view.carries_v6())?;
         let len = inner.total_len();
-        if len > usize::from(self.rules.mtu) {
-            return Err(DropReason::TooBig);
-        }
         if self.rules.check == IngressCheck::Strict {
             source_is_the_senders(&inner, view, sender)?;
             if inner.destination_holder(view) != Holder::Local {
@@ -215,12 +225,15 @@ impl Ingress {
                 report.packets += 1;
                 report.bytes += packet.len() as u64;
             }
-            Err(Full) => {
-                self.tally.drop(DropReason::TunOther, 1);
-                report.dropped += 1;
-                report.last_drop = Some(DropReason::TunOther);
-            }
+            Err(Full) => self.drop(DropReason::TunOther, 1, report),
         }
+    }
+
+    /// Books dropped packets.
+    fn drop(&mut self, reason: DropReason, count: u64, report: &mut TrainReport) {
+        self.tally.drop(reason, count);
+        report.dropped += count;
+        report.last_drop = Some(reason);
     }
 
     /// Decides about a frame that the TUN device refused for good. Some kernels refuse joined
@@ -238,8 +251,8 @@ impl Ingress {
 
     /// Whether TCP segments and UDP datagrams are still joined.
     #[must_use]
-    pub fn joins(&self) -> (bool, bool) {
-        self.coalescer.joins()
+    pub fn coalesces(&self) -> (bool, bool) {
+        self.coalescer.coalesces()
     }
 }
 

@@ -39,6 +39,23 @@ impl<'a> Inner<'a> {
         }
     }
 
+    /// A packet whose lengths a [`Plan`](crate::offload::split::Plan) has checked.
+    pub(super) fn planned(bytes: &'a mut [u8], carries_v6: bool) -> Result<Self, DropReason> {
+        match bytes.first().map(|octet| octet >> 4) {
+            Some(4) => Ok(Self::V4(ipv4::Packet::trusted(bytes))),
+            _ if carries_v6 => Ok(Self::V6(ipv6::Packet::trusted(bytes))),
+            _ => Err(DropReason::Family),
+        }
+    }
+
+    /// The packet without what lies behind it.
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::V4(packet) => packet.bytes(),
+            Self::V6(packet) => packet.bytes(),
+        }
+    }
+
     /// Header and payload, bytes.
     #[inline]
     pub(super) fn total_len(&self) -> usize {
@@ -64,12 +81,22 @@ impl<'a> Inner<'a> {
         }
     }
 
-    /// Whether the sender left DF clear; IPv6 packets are never fragmented on their way.
+    /// Whether datagrams of up to `longest` bytes that carry it may leave in outer fragments. IPv4:
+    /// the sender left DF clear. IPv6: no sender makes packets shorter than the least MTU, so those
+    /// must pass (RFC 2473 section 7.1, RFC 4213 section 3.2).
     #[inline]
-    pub(super) fn may_be_fragmented(&self) -> bool {
+    pub(super) fn may_be_fragmented(&self, longest: usize) -> bool {
         match self {
             Self::V4(packet) => !packet.dont_fragment(),
-            Self::V6(_) => false,
+            Self::V6(_) => longest <= usize::from(ipv6::MIN_MTU),
+        }
+    }
+
+    /// Whether the destination is a multicast address.
+    pub(super) fn is_to_a_group(&self) -> bool {
+        match self {
+            Self::V4(packet) => packet.destination().is_multicast(),
+            Self::V6(packet) => packet.destination().is_multicast(),
         }
     }
 

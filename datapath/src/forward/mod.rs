@@ -15,15 +15,15 @@ mod errno;
 mod icmp_reply;
 mod ingress;
 mod inner;
+mod tally;
 mod unjoin;
-mod verdict;
 
 pub use check::{IngressCheck, UnknownIngressCheck};
-pub use egress::{Egress, EgressRules};
+pub use egress::{Cut, Egress, EgressRules};
 pub use icmp_reply::ReplyTally;
-pub use ingress::{Ingress, IngressRules, TrainReport, Unwritten};
-pub use unjoin::unjoin;
-pub use verdict::{DropReason, Tally};
+pub use ingress::{Ingress, IngressRules, TrainReport, TrainRest, Unwritten};
+pub use tally::{DropReason, Tally};
+pub use unjoin::Unjoin;
 
 use crate::route::View;
 
@@ -38,13 +38,10 @@ pub struct World<'a> {
 
 /// How far an arrival got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum Progress<Rest> {
     /// All of it was forwarded or dropped.
     Done,
-    /// The batch is full: hand it to the engine, clear it, and call again with this `next`. Nothing
-    /// is counted or edited twice.
-    Full {
-        /// The first segment that is still to do.
-        next: usize,
-    },
+    /// The batch is full: hand it to the engine, clear it, and resume with the rest. What was
+    /// decided stays decided: nothing is looked up, counted or edited twice.
+    Full(Rest),
 }

@@ -6,35 +6,55 @@ use crate::offload::vnet_hdr::{self, GsoType, VnetHdr};
 
 use super::Progress;
 
-/// Cuts a joined frame, virtio header first, into the packets that it was made of: one frame each
-/// in `out`, virtio header included, all bytes in `out`'s own memory. `next` is 0 for a new frame,
-/// or what [`Progress::Full`] said. A frame of one packet comes out as it is.
-///
-/// # Errors
-/// [`GsoInvalid`] when the bytes are no frame that a device with virtio headers would take.
-pub fn unjoin(frame: &[u8], next: usize, out: &mut Frames) -> Result<Progress, GsoInvalid> {
-    let (header, packet) = VnetHdr::parse(frame).ok_or(GsoInvalid)?;
-    if header.gso_type == GsoType::None {
-        return Ok(match push(out, frame.len(), |bytes| bytes.copy_from_slice(frame)) {
-            Ok(()) => Progress::Done,
-            Err(Full) => Progress::Full { next },
-        });
+/// A joined frame on its way back into the packets that it was made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Unjoin {
+    /// How the frame is cut; nothing for a frame of one packet, which comes out as it is.
+    plan: Option<Plan>,
+    next: usize,
+}
+
+impl Unjoin {
+    /// Plans to cut a frame, virtio header first.
+    ///
+    /// # Errors
+    /// [`GsoInvalid`] when the bytes are no frame that a device with virtio headers would take.
+    pub fn parse(frame: &[u8]) -> Result<Self, GsoInvalid> {
+        let (header, packet) = VnetHdr::parse(frame).ok_or(GsoInvalid)?;
+        let plan = match header.gso_type {
+            GsoType::None => None,
+            _ => Some(Plan::parse(header, packet)?),
+        };
+        Ok(Self { plan, next: 0 })
     }
-    let plan = Plan::parse(header, packet)?;
-    for index in next..plan.segments() {
-        let len = vnet_hdr::LEN + plan.header_len() + plan.payload(index).len();
-        let pushed = push(out, len, |bytes| {
-            let (before, bytes) = bytes.split_at_mut(vnet_hdr::LEN);
-            let (head, rest) = bytes.split_at_mut(plan.header_len());
-            before.copy_from_slice(&VnetHdr::PLAIN.to_bytes());
-            let payload = plan.write_header(index, head);
-            rest.copy_from_slice(&packet[payload]);
-        });
-        if pushed.is_err() {
-            return Ok(Progress::Full { next: index });
+
+    /// Adds the packets of `frame` that are still missing, as many as there is room for: one frame
+    /// each in `out`, virtio header included, all bytes in `out`'s own memory. `frame` holds the
+    /// bytes that were parsed.
+    pub fn write(mut self, frame: &[u8], out: &mut Frames) -> Progress<Self> {
+        let Some(plan) = self.plan else {
+            return match push(out, frame.len(), |bytes| bytes.copy_from_slice(frame)) {
+                Ok(()) => Progress::Done,
+                Err(Full) => Progress::Full(self),
+            };
+        };
+        let packet = &frame[vnet_hdr::LEN..];
+        while self.next < plan.segments() {
+            let len = vnet_hdr::LEN + plan.header_len() + plan.payload(self.next).len();
+            let pushed = push(out, len, |bytes| {
+                let (before, bytes) = bytes.split_at_mut(vnet_hdr::LEN);
+                let (head, rest) = bytes.split_at_mut(plan.header_len());
+                before.copy_from_slice(&VnetHdr::PLAIN.to_bytes());
+                let payload = plan.write_header(packet, self.next, head);
+                rest.copy_from_slice(&packet[payload]);
+            });
+            match pushed {
+                Ok(()) => self.next += 1,
+                Err(Full) => return Progress::Full(self),
+            }
         }
+        Progress::Done
     }
-    Ok(Progress::Done)
 }
 
 /// A frame of one packet, its `len` bytes written by `write`.

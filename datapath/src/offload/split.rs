@@ -17,25 +17,26 @@ pub struct GsoInvalid;
 /// has room for 20 bytes of options then, or for more where TCP has less.
 pub const MAX_HEADER_LEN: usize = 120;
 
-/// How a super-packet will be cut.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan<'a> {
-    packet: &'a [u8],
+/// How a super-packet will be cut: numbers only, so that it can be kept while the packet's bytes
+/// are edited. The methods that read a packet take the bytes that the plan was made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
     v4: bool,
     tcp: bool,
-    ip_header_len: usize,
-    header_len: usize,
-    gso_size: usize,
-    segments: usize,
+    ip_header_len: u8,
+    header_len: u8,
+    gso_size: u16,
+    segments: u32,
+    packet_len: u32,
 }
 
-impl<'a> Plan<'a> {
+impl Plan {
     /// Checks that the headers are what the virtio header claims. Its `hdr_len` is only a hint and
     /// not used.
     ///
     /// # Errors
     /// [`GsoInvalid`].
-    pub fn parse(header: VnetHdr, packet: &'a [u8]) -> Result<Self, GsoInvalid> {
+    pub fn parse(header: VnetHdr, packet: &[u8]) -> Result<Self, GsoInvalid> {
         let (v4, tcp) = match header.gso_type {
             GsoType::TcpV4 => (true, true),
             GsoType::TcpV6 => (false, true),
@@ -72,51 +73,66 @@ impl<'a> Plan<'a> {
         if header_len > MAX_HEADER_LEN {
             return Err(GsoInvalid);
         }
-        let gso_size = usize::from(header.gso_size);
-        let segments = (total_len - header_len).div_ceil(gso_size).max(1);
-        Ok(Self { packet, v4, tcp, ip_header_len, header_len, gso_size, segments })
+        let segments = (total_len - header_len).div_ceil(usize::from(header.gso_size)).max(1);
+        Ok(Self {
+            v4,
+            tcp,
+            ip_header_len: ip_header_len as u8,
+            header_len: header_len as u8,
+            gso_size: header.gso_size,
+            segments: segments as u32,
+            packet_len: total_len as u32,
+        })
+    }
+
+    fn ip_header_len(&self) -> usize {
+        usize::from(self.ip_header_len)
+    }
+
+    fn gso_size(&self) -> usize {
+        usize::from(self.gso_size)
     }
 
     /// Number of segments, at least one.
     #[must_use]
     pub fn segments(&self) -> usize {
-        self.segments
+        self.segments as usize
     }
 
     /// Bytes of the super-packet, headers included.
     #[must_use]
     pub fn packet_len(&self) -> usize {
-        self.packet.len()
+        self.packet_len as usize
     }
 
     /// Bytes of every segment's headers.
     #[must_use]
     pub fn header_len(&self) -> usize {
-        self.header_len
+        usize::from(self.header_len)
     }
 
     /// Bytes of every segment but the last, headers included.
     #[must_use]
     pub fn segment_len(&self) -> usize {
-        self.header_len + self.gso_size.min(self.packet.len() - self.header_len)
+        self.header_len() + self.gso_size().min(self.packet_len() - self.header_len())
     }
 
     /// The payload of segment `index`, as a range of the packet's bytes.
     #[must_use]
     pub fn payload(&self, index: usize) -> Range<usize> {
-        let from = self.header_len + index * self.gso_size;
-        from..(from + self.gso_size).min(self.packet.len())
+        let from = self.header_len() + index * self.gso_size();
+        from..(from + self.gso_size()).min(self.packet_len())
     }
 
-    /// Writes the headers of segment `index`, checksums included, to `out`, which has
+    /// Writes the headers of segment `index` of `packet`, checksums included, to `out`, which has
     /// [`Plan::header_len`] bytes, and returns the range of its payload. Everything that segments
     /// share, the hop count too, is taken from the super-packet's headers as they are now.
-    pub fn write_header(&self, index: usize, out: &mut [u8]) -> Range<usize> {
+    pub fn write_header(&self, packet: &[u8], index: usize, out: &mut [u8]) -> Range<usize> {
         let range = self.payload(index);
-        let payload = &self.packet[range.clone()];
-        let out = &mut out[..self.header_len];
-        out.copy_from_slice(&self.packet[..self.header_len]);
-        let (ip, transport) = out.split_at_mut(self.ip_header_len);
+        let payload = &packet[range.clone()];
+        let out = &mut out[..self.header_len()];
+        out.copy_from_slice(&packet[..self.header_len()]);
+        let (ip, transport) = out.split_at_mut(self.ip_header_len());
         let transport_len = transport.len() + payload.len();
         let pseudo = self.write_ip(index, ip, transport_len);
         if self.tcp {
@@ -132,7 +148,7 @@ impl<'a> Plan<'a> {
         let protocol = if self.tcp { protocol::TCP } else { protocol::UDP };
         if self.v4 {
             let mut ip = ipv4::Packet::trusted(header);
-            ip.set_total_len((self.ip_header_len + transport_len) as u16);
+            ip.set_total_len((self.ip_header_len() + transport_len) as u16);
             let id = ip.id().wrapping_add(index as u16);
             ip.set_id(id);
             ip.fill_checksum();
@@ -140,7 +156,7 @@ impl<'a> Plan<'a> {
             Sum::default().pseudo_v4(source, destination, protocol, transport_len as u16)
         } else {
             let mut ip = ipv6::Packet::trusted(header);
-            ip.set_payload_len((self.ip_header_len - ipv6::HEADER_LEN + transport_len) as u16);
+            ip.set_payload_len((self.ip_header_len() - ipv6::HEADER_LEN + transport_len) as u16);
             let (source, destination) = (ip.source(), ip.destination());
             Sum::default().pseudo_v6(source, destination, protocol, transport_len as u32)
         }
@@ -149,12 +165,12 @@ impl<'a> Plan<'a> {
     /// CWR rides on the first segment only, FIN and PSH on the last (`tcp_gso_segment`).
     fn write_tcp(&self, index: usize, header: &mut [u8], payload: &[u8], pseudo: Sum) {
         let mut tcp = tcp::Segment::trusted(header);
-        let sequence = tcp.sequence().wrapping_add((index * self.gso_size) as u32);
+        let sequence = tcp.sequence().wrapping_add((index * self.gso_size()) as u32);
         let mut flags = tcp.flags();
         if index > 0 {
             flags &= !tcp::flags::CWR;
         }
-        if index + 1 < self.segments {
+        if index + 1 < self.segments() {
             flags &= !(tcp::flags::FIN | tcp::flags::PSH);
         }
         tcp.set_sequence(sequence);

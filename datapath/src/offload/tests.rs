@@ -216,7 +216,7 @@ fn apart(frame: &[u8]) -> Vec<Vec<u8>> {
     (0..plan.segments())
         .map(|index| {
             let mut segment = vec![0; plan.header_len()];
-            let payload = plan.write_header(index, &mut segment);
+            let payload = plan.write_header(packet, index, &mut segment);
             segment.extend(&packet[payload]);
             segment
         })
@@ -294,7 +294,7 @@ proptest! {
         if let Ok(plan) = Plan::parse(header, &bytes) {
             let mut out = vec![0; plan.header_len()];
             for index in 0..plan.segments() {
-                plan.write_header(index, &mut out);
+                plan.write_header(&bytes, index, &mut out);
             }
         }
         let _ = complete_checksum(header, &mut bytes);

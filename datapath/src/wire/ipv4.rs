@@ -17,6 +17,8 @@ use core::net::Ipv4Addr;
 
 /// The header without options, bytes.
 pub const HEADER_LEN: usize = 20;
+/// The MTU that every link has at least, bytes (RFC 791).
+pub const MIN_MTU: u16 = 68;
 
 const TOS: usize = 1;
 const TOTAL_LEN: usize = 2;
@@ -77,6 +79,12 @@ impl<T: AsRef<[u8]>> Packet<T> {
 
     fn b(&self) -> &[u8] {
         self.bytes.as_ref()
+    }
+
+    /// The packet, trimmed to its own length.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.b()[..self.total_len()]
     }
 
     /// Header with options, bytes (20 to 60).
@@ -226,5 +234,44 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
         self.set_u16(CHECKSUM, 0);
         let sum = Sum::default().bytes(self.header()).finish();
         self.set_u16(CHECKSUM, sum);
+    }
+}
+
+/// A header without options, as numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repr {
+    /// DSCP and ECN octet.
+    pub tos: u8,
+    /// Identification.
+    pub id: u16,
+    /// DF: routers must not fragment.
+    pub dont_fragment: bool,
+    /// Hops left.
+    pub ttl: u8,
+    /// Number of the payload's protocol.
+    pub protocol: u8,
+    /// Source address.
+    pub source: Ipv4Addr,
+    /// Destination address.
+    pub destination: Ipv4Addr,
+    /// Bytes behind the header.
+    pub payload_len: u16,
+}
+
+impl Repr {
+    /// Writes the header to the first [`HEADER_LEN`] bytes, its checksum included.
+    ///
+    /// # Panics
+    /// When there are fewer bytes.
+    pub fn emit(&self, bytes: &mut [u8]) {
+        let mut packet = Packet::trusted(&mut bytes[..HEADER_LEN]);
+        packet.set_u16(0, 0x4500 | u16::from(self.tos));
+        packet.set_total_len(HEADER_LEN as u16 + self.payload_len);
+        packet.set_id(self.id);
+        packet.set_u16(FRAGMENT, if self.dont_fragment { DONT_FRAGMENT } else { 0 });
+        packet.set_u16(TTL, u16::from_be_bytes([self.ttl, self.protocol]));
+        packet.bytes[SOURCE..DESTINATION].copy_from_slice(&self.source.octets());
+        packet.bytes[DESTINATION..].copy_from_slice(&self.destination.octets());
+        packet.fill_checksum();
     }
 }

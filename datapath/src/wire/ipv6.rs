@@ -13,6 +13,8 @@ use core::net::Ipv6Addr;
 
 /// The fixed header, bytes.
 pub const HEADER_LEN: usize = 40;
+/// The MTU that every link has at least, bytes (RFC 8200 section 5).
+pub const MIN_MTU: u16 = 1280;
 
 const PAYLOAD_LEN: usize = 4;
 const NEXT_HEADER: usize = 6;
@@ -74,6 +76,12 @@ impl<T: AsRef<[u8]>> Packet<T> {
 
     fn b(&self) -> &[u8] {
         self.bytes.as_ref()
+    }
+
+    /// The packet, trimmed to its own length.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.b()[..self.total_len()]
     }
 
     /// Header and payload, bytes.
@@ -156,6 +164,40 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
     pub fn set_ecn(&mut self, ecn: super::Ecn) {
         let octet = &mut self.bytes.as_mut()[1];
         *octet = (*octet & !0x30) | ((ecn as u8) << 4);
+    }
+}
+
+/// The fixed header, as numbers; the flow label is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repr {
+    /// DSCP and ECN octet.
+    pub traffic_class: u8,
+    /// Number of what follows the header.
+    pub next_header: u8,
+    /// Hops left.
+    pub hop_limit: u8,
+    /// Source address.
+    pub source: Ipv6Addr,
+    /// Destination address.
+    pub destination: Ipv6Addr,
+    /// Bytes behind the header.
+    pub payload_len: u16,
+}
+
+impl Repr {
+    /// Writes the header to the first [`HEADER_LEN`] bytes.
+    ///
+    /// # Panics
+    /// When there are fewer bytes.
+    pub fn emit(&self, bytes: &mut [u8]) {
+        let first = 0x6000_0000 | u32::from(self.traffic_class) << 20;
+        let bytes = &mut bytes[..HEADER_LEN];
+        bytes[..PAYLOAD_LEN].copy_from_slice(&first.to_be_bytes());
+        bytes[PAYLOAD_LEN..NEXT_HEADER].copy_from_slice(&self.payload_len.to_be_bytes());
+        bytes[NEXT_HEADER] = self.next_header;
+        bytes[HOP_LIMIT] = self.hop_limit;
+        bytes[SOURCE..DESTINATION].copy_from_slice(&self.source.octets());
+        bytes[DESTINATION..].copy_from_slice(&self.destination.octets());
     }
 }
 

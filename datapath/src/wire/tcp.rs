@@ -132,3 +132,39 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Segment<T> {
             .copy_from_slice(&checksum.to_be_bytes());
     }
 }
+
+/// A header without options, as numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repr {
+    /// Source port.
+    pub source_port: u16,
+    /// Destination port.
+    pub destination_port: u16,
+    /// Sequence number of the first payload byte.
+    pub sequence: u32,
+    /// Acknowledgment number.
+    pub acknowledgment: u32,
+    /// Control bits, see [`flags`].
+    pub flags: u8,
+    /// Window.
+    pub window: u16,
+}
+
+impl Repr {
+    /// Writes the header to the first [`HEADER_LEN`] bytes; its checksum and its urgent pointer are
+    /// 0.
+    ///
+    /// # Panics
+    /// When there are fewer bytes.
+    pub fn emit(&self, bytes: &mut [u8]) {
+        let offset = (HEADER_LEN as u8 / 4) << 4;
+        let bytes = &mut bytes[..HEADER_LEN];
+        bytes[..2].copy_from_slice(&self.source_port.to_be_bytes());
+        bytes[2..SEQUENCE].copy_from_slice(&self.destination_port.to_be_bytes());
+        bytes[SEQUENCE..8].copy_from_slice(&self.sequence.to_be_bytes());
+        bytes[8..DATA_OFFSET].copy_from_slice(&self.acknowledgment.to_be_bytes());
+        bytes[DATA_OFFSET..14].copy_from_slice(&[offset, self.flags]);
+        bytes[14..CHECKSUM_OFFSET].copy_from_slice(&self.window.to_be_bytes());
+        bytes[CHECKSUM_OFFSET..].fill(0);
+    }
+}

@@ -96,6 +96,32 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Datagram<T> {
     }
 }
 
+/// A header, as numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repr {
+    /// Source port.
+    pub source_port: u16,
+    /// Destination port.
+    pub destination_port: u16,
+    /// Header and payload, bytes.
+    pub length: u16,
+}
+
+impl Repr {
+    /// Writes the header to the first [`HEADER_LEN`] bytes; its checksum is 0, which means "none"
+    /// over IPv4.
+    ///
+    /// # Panics
+    /// When there are fewer bytes.
+    pub fn emit(&self, bytes: &mut [u8]) {
+        let bytes = &mut bytes[..HEADER_LEN];
+        bytes[..2].copy_from_slice(&self.source_port.to_be_bytes());
+        bytes[2..LENGTH].copy_from_slice(&self.destination_port.to_be_bytes());
+        bytes[LENGTH..CHECKSUM_OFFSET].copy_from_slice(&self.length.to_be_bytes());
+        bytes[CHECKSUM_OFFSET..].fill(0);
+    }
+}
+
 /// The form in which a computed checksum is transmitted: 0 would mean "none", so it becomes its
 /// other form, 0xffff.
 #[inline]

@@ -2,6 +2,7 @@
 
 use crate::harness::*;
 use twill_datapath::batch::{Datagrams, Frames, Pieces, RunLimits, Slot, TunFrame};
+use twill_datapath::offload::vnet_hdr::{GsoType, VnetHdr};
 use twill_datapath::{DropReason, World};
 
 #[test]
@@ -98,11 +99,11 @@ fn t2_a_destination_without_lease_is_answered_net_unreachable() {
 
 #[test]
 fn t3_a_destination_without_lease_is_not_answered_where_the_rules_forbid() {
-    for silent in unanswerable() {
+    for (reason, silent) in unanswerable() {
         let mut host = Setup::default().host();
 
         assert_eq!(host.transmit(&silent), Sent::default());
-        assert_eq!(host.egress.tally, dropped(DropReason::NoRoute, 1, silent.len()));
+        assert_eq!(host.egress.tally, dropped(reason, 1, silent.len()));
     }
 }
 
@@ -187,7 +188,7 @@ fn t5_only_what_its_sender_lets_be_fragmented_may_be_and_shares_no_run_with_the_
 
     for (slot, packet) in [bound.clone(), bound, free, v6].iter_mut().enumerate() {
         let frame = TunFrame { slot: Slot(slot as u16), start: 0, len: packet.len() as u32 };
-        egress.frame(&world, frame, packet, 0, &mut out, &mut replies);
+        egress.frame(&world, frame, packet, &mut out, &mut replies);
     }
 
     let runs = out.runs().iter().map(|run| (run.datagrams, run.destination.may_fragment));
@@ -206,6 +207,65 @@ fn t5_the_sender_of_an_ipv6_packet_is_told_too() {
     assert_eq!(replies[0][44..48], 1300u32.to_be_bytes());
     assert_eq!(replies[0].len(), 1280);
     assert_eq!(replies[0][48..], packet[..1232]);
+}
+
+#[test]
+fn t5_no_ipv6_sender_is_told_an_mtu_that_its_host_would_ignore() {
+    let packet = udp6("fd00:a::5", "fd00:a:1::5", 64, &[0; 1400]);
+
+    for path in [68, 1252, 1279, 1280] {
+        let replies = too_long(&mut Setup::dual_stack().host(), &packet, path);
+
+        assert_eq!(replies[0][44..48], 1280u32.to_be_bytes(), "a path of {path} bytes");
+    }
+}
+
+#[test]
+fn t5_ipv6_packets_of_the_least_mtu_may_leave_in_outer_fragments() {
+    let datagrams = udp6("fd00:a::5", "fd00:a:1::5", 64, &[0; 6000]);
+    for (len, may_fragment) in [(40 + 8, true), (1280, true), (1281, false)] {
+        let single = plain(&udp6("fd00:a::5", "fd00:a:1::5", 64, &vec![0; len - 48]));
+        let gso_size = (len - 48).max(1) as u16;
+        let header = VnetHdr { gso_type: GsoType::UdpL4, gso_size, ..VnetHdr::PLAIN };
+        for mut frame in [single, with_vnet_hdr(header, &datagrams)] {
+            let Host { view, mut egress, .. } =
+                Setup { vnet_hdr: true, ..Setup::dual_stack() }.host();
+            let limits = RunLimits { datagrams: 99, bytes: 65_507 };
+            let mut out = Datagrams::new(limits, 99, Pieces::new(20_000, 1 << 19));
+            let whole = TunFrame { slot: Slot(0), start: 0, len: frame.len() as u32 };
+            let world = World { view: &view, now_ns: 0 };
+            let mut replies = Frames::new(1, Pieces::new(1, 0));
+
+            egress.frame(&world, whole, &mut frame, &mut out, &mut replies);
+
+            assert!(!out.is_empty());
+            let all = out.runs().iter().all(|run| run.destination.may_fragment == may_fragment);
+            assert!(all, "{len} bytes");
+        }
+    }
+}
+
+#[test]
+fn t5_a_path_is_asked_for_its_mtu_only_when_the_sender_will_be_told() {
+    let packet = udp(HERE, AT_A, 64, &[0; 1400]);
+    let Host { view, mut egress, .. } = Setup::default().host();
+    let world = World { view: &view, now_ns: 0 };
+    let mut replies = Frames::new(1000, Pieces::new(1000, 100_000));
+    let mut asked = 0;
+    let mut ask = || {
+        asked += 1;
+        1280
+    };
+
+    for _ in 0..500 {
+        egress.too_long(&world, &packet[..28], &mut ask, &mut replies);
+    }
+    // An error about an ICMP error is never sent.
+    let error = with_header(ping(HERE, AT_A, 64), |packet| packet[20] = 3);
+    egress.too_long(&world, &error, &mut ask, &mut replies);
+
+    assert_eq!(asked, replies.frames().len());
+    assert_eq!(asked, 50, "a burst");
 }
 
 #[test]
@@ -274,7 +334,7 @@ fn small_packets_of_one_size_to_one_peer_share_a_run() {
     for (slot, destination) in [AT_A, AT_B, AT_A, AT_B, AT_A].into_iter().enumerate() {
         let mut bytes = udp([10, 10, 0, slot as u8], destination, 64, b"same size");
         let frame = TunFrame { slot: Slot(slot as u16), start: 0, len: bytes.len() as u32 };
-        let done = egress.frame(&world, frame, &mut bytes, 0, &mut out, &mut replies);
+        let done = egress.frame(&world, frame, &mut bytes, &mut out, &mut replies);
         assert_eq!(done, Progress::Done);
     }
 
@@ -296,7 +356,7 @@ fn what_the_kernel_refuses_moves_from_out_to_drops() {
     for (slot, payload) in [40, 40, 40, 7].into_iter().enumerate() {
         let mut bytes = udp(HERE, AT_A, 64, &vec![0; payload]);
         let frame = TunFrame { slot: Slot(slot as u16), start: 0, len: bytes.len() as u32 };
-        egress.frame(&world, frame, &mut bytes, 0, &mut out, &mut replies);
+        egress.frame(&world, frame, &mut bytes, &mut out, &mut replies);
     }
     let run = out.runs()[0];
     assert_eq!(run.chain.count(), Chain::EMPTY.count() + 4);
@@ -313,7 +373,7 @@ fn too_long(host: &mut Host, packet: &[u8], mtu: u16) -> Vec<Vec<u8>> {
     let mut replies = Frames::new(4, Pieces::new(4, 8192));
     let world = World { view: &host.view, now_ns: host.now_ns };
     let head = &packet[..packet.len().min(twill_datapath::Egress::HEAD)];
-    host.egress.too_long(&world, head, mtu, &mut replies);
+    host.egress.too_long(&world, head, || mtu, &mut replies);
     let replies = replies.frames().iter().map(|frame| {
         let mut bytes = vec![0; frame.len as usize];
         replies.pieces.copy(&frame.chain, 0, &mut bytes, |_, _| unreachable!());

@@ -2,6 +2,8 @@
 
 use crate::harness::*;
 use etherparse::{Icmpv4Type, Icmpv6Type, NetSlice, SlicedPacket, TransportSlice};
+use twill_datapath::batch::{Datagrams, Frames, Pieces, RunLimits, Slot, TunFrame};
+use twill_datapath::{DropReason, Egress, EgressRules, World};
 
 const NOWHERE: [u8; 4] = [10, 10, 99, 1];
 
@@ -105,9 +107,42 @@ fn replies_are_limited_to_a_burst_and_then_to_a_rate() {
 }
 
 #[test]
+fn neither_a_traceroute_without_end_nor_another_pod_stops_path_mtu_discovery() {
+    let view = Setup::default().host().view;
+    let world = World { view: &view, now_ns: 1_000_000_000 };
+    let mut egress = Egress::new(EgressRules { vnet_hdr: false });
+    let mut out = Datagrams::new(RunLimits { datagrams: 1, bytes: 65507 }, 1, Pieces::new(1, 0));
+    let room = || Frames::new(4000, Pieces::new(4000, 1 << 18));
+    let (mut flood, mut answers) = (room(), room());
+    for _ in 0..1000 {
+        let mut hopless = udp(HERE, AT_A, 1, b"");
+        let frame = TunFrame { slot: Slot(0), start: 0, len: hopless.len() as u32 };
+        egress.frame(&world, frame, &mut hopless, &mut out, &mut flood);
+        egress.too_long(&world, &udp([10, 10, 0, 77], AT_A, 64, &[0; 99]), || 1400, &mut flood);
+    }
+    assert_eq!(flood.frames().len(), 2 * 50, "both floods are limited");
+
+    egress.too_long(&world, &udp(HERE, AT_A, 64, &[0; 99]), || 1400, &mut answers);
+
+    assert_eq!(answers.frames().len(), 1);
+}
+
+#[test]
+fn packets_to_multicast_groups_have_a_reason_of_their_own() {
+    let report = udp6("fe80::1", "ff02::16", 1, b"");
+    let discovery = udp(HERE, [239, 255, 255, 250], 4, b"");
+    for packet in [report, discovery] {
+        let mut host = Setup::dual_stack().host();
+
+        let sent = host.transmit(&packet);
+
+        assert!(sent.datagrams.is_empty() && sent.replies.is_empty());
+        assert_eq!(host.egress.tally, dropped(DropReason::Multicast, 1, packet.len()));
+    }
+}
+
+#[test]
 fn a_full_batch_of_replies_keeps_one_back_and_counts_it() {
-    use twill_datapath::batch::{Datagrams, Frames, Pieces, RunLimits, Slot, TunFrame};
-    use twill_datapath::{Egress, EgressRules, World};
     let view = Setup::default().host().view;
     let world = World { view: &view, now_ns: 0 };
     let mut egress = Egress::new(EgressRules { vnet_hdr: false });
@@ -118,7 +153,7 @@ fn a_full_batch_of_replies_keeps_one_back_and_counts_it() {
     for _ in 0..3 {
         let mut bytes = udp(HERE, NOWHERE, 64, b"");
         let frame = TunFrame { slot: Slot(0), start: 0, len: bytes.len() as u32 };
-        egress.frame(&world, frame, &mut bytes, 0, &mut out, &mut replies);
+        egress.frame(&world, frame, &mut bytes, &mut out, &mut replies);
     }
 
     assert_eq!(replies.frames().len(), 1);

@@ -102,7 +102,6 @@ impl Plan {
             ingress: IngressRules {
                 check: settings.ingress_check,
                 peer_sources: settings.peer_sources.clone(),
-                mtu,
                 vnet_hdr,
                 coalesce_tcp: features.has(Feature::CoalesceTcp),
                 coalesce_udp: features.has(Feature::CoalesceUdp),

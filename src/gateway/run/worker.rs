@@ -12,13 +12,13 @@
 //! A packet never leaves its worker, which is what keeps every flow in order. After the start
 //! nothing here allocates or locks.
 
-use crate::config::{OVERHEAD_V4, OVERHEAD_V6};
 use crate::engine::{Engine, EngineError, Ports};
 use crate::gateway::plan::BATCH;
-use crate::socket::{self, Originator};
+use crate::socket::Originator;
 use crate::telemetry::counter::TurnBooks;
 use crate::telemetry::instruments::{Meter, WorkerInstruments};
 use arc_swap::{ArcSwap, Cache};
+use paths::Paths;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +30,7 @@ use twill_datapath::batch::{
 use twill_datapath::offload::vnet_hdr;
 use twill_datapath::route::View;
 use twill_datapath::{
-    Egress, EgressRules, Ingress, IngressRules, Progress, Unwritten, World, unjoin,
+    Egress, EgressRules, Ingress, IngressRules, Progress, Unjoin, Unwritten, World,
 };
 
 /// Runs in one batch; a worker sends and goes on when more are needed.
@@ -50,11 +50,36 @@ const MAX_REPLIES: usize = 64;
 /// Bytes of one ICMP reply with what it quotes and its virtio header, at most.
 const REPLY_BYTES: usize = 1300;
 /// Bytes of the longest joined frame: virtio header and a packet of IPv4's greatest length.
-const JOINED_BYTES: usize = vnet_hdr::LEN + 65_535;
+const SUPER_PACKET_BYTES: usize = vnet_hdr::LEN + 65_535;
 /// Packets that are written one by one in one batch.
 const MAX_SINGLES: usize = 64;
 /// Bytes that each of them has beside its data: virtio header, IP and TCP with options.
 const SINGLE_BYTES: usize = 130;
+/// Header bytes for all of them: their data are copied, too.
+const SINGLES_BYTES: usize = SUPER_PACKET_BYTES + MAX_SINGLES * SINGLE_BYTES;
+
+/// Bytes that a worker allocates at its start, beside its engine's buffers and its histograms.
+const MEMORY: usize = {
+    // What arrived in a turn.
+    Inbox::memory(BATCH)
+        // Runs on their way to peers, and headers of their segments.
+        + Datagrams::memory(MAX_RUNS) + Pieces::memory(MAX_PIECES, HEADER_BYTES)
+        // Frames on their way to the device, and headers of super-packets.
+        + Frames::memory(MAX_FRAMES) + Pieces::memory(MAX_PIECES, HEADER_BYTES)
+        // Lanes, in which packets are joined.
+        + Ingress::memory(MAX_FRAMES)
+        // ICMP errors.
+        + Frames::memory(MAX_REPLIES)
+        + Pieces::memory(MAX_REPLIES * 2, MAX_REPLIES * REPLY_BYTES)
+        // What the kernel refused.
+        + Outcome::memory(MAX_FAILURES)
+        // A super-packet that the device refused, and its packets.
+        + SUPER_PACKET_BYTES + Frames::memory(MAX_SINGLES)
+        + Pieces::memory(MAX_SINGLES, SINGLES_BYTES) + Outcome::memory(MAX_SINGLES)
+        // Path MTUs.
+        + Paths::MEMORY
+};
+const _: () = assert!(MEMORY <= 1024 * 1024, "a worker takes a MiB at most");
 
 /// What the workers of a gateway have in common.
 #[derive(Clone)]
@@ -81,11 +106,11 @@ pub(super) struct Worker {
     stop: Arc<AtomicBool>,
     busy_poll: Duration,
     inbox: Inbox,
-    half: Halves,
+    pipeline: Pipeline,
 }
 
 /// Everything but the engine and the inbox, so that those can be borrowed beside it.
-struct Halves {
+struct Pipeline {
     egress: Egress,
     ingress: Ingress,
     datagrams: Datagrams,
@@ -93,10 +118,10 @@ struct Halves {
     frames: Frames,
     outcome: Outcome,
     originator: Option<Arc<Originator>>,
-    listen: SocketAddr,
+    paths: Paths,
     vnet_hdr: bool,
     /// A joined frame that the device refused, its packets, and what became of them.
-    joined: Box<[u8]>,
+    refused_frame: Box<[u8]>,
     singles: Frames,
     retried: Outcome,
     meter: Meter,
@@ -115,7 +140,7 @@ impl Worker {
             stop: common.stop,
             busy_poll: common.busy_poll,
             inbox: Inbox::new(BATCH),
-            half: Halves {
+            pipeline: Pipeline {
                 egress: Egress::new(common.egress),
                 ingress: Ingress::new(common.ingress, MAX_FRAMES),
                 datagrams: Datagrams::new(common.limits, MAX_RUNS, pieces()),
@@ -126,13 +151,10 @@ impl Worker {
                 frames: Frames::new(MAX_FRAMES, pieces()),
                 outcome: Outcome::new(MAX_FAILURES),
                 originator: common.originator,
-                listen: common.listen,
+                paths: Paths::new(common.listen.ip()),
                 vnet_hdr: common.egress.vnet_hdr,
-                joined: vec![0; JOINED_BYTES].into_boxed_slice(),
-                singles: Frames::new(
-                    MAX_SINGLES,
-                    Pieces::new(MAX_SINGLES, JOINED_BYTES + MAX_SINGLES * SINGLE_BYTES),
-                ),
+                refused_frame: vec![0; SUPER_PACKET_BYTES].into_boxed_slice(),
+                singles: Frames::new(MAX_SINGLES, Pieces::new(MAX_SINGLES, SINGLES_BYTES)),
                 retried: Outcome::new(MAX_SINGLES),
                 meter: Meter::new(instruments, common.telemetry, MAX_RUNS, BATCH),
             },
@@ -177,23 +199,23 @@ impl Worker {
         self.receive()?;
         let world = World { view: self.views.load(), now_ns: self.inbox.began_ns };
         let engine = &mut *self.engine;
-        let half = &mut self.half;
-        half.meter.begin(&self.inbox);
+        let pipeline = &mut self.pipeline;
+        pipeline.meter.begin(&self.inbox);
 
         for frame in &self.inbox.frames {
-            half.egress(&world, engine, *frame);
+            pipeline.egress(&world, engine, *frame);
         }
-        half.send(&world, engine);
+        pipeline.send(&world, engine);
         for train in &self.inbox.trains {
-            half.ingress(&world, engine, train);
+            pipeline.ingress(&world, engine, train);
         }
-        half.write(engine);
-        half.reply(engine);
-        half.meter.publish(&TurnBooks {
-            egress: &half.egress.tally,
-            ingress: &half.ingress.tally,
-            replies: half.egress.replies(),
-            coalesces: half.ingress.joins(),
+        pipeline.write(engine);
+        pipeline.reply(engine);
+        pipeline.meter.publish(&TurnBooks {
+            egress: &pipeline.egress.tally,
+            ingress: &pipeline.ingress.tally,
+            replies: pipeline.egress.replies(),
+            coalesces: pipeline.ingress.coalesces(),
             engine: engine.stats(),
         });
         self.engine.release(&mut self.inbox);
@@ -201,31 +223,27 @@ impl Worker {
     }
 }
 
-impl Halves {
+impl Pipeline {
     fn egress(&mut self, world: &World<'_>, engine: &mut dyn Engine, frame: TunFrame) {
-        let mut next = 0;
-        loop {
-            let bytes = engine.slot_mut(frame.slot);
-            let (out, replies) = (&mut self.datagrams, &mut self.replies);
-            match self.egress.frame(world, frame, bytes, next, out, replies) {
-                Progress::Done => return,
-                Progress::Full { next: rest } => next = rest,
-            }
+        let bytes = engine.slot_mut(frame.slot);
+        let (out, replies) = (&mut self.datagrams, &mut self.replies);
+        let mut progress = self.egress.frame(world, frame, bytes, out, replies);
+        while let Progress::Full(rest) = progress {
             self.send(world, engine);
+            let bytes = engine.slot_mut(frame.slot);
+            progress = self.egress.resume(rest, bytes, &mut self.datagrams);
         }
     }
 
     fn ingress(&mut self, world: &World<'_>, engine: &mut dyn Engine, train: &Train) {
-        let mut next = 0;
-        loop {
-            let bytes = engine.slot_mut(train.slot);
-            let report = self.ingress.train(world, train, bytes, next, &mut self.frames);
-            self.meter.train(train, &report);
-            match report.progress {
-                Progress::Done => return,
-                Progress::Full { next: rest } => next = rest,
-            }
+        let bytes = engine.slot_mut(train.slot);
+        let mut report = self.ingress.train(world, train, bytes, &mut self.frames);
+        self.meter.train(train, &report);
+        while let Progress::Full(rest) = report.progress {
             self.write(engine);
+            let bytes = engine.slot_mut(train.slot);
+            report = self.ingress.resume(world, rest, bytes, &mut self.frames);
+            self.meter.train(train, &report);
         }
     }
 
@@ -254,14 +272,17 @@ impl Halves {
     fn too_long(&mut self, world: &World<'_>, engine: &mut dyn Engine, failure: Failure) {
         let run = self.datagrams.runs()[failure.item as usize];
         let len = run.datagram_len(failure.first);
-        if let Some(mtu) = inner_mtu(self.listen, run.destination.to, len) {
-            let mut head = [0; Egress::HEAD];
-            let from = u32::from(run.segment) * u32::from(failure.first);
-            let room = &mut head[..Egress::HEAD.min(len as usize)];
-            let copy = |piece: Piece, out: &mut [u8]| copy_slot(engine, piece, out);
-            let copied = self.datagrams.pieces.copy(&run.chain, from, room, copy);
-            self.egress.too_long(world, &head[..copied], mtu, &mut self.replies);
+        let mut head = [0; Egress::HEAD];
+        let from = u32::from(run.segment) * u32::from(failure.first);
+        let room = &mut head[..Egress::HEAD.min(len as usize)];
+        let copy = |piece: Piece, out: &mut [u8]| copy_slot(engine, piece, out);
+        let copied = self.datagrams.pieces.copy(&run.chain, from, room, copy);
+        // Errors about other packets of this turn must not take the room.
+        if !self.replies.has_room(1, 1, REPLY_BYTES) {
+            self.reply(engine);
         }
+        let mtu = || self.paths.inner_mtu(run.destination.to, len, world.now_ns);
+        self.egress.too_long(world, &head[..copied], mtu, &mut self.replies);
         self.refused(failure);
     }
 
@@ -297,14 +318,15 @@ impl Halves {
     /// the rest of the batch brought; it happens once, as joining has ended.
     fn write_singly(&mut self, engine: &mut dyn Engine, frame: &Frame, failure: Failure) {
         let copy = |piece: Piece, out: &mut [u8]| copy_slot(engine, piece, out);
-        let len = self.frames.pieces.copy(&frame.chain, 0, &mut self.joined, copy);
-        let mut next = 0;
+        let len = self.frames.pieces.copy(&frame.chain, 0, &mut self.refused_frame, copy);
+        let bytes = &self.refused_frame[..len];
+        let Ok(mut rest) = Unjoin::parse(bytes) else {
+            let failure = Failure { errno: libc::EIO, ..failure };
+            self.ingress.refused(frame, &failure);
+            return;
+        };
         loop {
-            let Ok(progress) = unjoin(&self.joined[..len], next, &mut self.singles) else {
-                let failure = Failure { errno: libc::EIO, ..failure };
-                self.ingress.refused(frame, &failure);
-                return;
-            };
+            let progress = rest.write(bytes, &mut self.singles);
             self.retried.clear();
             engine.write(&self.singles, &mut self.retried);
             for failure in self.retried.failures() {
@@ -313,7 +335,7 @@ impl Halves {
             self.singles.clear();
             match progress {
                 Progress::Done => return,
-                Progress::Full { next: rest } => next = rest,
+                Progress::Full(missing) => rest = missing,
             }
         }
     }
@@ -334,8 +356,8 @@ impl Halves {
                 }
             }
             None => {
-                self.outcome.clear();
-                engine.write(&self.replies, &mut self.outcome);
+                self.retried.clear();
+                engine.write(&self.replies, &mut self.retried);
             }
         }
         self.replies.clear();
@@ -350,16 +372,8 @@ fn copy_slot(engine: &mut dyn Engine, piece: Piece, out: &mut [u8]) {
     }
 }
 
-/// Bytes of the longest inner packet that the path to a peer takes, where `refused` was too much;
-/// nothing when the kernel cannot say. 68 is what every IPv4 link takes (RFC 791).
-fn inner_mtu(from: SocketAddr, to: SocketAddr, refused: u32) -> Option<u16> {
-    let overhead = if to.is_ipv6() { OVERHEAD_V6 } else { OVERHEAD_V4 };
-    let path = socket::path_between(from, to).ok()?;
-    let less = u16::try_from(refused.saturating_sub(1)).unwrap_or(u16::MAX);
-    Some(path.mtu.saturating_sub(overhead).min(less).max(68))
-}
-
 #[cfg(test)]
 mod cases;
+mod paths;
 #[cfg(test)]
 mod tests;

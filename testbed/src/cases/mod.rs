@@ -193,11 +193,11 @@ pub fn unjoinable() -> Vec<(&'static str, Vec<u8>)> {
 
 /// Packets to nowhere that get no answer.
 #[must_use]
-pub fn unanswerable() -> Vec<Vec<u8>> {
+pub fn unanswerable() -> Vec<(DropReason, Vec<u8>)> {
     let nowhere = [10, 10, 99, 1];
     let fragment = with_header(udp(HERE, nowhere, 64, b""), |header| header[7] = 1);
     let icmp_error = with_header(ping(HERE, nowhere, 64), |packet| packet[20] = 3);
-    vec![
+    let without_route = [
         fragment,
         icmp_error,
         ping(HERE, nowhere, 64),
@@ -205,8 +205,10 @@ pub fn unanswerable() -> Vec<Vec<u8>> {
         udp([0, 0, 0, 0], nowhere, 64, b""),
         udp([127, 0, 0, 1], nowhere, 64, b""),
         udp([255, 255, 255, 255], nowhere, 64, b""),
-        udp(HERE, [224, 0, 0, 22], 64, b""),
-    ]
+    ];
+    let mut packets: Vec<_> = without_route.map(|packet| (DropReason::NoRoute, packet)).into();
+    packets.push((DropReason::Multicast, udp(HERE, [224, 0, 0, 22], 64, b"")));
+    packets
 }
 
 /// Virtio headers that do not fit a TCP packet of so many bytes.

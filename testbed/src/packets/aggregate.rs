@@ -6,7 +6,7 @@ use twill_datapath::offload::coalesce::Coalescer;
 use twill_datapath::offload::split::Plan;
 use twill_datapath::offload::vnet_hdr::{self, GsoType, VnetHdr};
 use twill_datapath::wire::{ipv6, protocol};
-use twill_datapath::{Progress, unjoin};
+use twill_datapath::{Progress, Unjoin};
 
 /// A frame of a TUN device with `IFF_VNET_HDR`: virtio header, packet.
 #[must_use]
@@ -70,14 +70,14 @@ pub fn cut(header: VnetHdr, packet: &[u8]) -> Vec<Vec<u8>> {
     (0..plan.segments())
         .map(|index| {
             let mut segment = vec![0; plan.header_len()];
-            let payload = plan.write_header(index, &mut segment);
+            let payload = plan.write_header(packet, index, &mut segment);
             segment.extend_from_slice(&packet[payload]);
             segment
         })
         .collect()
 }
 
-/// The packets of a frame, cut by [`unjoin`] in batches of `room` frames.
+/// The packets of a frame, cut by [`Unjoin`] in batches of `room` frames.
 ///
 /// # Panics
 /// When it cannot be cut.
@@ -86,9 +86,9 @@ pub fn apart((header, packet): &(VnetHdr, Vec<u8>), room: usize) -> Vec<Vec<u8>>
     let frame = with_vnet_hdr(*header, packet);
     let mut out = Frames::new(room, Pieces::new(room, 2000 * room));
     let mut packets = Vec::new();
-    let mut next = 0;
+    let mut rest = Unjoin::parse(&frame).unwrap();
     loop {
-        let progress = unjoin(&frame, next, &mut out).unwrap();
+        let progress = rest.write(&frame, &mut out);
         for frame in out.frames() {
             let bytes = gather(&out.pieces, &frame.chain, |_| unreachable!("all are headers"));
             assert_eq!(bytes.len(), frame.len as usize);
@@ -99,7 +99,7 @@ pub fn apart((header, packet): &(VnetHdr, Vec<u8>), room: usize) -> Vec<Vec<u8>>
         out.clear();
         match progress {
             Progress::Done => return packets,
-            Progress::Full { next: resume } => next = resume,
+            Progress::Full(missing) => rest = missing,
         }
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Lane {
 
 impl Lane {
     /// Whether a packet may become the lane's last. Each line is one reason against it.
-    pub(super) fn joins(&self, new: &Shape, packet: &[u8], out: &Frames) -> bool {
+    pub(super) fn accepts(&self, new: &Shape, packet: &[u8], out: &Frames) -> bool {
         let old = &self.shape;
         let Some(headers) = self.headers else { return false };
         let range =
@@ -77,7 +77,7 @@ impl Lane {
         self.bytes as usize + usize::from(new.segment) <= MAX_BYTES
     }
 
-    pub(super) fn join(
+    pub(super) fn append(
         &mut self,
         new: &Shape,
         packet: &[u8],
@@ -105,8 +105,9 @@ impl Lane {
         if new.ends_lane(packet) {
             self.closed = true;
             if let Some(headers) = self.headers {
-                let at = vnet_hdr::LEN + tcp_flags_at(new);
-                out.pieces.header_mut(headers)[at] |= tcp::flags::PSH;
+                let at = vnet_hdr::LEN + usize::from(new.ip_header_len);
+                let mut tcp = tcp::Segment::trusted(&mut out.pieces.header_mut(headers)[at..]);
+                tcp.set_flags(tcp.flags() | tcp::flags::PSH);
             }
         }
         Ok(())

@@ -44,6 +44,12 @@ pub struct Coalescer {
 }
 
 impl Coalescer {
+    /// Bytes that [`Coalescer::new`] allocates.
+    #[must_use]
+    pub const fn memory(max_lanes: usize) -> usize {
+        max_lanes * size_of::<Lane>()
+    }
+
     /// Which protocols to join, whether frames begin with a virtio header (joining needs it), and
     /// how many lanes a batch may have.
     #[must_use]
@@ -70,7 +76,7 @@ impl Coalescer {
 
     /// Whether TCP segments and UDP datagrams are joined.
     #[must_use]
-    pub fn joins(&self) -> (bool, bool) {
+    pub fn coalesces(&self) -> (bool, bool) {
         (self.tcp, self.udp)
     }
 
@@ -95,9 +101,9 @@ impl Coalescer {
         };
         let entry = shape.flow as usize % TABLE;
         if let Some(lane) = self.lanes.get_mut(usize::from(self.open[entry]))
-            && lane.joins(&shape, packet, out)
+            && lane.accepts(&shape, packet, out)
         {
-            return lane.join(&shape, packet, piece, out);
+            return lane.append(&shape, packet, piece, out);
         }
         self.open[entry] = self.lanes.len() as u16;
         self.open_lane(shape, packet, piece, out)

@@ -174,7 +174,7 @@ fn a_device_that_refuses_joined_frames_gets_every_packet_once_and_no_joined_fram
     assert_eq!(written, (0..60).collect::<Vec<_>>());
     assert_eq!(side.ingress().packets_out, 60);
     assert_eq!(side.ingress().dropped(), 0);
-    assert_eq!(side.worker.half.ingress.joins(), (true, false));
+    assert_eq!(side.worker.pipeline.ingress.coalesces(), (true, false));
 }
 
 #[test]
@@ -241,7 +241,7 @@ proptest! {
         prop_assert_eq!(egress.packets_in, segments as u64);
         let datagrams: usize = trains.iter().map(|(_, count, _)| count).sum();
         prop_assert_eq!(ingress.packets_in, datagrams as u64);
-        let replies = side.worker.half.egress.replies().sent;
+        let replies = side.worker.pipeline.egress.replies().sent;
         let written: u64 = wires.to_tun.iter().map(|frame| packets_in(frame)).sum();
         // The device may have refused replies too.
         prop_assert!(written >= ingress.packets_out && written <= ingress.packets_out + replies);
@@ -275,7 +275,6 @@ impl Side {
             ingress: IngressRules {
                 check: IngressCheck::Strict,
                 peer_sources: Vec::new(),
-                mtu: 1472,
                 vnet_hdr: true,
                 coalesce_tcp: true,
                 coalesce_udp: true,
@@ -307,11 +306,11 @@ impl Side {
     }
 
     fn egress(&self) -> Tally {
-        self.worker.half.egress.tally
+        self.worker.pipeline.egress.tally
     }
 
     fn ingress(&self) -> Tally {
-        self.worker.half.ingress.tally
+        self.worker.pipeline.ingress.tally
     }
 }
 

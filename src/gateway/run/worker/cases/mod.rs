@@ -16,6 +16,7 @@ mod frames;
 
 use super::*;
 use crate::engine::{self, EngineKind, Ports, Tuning};
+use crate::socket;
 use crate::socket::SocketSpec;
 use crate::sys::{kernel, sockopt};
 use crate::telemetry::counter::Direction;
@@ -158,7 +159,6 @@ impl Rig {
             ingress: IngressRules {
                 check: plan.check,
                 peer_sources: Vec::new(),
-                mtu: MTU,
                 vnet_hdr: offloads,
                 coalesce_tcp: coalesce,
                 coalesce_udp: coalesce,
@@ -292,7 +292,7 @@ impl Rig {
         loop {
             self.worker.turn().unwrap();
             let (egress, ingress) =
-                (&self.worker.half.egress.tally, &self.worker.half.ingress.tally);
+                (&self.worker.pipeline.egress.tally, &self.worker.pipeline.ingress.tally);
             if done(egress, ingress) {
                 break;
             }
@@ -334,8 +334,8 @@ impl Rig {
     /// Compares the worker's books, and what it published of them, and begins new ones.
     #[track_caller]
     fn close_books(&mut self, case: &str, egress: Tally, ingress: Tally) {
-        let half = &mut self.worker.half;
-        let kept = [&mut half.egress.tally, &mut half.ingress.tally].map(std::mem::take);
+        let pipeline = &mut self.worker.pipeline;
+        let kept = [&mut pipeline.egress.tally, &mut pipeline.ingress.tally].map(std::mem::take);
         let published = self.instruments.books.read();
         let at = format!("{}: {case}", self.kind);
 

@@ -60,11 +60,13 @@ drop_reasons! {
     Ecn => "ecn",
     /// No peer holds the destination.
     NoRoute => "no_route",
+    /// The destination is a multicast group, which no tunnel carries.
+    Multicast => "multicast",
     /// The destination is behind this gateway itself: a routing loop.
     LocalLoop => "local_loop",
     /// The virtio header describes no valid super-packet or checksum.
     GsoInvalid => "gso_invalid",
-    /// The packet is longer than the tunnel's MTU.
+    /// The packet is longer than what one UDP datagram carries.
     TooBig => "too_big",
     /// The datagram was longer than the receive buffer.
     MessageTruncated => "msg_trunc",
