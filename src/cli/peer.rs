@@ -7,7 +7,7 @@ use super::{GatewayArgs, Outcome};
 use crate::config::file::{Endpoint, FileErrors, Mistake, network, parse};
 use crate::config::load::{AddressError, address};
 use crate::control::{Request, call};
-use crate::subnet::Peer;
+use crate::subnet::PeerSpec;
 use crate::telemetry::status::PeerStatus;
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
@@ -58,7 +58,7 @@ pub(super) fn peer(args: PeerArgs) -> Outcome {
     match args.command {
         PeerCommand::Add { subnets, endpoint, name } => {
             let name = name.unwrap_or_else(|| subnets[0].trunc().to_string());
-            let peer = Peer { name, endpoint: with_open_port(&endpoint)?, subnets };
+            let peer = PeerSpec { name, endpoint: with_open_port(&endpoint)?, subnets };
             call(&socket, Request::PeerAdd { peer })?;
         }
         PeerCommand::Del { which } => {
@@ -76,7 +76,7 @@ pub(super) fn peer(args: PeerArgs) -> Outcome {
             let peers = words.peers.iter().map(|peer| {
                 let endpoint = with_open_port(peer.endpoint.get_ref())?;
                 let subnets = peer.subnets.iter().map(|subnet| *subnet.get_ref()).collect();
-                Ok(Peer { name: peer.name.clone(), endpoint, subnets })
+                Ok(PeerSpec { name: peer.name.clone(), endpoint, subnets })
             });
             let peers = peers.collect::<Result<_, AddressError>>()?;
             call(&socket, Request::PeerSync { peers })?;

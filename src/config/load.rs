@@ -5,7 +5,7 @@
 use super::file::{self, Endpoint, File, FileErrors, Mistake, Queues};
 use super::{Mtu, OVERHEAD_V4, OVERHEAD_V6, QueueCount, Settings, SourcePorts};
 use crate::socket::{anywhere, path_to};
-use crate::subnet::{InvalidPeers, Peer, PeerSet, Site};
+use crate::subnet::{InvalidPeers, PeerSet, PeerSpec, Site};
 use crate::sys::affinity;
 use ipnet::IpNet;
 use nix::unistd::Group;
@@ -75,9 +75,9 @@ impl Unresolved {
     ///
     /// # Errors
     /// [`AddressError`].
-    pub fn resolve(&self, listen: SocketAddr) -> Result<Peer, AddressError> {
+    pub fn resolve(&self, listen: SocketAddr) -> Result<PeerSpec, AddressError> {
         let endpoint = address(&self.endpoint, listen)?;
-        Ok(Peer { name: self.name.clone(), endpoint, subnets: self.subnets.clone() })
+        Ok(PeerSpec { name: self.name.clone(), endpoint, subnets: self.subnets.clone() })
     }
 }
 
@@ -224,7 +224,7 @@ fn peers(file: &File, mistakes: &mut Vec<Mistake>) -> (PeerSet, Vec<(Unresolved,
             }
         };
         places.insert(name.clone(), peer);
-        peers.insert(Peer { name, endpoint, subnets });
+        peers.insert(PeerSpec { name, endpoint, subnets });
     }
     let local = file.interface.local();
     let mut conflicts = peers.conflicts(Site { listen, local: &local });

@@ -70,7 +70,7 @@ pub struct Settings {
 impl Settings {
     /// The MTU for which buffers have room: jumbo frames of Ethernet, if the MTU may grow.
     #[must_use]
-    pub fn largest_mtu(&self) -> Mtu {
+    pub(crate) fn largest_mtu(&self) -> Mtu {
         let overhead = if self.listen.is_ipv6() { OVERHEAD_V6 } else { OVERHEAD_V4 };
         match self.follows_paths {
             true => self.mtu.max(Mtu::at_most(JUMBO - overhead)),
@@ -80,7 +80,7 @@ impl Settings {
 
     /// The device's first IPv4 address, with its network.
     #[must_use]
-    pub fn first_v4(&self) -> Option<Ipv4Net> {
+    pub(crate) fn first_v4(&self) -> Option<Ipv4Net> {
         self.addresses.iter().find_map(|address| match address {
             IpNet::V4(address) => Some(*address),
             IpNet::V6(_) => None,

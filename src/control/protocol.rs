@@ -1,6 +1,6 @@
 //! The messages of the control socket.
 
-use crate::subnet::Peer;
+use crate::subnet::PeerSpec;
 use serde::{Deserialize, Serialize};
 
 /// Protocol version; a change that an older side would misunderstand raises it.
@@ -54,7 +54,7 @@ pub enum Request {
     /// Adds a peer, or replaces the one of its name.
     PeerAdd {
         /// The peer.
-        peer: Peer,
+        peer: PeerSpec,
     },
     /// Removes a peer, by its name or by one of its subnets.
     PeerDel {
@@ -64,7 +64,7 @@ pub enum Request {
     /// Replaces all peers with these.
     PeerSync {
         /// All peers.
-        peers: Vec<Peer>,
+        peers: Vec<PeerSpec>,
     },
     /// Lists the peers.
     PeerList,
@@ -107,7 +107,7 @@ mod tests {
     fn a_message_reads_as_it_is_documented() {
         let line = br#"{"version":1,"request":{"peer-add":{"peer":{"name":"b","endpoint":
             "192.0.2.2:8285","subnets":["10.10.2.0/24"]}}}}"#;
-        let peer = Peer {
+        let peer = PeerSpec {
             name: "b".to_owned(),
             endpoint: ([192, 0, 2, 2], 8285).into(),
             subnets: vec!["10.10.2.0/24".parse().unwrap()],

@@ -60,7 +60,7 @@ impl Choice {
     ///
     /// # Errors
     /// The engine's own, when it was asked for by name or is the last one.
-    pub fn fall_back(&mut self, error: EngineError) -> Result<(), EngineError> {
+    pub(crate) fn fall_back(&mut self, error: EngineError) -> Result<(), EngineError> {
         self.refuse(error)?;
         self.settle(probe);
         Ok(())

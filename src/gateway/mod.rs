@@ -20,7 +20,8 @@ mod resources;
 mod run;
 mod shell;
 
-pub use resources::{ResourceError, Resources, expected_offloads};
+pub(crate) use resources::expected_offloads;
+pub use resources::{ResourceError, Resources};
 pub use run::{Gateway, StartError, WorkerFailure};
 #[cfg(feature = "etcd")]
 pub use shell::flanneld;

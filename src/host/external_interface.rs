@@ -211,7 +211,7 @@ fn preferred(interface: &Interface) -> Vec<Ipv4Addr> {
 /// What of the host the overlay would hide: addresses and routes inside it that are not in our own
 /// subnet, where the containers' bridge belongs. One sentence for each.
 #[must_use]
-pub fn collisions(survey: &Survey, network: Ipv4Net, subnet: Ipv4Net) -> Vec<String> {
+pub(crate) fn collisions(survey: &Survey, network: Ipv4Net, subnet: Ipv4Net) -> Vec<String> {
     let mut found = Vec::new();
     for interface in &survey.interfaces {
         for address in interface.addresses.iter().map(|address| address.network.addr()) {

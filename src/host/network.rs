@@ -220,7 +220,11 @@ impl Network {
     ///
     /// # Errors
     /// [`HostError::Request`].
-    pub async fn unrouted(&self, index: u32, networks: &[IpNet]) -> Result<Vec<IpNet>, HostError> {
+    pub(crate) async fn unrouted(
+        &self,
+        index: u32,
+        networks: &[IpNet],
+    ) -> Result<Vec<IpNet>, HostError> {
         let owners = self.route_owners(networks).await?;
         let is_missing = |network: &&IpNet| owners.get(&network.trunc()) != Some(&Some(index));
         Ok(networks.iter().filter(is_missing).copied().collect())

@@ -6,11 +6,11 @@ mod path;
 mod segmentation;
 mod steering;
 
-pub use open::{
-    Fragmentation, SocketError, SocketSpec, check_free, open, open_first, probe_gro,
-    set_fragmentation,
-};
+pub use open::{Fragmentation, SocketError, SocketSpec, check_free, open, open_first};
+pub(crate) use open::{probe_gro, set_fragmentation};
 pub use originate::Originator;
-pub use path::{Path, PathAsker, anywhere, path_between, path_to};
+pub(crate) use path::anywhere;
+pub use path::{Path, PathAsker, path_to};
 pub use segmentation::{GsoPolicy, gso_policy, max_run};
-pub use steering::{open_spread, steer};
+pub(crate) use steering::open_spread;
+pub use steering::steer;

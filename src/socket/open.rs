@@ -130,7 +130,7 @@ pub fn open_first(spec: &SocketSpec) -> Result<OwnedFd, SocketError> {
 ///
 /// # Errors
 /// What the kernel says to `UDP_GRO`.
-pub fn probe_gro() -> io::Result<()> {
+pub(crate) fn probe_gro() -> io::Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     sockopt::set_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)
 }
@@ -139,7 +139,7 @@ pub fn probe_gro() -> io::Result<()> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn set_fragmentation(
+pub(crate) fn set_fragmentation(
     socket: BorrowedFd<'_>,
     ipv6: bool,
     fragmentation: Fragmentation,

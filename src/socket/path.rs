@@ -17,7 +17,7 @@ pub struct Path {
 /// The path to an address from whatever address of ours it begins at.
 ///
 /// # Errors
-/// As [`path_between`].
+/// The kernel has no route, or no descriptor is left.
 pub fn path_to(to: SocketAddr) -> io::Result<Path> {
     let any: IpAddr = match to {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -31,7 +31,7 @@ pub fn path_to(to: SocketAddr) -> io::Result<Path> {
 ///
 /// # Errors
 /// The kernel's: no route, no socket, no such address.
-pub fn path_between(from: SocketAddr, to: SocketAddr) -> io::Result<Path> {
+pub(crate) fn path_between(from: SocketAddr, to: SocketAddr) -> io::Result<Path> {
     let socket = UdpSocket::bind((from.ip(), 0))?;
     socket.connect(to)?;
     let source = socket.local_addr()?.ip();
@@ -76,7 +76,7 @@ fn connected_mtu(socket: &UdpSocket, to: SocketAddr) -> io::Result<u16> {
 
 /// An address of a family to which only the default route leads (RFC 5737, RFC 3849).
 #[must_use]
-pub fn anywhere(family: SocketAddr) -> SocketAddr {
+pub(crate) fn anywhere(family: SocketAddr) -> SocketAddr {
     match family {
         SocketAddr::V4(_) => (Ipv4Addr::new(198, 51, 100, 1), 9).into(),
         SocketAddr::V6(_) => (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into(),

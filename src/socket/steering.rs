@@ -57,7 +57,7 @@ pub fn steer(
 ///
 /// # Errors
 /// [`SocketError`].
-pub fn open_spread(spec: &SocketSpec, worker: usize) -> Result<OwnedFd, SocketError> {
+pub(crate) fn open_spread(spec: &SocketSpec, worker: usize) -> Result<OwnedFd, SocketError> {
     for _ in 0..ATTEMPTS {
         let any = socket2::Socket::from(open(&SocketSpec { shared: false, ..*spec })?);
         let port = any.local_addr().ok().and_then(|address| address.as_socket());

@@ -14,6 +14,6 @@ mod reconcile;
 mod store;
 
 pub use network::{Backend, BackendError, NetworkConfig, NetworkError};
-pub use peers::{InvalidPeers, Peer, PeerSet, Site};
-pub use reconcile::{Change, Reconciler, TooManyPeers};
+pub use peers::{InvalidPeers, PeerSet, PeerSpec, Site};
+pub use reconcile::{PeerDiff, Reconciler, TooManyPeers};
 pub use store::{Joined, LeaseStore, NodeAddress};

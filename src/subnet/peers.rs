@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 /// A gateway and what is behind it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Peer {
+pub struct PeerSpec {
     /// Unique among the peers.
     pub name: String,
     /// Its UDP address.
@@ -17,7 +17,7 @@ pub struct Peer {
 
 /// Peers by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PeerSet(BTreeMap<String, Peer>);
+pub struct PeerSet(BTreeMap<String, PeerSpec>);
 
 /// Why peers cannot live together, or beside this gateway.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -141,7 +141,7 @@ impl PeerSet {
     ///
     /// # Errors
     /// [`InvalidPeers::SameName`].
-    pub fn of(peers: impl IntoIterator<Item = Peer>) -> Result<Self, InvalidPeers> {
+    pub fn of(peers: impl IntoIterator<Item = PeerSpec>) -> Result<Self, InvalidPeers> {
         let mut set = Self::default();
         for peer in peers {
             if let Some(other) = set.0.insert(peer.name.clone(), peer) {
@@ -152,23 +152,23 @@ impl PeerSet {
     }
 
     /// Puts a peer in, or in place of the one of its name; says whether that changed anything.
-    pub fn insert(&mut self, peer: Peer) -> bool {
+    pub fn insert(&mut self, peer: PeerSpec) -> bool {
         self.0.insert(peer.name.clone(), peer.clone()) != Some(peer)
     }
 
     /// Takes a peer out.
-    pub fn remove(&mut self, name: &str) -> Option<Peer> {
+    pub fn remove(&mut self, name: &str) -> Option<PeerSpec> {
         self.0.remove(name)
     }
 
     /// The peer of a name.
     #[must_use]
-    pub fn find(&self, name: &str) -> Option<&Peer> {
+    pub fn find(&self, name: &str) -> Option<&PeerSpec> {
         self.0.get(name)
     }
 
     /// All peers, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Peer> {
+    pub fn iter(&self) -> impl Iterator<Item = &PeerSpec> {
         self.0.values()
     }
 
@@ -198,7 +198,7 @@ impl PeerSet {
     /// All reasons why the peers cannot live together, or not beside a gateway at `site`. A network
     /// inside another peer's is fine, and so is ours inside a peer's: the longer prefix wins.
     #[must_use]
-    pub fn conflicts(&self, site: Site<'_>) -> Vec<InvalidPeers> {
+    pub(crate) fn conflicts(&self, site: Site<'_>) -> Vec<InvalidPeers> {
         let mut conflicts = Vec::new();
         let mut owners: HashMap<IpNet, &str> = HashMap::with_capacity(self.len());
         for peer in self.iter() {
@@ -227,7 +227,7 @@ impl PeerSet {
 }
 
 /// What is wrong with where a peer is.
-fn misplaced(peer: &Peer, listen: SocketAddr, overlay: &Networks) -> Option<InvalidPeers> {
+fn misplaced(peer: &PeerSpec, listen: SocketAddr, overlay: &Networks) -> Option<InvalidPeers> {
     let (name, endpoint) = (peer.name.clone(), peer.endpoint);
     if !is_host(endpoint.ip()) {
         return Some(InvalidPeers::NoHost { name, endpoint });
@@ -267,8 +267,8 @@ impl Networks {
     }
 }
 
-impl FromIterator<Peer> for PeerSet {
-    fn from_iter<I: IntoIterator<Item = Peer>>(peers: I) -> Self {
+impl FromIterator<PeerSpec> for PeerSet {
+    fn from_iter<I: IntoIterator<Item = PeerSpec>>(peers: I) -> Self {
         Self(peers.into_iter().map(|peer| (peer.name.clone(), peer)).collect())
     }
 }
@@ -334,8 +334,8 @@ mod tests {
         assert_eq!(peers.check(site(&local())), Ok(()));
     }
 
-    fn peer(name: &str, endpoint: &str, subnets: &[&str]) -> Peer {
-        Peer {
+    fn peer(name: &str, endpoint: &str, subnets: &[&str]) -> PeerSpec {
+        PeerSpec {
             name: name.to_owned(),
             endpoint: endpoint.parse().unwrap(),
             subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),

@@ -1,6 +1,6 @@
 //! From the peers that somebody wants to the view that workers look up.
 
-use super::{Peer, PeerSet};
+use super::{PeerSet, PeerSpec};
 use ipnet::IpNet;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ pub struct TooManyPeers(usize);
 
 /// What a new set of peers changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Change {
+pub struct PeerDiff {
     /// Peers that were not there, or whose endpoint or networks are new.
     pub changed: Vec<String>,
     /// Peers that are gone.
@@ -29,7 +29,7 @@ pub struct Change {
     pub routes_removed: Vec<IpNet>,
 }
 
-impl Change {
+impl PeerDiff {
     /// Whether nothing changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -70,11 +70,11 @@ impl Reconciler {
     ///
     /// # Errors
     /// [`TooManyPeers`]; the peers are as before.
-    pub fn apply(&mut self, wanted: PeerSet) -> Result<Change, TooManyPeers> {
+    pub fn apply(&mut self, wanted: PeerSet) -> Result<PeerDiff, TooManyPeers> {
         if wanted.len() > MAX_PEERS {
             return Err(TooManyPeers(wanted.len()));
         }
-        let mut change = Change::default();
+        let mut change = PeerDiff::default();
         for peer in self.current.iter() {
             if wanted.find(&peer.name).is_none() {
                 change.removed.push(peer.name.clone());
@@ -106,7 +106,7 @@ impl Reconciler {
         View::new(Overlay { peers, local: self.local.clone(), addresses: self.addresses.clone() })
     }
 
-    fn routed(&self, peer: &Peer) -> twill_datapath::route::Peer {
+    fn routed(&self, peer: &PeerSpec) -> twill_datapath::route::Peer {
         twill_datapath::route::Peer {
             index: self.numbers[&peer.name],
             name: peer.name.as_str().into(),
@@ -135,8 +135,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn peer(name: u8, host: u8) -> Peer {
-        Peer {
+    fn peer(name: u8, host: u8) -> PeerSpec {
+        PeerSpec {
             name: format!("p{name}"),
             endpoint: ([192, 0, 2, host], 8285).into(),
             subnets: vec![format!("10.10.{name}.0/24").parse().unwrap()],
@@ -161,7 +161,8 @@ mod tests {
         let mut reconciler = Reconciler::new(Vec::new(), Vec::new());
         let few: PeerSet = [peer(1, 1)].into_iter().collect();
         reconciler.apply(few.clone()).unwrap();
-        let many = (0..=MAX_PEERS).map(|i| Peer { name: i.to_string(), ..peer(1, 1) }).collect();
+        let many =
+            (0..=MAX_PEERS).map(|i| PeerSpec { name: i.to_string(), ..peer(1, 1) }).collect();
 
         assert_eq!(reconciler.apply(many), Err(TooManyPeers(MAX_PEERS + 1)));
 

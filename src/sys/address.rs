@@ -28,7 +28,7 @@ pub fn parse(bytes: &[u8]) -> Option<SocketAddr> {
 
 /// What to do about an address that cannot be bound, where the error tells.
 #[must_use]
-pub fn bind_cure(error: &io::Error) -> Option<&'static str> {
+pub(crate) fn bind_cure(error: &io::Error) -> Option<&'static str> {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             Some("another process has this port: stop it, or listen elsewhere")

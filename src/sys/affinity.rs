@@ -8,7 +8,7 @@ use std::io;
 ///
 /// # Errors
 /// The kernel's.
-pub fn allowed_cpus() -> io::Result<Vec<usize>> {
+pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
     let set = sched_getaffinity(None)?;
     Ok((0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
 }
@@ -17,7 +17,7 @@ pub fn allowed_cpus() -> io::Result<Vec<usize>> {
 ///
 /// # Errors
 /// `EINVAL` when the process may not use that CPU.
-pub fn bind_thread(cpu: usize) -> io::Result<()> {
+pub(crate) fn bind_thread(cpu: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);
     Ok(sched_setaffinity(None, &set)?)

@@ -5,14 +5,14 @@ use rustix::time::{ClockId, clock_gettime};
 /// `CLOCK_MONOTONIC`, nanoseconds.
 #[inline]
 #[must_use]
-pub fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     nanoseconds(ClockId::Monotonic)
 }
 
 /// `CLOCK_REALTIME`, nanoseconds.
 #[inline]
 #[must_use]
-pub fn realtime_ns() -> u64 {
+pub(crate) fn realtime_ns() -> u64 {
     nanoseconds(ClockId::Realtime)
 }
 

@@ -33,7 +33,7 @@ const _: () = assert!(size_of::<InterfaceFlags>() == size_of::<libc::ifreq>());
 ///
 /// # Errors
 /// The kernel's; `InvalidInput` when the name is longer than 15 bytes.
-pub fn set_interface(queue: BorrowedFd<'_>, name: &str, flags: i32) -> io::Result<String> {
+pub(crate) fn set_interface(queue: BorrowedFd<'_>, name: &str, flags: i32) -> io::Result<String> {
     if name.len() >= libc::IFNAMSIZ {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -56,7 +56,7 @@ pub fn set_interface(queue: BorrowedFd<'_>, name: &str, flags: i32) -> io::Resul
 ///
 /// # Errors
 /// `EINVAL` when the kernel does not know one of the bits.
-pub fn set_offload(queue: BorrowedFd<'_>, mask: u32) -> io::Result<()> {
+pub(crate) fn set_offload(queue: BorrowedFd<'_>, mask: u32) -> io::Result<()> {
     // SAFETY: the argument is a number, not a pointer.
     let rc =
         unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(mask)) };
@@ -67,7 +67,7 @@ pub fn set_offload(queue: BorrowedFd<'_>, mask: u32) -> io::Result<()> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn set_vnet_hdr_len(queue: BorrowedFd<'_>, len: usize) -> io::Result<()> {
+pub(crate) fn set_vnet_hdr_len(queue: BorrowedFd<'_>, len: usize) -> io::Result<()> {
     let len = len as libc::c_int;
     // SAFETY: the kernel reads one `int` and keeps no pointer to it.
     let rc = unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) };
@@ -78,7 +78,7 @@ pub fn set_vnet_hdr_len(queue: BorrowedFd<'_>, len: usize) -> io::Result<()> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn set_vnet_little_endian(queue: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn set_vnet_little_endian(queue: BorrowedFd<'_>) -> io::Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: the kernel reads one `int` and keeps no pointer to it.
     let rc = unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETVNETLE, &raw const on) };
@@ -87,7 +87,7 @@ pub fn set_vnet_little_endian(queue: BorrowedFd<'_>) -> io::Result<()> {
 
 /// The index of an interface, `None` when there is none of that name.
 #[must_use]
-pub fn interface_index(name: &str) -> Option<u32> {
+pub(crate) fn interface_index(name: &str) -> Option<u32> {
     let name = CString::new(name).ok()?;
     // SAFETY: the argument is a string that ends in NUL and outlives the call.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };

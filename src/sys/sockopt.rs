@@ -53,7 +53,7 @@ pub use libc::sock_filter as Instruction;
 ///
 /// # Errors
 /// The kernel's, which checks the program.
-pub fn attach_to_group(socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
+pub(crate) fn attach_to_group(socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(io::Error::other)?,
         filter: program.as_ptr().cast_mut(),

@@ -8,4 +8,5 @@ mod probe;
 pub use configure::configure;
 pub use device::{Device, DeviceSpec};
 pub use error::TunError;
-pub use probe::{SuperPackets, probe_super_packets, reads_without_waiting, throw_away};
+pub use probe::{SuperPackets, probe_super_packets};
+pub(crate) use probe::{reads_without_waiting, throw_away};

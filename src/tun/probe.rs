@@ -30,7 +30,7 @@ pub struct SuperPackets {
 ///
 /// # Errors
 /// [`TunError`].
-pub fn throw_away() -> Result<Device, TunError> {
+pub(crate) fn throw_away() -> Result<Device, TunError> {
     let spec = DeviceSpec { name: NAME, queues: 1, vnet_hdr: true, offloads: FeatureSet::ALL };
     let device = Device::create(&spec)?;
     super::configure(device.queues[0].as_fd(), &device.name, 1500, None)?;
@@ -47,7 +47,7 @@ pub fn throw_away() -> Result<Device, TunError> {
 ///
 /// # Errors
 /// What the kernel says to a read with `RWF_NOWAIT`, which may take a packet.
-pub fn reads_without_waiting(device: &Device) -> io::Result<()> {
+pub(crate) fn reads_without_waiting(device: &Device) -> io::Result<()> {
     let mut byte = [0];
     let room = &mut [IoSliceMut::new(&mut byte)];
     // An offset of -1: the descriptor's own, as devices have none.

@@ -126,7 +126,7 @@ fn a_line_that_is_too_long_ends_the_conversation() {
 #[test]
 fn a_list_of_all_peers_that_a_gateway_can_know_fits() {
     let socket = Socket::open(None);
-    let peers = (0..65_000u32).map(|number| twill::subnet::Peer {
+    let peers = (0..65_000u32).map(|number| twill::subnet::PeerSpec {
         name: format!("a-node-with-a-rather-long-name-{number}.example.com"),
         endpoint: ([192, 0, 2, 1], 8285).into(),
         subnets: vec![ipnet::Ipv4Net::new_assert(number.into(), 32).into(); 4],

@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use twill::control::{self, Request};
-use twill::subnet::Peer;
+use twill::subnet::PeerSpec;
 use twill_testbed::engines;
 use twill_testbed::pair::{PATIENCE, Pair, Setup};
 
@@ -108,10 +108,10 @@ fn traffic_to_one_peer_does_not_notice_a_thousand_changes_of_others() {
 fn what_is_listed_can_be_synced_and_a_second_sync_changes_nothing() {
     let Some(pair) = Pair::start("sync", &with(engines()[0])) else { return };
     let socket = &pair.gateways[0].socket;
-    let sync = |peers: &[Peer]| {
+    let sync = |peers: &[PeerSpec]| {
         control::call(socket, Request::PeerSync { peers: peers.to_vec() }).unwrap()
     };
-    let list = || -> Vec<Peer> {
+    let list = || -> Vec<PeerSpec> {
         serde_json::from_str(&pair.twill(0, &["peer", "list", "--json"]).unwrap()).unwrap()
     };
     let names = |change: &Value, what: &str| {
@@ -132,7 +132,7 @@ fn what_is_listed_can_be_synced_and_a_second_sync_changes_nothing() {
 
     assert_eq!((names(&first, "changed").len(), names(&first, "removed").len()), (20, 0));
     assert_eq!((names(&second, "changed").len(), names(&second, "removed").len()), (0, 0));
-    let by_name = |peers: &[Peer]| {
+    let by_name = |peers: &[PeerSpec]| {
         peers.iter().map(|peer| (peer.name.clone(), peer.clone())).collect::<BTreeMap<_, _>>()
     };
     assert_eq!(by_name(&listed), by_name(&wanted));
@@ -149,8 +149,8 @@ fn what_is_listed_can_be_synced_and_a_second_sync_changes_nothing() {
     pair.assert_connected();
 }
 
-fn peer(name: &str, endpoint: &str, subnet: &str) -> Peer {
-    Peer {
+fn peer(name: &str, endpoint: &str, subnet: &str) -> PeerSpec {
+    PeerSpec {
         name: name.to_owned(),
         endpoint: endpoint.parse().unwrap(),
         subnets: vec![subnet.parse().unwrap()],

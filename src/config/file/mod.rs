@@ -158,7 +158,7 @@ impl Interface {
 
     /// Whether the file or a flag switches an offload on explicitly.
     #[must_use]
-    pub fn forces(&self, feature: Feature) -> bool {
+    pub(crate) fn forces(&self, feature: Feature) -> bool {
         self.offloads.get(&FeatureName(feature)) == Some(&true)
     }
 

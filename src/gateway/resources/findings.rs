@@ -55,7 +55,7 @@ fn network_card(Toward(to): Toward) -> Option<Nic> {
 
 /// The offloads that a gateway with default settings would use on this kernel.
 #[must_use]
-pub fn expected_offloads(
+pub(crate) fn expected_offloads(
     engine: EngineKind,
     granted: FeatureSet,
     super_packets: &SuperPackets,

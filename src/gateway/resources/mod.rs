@@ -6,7 +6,7 @@
 
 mod findings;
 
-pub use findings::expected_offloads;
+pub(crate) use findings::expected_offloads;
 pub(super) use findings::{Toward, find_out};
 
 use super::plan::Needs;

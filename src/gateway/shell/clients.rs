@@ -2,7 +2,7 @@
 
 use super::tunnel::Tunnel;
 use crate::control::{self, Call, Request, Response, ServerError};
-use crate::subnet::Peer;
+use crate::subnet::PeerSpec;
 use serde_json::json;
 use std::path::Path;
 use tokio::sync::mpsc;
@@ -42,11 +42,11 @@ pub(super) enum Asked {
 
 /// What a client wants to be done about the peers.
 pub(super) enum PeerChange {
-    Add(Peer),
+    Add(PeerSpec),
     /// By name or by one of its networks.
     Delete(String),
     /// Make these the peers.
-    Sync(Vec<Peer>),
+    Sync(Vec<PeerSpec>),
     Reload,
 }
 

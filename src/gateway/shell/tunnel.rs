@@ -7,7 +7,7 @@ use crate::config::{Mtu, Settings};
 use crate::gateway::resources::blocking;
 use crate::gateway::run::{Gateway, StartError};
 use crate::host::{HostError, HostEvents, Network};
-use crate::subnet::{Change, PeerSet, Reconciler, TooManyPeers};
+use crate::subnet::{PeerDiff, PeerSet, Reconciler, TooManyPeers};
 use crate::telemetry::probe::Prober;
 use crate::telemetry::{drops, news, silence};
 use ipnet::IpNet;
@@ -111,7 +111,7 @@ impl Tunnel {
     }
 
     /// Makes these the peers and has workers look them up; says what that changed.
-    pub(super) fn set_peers(&mut self, wanted: PeerSet) -> Result<Change, TooManyPeers> {
+    pub(super) fn set_peers(&mut self, wanted: PeerSet) -> Result<PeerDiff, TooManyPeers> {
         let change = self.reconciler.apply(wanted)?;
         if !change.is_empty() {
             self.gateway.publish(self.reconciler.view());

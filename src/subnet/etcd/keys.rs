@@ -31,7 +31,7 @@ pub struct Position {
 impl Position {
     /// Whether an answer that came later is of another store: one that was wiped, or restored.
     #[must_use]
-    pub fn is_replaced_by(&self, later: &Self) -> bool {
+    pub(crate) fn is_replaced_by(&self, later: &Self) -> bool {
         self.cluster != later.cluster || later.term < self.term || later.revision < self.revision
     }
 }

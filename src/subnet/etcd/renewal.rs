@@ -52,21 +52,21 @@ impl Renewal {
 
     /// How long until the next attempt is due; `None` for a lease that needs none.
     #[must_use]
-    pub fn due_in(&self, now_ns: u64) -> Option<Duration> {
+    pub(crate) fn due_in(&self, now_ns: u64) -> Option<Duration> {
         let times = self.times?;
         Some(Duration::from_nanos(times.attempt_ns.saturating_sub(now_ns)))
     }
 
     /// Whether the lease has run out, as far as the clock here can tell.
     #[must_use]
-    pub fn is_expired(&self, now_ns: u64) -> bool {
+    pub(crate) fn is_expired(&self, now_ns: u64) -> bool {
         self.times.is_some_and(|times| times.expires_ns <= now_ns)
     }
 
     /// Whether it may have run out by the store's clock. The store counts from a later moment than
     /// we do, but perhaps faster.
     #[must_use]
-    pub fn may_be_expired(&self, now_ns: u64) -> bool {
+    pub(crate) fn may_be_expired(&self, now_ns: u64) -> bool {
         let slack_ns = |times: Times| times.ttl_ns / u64::from(CLOCKS_DIFFER);
         self.times.is_some_and(|times| times.expires_ns.saturating_sub(slack_ns(times)) <= now_ns)
     }

@@ -2,7 +2,7 @@
 
 use super::keys::{Entry, Event, KeyList, Position};
 use super::lease::{self, Lease, LeaseAttrs, Malformed};
-use crate::subnet::{Peer, PeerSet};
+use crate::subnet::{PeerSet, PeerSpec};
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -191,13 +191,13 @@ impl LeaseTable {
 
     /// The key of our lease, for people.
     #[must_use]
-    pub fn own_name(&self) -> String {
+    pub(crate) fn own_name(&self) -> String {
         text(&self.own.key)
     }
 
     /// The revision from which changes are still unknown.
     #[must_use]
-    pub fn next_revision(&self) -> i64 {
+    pub(crate) fn next_revision(&self) -> i64 {
         self.at.revision + 1
     }
 
@@ -257,14 +257,14 @@ impl LeaseTable {
     }
 
     /// Gives up what a replaced store has not shown again; says whether there was any.
-    pub fn forget_unconfirmed(&mut self) -> bool {
+    pub(crate) fn forget_unconfirmed(&mut self) -> bool {
         self.retain(|_, known| !known.unconfirmed)
     }
 
     /// The peers, all on one port.
     #[must_use]
     pub fn peers(&self, port: u16) -> PeerSet {
-        let peers = self.known.iter().map(|(subnet, known)| Peer {
+        let peers = self.known.iter().map(|(subnet, known)| PeerSpec {
             name: subnet.to_string(),
             endpoint: SocketAddr::from((known.public_ip, port)),
             subnets: vec![IpNet::V4(*subnet)],
@@ -274,7 +274,7 @@ impl LeaseTable {
 
     /// What an entry of our own key says.
     #[must_use]
-    pub fn own_key(&self, entry: &Entry) -> OwnKey {
+    pub(crate) fn own_key(&self, entry: &Entry) -> OwnKey {
         match lease::parse(&entry.key, &entry.value) {
             Ok(lease) if lease.attrs == self.own.attrs => OwnKey::Ours(entry.clone()),
             _ => OwnKey::Taken(text(&entry.value)),

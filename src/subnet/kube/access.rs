@@ -190,7 +190,7 @@ impl Access {
 
     /// Whether the server's certificate is not checked.
     #[must_use]
-    pub fn trusts_anybody(&self) -> bool {
+    pub(crate) fn trusts_anybody(&self) -> bool {
         self.trust == Trust::Anybody
     }
 

@@ -85,19 +85,13 @@ impl Annotations {
 
     /// The address of the node's interface that an administrator chose; it wins over `-public-ip`.
     #[must_use]
-    pub fn node_public_ip<'a>(&self, metadata: &'a Metadata) -> Option<&'a str> {
+    pub(crate) fn node_public_ip<'a>(&self, metadata: &'a Metadata) -> Option<&'a str> {
         self.get(metadata, "node-public-ip").filter(|text| !text.is_empty())
-    }
-
-    /// The key of the annotation that names the node's public address.
-    #[must_use]
-    pub fn public_ip_key(&self) -> String {
-        self.key("public-ip")
     }
 
     /// Whether a node's annotations are those of a node of ours at this address.
     #[must_use]
-    pub fn are_ours(&self, metadata: &Metadata, public_ip: Ipv4Addr) -> bool {
+    pub(crate) fn are_ours(&self, metadata: &Metadata, public_ip: Ipv4Addr) -> bool {
         self.ours(public_ip)
             .iter()
             .all(|(name, value)| self.get(metadata, name) == Some(value.as_str()))
@@ -133,7 +127,7 @@ impl Annotations {
 
 /// The patch that tells the cluster that pods of the node have a network.
 #[must_use]
-pub fn network_is_available(now: &str) -> Value {
+pub(crate) fn network_is_available(now: &str) -> Value {
     json!({"status": {"conditions": [{
         "type": "NetworkUnavailable",
         "status": "False",
@@ -156,7 +150,7 @@ mod tests {
             ("example.org/tunnel", "example.org/tunnel-public-ip"),
             ("example.org/tunnel-", "example.org/tunnel-public-ip"),
         ] {
-            assert_eq!(Annotations::new(prefix).unwrap().public_ip_key(), key, "{prefix}");
+            assert_eq!(Annotations::new(prefix).unwrap().key("public-ip"), key, "{prefix}");
         }
     }
 

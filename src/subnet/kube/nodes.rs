@@ -100,7 +100,11 @@ impl Nodes {
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn of_pod(&self, namespace: &str, pod: &str) -> Result<Option<String>, CallError> {
+    pub(crate) async fn of_pod(
+        &self,
+        namespace: &str,
+        pod: &str,
+    ) -> Result<Option<String>, CallError> {
         #[derive(Default, serde::Deserialize)]
         #[serde(default)]
         struct Pod {

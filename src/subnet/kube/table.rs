@@ -5,7 +5,7 @@
 
 use super::annotations::{Annotations, Record};
 use super::api::{Metadata, Node};
-use crate::subnet::{Peer, PeerSet};
+use crate::subnet::{PeerSet, PeerSpec};
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -243,7 +243,7 @@ impl NodeTable {
             }
             // What we would send to our own address would come back to us.
             if public_ip != own.public_ip {
-                peers.push(Peer {
+                peers.push(PeerSpec {
                     name: name.clone(),
                     endpoint: SocketAddr::from((public_ip, port)),
                     subnets: vec![IpNet::V4(subnet)],

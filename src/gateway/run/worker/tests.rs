@@ -38,6 +38,21 @@ fn one_turn_carries_both_directions() {
 }
 
 #[test]
+fn what_an_engine_holds_when_its_worker_ends_leaves_first() {
+    let mut side = Side::near();
+    for number in 0..2 * BATCH {
+        let packet = plain(&udp(NEAR, FAR, format!("{number}").as_bytes()));
+        side.wires.borrow_mut().from_tun.push_back(packet);
+    }
+    side.worker.stop.store(true, Ordering::Relaxed);
+
+    side.worker.turns().unwrap();
+
+    assert!(!side.wires.borrow().has_arrivals());
+    assert_eq!(side.egress().packets_out, 2 * BATCH as u64);
+}
+
+#[test]
 fn a_bulk_stream_crosses_two_gateways_whole_and_in_order() {
     let (mut near, mut far) = (Side::near(), Side::far());
     let stream: Vec<u8> = (0..40u32 * 64 * 1024).map(|at| (at / 7) as u8).collect();

@@ -10,7 +10,7 @@ use crate::gateway::shell::tunnel::Tunnel;
 use crate::subnet::etcd::{Leases, OwnLease};
 #[cfg(feature = "kube")]
 use crate::subnet::kube::{Cluster, OwnNode};
-use crate::subnet::{Change, PeerSet, TooManyPeers};
+use crate::subnet::{PeerDiff, PeerSet, TooManyPeers};
 use crate::telemetry::news;
 use crate::telemetry::observer::Observer;
 #[cfg(feature = "kube")]
@@ -187,7 +187,7 @@ impl<L: Known> PeerSource for LeaseSource<L> {
     }
 }
 
-fn tell(change: &Change) {
+fn tell(change: &PeerDiff) {
     for (what, subnets) in [("added", &change.changed), ("removed", &change.removed)] {
         let one = |subnet| info!("Subnet {what}: {subnet}");
         news::tell(subnets.iter(), one, |count| info!("Subnets {what}: {count}"));

@@ -9,7 +9,7 @@ use crate::gateway::shell::PeerSource;
 use crate::gateway::shell::clients::PeerChange;
 use crate::gateway::shell::tunnel::Tunnel;
 use crate::host::HostError;
-use crate::subnet::{Change, InvalidPeers, Peer, PeerSet, Site, TooManyPeers};
+use crate::subnet::{InvalidPeers, PeerDiff, PeerSet, PeerSpec, Site, TooManyPeers};
 use crate::telemetry::news;
 use ipnet::IpNet;
 use serde_json::json;
@@ -89,7 +89,7 @@ impl FileSource {
         &mut self,
         tunnel: &mut Tunnel,
         loaded: Standalone,
-    ) -> Result<Change, ChangeError> {
+    ) -> Result<PeerDiff, ChangeError> {
         for warning in &loaded.warnings {
             warn!("{warning}");
         }
@@ -125,7 +125,7 @@ impl FileSource {
 
 /// Adds peers of the file whose names resolve by now; each by itself, as one that cannot be must
 /// keep no other one out.
-pub(super) async fn add_resolved(tunnel: &mut Tunnel, peers: Vec<Peer>) {
+pub(super) async fn add_resolved(tunnel: &mut Tunnel, peers: Vec<PeerSpec>) {
     for peer in peers {
         let (name, endpoint) = (peer.name.clone(), peer.endpoint);
         match add(tunnel, peer).await {
@@ -135,14 +135,14 @@ pub(super) async fn add_resolved(tunnel: &mut Tunnel, peers: Vec<Peer>) {
     }
 }
 
-async fn add(tunnel: &mut Tunnel, peer: Peer) -> Result<Change, ChangeError> {
+async fn add(tunnel: &mut Tunnel, peer: PeerSpec) -> Result<PeerDiff, ChangeError> {
     let peer = completed(tunnel, peer)?;
     let mut wanted = tunnel.reconciler.current().clone();
     wanted.insert(peer);
     make(tunnel, wanted).await
 }
 
-async fn delete(tunnel: &mut Tunnel, which: &str) -> Result<Change, ChangeError> {
+async fn delete(tunnel: &mut Tunnel, which: &str) -> Result<PeerDiff, ChangeError> {
     let mut wanted = tunnel.reconciler.current().clone();
     let subnet = which.parse::<IpNet>().ok().map(|subnet| subnet.trunc());
     let named = wanted.find(which).or_else(|| {
@@ -155,14 +155,14 @@ async fn delete(tunnel: &mut Tunnel, which: &str) -> Result<Change, ChangeError>
     make(tunnel, wanted).await
 }
 
-async fn sync(tunnel: &mut Tunnel, peers: Vec<Peer>) -> Result<Change, ChangeError> {
+async fn sync(tunnel: &mut Tunnel, peers: Vec<PeerSpec>) -> Result<PeerDiff, ChangeError> {
     let peers = peers.into_iter().map(|peer| completed(tunnel, peer));
     let peers = peers.collect::<Result<Vec<_>, _>>()?;
     make(tunnel, PeerSet::of(peers)?).await
 }
 
 /// A client's peer as the file's are: port 0 stands for our own, networks have no host bits.
-fn completed(tunnel: &Tunnel, mut peer: Peer) -> Result<Peer, ChangeError> {
+fn completed(tunnel: &Tunnel, mut peer: PeerSpec) -> Result<PeerSpec, ChangeError> {
     if peer.name.is_empty() || peer.name.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(ChangeError::Name(peer.name));
     }
@@ -178,7 +178,7 @@ fn completed(tunnel: &Tunnel, mut peer: Peer) -> Result<Peer, ChangeError> {
 
 /// Makes the peers these: workers first, so that no packet is routed here before it can be sent, then
 /// routes. When a route cannot be had, everything is as before.
-async fn make(tunnel: &mut Tunnel, wanted: PeerSet) -> Result<Change, ChangeError> {
+async fn make(tunnel: &mut Tunnel, wanted: PeerSet) -> Result<PeerDiff, ChangeError> {
     let settings = &tunnel.settings;
     wanted.check(Site { listen: settings.listen, local: &settings.local })?;
     for peer in wanted.iter() {
@@ -213,14 +213,14 @@ async fn remove_routes(tunnel: &Tunnel, networks: &[IpNet]) {
     }
 }
 
-fn response(result: Result<Change, ChangeError>) -> Response {
+fn response(result: Result<PeerDiff, ChangeError>) -> Response {
     match result {
         Ok(change) => Response::Ok(json!(change)),
         Err(error) => Response::Error(error.to_string()),
     }
 }
 
-fn tell(change: &Change, before: &PeerSet) {
+fn tell(change: &PeerDiff, before: &PeerSet) {
     let is_new = |name: &&String| before.find(name).is_none();
     let (new, changed): (Vec<_>, Vec<_>) = change.changed.iter().partition(is_new);
     let removed = change.removed.iter().collect();

@@ -21,7 +21,7 @@ use crate::config::file::Interface;
 use crate::config::load::{LoadError, Standalone, load};
 use crate::control::{Response, ServerError};
 use crate::host::{HostError, Network};
-use crate::subnet::{Peer, PeerSet, Reconciler, TooManyPeers};
+use crate::subnet::{PeerSet, PeerSpec, Reconciler, TooManyPeers};
 use crate::telemetry::http::{self, HttpError};
 use ipnet::IpNet;
 use sd_notify::NotifyState;
@@ -156,7 +156,7 @@ enum News {
     /// The file was read again.
     Loaded(Box<Loaded>),
     /// Peers whose names resolve by now.
-    Resolved(Vec<Peer>),
+    Resolved(Vec<PeerSpec>),
 }
 
 impl PeerSource for FileSource {

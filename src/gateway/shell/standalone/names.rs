@@ -1,7 +1,7 @@
 //! Peers of the file whose names do not resolve yet.
 
 use crate::config::load::Unresolved;
-use crate::subnet::Peer;
+use crate::subnet::PeerSpec;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -15,7 +15,7 @@ pub(super) struct Names {
     listen: SocketAddr,
     waiting: Vec<Unresolved>,
     /// The attempt that runs on a thread of its own, as a name server may take its time.
-    attempt: Option<JoinHandle<Vec<Peer>>>,
+    attempt: Option<JoinHandle<Vec<PeerSpec>>>,
     next: Instant,
 }
 
@@ -37,7 +37,7 @@ impl Names {
 
     /// Waits for peers that have an address now; pends as long as all have one. It may be dropped
     /// and called again at any time.
-    pub(super) async fn resolved(&mut self) -> Vec<Peer> {
+    pub(super) async fn resolved(&mut self) -> Vec<PeerSpec> {
         loop {
             if self.waiting.is_empty() {
                 return std::future::pending().await;

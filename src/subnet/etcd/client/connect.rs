@@ -148,7 +148,7 @@ impl Access {
     }
 
     /// Endpoints that are spoken to in the clear.
-    pub fn plain_endpoints(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn plain_endpoints(&self) -> impl Iterator<Item = &str> {
         let plain = |endpoint: &&str| is_plain(endpoint, self.is_certified());
         self.endpoints.iter().map(String::as_str).filter(plain)
     }
