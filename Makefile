@@ -1,57 +1,57 @@
-# twill: the menu. `make demo` shows it working, `make test` proves it.
+# `make demo` shows twill working, `make test` tests it, `make` lists the targets.
 
 CARGO ?= cargo
-# What is needed beside Rust, as Debian packages: to build, to demonstrate and measure, to test.
+# Debian packages, besides Rust: to build, to run the demo and measurements, to run the tests.
 BUILDING := protobuf-compiler libprotobuf-dev
 MEASURING := iperf3 iproute2 iputils-ping nftables ethtool linux-perf
 TESTING := etcd-server etcd-client iptables tcpdump procps prometheus tmux openssl curl
 PACKAGES := $(BUILDING) $(MEASURING) $(TESTING)
-# What emulating a machine needs beyond that, and the Debian suites whose kernels it runs.
+# Debian packages for the virtual machine of `make kernels`, and the suites whose kernels it boots.
 EMULATOR := qemu-system-x86 busybox-static cpio kmod xz-utils
 KERNELS ?= bookworm bullseye trixie
 
 .DEFAULT_GOAL := help
 .PHONY: help demo perf test kernels lint deny miri bench build setup building measuring clean
 
-help: ## this list
+help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: measuring build ## two hosts in network namespaces, real traffic between their containers, one table
+demo: measuring build ## send traffic between two hosts in network namespaces, print one table (needs root)
 	./target/release/twill-perf demo
 
-perf: measuring build ## network paths side by side: throughput, latency, cost; a report in results/
+perf: measuring build ## compare throughput, latency and CPU cost of network paths; report in results/ (needs root)
 	./target/release/twill-perf run
 
-test: setup ## every test, on this machine's kernel (needs root)
+test: setup ## run all tests on this machine's kernel (needs root)
 	@tests/kube/build
 	$(CARGO) test --workspace --no-fail-fast
 
-kernels: setup ## engine and gateway tests on Debian's kernels, in a virtual machine (slow)
+kernels: setup ## run engine and gateway tests on Debian's kernels in a virtual machine (slow)
 	@tests/install $(EMULATOR)
 	CARGO="$(CARGO)" TWILL_KERNELS_LIMIT=$${TWILL_KERNELS_LIMIT:-5400} tests/kernels/all $(KERNELS)
 
-lint: building ## formatting, clippy and the documentation, warnings as errors
+lint: building ## check formatting, clippy and rustdoc; warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 
-deny: ## licences, sources and duplicates of the dependencies
+deny: ## check licences, sources and duplicates of dependencies; installs cargo-deny
 	@command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked
-	$(CARGO) deny --log-level error check licenses bans sources
+	$(CARGO) deny check licenses bans sources
 
-miri: ## unit tests of the packet code under Miri, where a nightly toolchain has it
+miri: ## run unit tests of twill-datapath under Miri, if nightly has it
 	@if $(CARGO) +nightly miri --version >/dev/null 2>&1; then \
 		PROPTEST_CASES=2 MIRIFLAGS=-Zmiri-disable-isolation \
 			$(CARGO) +nightly miri test --package twill-datapath --lib; \
-	else echo "SKIPPED miri: rustup toolchain install nightly --component miri"; fi
+	else echo "SKIPPED Miri: not installed; rustup toolchain install nightly --component miri"; fi
 
-bench: building ## micro-benchmarks of the pure half
+bench: building ## run the micro-benchmarks of twill-datapath and of lease tables
 	$(CARGO) bench --package twill-bench
 
-build: building ## optimised binaries in target/release
+build: building ## build optimised binaries in target/release
 	$(CARGO) build --release --workspace --bins
 
-setup: ## Debian packages that are missing
+setup: ## install the Debian packages that are missing (needs root)
 	@tests/install $(PACKAGES)
 
 building:
@@ -60,5 +60,5 @@ building:
 measuring: building
 	@tests/install $(MEASURING)
 
-clean: ## remove what was built
+clean: ## remove build output
 	$(CARGO) clean
