@@ -1,4 +1,4 @@
-//! Asks a running gateway for its status and prints what it carried.
+//! Prints the status of a running gateway, read over its control socket.
 //!
 //! ```text
 //! cargo run --example status -- /run/twill/twill0.sock
@@ -18,14 +18,20 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // docs/status.schema.json describes all of it.
-    println!("{}: engine {}", status["device"], status["engine"]);
+    // docs/status.schema.json describes all fields.
+    println!("{}: engine {}", text(&status["device"]), text(&status["engine"]));
     for direction in ["egress", "ingress"] {
-        let books = &status[direction];
-        println!("  {direction}: {} packets, {} bytes", books["packets_out"], books["bytes_out"]);
+        let counters = &status[direction];
+        let (packets, bytes) = (&counters["packets_out"], &counters["bytes_out"]);
+        println!("  {direction}: {packets} packets, {bytes} bytes");
     }
     for peer in status["peers"].as_array().into_iter().flatten() {
-        println!("  peer {} at {}", peer["name"], peer["endpoint"]);
+        println!("  peer {} at {}", text(&peer["name"]), text(&peer["endpoint"]));
     }
     ExitCode::SUCCESS
+}
+
+/// A JSON string without its quotes; `-` for anything else.
+fn text(value: &serde_json::Value) -> &str {
+    value.as_str().unwrap_or("-")
 }
