@@ -187,7 +187,7 @@ impl PeerSet {
     /// Checks that the peers can live together, and beside a gateway at `site`.
     ///
     /// # Errors
-    /// The first of [`conflicts`](Self::conflicts).
+    /// The first conflict.
     pub fn check(&self, site: Site<'_>) -> Result<(), InvalidPeers> {
         match self.conflicts(site).into_iter().next() {
             Some(conflict) => Err(conflict),
