@@ -12,6 +12,8 @@ mod network;
 mod peers;
 mod reconcile;
 mod store;
+#[cfg(feature = "etcd")]
+mod system_roots;
 
 pub use network::{Backend, BackendError, NetworkConfig, NetworkError};
 pub use peers::{InvalidPeers, PeerSet, PeerSpec, Site};

@@ -2,6 +2,7 @@
 
 use super::kubeconfig::{self, Identity, KubeconfigError, TokenSource, Trust};
 use super::token::{Credential, TokenError, Tokens};
+use crate::subnet::system_roots::system_roots;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
@@ -12,14 +13,6 @@ use std::sync::Arc;
 
 /// Where a pod finds what its service account gives it.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// Where distributions keep the certificates that they trust, as Go looks for them.
-const SYSTEM_ROOTS: [&str; 5] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// What the command line and the environment say of the API server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -210,7 +203,9 @@ impl Access {
             Trust::Anybody => {
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
             }
-            Trust::System => builder.with_root_certificates(roots(&system_roots())?),
+            Trust::System => {
+                builder.with_root_certificates(roots(&system_roots().unwrap_or_default())?)
+            }
             Trust::Authorities(pem) => builder.with_root_certificates(roots(pem)?),
         };
         let mut tls = match credential.identity.as_ref().or(self.identity.as_ref()) {
@@ -256,16 +251,6 @@ fn identity_of(
 
 fn unusable(what: &'static str, cause: &dyn std::fmt::Display) -> AccessError {
     AccessError::Certificate { what, cause: cause.to_string() }
-}
-
-fn system_roots() -> Vec<u8> {
-    let configured = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    let usual = SYSTEM_ROOTS.iter().map(PathBuf::from);
-    configured
-        .into_iter()
-        .chain(usual)
-        .find_map(|path| std::fs::read(path).ok())
-        .unwrap_or_default()
 }
 
 /// Takes any certificate, as `insecure-skip-tls-verify` asks for; signatures are checked still.

@@ -1,6 +1,7 @@
 //! How etcd is reached: endpoints, TLS, user.
 
 use super::connection::cause;
+use crate::subnet::system_roots::system_roots;
 use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
 use std::cell::Cell;
 use std::fmt;
@@ -20,15 +21,6 @@ const TOO_MANY_PINGS: [&str; 2] = ["too_many_pings", "ENHANCE_YOUR_CALM"];
 const AUTH_IS_OFF: &str = "authentication is not enabled";
 /// Longest wait for a connection to one endpoint.
 const CONNECT: Duration = Duration::from_secs(3);
-/// Where distributions keep the certificates that they trust, as Go looks for them.
-const SYSTEM_ROOTS: [&str; 5] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
 /// User name and password. Neither is ever printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
@@ -227,12 +219,6 @@ fn with_roots(roots: Option<Vec<u8>>) -> TlsOptions {
         Some(pem) => TlsOptions::new().ca_certificate(Certificate::from_pem(pem)),
         None => TlsOptions::new(),
     }
-}
-
-fn system_roots() -> Option<Vec<u8>> {
-    let configured = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    let usual = SYSTEM_ROOTS.iter().map(PathBuf::from);
-    configured.into_iter().chain(usual).find_map(|path| std::fs::read(path).ok())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, AccessError> {
