@@ -43,7 +43,7 @@ miri: ## run unit tests of twill-datapath under Miri, if nightly has it
 	@if $(CARGO) +nightly miri --version >/dev/null 2>&1; then \
 		PROPTEST_CASES=2 MIRIFLAGS=-Zmiri-disable-isolation \
 			$(CARGO) +nightly miri test --package twill-datapath --lib; \
-	else echo "SKIPPED Miri: not installed; rustup toolchain install nightly --component miri"; fi
+	else echo "SKIPPED Miri: not installed; run: rustup toolchain install nightly --component miri"; fi
 
 bench: building ## run the micro-benchmarks of twill-datapath and of lease tables
 	$(CARGO) bench --package twill-bench
