@@ -26,7 +26,7 @@ pub enum InvalidPeers {
     #[error("two peers are called {0:?}: give each a name of its own")]
     SameName(String),
     /// Two peers hold one network.
-    #[error("subnet {subnet} is behind {first:?} and behind {name:?}: keep it at one of them")]
+    #[error("subnet {subnet} is behind {first:?} and behind {name:?}: keep it at one peer")]
     SameSubnet {
         /// The network.
         subnet: IpNet,
@@ -36,7 +36,7 @@ pub enum InvalidPeers {
         name: String,
     },
     /// A peer holds a network twice.
-    #[error("subnet {subnet} stands twice at {name:?}: once is enough")]
+    #[error("duplicate subnet {subnet} at peer {name:?}: remove one")]
     Twice {
         /// The network.
         subnet: IpNet,
@@ -46,7 +46,7 @@ pub enum InvalidPeers {
     /// A peer's network is in one of ours.
     #[error(
         "subnet {subnet} of peer {name:?} is in {local}, which is behind this gateway: \
-         say with local what is behind it"
+         set `local` to the networks behind this gateway"
     )]
     Local {
         /// The peer.
@@ -57,10 +57,10 @@ pub enum InvalidPeers {
         local: IpNet,
     },
     /// A peer is where this gateway listens.
-    #[error("peer {0:?} has this gateway's own address: leave it out of its own file")]
+    #[error("peer {0:?} has this gateway's own address: remove that peer from this gateway's file")]
     Ourselves(String),
     /// A peer without an address to send to.
-    #[error("endpoint {endpoint} of peer {name:?} is no address of a host")]
+    #[error("endpoint {endpoint} of peer {name:?} cannot be a host's address")]
     NoHost {
         /// The peer.
         name: String,
@@ -301,15 +301,15 @@ mod tests {
             peers.conflicts(site(&local())).iter().map(ToString::to_string).collect();
 
         let expected = [
-            "subnet 10.10.2.0/24 is behind \"a\" and behind \"b\": keep it at one of them",
+            "subnet 10.10.2.0/24 is behind \"a\" and behind \"b\": keep it at one peer",
             "subnet 10.10.1.128/25 of peer \"b\" is in 10.10.1.0/24, which is behind this gateway: \
-             say with local what is behind it",
-            "subnet 10.10.3.0/24 stands twice at \"c\": once is enough",
+             set `local` to the networks behind this gateway",
+            "duplicate subnet 10.10.3.0/24 at peer \"c\": remove one",
             "endpoint 10.10.2.9:8285 of peer \"c\" is inside the overlay, in 10.10.2.0/24: datagrams \
              to it would go through the tunnel again, without end; give the address on the network \
              between the hosts",
-            "peer \"d\" has this gateway's own address: leave it out of its own file",
-            "endpoint 224.0.0.1:8285 of peer \"e\" is no address of a host",
+            "peer \"d\" has this gateway's own address: remove that peer from this gateway's file",
+            "endpoint 224.0.0.1:8285 of peer \"e\" cannot be a host's address",
             "endpoint [2001:db8::2]:8285 of peer \"f\" cannot be reached from 192.0.2.1:8285: \
              listen on [::]",
             "endpoint 10.10.1.9:8285 of peer \"g\" is inside the overlay, in 10.10.1.0/24: datagrams \

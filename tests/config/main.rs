@@ -116,7 +116,7 @@ fn mistakes_that_only_the_host_or_the_whole_file_shows_have_a_place_and_a_cure()
         ),
         (
             format!("{START}{b}{}", peer("c", "192.0.2.3", "[\"10.10.3.0/24\", \"10.10.2.9/24\"]")),
-            "f:11:28: subnet 10.10.2.0/24 is behind \"b\" and behind \"c\": keep it at one of them",
+            "f:11:28: subnet 10.10.2.0/24 is behind \"b\" and behind \"c\": keep it at one peer",
         ),
         (
             format!("{START}{}", peer("b", "192.0.2.2", "\"10.10.1.0/24\"")),
@@ -128,7 +128,7 @@ fn mistakes_that_only_the_host_or_the_whole_file_shows_have_a_place_and_a_cure()
         ),
         (
             format!("{START}{}", peer("b", "192.0.2.1", "\"10.9.0.0/16\"")),
-            "f:6:12: peer \"b\" has this gateway's own address: leave it out of its own file",
+            "f:6:12: peer \"b\" has this gateway's own address: remove that peer from this gateway's file",
         ),
         (
             format!("{START}socket_group = \"no-such-group\"\n"),

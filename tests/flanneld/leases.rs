@@ -196,7 +196,7 @@ fn a_stolen_lease_is_reported_and_not_taken_back() {
     until("readiness", || node.probe("/readyz") == "flanneld is ready200 ");
 
     cluster.etcd.put_peer(&node.subnet(), "192.0.2.66");
-    node.wait_for("was taken by another node");
+    node.wait_for("another node took our lease");
 
     until("unreadiness", || node.probe("/readyz") == "flanneld is not ready yet503 ");
     assert_eq!(node.status()["etcd"]["own"], "stolen");

@@ -40,13 +40,13 @@ drop_reasons! {
     Version => "version",
     /// The header length is below 20 bytes or reaches beyond the packet.
     HeaderLength => "ihl",
-    /// The total length promises more bytes than arrived.
+    /// The total length exceeds the bytes that arrived.
     Truncated => "truncated",
     /// The total length is shorter than the header.
     TotalLength => "totlen",
     /// The IP version is one that this tunnel does not carry.
     Family => "family",
-    /// The outer source is no peer.
+    /// The outer source does not belong to a peer.
     UnknownPeer => "unknown_peer",
     /// The inner source does not belong to the peer that sent the packet.
     SourceMismatch => "src_mismatch",
@@ -60,7 +60,7 @@ drop_reasons! {
     Ecn => "ecn",
     /// No peer holds the destination.
     NoRoute => "no_route",
-    /// The destination is a multicast group, which no tunnel carries.
+    /// The destination is a multicast group; twill carries unicast only.
     Multicast => "multicast",
     /// The destination is behind this gateway itself: a routing loop.
     LocalLoop => "local_loop",

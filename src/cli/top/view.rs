@@ -98,7 +98,7 @@ fn direction(
         ]),
         dropped(rates.drops),
         latency(model.interval.get(name)),
-        Line::from(format!("{:>8} {unit}, {} per turn", mean(moved), mean(batch))).dim(),
+        Line::from(format!("{:>8} {unit}, {} per batch", mean(moved), mean(batch))).dim(),
     ];
     frame.render_widget(Paragraph::new(lines), text);
     let width = usize::from(curve.width);

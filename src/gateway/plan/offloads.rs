@@ -53,11 +53,13 @@ fn refusal(grounds: &Grounds<'_>, feature: Feature) -> Option<String> {
     }
     let probed = |taken: &io::Result<()>| {
         let error = taken.as_ref().err()?;
-        Some(format!("the kernel grants it and refuses its packets: {error}"))
+        Some(format!("the kernel offers it but rejects its packets: {error}"))
     };
     match feature {
         Feature::Gro if by_flow => {
-            Some("steering by flow: a train would take other flows along".to_owned())
+            let reason = "UDP_GRO can merge several flows into one buffer, so it is off with \
+                          steering = \"flows\"";
+            Some(reason.to_owned())
         }
         Feature::Gro => gro.as_ref().err().map(|error| format!("the kernel refuses it: {error}")),
         Feature::Gso => (!gso.on).then(|| gso.reason.clone()),
@@ -108,7 +110,7 @@ mod tests {
         let offloads = decided(|grounds| grounds.by_flow = true);
 
         assert_eq!(off_alone(&offloads), Some(Feature::Gro));
-        assert!(reason(&offloads, Feature::Gro).starts_with("steering by flow"));
+        assert!(reason(&offloads, Feature::Gro).starts_with("UDP_GRO can merge several flows"));
     }
 
     #[test]
@@ -154,7 +156,7 @@ mod tests {
             });
 
             assert_eq!(off_alone(&offloads), Some(feature));
-            assert!(reason(&offloads, feature).contains("refuses its packets"));
+            assert!(reason(&offloads, feature).contains("rejects its packets"));
         }
     }
 

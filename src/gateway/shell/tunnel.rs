@@ -133,7 +133,7 @@ impl Tunnel {
         };
         if self.watch.found(missing) {
             match self.watch.missing() {
-                [] => info!("the host has all that the tunnel needs again"),
+                [] => info!("all missing addresses and routes are restored"),
                 missing => missing.iter().for_each(|reason| error!("missing: {reason}")),
             }
         }
@@ -156,7 +156,9 @@ impl Tunnel {
             self.settings.mtu = mtu;
             self.gateway.observer().set_mtu(mtu.bytes());
             let device = self.gateway.device();
-            info!("mtu of {device} is {mtu} now, before {before}: paths to peers have changed");
+            info!(
+                "MTU of {device} changed from {before} to {mtu}: the path MTU to the peers changed"
+            );
         }
         Ok(())
     }

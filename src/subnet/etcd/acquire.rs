@@ -172,7 +172,7 @@ pub async fn acquire<K: Keys>(
                 info!("Allocated lease ({subnet}) to current node ({public_ip})");
                 return Ok(Held { subnet, key, attrs, granted, asked_ns });
             }
-            None => info!("somebody else was faster to take {subnet}, trying again"),
+            None => info!("lost the race for {subnet}; trying another"),
         }
     }
     Err(AcquireError::Raced)

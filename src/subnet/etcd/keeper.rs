@@ -211,7 +211,7 @@ impl<K: Keys> Keeper<K> {
         if self.table.saw(at) == Continuity::Same {
             return;
         }
-        warn!("etcd's data were replaced; keeping the peers until they write themselves again");
+        warn!("etcd was wiped or restored; known peers are kept for up to 24 h");
         self.replaced = true;
         self.forget_at = Some(Instant::now() + UNCONFIRMED);
     }
@@ -226,7 +226,7 @@ impl<K: Keys> Keeper<K> {
             }
             WatchError::Lost(cause) => {
                 self.tell(&format!(
-                    "Watch subnets: {cause}; forwarding goes on with the leases known"
+                    "Watch subnets: {cause}; still forwarding with the known leases"
                 ));
                 self.leases.disconnects += u64::from(self.leases.connected);
                 self.set_connected(false);
@@ -268,7 +268,7 @@ impl<K: Keys> Keeper<K> {
             warn!("{finding}");
         }
         if let Some(more @ 1..) = applied.findings.len().checked_sub(NAMED_FINDINGS) {
-            warn!("{more} more leases are not as they should be");
+            warn!("{more} more lease problems not shown");
         }
         self.dirty |= applied.peers_changed || !applied.findings.is_empty();
         match applied.own {
@@ -343,7 +343,7 @@ impl<K: Keys> Keeper<K> {
                 self.renewed(granted, asked_ns);
             }
             // Who was faster is told by the watch.
-            None => info!("lease {subnet} was lost and is somebody's already"),
+            None => info!("lease {subnet} was lost; another node has it now"),
         }
         Ok(())
     }
@@ -352,7 +352,7 @@ impl<K: Keys> Keeper<K> {
         self.replaced = false;
         if self.leases.own != OwnLease::Stolen {
             error!(
-                "our lease {} was taken by another node: {value}; not taking it back, not ready",
+                "another node took our lease {}: {value}; leaving it alone, reporting not ready",
                 self.table.own_name()
             );
         }
@@ -372,7 +372,7 @@ impl<K: Keys> Keeper<K> {
             self.renew().await?;
         }
         if self.renewal.is_expired(boot_ns()) && self.leases.own == OwnLease::Held {
-            error!("our lease could not be renewed in time; forwarding goes on, not ready");
+            error!("lease expired: still forwarding, reporting not ready");
             self.set_own(OwnLease::Expired);
         }
         Ok(())

@@ -97,13 +97,13 @@ pub struct Lease {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// The key names no subnet.
-    #[error("the key names no IPv4 subnet of 1 to 31 bits")]
+    #[error("the key does not name an IPv4 subnet of 1 to 31 bits")]
     Key,
     /// The value is not what flannel writes.
-    #[error("the value is no lease: {0}")]
+    #[error("cannot parse the lease: {0}")]
     Value(String),
     /// Nobody can be reached there.
-    #[error("PublicIP {0} is no address of a host")]
+    #[error("PublicIP {0} cannot be a host's address")]
     Address(Ipv4Addr),
 }
 
@@ -146,7 +146,7 @@ pub fn parse(key: &[u8], value: &[u8]) -> Result<Lease, Malformed> {
     let public_ip = object
         .field("PublicIP")
         .and_then(|address| address.as_str()?.parse().ok())
-        .ok_or_else(|| wrong("PublicIP is no IPv4 address"))?;
+        .ok_or_else(|| wrong("PublicIP is not an IPv4 address"))?;
     if is_host(public_ip) {
         Ok(Lease { subnet, attrs: LeaseAttrs { public_ip }, foreign_backend })
     } else {

@@ -119,8 +119,8 @@ pub enum Finding {
     },
     /// A lease whose node would be reached through the tunnel only.
     #[error(
-        "ignoring lease {subnet}: its PublicIP {public_ip} is inside {inside}, so that datagrams to \
-         it would go astray; give that node the address on the network between the nodes with \
+        "ignoring lease {subnet}: its PublicIP {public_ip} is inside {inside}, so datagrams to it \
+         would enter the tunnel again; give that node the address on the network between the nodes with \
          --public-ip"
     )]
     Inside {

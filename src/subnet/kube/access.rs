@@ -31,12 +31,12 @@ pub enum AccessError {
     Kubeconfig(#[from] KubeconfigError),
     /// Nothing says where the API server is.
     #[error(
-        "no API server is known: this is no pod (KUBERNETES_SERVICE_HOST is not set); give \
+        "no API server configured, and not in a pod (KUBERNETES_SERVICE_HOST is not set); give \
          -kubeconfig-file or -kube-api-url"
     )]
     Nowhere,
     /// A URL that is none.
-    #[error("{url:?} is no address of an API server: write https://HOST:PORT")]
+    #[error("invalid API server URL {url:?}: write https://HOST:PORT")]
     Url {
         /// What was given.
         url: String,

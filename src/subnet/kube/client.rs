@@ -296,7 +296,7 @@ fn request(ask: &Ask, server: &Server, credential: &Credential) -> Result<Reques
     }
     if let Some(token) = &credential.token {
         let mut value = HeaderValue::try_from(format!("Bearer {token}"))
-            .map_err(|_| Attempt::Failed("the token has characters that no token has".into()))?;
+            .map_err(|_| Attempt::Failed("the token contains invalid characters".into()))?;
         value.set_sensitive(true);
         request = request.header(header::AUTHORIZATION, value);
     }

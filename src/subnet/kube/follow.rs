@@ -180,7 +180,7 @@ impl Follower {
             // A store that was wiped or restored answers a watch from our revision with silence.
             let now = self.nodes.revision().await?;
             if is_behind(&now, &self.revision) {
-                warn!("the API server's data are older than what it said before: listing again");
+                warn!("the API server returned older data than before: listing again");
                 self.revision.clear();
             }
         }
@@ -294,7 +294,7 @@ impl Follower {
     /// Logs why the API server is no help, when it is news.
     fn tell(&mut self, reason: &str) {
         if self.told.as_deref() != Some(reason) {
-            warn!("{reason}; the peers stay what they are");
+            warn!("{reason}; keeping the known peers");
             self.told = Some(reason.to_owned());
         }
     }

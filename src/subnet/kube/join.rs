@@ -61,7 +61,9 @@ pub enum JoinError {
         network: Ipv4Net,
     },
     /// Its pod network is of another family.
-    #[error("pod network {given} of node {node:?} is no IPv4 network, and udp carries IPv4 only")]
+    #[error(
+        "pod network {given} of node {node:?} is not an IPv4 network, and udp carries IPv4 only"
+    )]
     Unusable {
         /// The node.
         node: String,

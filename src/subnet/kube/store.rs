@@ -149,7 +149,9 @@ impl KubeStore {
         match timeout(PATIENCE, member.join(&self.nodes)).await {
             Ok(joined) => joined,
             Err(_) if is_away(&self.nodes.revision().await) => {
-                warn!("the API server is away: starting with subnet {subnet} of subnet.env");
+                warn!(
+                    "the API server does not answer: starting with subnet {subnet} of subnet.env"
+                );
                 let public_ip = node.public_ip;
                 Ok(Registration { uid: String::new(), subnet, public_ip })
             }

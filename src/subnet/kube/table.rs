@@ -82,7 +82,7 @@ pub enum Need {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Finding {
     /// Its address or its pod network makes no sense.
-    #[error("ignoring node {node:?}: its {what} {value:?} is no IPv4 {what}")]
+    #[error("ignoring node {node:?}: its {what} {value:?} is not an IPv4 {what}")]
     Malformed {
         /// The node.
         node: String,
@@ -396,8 +396,8 @@ mod tests {
         let told: Vec<_> = first.news.iter().map(ToString::to_string).collect();
         for words in [
             "node \"n2\": its pod network 10.99.2.0/24 is outside 10.244.0.0/16",
-            "node \"n3\": its network \"fd00::/64\" is no IPv4 network",
-            "node \"n4\": its address \"nonsense\" is no IPv4 address",
+            "node \"n3\": its network \"fd00::/64\" is not an IPv4 network",
+            "node \"n4\": its address \"nonsense\" is not an IPv4 address",
             "node \"n5\": its address 10.244.5.1 is inside 10.244.5.0/24",
             "node \"n6\": its backend is \"vxlan\", not \"udp\"",
             "node \"n8\": its address 198.51.100.1 is one of this host",

@@ -128,7 +128,9 @@ async fn ask(program: &Program) -> Result<Credential, TokenError> {
         _ => None,
     };
     if token.is_none() && identity.is_none() {
-        return Err(failed("it gave neither a token nor a certificate with its key".to_owned()));
+        return Err(failed(
+            "its output has neither a token nor a certificate with its key".to_owned(),
+        ));
     }
     Ok(Credential { token, identity })
 }

@@ -138,7 +138,7 @@ impl<L: Known> LeaseSource<L> {
     /// every node sees the same leases.
     fn complain(&mut self, reason: TooManyPeers) {
         if self.overfull.is_none_or(|told| told.elapsed() >= REMINDER) {
-            error!("{reason}: the peers stay what they are; remove leases of nodes that are gone");
+            error!("{reason}: keeping the known peers; remove leases of nodes that are gone");
             self.overfull = Some(Instant::now());
         }
     }

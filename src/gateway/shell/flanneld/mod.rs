@@ -244,7 +244,7 @@ async fn start(
     await_port((external.address, member.config.backend.port).into()).await?;
     let survey = network.survey().await?;
     for collision in external_interface::collisions(&survey, member.config.network, member.subnet) {
-        warn!("{collision}: packets to it will go astray");
+        warn!("{collision}: packets to that address may take the wrong route");
     }
     let settings = member.settings(&external)?;
     let addresses = vec![member.address().addr().into()];

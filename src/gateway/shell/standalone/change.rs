@@ -21,9 +21,9 @@ use tracing::{error, info, warn};
 enum ChangeError {
     #[error(transparent)]
     Invalid(#[from] InvalidPeers),
-    #[error("peer {0:?} has no subnets: nothing would go there")]
+    #[error("peer {0:?} has no subnets: a peer without subnets receives no packets")]
     NoSubnets(String),
-    #[error("a peer's name is one word, and {0:?} is none")]
+    #[error("invalid peer name {0:?}: it must not be empty or contain whitespace")]
     Name(String),
     #[error(
         "[interface] has changed in {0}: a reload cannot change that, and nothing is reloaded: \

@@ -63,8 +63,8 @@ pub enum AccessError {
     },
     /// TLS makes nothing of it.
     #[error(
-        "the certificate of -etcd-certfile and the key of -etcd-keyfile are of no use: {0}: both \
-         must be PEM, and the key the certificate's"
+        "the certificate of -etcd-certfile and the key of -etcd-keyfile cannot be used: {0}: both must \
+         be PEM, and the key must belong to the certificate"
     )]
     Unusable(String),
 }
