@@ -29,7 +29,7 @@
 //!
 //! | feature | modules | builds on |
 //! |---|---|---|
-//! | none | hosts, pods, [`Background`] programs, [`within`], [`process`], [`snmp`], [`missing`] | no other crate of twill |
+//! | none | hosts, pods, [`Background`] programs, [`within`], [`process`], [`privileges`], [`snmp`], [`missing`] | no other crate of twill |
 //! | `packets` | `packets` builds packets; `cases` says what bad ones come to; `overlay` is what both are about | `twill-datapath` |
 //! | `gateway` | `pair::Pair`: two hosts with a gateway process each; `local`: gateways in the test's own process; `rig::Rig`: one engine between a device and a socket; `engines`, `settings` | `twill` |
 //!
@@ -54,6 +54,7 @@ pub mod overlay;
 pub mod packets;
 #[cfg(feature = "gateway")]
 pub mod pair;
+pub mod privileges;
 pub mod process;
 #[cfg(feature = "gateway")]
 pub mod rig;

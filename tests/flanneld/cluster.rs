@@ -83,8 +83,13 @@ impl Node {
     }
 
     pub(crate) fn start_with(&mut self, flags: &[&str], variables: &[(&str, &str)]) {
+        self.start_as(env!("CARGO_BIN_EXE_twill"), flags, variables);
+    }
+
+    /// Starts a program that stands for `twill`.
+    pub(crate) fn start_as(&mut self, twill: &str, flags: &[&str], variables: &[(&str, &str)]) {
         self.starts += 1;
-        let mut command = self.namespace.command(env!("CARGO_BIN_EXE_twill"));
+        let mut command = self.namespace.command(twill);
         command
             .args(["flanneld", "-etcd-endpoints", &self.endpoint])
             .arg("-subnet-file")

@@ -10,6 +10,7 @@ mod interfaces;
 mod keeping;
 mod leases;
 mod outages;
+mod privileges;
 mod probes;
 mod rules;
 mod scale;

@@ -13,6 +13,7 @@ mod limits;
 mod names;
 mod numbered;
 mod peers;
+mod privileges;
 mod queues;
 mod reload;
 mod silence;
