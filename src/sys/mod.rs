@@ -7,4 +7,5 @@ pub mod cmsg;
 pub mod ioctl;
 pub mod kernel;
 pub mod mmsg;
+pub mod seccomp;
 pub mod sockopt;

@@ -73,7 +73,16 @@ const RULES: &[(&str, &[&str], &str)] = &[
     ),
     (
         "src/gateway/shell",
-        &["config", "control", "gateway::resources", "gateway::run", "host", "subnet", "telemetry"],
+        &[
+            "config",
+            "control",
+            "gateway::resources",
+            "gateway::run",
+            "host",
+            "subnet",
+            "sys::seccomp",
+            "telemetry",
+        ],
         "daemons know peers and the host; engines, sockets and devices are the data plane's matter",
     ),
 ];

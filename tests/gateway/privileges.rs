@@ -70,6 +70,25 @@ fn without_one_of_its_capabilities_a_gateway_names_it() {
     }
 }
 
+#[test]
+fn every_thread_of_a_running_gateway_has_a_filter_of_system_calls() {
+    for engine in engines() {
+        let Some(pair) = Pair::start("seccomp", &with(engine)) else { return };
+        let folder = format!("/proc/{}/task", pair.gateways[0].process.pid());
+        let filtered = || {
+            let tasks = fs::read_dir(&folder).unwrap().filter_map(Result::ok);
+            let statuses =
+                tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
+            statuses.filter(|status| status.contains("Seccomp:\t2")).count()
+                == fs::read_dir(&folder).unwrap().count()
+        };
+        pair.eventually("a filter", |_| filtered());
+
+        pair.assert_connected();
+        pair.assert_tcp_carries(2, 1 << 20);
+    }
+}
+
 fn configuration(folder: &Path, line: &str) -> String {
     let config = folder.join("twill.toml");
     let listen = if line.contains("listen") { "" } else { "listen = \"127.0.0.1:8285\"" };

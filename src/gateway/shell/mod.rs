@@ -20,6 +20,7 @@ use self::tunnel::Tunnel;
 use super::run::WorkerFailure;
 use crate::control::Response;
 use crate::subnet::PeerSet;
+use crate::sys::seccomp::{self, Programs};
 use futures_util::StreamExt;
 use ipnet::IpNet;
 use sd_notify::NotifyState;
@@ -27,7 +28,7 @@ use std::io;
 use std::net::IpAddr;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
-use tracing::error;
+use tracing::{debug, error, info, warn};
 
 /// Why a gateway ended although nobody asked it to.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +106,20 @@ async fn serve(
                 }
             }
         }
+    }
+}
+
+/// Gives up system calls that the daemon does not need from here on. `TWILL_SECCOMP=off` keeps them,
+/// for those who look for a fault.
+fn restrict(programs: Programs) {
+    if std::env::var_os("TWILL_SECCOMP").is_some_and(|word| word == "off") {
+        return info!("system calls are not restricted: TWILL_SECCOMP=off");
+    }
+    match seccomp::restrict(programs) {
+        Ok(refused) => debug!("{refused} system calls are refused from now on"),
+        Err(reason) => warn!(
+            "cannot restrict system calls: {reason}; fix: a kernel with CONFIG_SECCOMP_FILTER"
+        ),
     }
 }
 

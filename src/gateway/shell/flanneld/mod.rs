@@ -18,7 +18,7 @@ use self::subnet_file::SubnetFile;
 use super::clients::Clients;
 use super::health::{Health, Part, Words};
 use super::tunnel::{Tunnel, TunnelError};
-use super::{ServeError, StopSignals, block_on, serve, tell_systemd};
+use super::{ServeError, StopSignals, block_on, restrict, serve, tell_systemd};
 use crate::config::flanneld::{self as config, External, Flanneld};
 use crate::config::load::{self, Addressing, default_socket};
 use crate::config::{Mtu, OVERHEAD_V4, Settings};
@@ -28,6 +28,7 @@ use crate::host::{HostError, HostEvents, Network, Path, Previous, Survey};
 #[cfg(feature = "kube")]
 use crate::subnet::kube;
 use crate::subnet::{Joined, LeaseStore, NetworkConfig, NodeAddress, Reconciler, etcd};
+use crate::sys::seccomp::Programs;
 use crate::telemetry::http::{self, HttpError, Server};
 use ipnet::Ipv4Net;
 use sd_notify::NotifyState;
@@ -306,6 +307,7 @@ where
         health.set(Part::Start, Ok(()));
         info!("Running backend.");
         tell_systemd(NotifyState::Ready);
+        restrict(Programs::Run);
         info!("Watching for new subnet leases");
         health.show(tunnel.gateway.observer());
         Ok(Self { tunnel, clients, source, keeping, _pages: pages })

@@ -16,12 +16,13 @@ use self::reload::{ApplyFlags, Loaded, Reloads};
 use super::clients::{Clients, PeerChange};
 use super::health::{Health, Part, Words};
 use super::tunnel::{Tunnel, TunnelError};
-use super::{PeerSource, ServeError, StopSignals, block_on, serve, tell_systemd};
+use super::{PeerSource, ServeError, StopSignals, block_on, restrict, serve, tell_systemd};
 use crate::config::file::Interface;
 use crate::config::load::{LoadError, Standalone, load};
 use crate::control::{Response, ServerError};
 use crate::host::{HostError, Network};
 use crate::subnet::{PeerSet, PeerSpec, Reconciler, TooManyPeers};
+use crate::sys::seccomp::Programs;
 use crate::telemetry::http::{self, HttpError};
 use ipnet::IpNet;
 use sd_notify::NotifyState;
@@ -109,6 +110,7 @@ async fn until_the_end(
     health.set(Part::Start, Ok(()));
     tunnel.announce("running", Some(tunnel.reconciler.current().len()));
     tell_systemd(NotifyState::Ready);
+    restrict(Programs::Never);
 
     let ended = serve(&mut tunnel, &mut source, &mut clients, &mut stop).await;
     if ended.is_ok() {
