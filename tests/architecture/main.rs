@@ -109,6 +109,9 @@ const IMPURE: &[&str] = &[
     "tracing",
 ];
 
+/// Pages that say what twill promises, and which test shows it.
+const PROMISES: &[&str] = &["SECURITY.md"];
+
 /// What a worker runs beside the pure half, the engines and what those are made of.
 const WORKER: &[&str] = &[
     "src/gateway/run/worker.rs",
@@ -259,6 +262,32 @@ fn unsafe_code_is_listed_with_its_reason_and_nothing_else_is() {
         .collect();
 
     assert_eq!(listed, has_unsafe, "docs/UNSAFE.md against the sources");
+}
+
+/// Promises name the test that shows them.
+#[test]
+fn every_test_that_a_promise_names_exists() {
+    let folders = ["src", "tests", "datapath", "testbed", "perf", "fuzz"];
+    let sources: String = folders
+        .into_iter()
+        .flat_map(|folder| files(Path::new(folder)))
+        .map(|file| fs::read_to_string(file).expect("a readable source file"))
+        .collect();
+    for page in PROMISES {
+        let text = fs::read_to_string(page).expect("a page of promises");
+        // Names of tests are sentences.
+        let named: Vec<_> = text
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|word| word.matches('_').count() >= 4 && !word.contains(' '))
+            .collect();
+
+        assert!(named.len() >= 5, "{page} names its tests: {named:?}");
+        for name in named {
+            assert!(sources.contains(&format!("fn {name}(")), "{page} names {name}");
+        }
+    }
 }
 
 #[test]
