@@ -3,9 +3,21 @@
 
 use ipnet::IpNet;
 use std::collections::BTreeMap;
+#[cfg(feature = "daemon")]
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 #[cfg(feature = "daemon")]
+use std::net::{Shutdown, TcpStream};
+#[cfg(feature = "daemon")]
+use std::sync::OnceLock;
+#[cfg(feature = "daemon")]
+use std::time::Duration;
+#[cfg(feature = "daemon")]
 use twill::config::file::{self, FileErrors, Located};
+#[cfg(feature = "daemon")]
+use twill::control::Message;
+#[cfg(feature = "daemon")]
+use twill::telemetry::http::{self, Answer, Routes};
 use twill_datapath::IngressCheck;
 use twill_datapath::batch::{Frame, FrameKind, Frames, Full, Piece, Pieces, Slot, Source, Train};
 use twill_datapath::offload::coalesce::Coalescer;
@@ -27,6 +39,10 @@ pub const TARGETS: &[Target] = &[
     ("decapsulate", decapsulate),
     #[cfg(feature = "daemon")]
     ("config", config),
+    #[cfg(feature = "daemon")]
+    ("control", control),
+    #[cfg(feature = "daemon")]
+    ("http", http),
 ];
 
 /// A frame as the TUN device hands it out: virtio header, packet. Its segments have all of the
@@ -146,6 +162,59 @@ pub fn config(data: &[u8]) {
         let line = text.split('\n').nth(line - 1).expect("a line of the text");
         assert!(column <= line.chars().count() + 1, "{message}");
     }
+}
+
+/// A line from the control socket: it is a request that means the same when it is written again, or
+/// the answer says why it is none.
+#[cfg(feature = "daemon")]
+pub fn control(data: &[u8]) {
+    match Message::parse(data) {
+        Ok(message) => {
+            let again = serde_json::to_vec(&message).expect("a message");
+            assert_eq!(Message::parse(&again).as_ref(), Ok(&message));
+        }
+        Err(reason) => assert!(!reason.is_empty()),
+    }
+}
+
+/// What a client sends to the HTTP server, over loopback: the server ends the conversation, all that it
+/// says is HTTP, and it goes on serving others.
+#[cfg(feature = "daemon")]
+pub fn http(data: &[u8]) {
+    let answer = |request: &[u8]| {
+        let mut client = TcpStream::connect(http_server()).expect("a server that listens");
+        client.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+        // The server may have ended the conversation by then.
+        let _ = client.write_all(request).and_then(|()| client.shutdown(Shutdown::Write));
+        let mut answer = Vec::new();
+        let ended = client.read_to_end(&mut answer).map_err(|error| error.kind());
+        assert_ne!(ended.err(), Some(ErrorKind::WouldBlock), "the server goes on for ever");
+        answer
+    };
+
+    let said = answer(&data[..data.len().min(1 << 16)]);
+    assert!(said.is_empty() || said.starts_with(b"HTTP/1."));
+    assert!(answer(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").starts_with(b"HTTP/1.1 200"));
+}
+
+/// The address of a server that runs as long as the process.
+#[cfg(feature = "daemon")]
+fn http_server() -> SocketAddr {
+    static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
+    *ADDRESS.get_or_init(|| {
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async {
+                let routes = Routes::default().with("/healthz", || Answer::text(200, "well"));
+                let server = http::serve(([127, 0, 0, 1], 0).into(), routes).await;
+                let server = server.expect("a port of loopback");
+                tell.send(server.address()).expect("somebody who waits");
+                std::future::pending::<()>().await;
+            });
+        });
+        told.recv().expect("a server")
+    })
 }
 
 /// Packets whose IP lengths are checked, as ingress hands them to the coalescer; at most 1000.

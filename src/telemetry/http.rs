@@ -161,6 +161,8 @@ async fn converse(stream: TcpStream, routes: Arc<Routes>, silence: &Silence) -> 
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE.0)
+        // A client that has said all it will say still gets its answer.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service)
         .await
 }
@@ -202,6 +204,22 @@ mod tests {
         assert!(ask(&server, "HEAD /readyz").await.ends_with("\r\n\r\n"));
         assert!(ask(&server, "GET /other").await.starts_with("HTTP/1.1 404"));
         assert!(ask(&server, "POST /readyz").await.starts_with("HTTP/1.1 405"));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_closes_its_half_gets_its_answer() {
+        let routes = Routes::default().with("/healthz", || Answer::text(200, "yes"));
+        let server = serve(([127, 0, 0, 1], 0).into(), routes).await.unwrap();
+        for _ in 0..50 {
+            let mut stream = TcpStream::connect(server.address()).await.unwrap();
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut answer = String::new();
+
+            stream.read_to_string(&mut answer).await.unwrap();
+
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("yes"), "{answer}");
+        }
     }
 
     #[tokio::test]
