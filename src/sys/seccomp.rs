@@ -11,6 +11,7 @@ use std::ptr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Programs {
     /// It does.
+    #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "only flanneld runs programs"))]
     Run,
     /// It does not.
     Never,
