@@ -113,6 +113,8 @@ pub struct EngineStats {
     pub gso_active: bool,
     /// Peers for which alone `UDP_SEGMENT` is off.
     pub gso_demoted_peers: u64,
+    /// How often the socket's send buffer was enlarged, because what it held did not drain.
+    pub buffer_growths: u64,
     /// Datagrams that the kernel dropped because the socket's queue was full (`SO_RXQ_OVFL`).
     pub socket_overflows: u64,
 }

@@ -1,11 +1,13 @@
 //! The UDP sockets of the tunnel: their options and offloads.
 
+mod buffer;
 mod open;
 mod originate;
 mod path;
 mod segmentation;
 mod steering;
 
+pub(crate) use buffer::{queued, send_buffer, set_send_buffer, wait_for_room};
 pub use open::{Fragmentation, SocketError, SocketSpec, check_free, open, open_first};
 pub(crate) use open::{probe_gro, set_fragmentation};
 pub use originate::Originator;

@@ -1,5 +1,6 @@
 //! Opening a tunnel socket.
 
+use super::buffer::{set_receive_buffer, set_send_buffer};
 use crate::sys::{address, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
@@ -87,7 +88,8 @@ pub fn open(spec: &SocketSpec) -> Result<OwnedFd, SocketError> {
     if spec.shared {
         socket.set_reuse_port(true).map_err(option("SO_REUSEPORT"))?;
     }
-    set_buffers(&socket, spec.buffer).map_err(option("SO_RCVBUF"))?;
+    set_receive_buffer(socket.as_fd(), spec.buffer).map_err(option("SO_RCVBUF"))?;
+    set_send_buffer(socket.as_fd(), spec.buffer).map_err(option("SO_SNDBUF"))?;
     if listen.is_ipv6() {
         socket.set_only_v6(true).map_err(option("IPV6_V6ONLY"))?;
         socket.set_recv_tclass_v6(true).map_err(option("IPV6_RECVTCLASS"))?;
@@ -154,19 +156,6 @@ pub(crate) fn set_fragmentation(
         Fragmentation::Allowed => libc::IP_PMTUDISC_WANT,
     };
     sockopt::set_int(socket, level, option, value)
-}
-
-/// Beyond `net.core.rmem_max` with CAP_NET_ADMIN, up to it without.
-fn set_buffers(socket: &Socket, bytes: u32) -> io::Result<()> {
-    let size = i32::try_from(bytes).unwrap_or(i32::MAX);
-    let fd = socket.as_fd();
-    if sockopt::set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, size).is_err() {
-        socket.set_recv_buffer_size(bytes as usize)?;
-    }
-    if sockopt::set_int(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, size).is_err() {
-        socket.set_send_buffer_size(bytes as usize)?;
-    }
-    Ok(())
 }
 
 fn cannot_bind(listen: SocketAddr, source: io::Error) -> SocketError {

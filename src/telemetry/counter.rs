@@ -113,6 +113,8 @@ events! {
     socket_overflows: |turn: &TurnBooks<'_>| turn.engine.socket_overflows,
     /// GSO sends that the kernel refused and twill repeated as plain datagrams.
     gso_replays: |turn: &TurnBooks<'_>| turn.engine.gso_replays,
+    /// Send buffers enlarged because neighbours that do not answer filled them.
+    buffer_growths: |turn: &TurnBooks<'_>| turn.engine.buffer_growths,
     /// Workers for which GSO is disabled.
     gso_off_workers: |turn: &TurnBooks<'_>| u64::from(!turn.engine.gso_active),
     /// Peers for which GSO is disabled; a peer counts once per worker.

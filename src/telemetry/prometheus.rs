@@ -213,6 +213,11 @@ impl Exposition {
                 "GSO sends that the kernel refused and twill repeated as plain datagrams",
                 counters.gso_replays,
             ),
+            (
+                "send_buffer_growths",
+                "Send buffers enlarged because neighbours that do not answer filled them",
+                counters.buffer_growths,
+            ),
             ("icmp_sent_packets", "ICMP errors sent to inner senders", counters.icmp_sent),
             (
                 "icmp_limited_packets",

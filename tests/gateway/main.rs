@@ -3,6 +3,7 @@
 
 mod capture;
 mod crafted;
+mod dead;
 mod faults;
 mod forged;
 mod host;

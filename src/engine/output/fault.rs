@@ -4,6 +4,7 @@
 use super::send::{SendCalls, some};
 use crate::socket::Fragmentation;
 use crate::sys::{address, cmsg};
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -31,16 +32,36 @@ pub(super) struct Faulty<F> {
     pub(super) taken: Vec<Sent>,
     pub(super) calls: usize,
     pub(super) waits: usize,
+    /// What the socket holds, the next time that somebody asks, and after that. Empty: there is room.
+    pub(super) queued: VecDeque<u32>,
+    /// The send buffer as the kernel counts it, and the largest that it grants.
+    pub(super) buffer: u32,
+    pub(super) largest: u32,
 }
 
 impl<F: FnMut(&Sent) -> Option<i32>> Faulty<F> {
     pub(super) fn new(refuse: F) -> Self {
         let fragmentation = Fragmentation::Refused;
-        Self { refuse, most: usize::MAX, fragmentation, taken: Vec::new(), calls: 0, waits: 0 }
+        Self {
+            refuse,
+            most: usize::MAX,
+            fragmentation,
+            taken: Vec::new(),
+            calls: 0,
+            waits: 0,
+            queued: VecDeque::new(),
+            buffer: 8 << 20,
+            largest: u32::MAX,
+        }
     }
 
     pub(super) fn at_most(self, most: usize) -> Self {
         Self { most, ..self }
+    }
+
+    /// With a send buffer of which this was asked for.
+    pub(super) fn with_buffer(self, configured: u32) -> Self {
+        Self { buffer: 2 * configured, ..self }
     }
 
     /// All datagrams taken, in order.
@@ -74,8 +95,24 @@ impl<F: FnMut(&Sent) -> Option<i32>> SendCalls for Faulty<F> {
         Ok(())
     }
 
-    fn wait_for_room(&mut self, _: Duration) {
+    fn wait_for_room(&mut self, _: Duration) -> bool {
         self.waits += 1;
+        self.queued.is_empty()
+    }
+
+    fn queued(&mut self) -> Option<u32> {
+        match self.queued.len() {
+            0 | 1 => self.queued.front().copied(),
+            _ => self.queued.pop_front(),
+        }
+    }
+
+    fn send_buffer(&mut self) -> u32 {
+        self.buffer
+    }
+
+    fn set_send_buffer(&mut self, bytes: u32) {
+        self.buffer = bytes.saturating_mul(2).min(self.largest);
     }
 }
 

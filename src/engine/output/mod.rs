@@ -11,6 +11,7 @@ mod fault;
 pub(super) mod memory;
 pub(super) mod messages;
 mod policy;
+mod room;
 pub(super) mod send;
 pub(super) mod write;
 

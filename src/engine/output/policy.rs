@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// How often a send is tried again when the queue below has no room (ENOBUFS).
-const MAX_RETRIES: u8 = 3;
+/// How often a send is tried again, or waited for, when there is no room (ENOBUFS, EAGAIN).
+pub(super) const MAX_RETRIES: u8 = 3;
 /// Peers for which alone runs are switched off; more demote the socket.
 const MAX_DEMOTED: usize = 256;
 /// After how long runs are tried again where they were refused: routes and devices change.

@@ -4,19 +4,16 @@
 use super::Kernel;
 use super::memory::{Memory, Slots};
 use super::messages::{Cursor, Message, Messages};
-use super::policy::{Reaction, RunState, Scope, react};
+use super::policy::{MAX_RETRIES, Reaction, RunState, Scope, react};
+use super::room::{Room, Wait};
 use crate::engine::EngineStats;
-use crate::socket::{Fragmentation, set_fragmentation};
+use crate::socket::{self, Fragmentation, set_fragmentation};
 use crate::sys::mmsg;
-use rustix::event::{PollFd, PollFlags, poll};
 use std::io;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 use tracing::warn;
 use twill_datapath::batch::{Datagrams, Destination, Failure, Outcome, Run};
-
-/// How long to wait for room in a socket, each of the few times.
-const ROOM_WAIT: Duration = Duration::from_millis(2);
 
 /// The calls that sending needs: the kernel's, or those of a test that makes them fail.
 pub(in crate::engine) trait SendCalls {
@@ -26,8 +23,17 @@ pub(in crate::engine) trait SendCalls {
     /// Changes what becomes of datagrams that are longer than their path.
     fn set_fragmentation(&mut self, ipv6: bool, fragmentation: Fragmentation) -> io::Result<()>;
 
-    /// Waits until the socket may have room.
-    fn wait_for_room(&mut self, at_most: Duration);
+    /// Waits until the socket has room for half of its buffer; whether it has.
+    fn wait_for_room(&mut self, at_most: Duration) -> bool;
+
+    /// Bytes that the socket holds, with the kernel's own books; none if the kernel does not tell.
+    fn queued(&mut self) -> Option<u32>;
+
+    /// The send buffer as the kernel counts it, bytes: twice what was asked for.
+    fn send_buffer(&mut self) -> u32;
+
+    /// Asks for another send buffer; the kernel may refuse.
+    fn set_send_buffer(&mut self, bytes: u32);
 }
 
 impl SendCalls for Kernel<'_> {
@@ -41,12 +47,21 @@ impl SendCalls for Kernel<'_> {
         set_fragmentation(self.0, ipv6, fragmentation)
     }
 
-    fn wait_for_room(&mut self, at_most: Duration) {
-        let timeout =
-            rustix::time::Timespec { tv_sec: 0, tv_nsec: i64::from(at_most.subsec_nanos()) };
-        let mut fds = [PollFd::from_borrowed_fd(self.0, PollFlags::OUT)];
-        // Whatever comes back, the next attempt tells.
-        let _ = poll(&mut fds, Some(&timeout));
+    fn wait_for_room(&mut self, at_most: Duration) -> bool {
+        socket::wait_for_room(self.0, at_most)
+    }
+
+    fn queued(&mut self) -> Option<u32> {
+        socket::queued(self.0)
+    }
+
+    fn send_buffer(&mut self) -> u32 {
+        socket::send_buffer(self.0)
+    }
+
+    fn set_send_buffer(&mut self, bytes: u32) {
+        // It shows by what the buffer is then.
+        let _ = socket::set_send_buffer(self.0, bytes);
     }
 }
 
@@ -59,12 +74,14 @@ pub(in crate::engine) fn some(taken: usize) -> io::Result<NonZeroUsize> {
 pub(super) struct Transmitter {
     messages: Messages,
     state: RunState,
+    room: Room,
     warned: bool,
 }
 
 impl Transmitter {
     pub(super) fn new(gso: bool) -> Self {
-        Self { messages: Messages::new(), state: RunState::new(gso), warned: false }
+        let (messages, state) = (Messages::new(), RunState::new(gso));
+        Self { messages, state, room: Room::default(), warned: false }
     }
 
     /// Sends all runs of a batch, in order.
@@ -78,6 +95,9 @@ impl Transmitter {
     ) {
         if self.state.is_demoted() {
             self.state.restore(Instant::now());
+        }
+        if self.room.is_grown() {
+            self.room.restore(calls, Instant::now());
         }
         let runs = datagrams.runs();
         let mut cursor = Cursor::default();
@@ -121,10 +141,7 @@ impl Transmitter {
             match react(errno, message.datagrams, *attempt) {
                 Reaction::Again => {}
                 Reaction::Retry => *attempt += 1,
-                Reaction::Wait => {
-                    *attempt += 1;
-                    calls.wait_for_room(ROOM_WAIT);
-                }
+                Reaction::Wait => *attempt = self.wait(calls, *attempt),
                 Reaction::Split(scope) => {
                     outcome.replayed += 1;
                     stats.gso_replays += 1;
@@ -141,6 +158,18 @@ impl Transmitter {
                 }
             }
         }
+    }
+
+    /// Waits for room, as long as the socket drains; how many attempts there have been then.
+    fn wait(&mut self, calls: &mut impl SendCalls, attempt: u8) -> u8 {
+        for attempt in attempt..MAX_RETRIES {
+            match self.room.wait(calls, Instant::now()) {
+                Wait::Room => return attempt + 1,
+                Wait::Draining => {}
+                Wait::None => break,
+            }
+        }
+        MAX_RETRIES
     }
 
     /// Hands over the messages from `first` on; that one in fragments if it must and may, so that
@@ -194,6 +223,7 @@ impl Transmitter {
     pub(super) fn report(&self, stats: &mut EngineStats) {
         stats.gso_active = self.state.active();
         stats.gso_demoted_peers = self.state.demoted_peers() as u64;
+        stats.buffer_growths = self.room.growths;
     }
 }
 

@@ -5,7 +5,7 @@ use super::operations::{self, InFlight, NoWait};
 use super::receive::TRIP;
 use crate::engine::output::send::{SendCalls, some};
 use crate::engine::output::write::{Packets, WriteCalls};
-use crate::socket::{Fragmentation, set_fragmentation};
+use crate::socket::{self, Fragmentation, set_fragmentation};
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -52,9 +52,22 @@ impl SendCalls for Calls<'_> {
         set_fragmentation(self.fd, ipv6, fragmentation)
     }
 
-    fn wait_for_room(&mut self, at_most: Duration) {
-        // A timer can only be made inside of the runtime.
-        self.runtime.block_on(async { tokio::time::sleep(at_most).await });
+    fn wait_for_room(&mut self, at_most: Duration) -> bool {
+        // All operations have ended: nothing in the runtime is held up.
+        socket::wait_for_room(self.fd, at_most)
+    }
+
+    fn queued(&mut self) -> Option<u32> {
+        socket::queued(self.fd)
+    }
+
+    fn send_buffer(&mut self) -> u32 {
+        socket::send_buffer(self.fd)
+    }
+
+    fn set_send_buffer(&mut self, bytes: u32) {
+        // It shows by what the buffer is then.
+        let _ = socket::set_send_buffer(self.fd, bytes);
     }
 }
 

@@ -11,6 +11,7 @@ mod clients;
 #[cfg(feature = "etcd")]
 pub mod flanneld;
 mod health;
+mod neighbours;
 pub mod standalone;
 mod tunnel;
 mod watch;

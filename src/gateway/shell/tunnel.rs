@@ -1,6 +1,7 @@
 //! A data plane and its place in the host: peers, addresses, routes, and those who watch over it.
 
 use super::health::{Health, Part};
+use super::neighbours;
 use super::watch::Watch;
 use crate::config::load;
 use crate::config::{Mtu, Settings};
@@ -81,6 +82,7 @@ impl Tunnel {
     fn look_after(&mut self, probe: Option<Duration>) {
         let observer = self.gateway.observer();
         self.tasks.spawn(drops::watch(Arc::clone(observer)));
+        self.tasks.spawn(neighbours::watch(Arc::clone(observer), self.network.clone()));
         let (Some(every), Some(source)) = (probe, self.settings.first_v4()) else { return };
         match Prober::open(self.gateway.device(), source.addr(), every) {
             Ok(prober) => {
