@@ -4,7 +4,6 @@ mod events;
 #[cfg(feature = "etcd")]
 pub mod external_interface;
 pub mod firewall;
-mod neighbours;
 mod network;
 pub(crate) mod nic;
 mod subnet_env;

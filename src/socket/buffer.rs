@@ -1,4 +1,4 @@
-//! How much a socket may hold, and how much it holds.
+//! How much a socket may hold.
 
 use crate::sys::sockopt;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -33,11 +33,6 @@ fn set(socket: BorrowedFd<'_>, [force, ask]: [libc::c_int; 2], bytes: u32) -> io
 pub(crate) fn send_buffer(socket: BorrowedFd<'_>) -> u32 {
     let bytes = sockopt::int(socket, libc::SOL_SOCKET, libc::SO_SNDBUF);
     bytes.ok().and_then(|bytes| u32::try_from(bytes).ok()).unwrap_or_default()
-}
-
-/// Bytes that wait to leave, with the kernel's own books; none if the kernel does not tell.
-pub(crate) fn queued(socket: BorrowedFd<'_>) -> Option<u32> {
-    sockopt::queued(socket).ok().and_then(|bytes| u32::try_from(bytes).ok())
 }
 
 /// Waits until a socket holds less than half of its send buffer (`sock_writeable`); whether it does.

@@ -7,5 +7,6 @@ pub mod cmsg;
 pub mod ioctl;
 pub mod kernel;
 pub mod mmsg;
+pub mod neighbours;
 pub mod seccomp;
 pub mod sockopt;

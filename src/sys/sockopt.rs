@@ -1,4 +1,4 @@
-//! Socket options whose value is an `int`, filters, and how much a socket holds.
+//! Socket options whose value is an `int`, and filters.
 #![allow(unsafe_code, reason = "socket options that socket2 does not have")]
 
 use std::io;
@@ -43,17 +43,6 @@ pub fn int(
         libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut len)
     };
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
-}
-
-/// Bytes that wait to leave, as the kernel counts them (`SIOCOUTQ`, socket(7)).
-///
-/// # Errors
-/// The kernel's.
-pub(crate) fn queued(socket: BorrowedFd<'_>) -> io::Result<libc::c_int> {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: the kernel writes one `int` and keeps no pointer to it.
-    let rc = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
-    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(bytes) }
 }
 
 /// One instruction of a classic BPF program.

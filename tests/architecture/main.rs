@@ -80,6 +80,7 @@ const RULES: &[(&str, &[&str], &str)] = &[
             "gateway::run",
             "host",
             "subnet",
+            "sys::neighbours",
             "sys::seccomp",
             "telemetry",
         ],

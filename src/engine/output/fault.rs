@@ -4,7 +4,6 @@
 use super::send::{SendCalls, some};
 use crate::socket::Fragmentation;
 use crate::sys::{address, cmsg};
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -32,8 +31,10 @@ pub(super) struct Faulty<F> {
     pub(super) taken: Vec<Sent>,
     pub(super) calls: usize,
     pub(super) waits: usize,
-    /// What the socket holds, the next time that somebody asks, and after that. Empty: there is room.
-    pub(super) queued: VecDeque<u32>,
+    /// Whether waiting brings no room.
+    full: bool,
+    /// What waits for neighbours that do not answer, bytes.
+    pub(super) held: u64,
     /// The send buffer as the kernel counts it, and the largest that it grants.
     pub(super) buffer: u32,
     pub(super) largest: u32,
@@ -49,7 +50,8 @@ impl<F: FnMut(&Sent) -> Option<i32>> Faulty<F> {
             taken: Vec::new(),
             calls: 0,
             waits: 0,
-            queued: VecDeque::new(),
+            full: false,
+            held: 0,
             buffer: 8 << 20,
             largest: u32::MAX,
         }
@@ -59,9 +61,9 @@ impl<F: FnMut(&Sent) -> Option<i32>> Faulty<F> {
         Self { most, ..self }
     }
 
-    /// With a send buffer of which this was asked for.
-    pub(super) fn with_buffer(self, configured: u32) -> Self {
-        Self { buffer: 2 * configured, ..self }
+    /// With a send buffer of which this was asked for, and which stays full.
+    pub(super) fn full(self, configured: u32) -> Self {
+        Self { full: true, buffer: 2 * configured, ..self }
     }
 
     /// All datagrams taken, in order.
@@ -97,14 +99,11 @@ impl<F: FnMut(&Sent) -> Option<i32>> SendCalls for Faulty<F> {
 
     fn wait_for_room(&mut self, _: Duration) -> bool {
         self.waits += 1;
-        self.queued.is_empty()
+        !self.full
     }
 
-    fn queued(&mut self) -> Option<u32> {
-        match self.queued.len() {
-            0 | 1 => self.queued.front().copied(),
-            _ => self.queued.pop_front(),
-        }
+    fn held_for_neighbours(&mut self) -> u64 {
+        self.held
     }
 
     fn send_buffer(&mut self) -> u32 {

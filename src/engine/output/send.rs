@@ -8,7 +8,7 @@ use super::policy::{MAX_RETRIES, Reaction, RunState, Scope, react};
 use super::room::{Room, Wait};
 use crate::engine::EngineStats;
 use crate::socket::{self, Fragmentation, set_fragmentation};
-use crate::sys::mmsg;
+use crate::sys::{mmsg, neighbours};
 use std::io;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
@@ -26,8 +26,8 @@ pub(in crate::engine) trait SendCalls {
     /// Waits until the socket has room for half of its buffer; whether it has.
     fn wait_for_room(&mut self, at_most: Duration) -> bool;
 
-    /// Bytes that the socket holds, with the kernel's own books; none if the kernel does not tell.
-    fn queued(&mut self) -> Option<u32>;
+    /// Bytes that the kernel may keep for neighbours that do not answer; 0 if it does not tell.
+    fn held_for_neighbours(&mut self) -> u64;
 
     /// The send buffer as the kernel counts it, bytes: twice what was asked for.
     fn send_buffer(&mut self) -> u32;
@@ -51,8 +51,8 @@ impl SendCalls for Kernel<'_> {
         socket::wait_for_room(self.0, at_most)
     }
 
-    fn queued(&mut self) -> Option<u32> {
-        socket::queued(self.0)
+    fn held_for_neighbours(&mut self) -> u64 {
+        neighbours::held_bytes().unwrap_or_default()
     }
 
     fn send_buffer(&mut self) -> u32 {
@@ -160,13 +160,13 @@ impl Transmitter {
         }
     }
 
-    /// Waits for room, as long as the socket drains; how many attempts there have been then.
+    /// Waits for room, a few times; how many attempts there have been then.
     fn wait(&mut self, calls: &mut impl SendCalls, attempt: u8) -> u8 {
         for attempt in attempt..MAX_RETRIES {
             match self.room.wait(calls, Instant::now()) {
                 Wait::Room => return attempt + 1,
-                Wait::Draining => {}
-                Wait::None => break,
+                Wait::Slow => {}
+                Wait::Hopeless => break,
             }
         }
         MAX_RETRIES

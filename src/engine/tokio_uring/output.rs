@@ -6,6 +6,7 @@ use super::receive::TRIP;
 use crate::engine::output::send::{SendCalls, some};
 use crate::engine::output::write::{Packets, WriteCalls};
 use crate::socket::{self, Fragmentation, set_fragmentation};
+use crate::sys::neighbours;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -57,8 +58,8 @@ impl SendCalls for Calls<'_> {
         socket::wait_for_room(self.fd, at_most)
     }
 
-    fn queued(&mut self) -> Option<u32> {
-        socket::queued(self.fd)
+    fn held_for_neighbours(&mut self) -> u64 {
+        neighbours::held_bytes().unwrap_or_default()
     }
 
     fn send_buffer(&mut self) -> u32 {

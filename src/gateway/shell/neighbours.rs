@@ -1,6 +1,7 @@
 //! Names the peers whose neighbours do not answer, when what waits for them fills a send buffer.
 
-use crate::host::Network;
+use crate::gateway::resources::blocking;
+use crate::sys::neighbours::unanswering;
 use crate::telemetry::observer::Observer;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -16,7 +17,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const NAMED: usize = 16;
 
 /// Looks at the workers and logs, for as long as it is polled.
-pub(super) async fn watch(observer: Arc<Observer>, network: Network) {
+pub(super) async fn watch(observer: Arc<Observer>) {
     let mut seen = 0;
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -26,7 +27,7 @@ pub(super) async fn watch(observer: Arc<Observer>, network: Network) {
         if std::mem::replace(&mut seen, growths) == growths {
             continue;
         }
-        let silent = network.unanswering().await.unwrap_or_default();
+        let silent = blocking(unanswering).await.unwrap_or_default().into_iter().collect();
         let view = observer.view();
         warn!("{}", complaint(&silent, view.peers()));
     }

@@ -82,7 +82,7 @@ impl Tunnel {
     fn look_after(&mut self, probe: Option<Duration>) {
         let observer = self.gateway.observer();
         self.tasks.spawn(drops::watch(Arc::clone(observer)));
-        self.tasks.spawn(neighbours::watch(Arc::clone(observer), self.network.clone()));
+        self.tasks.spawn(neighbours::watch(Arc::clone(observer)));
         let (Some(every), Some(source)) = (probe, self.settings.first_v4()) else { return };
         match Prober::open(self.gateway.device(), source.addr(), every) {
             Ok(prober) => {
