@@ -13,7 +13,7 @@ mod peers;
 mod reconcile;
 mod store;
 #[cfg(feature = "etcd")]
-mod system_roots;
+mod tls;
 
 pub use network::{Backend, BackendError, NetworkConfig, NetworkError};
 pub use peers::{InvalidPeers, PeerSet, PeerSpec, Site};

@@ -2,6 +2,7 @@
 
 use rustix::process::Signal;
 use std::fs;
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::Duration;
 use twill_testbed::{Background, Namespace, Testbed, within};
@@ -76,6 +77,11 @@ impl Etcd {
     }
 
     pub(crate) fn run(&mut self) {
+        self.spawn();
+        until("etcd's answer", || self.try_ctl(&["get", "x"]).is_ok());
+    }
+
+    fn spawn(&mut self) {
         self.starts += 1;
         let mut command = self.namespace.command("etcd");
         let data = self.folder.join("data");
@@ -92,7 +98,6 @@ impl Etcd {
         command.args(&self.flags);
         let process = self.namespace.spawn(&format!("etcd{}", self.starts), &mut command).unwrap();
         self.process = Some(process);
-        until("etcd's answer", || self.try_ctl(&["get", "x"]).is_ok());
     }
 
     /// Runs it for a while where none of its usual clients looks for it.
@@ -116,6 +121,31 @@ impl Etcd {
         self.flags = vec![format!("--auth-token=jwt,{keys},sign-method=RS256,ttl=10m")];
         self.kill();
         self.run();
+    }
+
+    /// Runs a script in the folder of the certificates; `$IP` is the server's address.
+    pub(crate) fn script(&self, script: &str) {
+        let folder = self.folder.display().to_string();
+        let script = format!("set -e; cd {folder}; IP={}; {script}", self.address);
+        self.namespace.run("sh", &["-c", &script]).unwrap();
+    }
+
+    /// Serves with certificates that a script makes: `server`, `client` and `ca`. Go's client, etcdctl,
+    /// must take them.
+    pub(crate) fn use_certificates(&mut self, script: &str) {
+        self.script(script);
+        self.kill();
+        self.run();
+    }
+
+    /// Serves with certificates that Go's client must not take.
+    pub(crate) fn use_unusable_certificates(&mut self, script: &str) {
+        self.script(script);
+        self.kill();
+        self.spawn();
+        let to = format!("{}:{}", self.address, self.port);
+        until("a server", || self.namespace.enter(|| TcpStream::connect(&to).is_ok()));
+        assert!(self.try_ctl(&["get", "x"]).is_err(), "etcdctl takes them");
     }
 
     /// Makes new certificates of a new authority in the places of the old ones, and uses them.

@@ -1,13 +1,10 @@
 //! How the API server is reached: addresses, TLS, who we are.
 
-use super::kubeconfig::{self, Identity, KubeconfigError, TokenSource, Trust};
+use super::kubeconfig::{self, KubeconfigError, TokenSource};
 use super::token::{Credential, TokenError, Tokens};
-use crate::subnet::system_roots::system_roots;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use crate::subnet::tls::{self, Identity, TlsError, Trust};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -49,14 +46,9 @@ pub enum AccessError {
         /// What came back.
         source: std::io::Error,
     },
-    /// Certificates that TLS cannot use.
-    #[error("{what}: {cause}")]
-    Certificate {
-        /// Which ones.
-        what: &'static str,
-        /// Why.
-        cause: String,
-    },
+    /// Certificates or keys that TLS cannot use.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// One API server.
@@ -195,103 +187,13 @@ impl Access {
 
     /// TLS for the next connection.
     pub(super) fn tls(&self, credential: &Credential) -> Result<Arc<ClientConfig>, AccessError> {
-        let provider = Arc::new(ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| unusable("TLS", &error))?;
-        let builder = match &self.trust {
-            Trust::Anybody => {
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
-            }
-            Trust::System => {
-                builder.with_root_certificates(roots(&system_roots().unwrap_or_default())?)
-            }
-            Trust::Authorities(pem) => builder.with_root_certificates(roots(pem)?),
-        };
-        let mut tls = match credential.identity.as_ref().or(self.identity.as_ref()) {
-            Some(identity) => {
-                let (certificates, key) = identity_of(identity)?;
-                builder
-                    .with_client_auth_cert(certificates, key)
-                    .map_err(|error| unusable("the client certificate or its key", &error))?
-            }
-            None => builder.with_no_client_auth(),
-        };
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Arc::new(tls))
+        let identity = credential.identity.as_ref().or(self.identity.as_ref());
+        Ok(tls::client_config(&self.trust, identity, &[b"h2", b"http/1.1"])?)
     }
 }
 
 fn servers(urls: &[String]) -> Result<Vec<Server>, AccessError> {
     urls.iter().map(|url| Server::parse(url.trim())).collect()
-}
-
-fn roots(pem: &[u8]) -> Result<RootCertStore, AccessError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| unusable("the authority", &error))?;
-        roots.add(certificate).map_err(|error| unusable("the authority", &error))?;
-    }
-    if roots.is_empty() {
-        return Err(unusable("the authority", &"no certificate in PEM form is in it"));
-    }
-    Ok(roots)
-}
-
-fn identity_of(
-    identity: &Identity,
-) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), AccessError> {
-    let certificates: Result<Vec<_>, _> =
-        CertificateDer::pem_slice_iter(&identity.certificate).collect();
-    let certificates = certificates.map_err(|error| unusable("the client certificate", &error))?;
-    let key = PrivateKeyDer::from_pem_slice(&identity.key)
-        .map_err(|error| unusable("the client key", &error))?;
-    Ok((certificates, key))
-}
-
-fn unusable(what: &'static str, cause: &dyn std::fmt::Display) -> AccessError {
-    AccessError::Certificate { what, cause: cause.to_string() }
-}
-
-/// Takes any certificate, as `insecure-skip-tls-verify` asks for; signatures are checked still.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]
@@ -336,10 +238,5 @@ mod tests {
 
         // Outside a pod it is said what to give instead.
         assert!(error.contains("-kubeconfig-file or -kube-api-url"), "{error}");
-    }
-
-    #[test]
-    fn an_authority_that_is_no_certificate_is_found_before_the_first_connection() {
-        assert!(roots(b"hello").unwrap_err().to_string().contains("no certificate in PEM form"));
     }
 }

@@ -4,6 +4,7 @@
 use super::access::{Access, AccessError, Server};
 use super::api::Status;
 use super::token::{Credential, TokenError};
+use crate::subnet::tls;
 use flate2::write::MultiGzDecoder;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -200,7 +201,7 @@ impl Client {
         }
         let name = self.access.name_of(server)?;
         let connector = TlsConnector::from(self.access.tls(credential)?);
-        let stream = connector.connect(name, stream).await?;
+        let stream = connector.connect(name, stream).await.map_err(tls::explained)?;
         let is_two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         handshake(stream, is_two).await
     }

@@ -3,6 +3,7 @@
 //! Source: the Kubernetes reference, kubeconfig (v1). Read as client-go reads it: relative paths are
 //! relative to the file, inline data win over files.
 
+use crate::subnet::tls::{Identity, Trust};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -21,26 +22,6 @@ pub(super) struct Context {
     pub identity: Option<Identity>,
     /// What proves who we are in every request.
     pub token: TokenSource,
-}
-
-/// Whom to trust.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trust {
-    /// The authorities of the system.
-    System,
-    /// These authorities, PEM.
-    Authorities(Vec<u8>),
-    /// Anybody.
-    Anybody,
-}
-
-/// A client certificate and its key, PEM. The key is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct Identity {
-    /// The certificate, followed by those that lead to the authority.
-    pub certificate: Vec<u8>,
-    /// Its key.
-    pub key: Vec<u8>,
 }
 
 /// Where the bearer token comes from. No token is ever printed.
@@ -67,12 +48,6 @@ pub(super) struct Program {
     pub env: Vec<(String, String)>,
     /// The version of `ExecCredential` that it speaks.
     pub api_version: String,
-}
-
-impl std::fmt::Debug for Identity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Identity(…)")
-    }
 }
 
 impl std::fmt::Debug for TokenSource {

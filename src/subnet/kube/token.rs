@@ -1,6 +1,7 @@
 //! The bearer token of every request: read again in time, dropped when the server refuses it.
 
-use super::kubeconfig::{Identity, Program, TokenSource};
+use super::kubeconfig::{Program, TokenSource};
+use crate::subnet::tls::Identity;
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::process::Stdio;

@@ -106,7 +106,7 @@ async fn until_the_end(options: Flanneld) -> Result<(), FlanneldError> {
     let previous = Previous::read(&options.subnet_file);
     match options.leases.clone() {
         config::LeaseStore::Etcd(etcd) => {
-            let store = stores::etcd(&etcd, options.renew_margin, previous).await?;
+            let store = stores::etcd(&etcd, options.renew_margin, previous)?;
             be_a_node(store, options, previous, &mut stop).await
         }
         #[cfg(feature = "kube")]

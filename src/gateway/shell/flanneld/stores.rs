@@ -12,13 +12,12 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 /// etcd. Certificates that are of no use are found here, before anything else.
-pub(super) async fn etcd(
+pub(super) fn etcd(
     etcd: &Etcd,
     margin: Duration,
     previous: Previous,
 ) -> Result<EtcdStore, AccessError> {
     let access = Access::new(etcd.endpoints.clone(), etcd.tls.as_ref(), etcd.credentials.clone())?;
-    access.check().await?;
     warn_of_plain(&access, etcd.tls.is_some());
     let before = previous.subnet.map_or_else(|| "None".to_owned(), |subnet| subnet.to_string());
     info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {before}");

@@ -1,13 +1,17 @@
 //! How etcd is reached: endpoints, TLS, user.
 
+use super::channel::Connector;
 use super::connection::cause;
-use crate::subnet::system_roots::system_roots;
-use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
+use crate::subnet::tls::{self, Identity, TlsError, Trust};
+use etcd_client::{Channel, Client, ConnectOptions, Error};
+use rustls::ClientConfig;
 use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+use tonic::transport::Endpoint;
 use tracing::warn;
 
 /// Ping interval and answer time. etcd refuses pings that come more often than every 5 s
@@ -19,6 +23,8 @@ const RAREST_KEEP_ALIVE: Duration = Duration::from_secs(300);
 const TOO_MANY_PINGS: [&str; 2] = ["too_many_pings", "ENHANCE_YOUR_CALM"];
 /// etcd's words for a login while authentication is off.
 const AUTH_IS_OFF: &str = "authentication is not enabled";
+/// What is spoken over TLS.
+const HTTP_2: &[&[u8]] = &[b"h2"];
 /// Longest wait for a connection to one endpoint.
 const CONNECT: Duration = Duration::from_secs(3);
 /// User name and password. Neither is ever printed.
@@ -62,11 +68,8 @@ pub enum AccessError {
         source: io::Error,
     },
     /// TLS makes nothing of it.
-    #[error(
-        "the certificate of -etcd-certfile and the key of -etcd-keyfile cannot be used: {0}: both must \
-         be PEM, and the key must belong to the certificate"
-    )]
-    Unusable(String),
+    #[error("-etcd-cafile, -etcd-certfile or -etcd-keyfile cannot be used: {0}")]
+    Unusable(#[from] TlsError),
 }
 
 /// How etcd is reached.
@@ -93,7 +96,7 @@ impl Access {
     /// and others are plain.
     ///
     /// # Errors
-    /// [`AccessError::Read`].
+    /// [`AccessError`]; nothing is sent.
     pub fn new(
         endpoints: Vec<String>,
         tls: Option<&TlsFiles>,
@@ -114,29 +117,20 @@ impl Access {
         self.files.is_some()
     }
 
-    /// What TLS needs, read anew: certificates are renewed while the program runs.
-    fn tls(&self) -> Result<Option<TlsOptions>, AccessError> {
-        match &self.files {
-            Some(files) => certified(files).map(Some),
-            None if self.endpoints.iter().any(|endpoint| !is_plain(endpoint, false)) => {
-                Ok(Some(with_roots(system_roots())))
-            }
-            None => Ok(None),
-        }
-    }
-
-    /// Whether certificate and key can be used; a connection tells only when it is made, and that is
-    /// tried again and again. Nothing is sent.
-    ///
-    /// # Errors
-    /// [`AccessError::Unusable`].
-    pub async fn check(&self) -> Result<(), AccessError> {
-        let Some(tls) = self.tls()?.filter(|_| self.is_certified()) else { return Ok(()) };
-        let options = ConnectOptions::new().with_tls(tls);
-        match Client::connect(["https://localhost"], Some(options)).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(AccessError::Unusable(cause(&error))),
-        }
+    /// TLS, if any endpoint needs it. Files are read anew: certificates are renewed while the program
+    /// runs.
+    fn tls(&self) -> Result<Option<Arc<ClientConfig>>, AccessError> {
+        let Some(files) = &self.files else {
+            let needed = self.endpoints.iter().any(|endpoint| !is_plain(endpoint, false));
+            let config = needed.then(|| tls::client_config(&Trust::System, None, HTTP_2));
+            return Ok(config.transpose()?);
+        };
+        let trust = match &files.authority {
+            Some(authority) => Trust::Authorities(read(authority)?),
+            None => Trust::System,
+        };
+        let identity = Identity { certificate: read(&files.certificate)?, key: read(&files.key)? };
+        Ok(Some(tls::client_config(&trust, Some(&identity), HTTP_2)?))
     }
 
     /// Endpoints that are spoken to in the clear.
@@ -151,38 +145,40 @@ impl Access {
 
     /// Connects to an endpoint. Where authentication is off, credentials are left out.
     pub(super) async fn connect(&self, endpoint: &str) -> Result<Client, Error> {
-        let options = self.options(endpoint)?;
+        let options = ConnectOptions::new().with_require_leader(true).with_auto_token_refresh(true);
         let Some(Credentials { user, password }) = &self.credentials else {
-            return Client::connect([endpoint], Some(options)).await;
+            return Client::from_channel(self.channel(endpoint)?, Some(options)).await;
         };
         let login = options.clone().with_user(user, password);
-        match Client::connect([endpoint], Some(login)).await {
+        match Client::from_channel(self.channel(endpoint)?, Some(login)).await {
             Err(Error::GRpcStatus(status)) if status.message().contains(AUTH_IS_OFF) => {
                 if !self.told.replace(true) {
                     warn!("etcd's authentication is off: user {user:?} is not used");
                 }
-                Client::connect([endpoint], Some(options)).await
+                Client::from_channel(self.channel(endpoint)?, Some(options)).await
             }
             connected => connected.inspect(|_| self.told.set(false)),
         }
     }
 
-    fn options(&self, endpoint: &str) -> Result<ConnectOptions, Error> {
+    fn channel(&self, endpoint: &str) -> Result<Channel, Error> {
+        let invalid = |reason: &dyn fmt::Display| Error::InvalidArgs(reason.to_string());
+        let is_plain = is_plain(endpoint, self.is_certified());
+        let tls = if is_plain { None } else { self.tls().map_err(|reason| invalid(&reason))? };
+        let url = match (endpoint.contains("://"), is_plain) {
+            (true, _) => endpoint.to_owned(),
+            (false, true) => format!("http://{endpoint}"),
+            (false, false) => format!("https://{endpoint}"),
+        };
+        let endpoint = Endpoint::from_shared(url).map_err(|reason| invalid(&reason))?;
         // Pings without a stream are an offence to etcd; with the watch there always is one.
-        let options = ConnectOptions::new()
-            .with_keep_alive(self.keep_alive.get(), KEEP_ALIVE.1)
-            .with_keep_alive_while_idle(false)
-            .with_connect_timeout(CONNECT)
-            .with_require_leader(true)
-            .with_auto_token_refresh(true);
-        if is_plain(endpoint, self.is_certified()) {
-            return Ok(options);
-        }
-        let tls = self.tls().map_err(|reason| Error::InvalidArgs(reason.to_string()))?;
-        Ok(match tls {
-            Some(tls) => options.with_tls(tls),
-            None => options,
-        })
+        let channel = endpoint
+            .http2_keep_alive_interval(self.keep_alive.get())
+            .keep_alive_timeout(KEEP_ALIVE.1)
+            .keep_alive_while_idle(false)
+            .connect_timeout(CONNECT)
+            .connect_with_connector_lazy(Connector(tls));
+        Ok(Channel::Tonic(channel))
     }
 
     /// Pings half as often, from the next connection on, if that is what a server complains of.
@@ -203,22 +199,6 @@ fn is_plain(endpoint: &str, is_certified: bool) -> bool {
         return false;
     }
     endpoint.starts_with("http://") || !is_certified
-}
-
-fn certified(files: &TlsFiles) -> Result<TlsOptions, AccessError> {
-    let roots = match &files.authority {
-        Some(authority) => Some(read(authority)?),
-        None => system_roots(),
-    };
-    let identity = Identity::from_pem(read(&files.certificate)?, read(&files.key)?);
-    Ok(with_roots(roots).identity(identity))
-}
-
-fn with_roots(roots: Option<Vec<u8>>) -> TlsOptions {
-    match roots {
-        Some(pem) => TlsOptions::new().ca_certificate(Certificate::from_pem(pem)),
-        None => TlsOptions::new(),
-    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, AccessError> {

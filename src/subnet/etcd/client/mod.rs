@@ -3,6 +3,7 @@
 //! Every call is bounded in time, and a watch whose server stopped answering is given up within 15 s:
 //! the client would otherwise wait for a frozen server as long as TCP does.
 
+mod channel;
 mod connect;
 mod connection;
 mod watch;
