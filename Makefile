@@ -4,17 +4,21 @@ CARGO ?= cargo
 # Debian packages, besides Rust: to build, to run the demo and measurements, to run the tests.
 BUILDING := protobuf-compiler libprotobuf-dev
 MEASURING := iperf3 iproute2 iputils-ping nftables ethtool linux-perf
-TESTING := etcd-server etcd-client iptables tcpdump procps prometheus tmux openssl curl
+TESTING := systemd etcd-server etcd-client iptables tcpdump procps prometheus tmux openssl curl
+# To test the packages in clean Debian machines.
+ROOTS := debootstrap systemd-container binutils
 PACKAGES := $(BUILDING) $(MEASURING) $(TESTING)
+# Where `make install` puts the programs.
+PREFIX ?= /usr/local
 # Debian packages for the virtual machine of `make kernels`, and the suites whose kernels it boots.
 EMULATOR := qemu-system-x86 busybox-static cpio kmod xz-utils
 KERNELS ?= bookworm bullseye trixie
 
 .DEFAULT_GOAL := help
-.PHONY: help demo perf test kernels lint deny miri bench build setup building measuring clean
+.PHONY: help demo perf test packages-test kernels lint deny miri bench build install deb setup building measuring clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: measuring build ## send traffic between two hosts in network namespaces, print one table (needs root)
 	./target/release/twill-perf demo
@@ -25,6 +29,10 @@ perf: measuring build ## compare throughput, latency and CPU cost of network pat
 test: setup ## run all tests on this machine's kernel (needs root)
 	@tests/kube/build
 	$(CARGO) test --workspace --no-fail-fast
+
+packages-test: deb ## install the packages in clean Debian machines, start both modes, purge (needs root)
+	@tests/install $(ROOTS)
+	tests/packages/debian
 
 kernels: setup ## run engine and gateway tests on Debian's kernels in a virtual machine (slow)
 	@tests/install $(EMULATOR)
@@ -50,6 +58,12 @@ bench: building ## run the micro-benchmarks of twill-datapath and of lease table
 
 build: building ## build optimised binaries in target/release
 	$(CARGO) build --release --workspace --bins
+
+install: build ## install into DESTDIR and PREFIX (default /usr/local): programs, units, documents
+	packages/install target/release "$(DESTDIR)" "$(PREFIX)"
+
+deb: build ## make Debian packages in target/packages
+	packages/deb $$(dpkg --print-architecture) target/release
 
 setup: ## install the Debian packages that are missing (needs root)
 	@tests/install $(PACKAGES)

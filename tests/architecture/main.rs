@@ -1,5 +1,6 @@
 //! The borders that docs/ARCHITECTURE.md draws, held by reading the sources.
 
+mod licences;
 mod sources;
 
 use sources::{Source, files, sources, within};

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed setup fails the test")]
 
+mod units;
+
 use std::path::PathBuf;
 use std::process::Output;
 use twill_testbed::{Namespace, Testbed};
