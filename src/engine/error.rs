@@ -1,5 +1,6 @@
 //! Why an engine cannot begin or go on.
 
+use super::EngineKind;
 use crate::socket::SocketError;
 use crate::tun::TunError;
 use std::io;
@@ -7,6 +8,9 @@ use std::io;
 /// Why an engine cannot begin or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
+    /// The program was built without the engine's crate.
+    #[error("engine {0} is not in this program: choose another, or build with cargo's feature {0}")]
+    NotBuilt(EngineKind),
     /// The TUN device is gone (EBADFD, POLLERR without EIO, ENODEV).
     #[error("the TUN device was deleted")]
     DeviceGone,

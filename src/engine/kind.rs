@@ -20,6 +20,12 @@ impl EngineKind {
     /// All engines.
     pub const ALL: [Self; 4] = [Self::Uring, Self::TokioUring, Self::Epoll, Self::Classic];
 
+    /// Whether this program was built with it.
+    #[must_use]
+    pub const fn is_built(self) -> bool {
+        cfg!(feature = "tokio-uring") || !matches!(self, Self::TokioUring)
+    }
+
     /// The name on the command line, in files and in metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {

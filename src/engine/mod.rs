@@ -18,6 +18,7 @@ mod kind;
 pub(crate) mod loopback;
 mod output;
 mod probe;
+#[cfg(feature = "tokio-uring")]
 mod tokio_uring;
 mod uring;
 

@@ -1,10 +1,9 @@
 //! Opening an engine, and whether it works here: found out by doing what it does.
 
 use super::driver::Driver;
-use super::{
-    Ability, Engine, EngineError, EngineKind, Kernel, Ports, Tuning, classic, epoll, tokio_uring,
-    uring,
-};
+#[cfg(feature = "tokio-uring")]
+use super::{Ability, tokio_uring};
+use super::{Engine, EngineError, EngineKind, Kernel, Ports, Tuning, classic, epoll, uring};
 use crate::socket;
 use crate::tun;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -19,7 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Opens an engine over the ports. The calling thread is the one that will use it.
 ///
 /// # Errors
-/// [`EngineError::Unsupported`] when this kernel or container does not allow it.
+/// [`EngineError::Unsupported`] when this kernel or container does not allow it,
+/// [`EngineError::NotBuilt`] when this program does not have it.
 pub fn open(
     kind: EngineKind,
     ports: Ports,
@@ -39,13 +39,16 @@ pub fn open_on(
     tuning: Tuning,
 ) -> Result<Box<dyn Engine>, EngineError> {
     kernel.require(kind)?;
-    let nowait = kernel.has(Ability::NowaitTun).is_ok();
     Ok(match kind {
         EngineKind::Uring => {
             let input = uring::Input::new(&ports, tuning)?;
             Box::new(Driver::new(input, ports, tuning.gso))
         }
+        #[cfg(not(feature = "tokio-uring"))]
+        EngineKind::TokioUring => return Err(EngineError::NotBuilt(kind)),
+        #[cfg(feature = "tokio-uring")]
         EngineKind::TokioUring => {
+            let nowait = kernel.has(Ability::NowaitTun).is_ok();
             let input = tokio_uring::Input::new(&ports, tuning, nowait)?;
             Box::new(Driver::new(input, ports, tuning.gso))
         }

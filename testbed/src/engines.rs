@@ -36,5 +36,5 @@ fn probe() -> Vec<&'static str> {
             Err(error) => panic!("engine {kind}: {error}"),
         }
     };
-    ENGINES.into_iter().filter(works).map(EngineKind::name).collect()
+    ENGINES.into_iter().filter(|kind| kind.is_built()).filter(works).map(EngineKind::name).collect()
 }

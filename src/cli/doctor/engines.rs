@@ -28,6 +28,7 @@ pub(super) fn examine(nowait: &io::Result<()>) -> Vec<Finding> {
     };
     let mut findings: Vec<_> = EngineKind::ALL
         .into_iter()
+        .filter(|kind| kind.is_built())
         .map(|kind| engine(kind, engine::probe(kind), &machine))
         .collect();
     findings.extend(waits(nowait, &machine));
@@ -53,7 +54,7 @@ fn engine(
 
 /// How `tokio-uring` works with a TUN driver that blocks reads.
 fn waits(nowait: &io::Result<()>, machine: &Machine<'_>) -> Option<Finding> {
-    machine.kernel.has(Ability::Ring).ok()?;
+    machine.kernel.has(Ability::Ring).ok().filter(|()| EngineKind::TokioUring.is_built())?;
     let error = match (nowait, machine.kernel.has(Ability::NowaitTun)) {
         (Ok(()), Ok(())) => return None,
         (Err(error), _) => error.to_string(),
