@@ -5,8 +5,9 @@ CARGO ?= cargo
 BUILDING := protobuf-compiler libprotobuf-dev
 MEASURING := iperf3 iproute2 iputils-ping nftables ethtool linux-perf
 TESTING := systemd etcd-server etcd-client iptables tcpdump procps prometheus tmux openssl curl
-# To test the packages in clean Debian machines.
-ROOTS := debootstrap systemd-container binutils
+# To make packages, and to test them in clean Debian machines.
+PACKAGING := binutils umoci skopeo
+ROOTS := debootstrap systemd-container
 PACKAGES := $(BUILDING) $(MEASURING) $(TESTING)
 # Where `make install` puts the programs.
 PREFIX ?= /usr/local
@@ -15,7 +16,7 @@ EMULATOR := qemu-system-x86 busybox-static cpio kmod xz-utils
 KERNELS ?= bookworm bullseye trixie
 
 .DEFAULT_GOAL := help
-.PHONY: help demo perf test packages-test kernels lint deny miri bench build install deb setup building measuring clean
+.PHONY: help demo perf test packages-test kernels lint deny miri bench build install deb image setup building packaging measuring clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,9 +31,10 @@ test: setup ## run all tests on this machine's kernel (needs root)
 	@tests/kube/build
 	$(CARGO) test --workspace --no-fail-fast
 
-packages-test: deb ## install the packages in clean Debian machines, start both modes, purge (needs root)
-	@tests/install $(ROOTS)
+packages-test: deb image ## start Debian packages in clean machines, and the image (needs root)
+	@tests/install $(TESTING) $(ROOTS)
 	tests/packages/debian
+	tests/packages/image
 
 kernels: setup ## run engine and gateway tests on Debian's kernels in a virtual machine (slow)
 	@tests/install $(EMULATOR)
@@ -65,11 +67,17 @@ install: build ## install into DESTDIR and PREFIX (default /usr/local): programs
 deb: build ## make Debian packages in target/packages
 	packages/deb $$(dpkg --print-architecture) target/release
 
+image: build packaging ## make an OCI image, without a daemon
+	packages/image target/release/twill
+
 setup: ## install the Debian packages that are missing (needs root)
 	@tests/install $(PACKAGES)
 
 building:
 	@tests/install $(BUILDING)
+
+packaging: building
+	@tests/install $(PACKAGING)
 
 measuring: building
 	@tests/install $(MEASURING)

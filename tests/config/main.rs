@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed setup fails the test")]
 
-mod build_script;
+mod protoc;
 mod units;
 
 use std::path::PathBuf;
