@@ -8,6 +8,8 @@ TESTING := systemd etcd-server etcd-client iptables tcpdump procps prometheus tm
 # To make packages, and to test them in clean Debian machines.
 PACKAGING := binutils umoci skopeo
 ROOTS := debootstrap systemd-container
+# To run arm64 programs.
+CROSS := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static
 PACKAGES := $(BUILDING) $(MEASURING) $(TESTING)
 # Where `make install` puts the programs.
 PREFIX ?= /usr/local
@@ -16,7 +18,7 @@ EMULATOR := qemu-system-x86 busybox-static cpio kmod xz-utils
 KERNELS ?= bookworm bullseye trixie
 
 .DEFAULT_GOAL := help
-.PHONY: help demo perf test packages-test kernels lint deny miri bench build install deb image setup building packaging measuring clean
+.PHONY: help demo perf test packages-test arm64-test kernels lint deny miri bench build install deb image setup building packaging measuring clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +37,10 @@ packages-test: deb image ## start Debian packages in clean machines, and the ima
 	@tests/install $(TESTING) $(ROOTS)
 	tests/packages/debian
 	tests/packages/image
+
+arm64-test: ## run tests of twill-datapath as arm64 programs, in an emulator
+	@tests/install $(CROSS)
+	tests/packages/arm64
 
 kernels: setup ## run engine and gateway tests on Debian's kernels in a virtual machine (slow)
 	@tests/install $(EMULATOR)
