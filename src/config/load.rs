@@ -8,6 +8,8 @@ use crate::socket::{anywhere, path_to};
 use crate::subnet::{InvalidPeers, PeerSet, PeerSpec, Site};
 use crate::sys::affinity;
 use ipnet::IpNet;
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::SockaddrStorage;
 use nix::unistd::Group;
 use std::collections::HashMap;
 use std::io;
@@ -233,9 +235,8 @@ fn peers(file: &File, mistakes: &mut Vec<Mistake>) -> (PeerSet, Vec<(Unresolved,
         conflicts.retain(|conflict| conflict.place() != (name, None));
         peers.remove(name);
     }
-    let ourselves = peers.iter().filter(|peer| is_ourselves(peer.endpoint, listen));
-    let ourselves = ourselves.map(|peer| InvalidPeers::Ourselves(peer.name.clone()));
-    for conflict in conflicts.into_iter().chain(ourselves) {
+    let misplaced = peers.iter().filter_map(|peer| misplaced(peer, listen));
+    for conflict in conflicts.into_iter().chain(misplaced) {
         let (name, subnet) = conflict.place();
         if let Some(peer) = places.get(name) {
             mistakes.push(Mistake::at(place(peer, subnet), conflict));
@@ -251,12 +252,30 @@ fn place(peer: &file::FilePeer, subnet: Option<IpNet>) -> Range<usize> {
     found.map_or_else(|| peer.endpoint.span(), toml::Spanned::span)
 }
 
-/// Whether datagrams to an endpoint come back to a gateway that listens on all addresses.
+/// Why a peer cannot be where it is said to be, as this host's addresses are now: datagrams would come
+/// back to a gateway that listens on all addresses, or go to all hosts of a network.
 #[must_use]
-pub(crate) fn is_ourselves(endpoint: SocketAddr, listen: SocketAddr) -> bool {
-    listen.ip().is_unspecified()
+pub(crate) fn misplaced(peer: &PeerSpec, listen: SocketAddr) -> Option<InvalidPeers> {
+    let PeerSpec { name, endpoint, .. } = peer;
+    let comes_back = listen.ip().is_unspecified()
         && endpoint.port() == listen.port()
-        && path_to(endpoint).is_ok_and(|path| path.source == endpoint.ip())
+        && path_to(*endpoint).is_ok_and(|path| path.source == endpoint.ip());
+    if comes_back {
+        return Some(InvalidPeers::Ourselves(name.clone()));
+    }
+    // Only a route of this kind is refused so; a route that prohibits may change.
+    let refused = path_to(*endpoint).err().and_then(|error| error.raw_os_error());
+    // The kernel has a broadcast route for the last address of each network, whatever is configured.
+    let is_broadcast = || {
+        getifaddrs().into_iter().flatten().any(|interface| {
+            let ip = |address: Option<SockaddrStorage>| Some(address?.as_sockaddr_in()?.ip());
+            let last = ip(interface.address).zip(ip(interface.netmask));
+            let last = last.map(|(own, mask)| Ipv4Addr::from(u32::from(own) | !u32::from(mask)));
+            [last, ip(interface.broadcast)].into_iter().flatten().any(|all| endpoint.ip() == all)
+        })
+    };
+    (refused == Some(libc::EACCES) && is_broadcast())
+        .then(|| InvalidPeers::Broadcast { name: name.clone(), endpoint: *endpoint })
 }
 
 /// The addresses by which a gateway is part of two networks: the overlay and the one below.

@@ -59,6 +59,17 @@ pub enum InvalidPeers {
     /// A peer is where this gateway listens.
     #[error("peer {0:?} has this gateway's own address: remove that peer from this gateway's file")]
     Ourselves(String),
+    /// A peer at an address that stands for all hosts of one of this host's networks.
+    #[error(
+        "endpoint {endpoint} of peer {name:?} is a broadcast address of this host's network: give the \
+         peer's own address"
+    )]
+    Broadcast {
+        /// The peer.
+        name: String,
+        /// What it has.
+        endpoint: SocketAddr,
+    },
     /// A peer without an address to send to.
     #[error("endpoint {endpoint} of peer {name:?} cannot be a host's address")]
     NoHost {
@@ -120,6 +131,7 @@ impl InvalidPeers {
             Self::SameName(name)
             | Self::Ourselves(name)
             | Self::NoHost { name, .. }
+            | Self::Broadcast { name, .. }
             | Self::Mapped { name, .. }
             | Self::Family { name, .. }
             | Self::Inside { name, .. } => (name, None),

@@ -153,6 +153,9 @@ const fn cure(reason: DropReason) -> &'static str {
             "the uplink is slower than the traffic; raise socket_buffer for bursts"
         }
         DropReason::SendRefused => "allow the tunnel's own datagrams in this host's firewall",
+        DropReason::SendProhibited => {
+            "correct the peer's address, or remove the prohibiting route: check `ip route get`"
+        }
         DropReason::SendUnreachable => "add a route to the peer: check `ip route get`",
         DropReason::TunDown => "bring the device up: ip link set DEVICE up",
         DropReason::Family => "this overlay has no IPv6 network",

@@ -46,6 +46,7 @@ fn a_peer_that_cannot_be_is_refused_and_nothing_changes() {
         (taken.as_str(), "198.51.100.7", "is behind"),
         ("10.99.1.0/24", "0.0.0.0", "cannot be a host's address"),
         ("10.99.1.0/24", "224.0.0.1", "cannot be a host's address"),
+        ("10.99.1.0/24", "192.0.2.255", "is a broadcast address of this host's network"),
         ("10.99.1.0/99", "198.51.100.7", "invalid network"),
     ] {
         let error = pair.twill(0, &["peer", "add", subnet, endpoint]).unwrap_err();

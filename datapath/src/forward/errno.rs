@@ -22,7 +22,8 @@ pub(super) fn of_send(errno: i32) -> DropReason {
     match errno {
         EMSGSIZE => DropReason::SendTooBig,
         ENOBUFS | EAGAIN | ENOMEM => DropReason::SendNoBuffers,
-        EPERM | EACCES => DropReason::SendRefused,
+        EPERM => DropReason::SendRefused,
+        EACCES => DropReason::SendProhibited,
         ENETDOWN | ENETUNREACH | EHOSTUNREACH => DropReason::SendUnreachable,
         _ => DropReason::SendOther,
     }
@@ -48,7 +49,7 @@ mod tests {
             (libc::EAGAIN, DropReason::SendNoBuffers),
             (libc::ENOMEM, DropReason::SendNoBuffers),
             (libc::EPERM, DropReason::SendRefused),
-            (libc::EACCES, DropReason::SendRefused),
+            (libc::EACCES, DropReason::SendProhibited),
             (libc::ENETDOWN, DropReason::SendUnreachable),
             (libc::ENETUNREACH, DropReason::SendUnreachable),
             (libc::EHOSTUNREACH, DropReason::SendUnreachable),

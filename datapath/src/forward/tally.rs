@@ -74,8 +74,10 @@ drop_reasons! {
     ControlTruncated => "ctrunc",
     /// The peer's socket or interface queue had no room (ENOBUFS, EAGAIN, ENOMEM).
     SendNoBuffers => "send_nobufs",
-    /// A local firewall refused the datagram (EPERM, EACCES).
+    /// A local firewall refused the datagram (EPERM).
     SendRefused => "send_perm",
+    /// The peer's address is a broadcast address here, or a route prohibits it (EACCES).
+    SendProhibited => "send_acces",
     /// The host has no route to the peer (ENETUNREACH, EHOSTUNREACH, ENETDOWN).
     SendUnreachable => "send_unreach",
     /// The datagram exceeds the path's MTU (EMSGSIZE).

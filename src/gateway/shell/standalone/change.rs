@@ -3,7 +3,7 @@
 use super::FileSource;
 use super::reload::Loaded;
 use crate::config::file::OnReload;
-use crate::config::load::{LoadError, Standalone, is_ourselves};
+use crate::config::load::{LoadError, Standalone, misplaced};
 use crate::control::Response;
 use crate::gateway::shell::PeerSource;
 use crate::gateway::shell::clients::PeerChange;
@@ -184,8 +184,8 @@ async fn make(tunnel: &mut Tunnel, wanted: PeerSet) -> Result<PeerDiff, ChangeEr
     for peer in wanted.iter() {
         let known = tunnel.reconciler.current().find(&peer.name);
         let moved = known.is_none_or(|known| known.endpoint != peer.endpoint);
-        if moved && is_ourselves(peer.endpoint, settings.listen) {
-            return Err(InvalidPeers::Ourselves(peer.name.clone()).into());
+        if moved && let Some(reason) = misplaced(peer, settings.listen) {
+            return Err(reason.into());
         }
     }
     let before = tunnel.reconciler.current().clone();
