@@ -12,6 +12,7 @@ mod kernels;
 mod lifecycle;
 mod limits;
 mod names;
+mod narrow;
 mod numbered;
 mod peers;
 mod privileges;
