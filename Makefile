@@ -32,6 +32,7 @@ perf: measuring build ## compare throughput, latency and CPU cost of network pat
 test: setup ## run all tests on this machine's kernel (needs root)
 	@tests/kube/build
 	$(CARGO) test --workspace --no-fail-fast
+	@tests/flanneld/newer-etcd "$(CARGO)"
 
 packages-test: deb image ## start Debian packages in clean machines, and the image (needs root)
 	@tests/install $(TESTING) $(ROOTS)

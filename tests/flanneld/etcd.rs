@@ -4,6 +4,7 @@ use rustix::process::Signal;
 use std::fs;
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 use twill_testbed::{Background, Namespace, Testbed, within};
 
@@ -83,7 +84,7 @@ impl Etcd {
 
     fn spawn(&mut self) {
         self.starts += 1;
-        let mut command = self.namespace.command("etcd");
+        let mut command = self.namespace.command(server());
         let data = self.folder.join("data");
         let url = self.endpoint();
         command.arg("--data-dir").arg(data).args(["--logger", "zap", "--log-level", "error"]);
@@ -153,6 +154,35 @@ impl Etcd {
         self.make_certificates();
         self.kill();
         self.run();
+    }
+
+    /// Starts a member beside it that only learns; its process and its endpoint.
+    pub(crate) fn with_learner(&self) -> (Background, String) {
+        let (peer, url) = ("http://127.0.0.1:3380", format!("http://{}:3379", self.address));
+        self.ctl(&["member", "add", "learner", "--learner", "--peer-urls", peer]);
+        let members = format!("default=http://localhost:2380,learner={peer}");
+        let mut command = self.namespace.command(server());
+        command.args(["--name", "learner", "--data-dir"]).arg(self.folder.join("learner"));
+        command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+        command.args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]);
+        command.args(["--initial-cluster", &members, "--initial-cluster-state", "existing"]);
+        (self.beside("learner", &mut command, 3379), url)
+    }
+
+    /// Starts etcd's own proxy before it; its process and its endpoint.
+    pub(crate) fn with_proxy(&self) -> (Background, String) {
+        let listen = format!("{}:3379", self.address);
+        let mut command = self.namespace.command(server());
+        command.args(["grpc-proxy", "start", "--endpoints", &self.endpoint()]);
+        command.args(["--listen-addr", &listen]);
+        (self.beside("proxy", &mut command, 3379), format!("http://{listen}"))
+    }
+
+    fn beside(&self, name: &str, command: &mut Command, port: u16) -> Background {
+        let process = self.namespace.spawn(name, command).unwrap();
+        let to = format!("{}:{port}", self.address);
+        until(name, || self.namespace.enter(|| TcpStream::connect(&to).is_ok()));
+        process
     }
 
     /// Ends it without warning.
@@ -261,6 +291,11 @@ impl Etcd {
         let folder = self.folder.display().to_string();
         self.namespace.run("sh", &["-c", script, "sh", &folder, &self.address]).unwrap();
     }
+}
+
+/// The server program: Debian's, or the one that `TWILL_TEST_ETCD` names.
+fn server() -> PathBuf {
+    std::env::var_os("TWILL_TEST_ETCD").map_or_else(|| "etcd".into(), PathBuf::from)
 }
 
 pub(crate) fn lease_key(subnet: &str) -> String {

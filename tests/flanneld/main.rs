@@ -16,4 +16,5 @@ mod probes;
 mod rules;
 mod scale;
 mod security;
+mod servers;
 mod traffic;

@@ -2,6 +2,7 @@
 
 use super::channel::Connector;
 use super::connection::cause;
+use super::pings::Pings;
 use crate::subnet::tls::{self, Identity, TlsError, Trust};
 use etcd_client::{Channel, Client, ConnectOptions, Error};
 use rustls::ClientConfig;
@@ -14,13 +15,8 @@ use std::time::Duration;
 use tonic::transport::Endpoint;
 use tracing::warn;
 
-/// Ping interval and answer time. etcd refuses pings that come more often than every 5 s
-/// (`--grpc-keepalive-min-time`); both together stay below 15 s.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(5));
-/// The longest ping interval, where something on the way allows fewer pings than etcd does.
-const RAREST_KEEP_ALIVE: Duration = Duration::from_secs(300);
-/// What an HTTP/2 server says before it hangs up because of too many pings.
-const TOO_MANY_PINGS: [&str; 2] = ["too_many_pings", "ENHANCE_YOUR_CALM"];
+/// How long a server may take to answer a ping.
+const PING_ANSWER: Duration = Duration::from_secs(5);
 /// etcd's words for a login while authentication is off.
 const AUTH_IS_OFF: &str = "authentication is not enabled";
 /// What is spoken over TLS.
@@ -79,7 +75,7 @@ pub struct Access {
     /// A client certificate; with one only `http://` is plain.
     files: Option<TlsFiles>,
     credentials: Option<Credentials>,
-    keep_alive: Cell<Duration>,
+    pings: Pings,
     /// Whether it was said that the credentials are not asked for.
     told: Cell<bool>,
 }
@@ -106,7 +102,7 @@ impl Access {
             endpoints,
             files: tls.cloned(),
             credentials,
-            keep_alive: Cell::new(KEEP_ALIVE.0),
+            pings: Pings::new(),
             told: Cell::new(false),
         };
         access.tls()?;
@@ -173,21 +169,24 @@ impl Access {
         let endpoint = Endpoint::from_shared(url).map_err(|reason| invalid(&reason))?;
         // Pings without a stream are an offence to etcd; with the watch there always is one.
         let channel = endpoint
-            .http2_keep_alive_interval(self.keep_alive.get())
-            .keep_alive_timeout(KEEP_ALIVE.1)
+            .http2_keep_alive_interval(self.pings.every())
+            .keep_alive_timeout(PING_ANSWER)
             .keep_alive_while_idle(false)
             .connect_timeout(CONNECT)
             .connect_with_connector_lazy(Connector(tls));
         Ok(Channel::Tonic(channel))
     }
 
-    /// Pings half as often, from the next connection on, if that is what a server complains of.
-    pub(super) fn look_at(&self, error: &Error) {
+    /// Takes note of a connection that ended after some time: the next one is pinged less if pings seem
+    /// to be the reason.
+    pub(super) fn ended(&self, life: Duration, error: &Error) {
         let text = cause(error);
-        if TOO_MANY_PINGS.iter().any(|words| text.contains(words)) {
-            let rarer = (self.keep_alive.get() * 2).min(RAREST_KEEP_ALIVE);
-            warn!("{text}: pinging etcd every {} s from now on", rarer.as_secs());
-            self.keep_alive.set(rarer);
+        if let Some(every) = self.pings.ended(life, &text) {
+            warn!(
+                "{text}: the server, or a proxy before it, allows fewer pings: pinging etcd every {} s \
+                 from now on",
+                every.as_secs()
+            );
         }
     }
 }

@@ -8,7 +8,7 @@ use super::connect::Access;
 use etcd_client::{Client, Error, GetOptions};
 use std::cell::{Cell, RefCell};
 use std::error::Error as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
@@ -37,6 +37,8 @@ pub(super) type Answered<T> = Result<Result<T, Error>, Elapsed>;
 pub(super) struct Connection {
     access: Access,
     client: RefCell<Option<Client>>,
+    /// Since when.
+    since: Cell<Instant>,
     /// The endpoint that is tried next.
     endpoint: Cell<usize>,
     /// How often a login was found to be of no use any more.
@@ -46,7 +48,8 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn new(access: Access) -> Self {
         let client = RefCell::new(None);
-        Self { access, client, endpoint: Cell::new(0), logins: Cell::new(0) }
+        let since = Cell::new(Instant::now());
+        Self { access, client, since, endpoint: Cell::new(0), logins: Cell::new(0) }
     }
 
     /// A client of a server that answers.
@@ -61,6 +64,7 @@ impl Connection {
             match timeout(SIGN_OF_LIFE, Box::pin(self.try_out(endpoint))).await {
                 Ok(Ok(client)) => {
                     self.client.replace(Some(client.clone()));
+                    self.since.set(Instant::now());
                     return Ok(client);
                 }
                 Ok(Err(error)) => failure = format!("{endpoint}: {}", cause(&error)),
@@ -109,7 +113,10 @@ impl Connection {
 
     /// Draws the conclusions from an error.
     pub(super) fn failed(&self, error: &Error) {
-        self.access.look_at(error);
+        let is_connected = self.client.borrow().is_some();
+        if is_connected && is_broken(error) && !needs_login(error) {
+            self.access.ended(self.since.get().elapsed(), error);
+        }
         if needs_login(error) {
             // The same server, with a new token.
             self.client.replace(None);

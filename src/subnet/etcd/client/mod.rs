@@ -6,6 +6,7 @@
 mod channel;
 mod connect;
 mod connection;
+mod pings;
 mod watch;
 
 pub use connect::{Access, AccessError, Credentials, TlsFiles};
