@@ -25,6 +25,16 @@ pub(super) trait Input {
         stats: &mut EngineStats,
     ) -> Result<(), EngineError>;
 
+    /// [`Engine::receive_last`]. Only an engine whose receives run ahead holds anything.
+    fn receive_last(
+        &mut self,
+        _: &Ports,
+        _: &mut Inbox,
+        _: &mut EngineStats,
+    ) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// [`Engine::slot_mut`].
     fn slot_mut(&mut self, slot: Slot) -> &mut [u8];
 
@@ -61,6 +71,10 @@ impl<I: Input> Engine for Driver<I> {
 
     fn receive(&mut self, inbox: &mut Inbox, timeout: Option<Duration>) -> Result<(), EngineError> {
         self.input.receive(&self.ports, inbox, timeout, &mut self.stats)
+    }
+
+    fn receive_last(&mut self, inbox: &mut Inbox) -> Result<(), EngineError> {
+        self.input.receive_last(&self.ports, inbox, &mut self.stats)
     }
 
     fn slot_mut(&mut self, slot: Slot) -> &mut [u8] {

@@ -151,8 +151,16 @@ pub trait Engine {
     /// Its events since the start.
     fn stats(&self) -> EngineStats;
 
+    /// Takes nothing more from the kernel, and fills the inbox with what was taken already. Call it
+    /// until the inbox stays empty: then no arrival is lost by [`Engine::into_ports`], and all that
+    /// arrives from here on waits in the kernel for whoever has the ports next. The inbox is empty
+    /// when called.
+    ///
+    /// # Errors
+    /// As [`Engine::receive`], which must not be called any more.
+    fn receive_last(&mut self, inbox: &mut Inbox) -> Result<(), EngineError>;
+
     /// Ends the engine and gives its ports back, with no operation on them under way. An engine
-    /// whose receives run ahead (`uring`) may hold arrivals: call [`Engine::receive`] without
-    /// waiting, and deal with what it brings, until nothing comes, or they are lost.
+    /// whose receives run ahead (`uring`) loses what [`Engine::receive_last`] has not brought.
     fn into_ports(self: Box<Self>) -> Ports;
 }

@@ -1,19 +1,21 @@
 //! Bytes both ways.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use twill::engine::EngineKind;
+use twill::engine::{Engine, EngineKind};
 use twill::sys::sockopt;
 use twill_datapath::batch::{
-    Datagrams, Destination, Flaw, Frames, Outcome, Piece, Pieces, RunLimits, Source,
+    Datagrams, Destination, Flaw, Frames, Inbox, Outcome, Piece, Pieces, RunLimits, Source,
 };
 use twill_datapath::offload::feature::Feature;
 use twill_datapath::route::PeerIndex;
 use twill_testbed::missing;
 use twill_testbed::rig::{
-    BATCH, BEYOND, MTU, PATIENCE, Plan, Rig, datagrams_of, every_engine, every_rig, lengths,
-    numbered, packet_of, packet_to, payload_of, push_frame, train_bytes,
+    BATCH, BEYOND, MTU, PATIENCE, Plan, Rig, datagrams_of, every_engine, every_rig, frame_bytes,
+    lengths, numbered, packet_of, packet_to, payload_of, push_frame, train_bytes,
 };
 
 /// Bytes of IPv4 and UDP headers.
@@ -48,6 +50,61 @@ fn ports_that_an_engine_gives_back_serve_the_next_one() {
             assert_eq!(trains, [b"second"]);
         });
     }
+}
+
+#[test]
+fn nothing_is_lost_doubled_or_reordered_while_engines_follow_each_other_under_load() {
+    every_rig("engines_follow_each_other_under_load", Plan::without_offloads(), |mut rig| {
+        const COUNT: u16 = 3000;
+        const SUCCESSIONS: usize = 10;
+        // Fewer than the device's queue takes (500) while nobody reads.
+        const UNDER_WAY: usize = 300;
+        let (application, peer) = (rig.application(), rig.peer(2));
+        let (listen, kind) = (rig.plan.listen, rig.kind);
+        let received = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+        let seen = Arc::clone(&received);
+        let sender = thread::spawn(move || {
+            for number in 0..COUNT {
+                while seen
+                    .iter()
+                    .any(|seen| usize::from(number) >= seen.load(Ordering::Relaxed) + UNDER_WAY)
+                {
+                    thread::yield_now();
+                }
+                application.send_to(&numbered(number, 60), (BEYOND, 9)).unwrap();
+                peer.send_to(&numbered(number, 60), listen).unwrap();
+            }
+        });
+        let header = rig.header_len();
+        let (mut frames, mut trains) = (Vec::new(), Vec::new());
+        let mut keep = |engine: &mut dyn Engine, inbox: &Inbox| {
+            for frame in &inbox.frames {
+                frames.push(payload_of(&frame_bytes(engine, frame)[header..]).to_vec());
+            }
+            trains.extend(inbox.trains.iter().map(|train| train_bytes(engine, train)));
+            received[0].store(frames.len(), Ordering::Relaxed);
+            received[1].store(trains.len(), Ordering::Relaxed);
+            frames.len() >= COUNT.into() && trains.len() >= COUNT.into()
+        };
+
+        for succession in 0..SUCCESSIONS {
+            rig.engine.receive(&mut rig.inbox, Some(PATIENCE)).unwrap();
+            while !rig.inbox.is_empty() {
+                assert!(!keep(&mut *rig.engine, &rig.inbox), "all came before the last engine");
+                rig.engine.release(&mut rig.inbox);
+                rig.engine.receive_last(&mut rig.inbox).unwrap();
+            }
+            let is_away = kind != EngineKind::Classic && succession % 2 == 0;
+            let next = if is_away { EngineKind::Epoll } else { kind };
+            rig = rig.into_successor(next).unwrap();
+        }
+        rig.turns(keep);
+
+        sender.join().unwrap();
+        let expected: Vec<_> = (0..COUNT).map(|number| numbered(number, 60)).collect();
+        assert!(frames == expected, "from the device: {:?}", numbers(&frames));
+        assert!(trains == expected, "from the socket: {:?}", numbers(&trains));
+    });
 }
 
 #[test]
@@ -386,4 +443,9 @@ fn what_is_spread_over_source_ports_leaves_from_the_other_socket() {
 
 fn now_ns() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
+}
+
+/// The numbers that datagrams begin with.
+fn numbers(datagrams: &[Vec<u8>]) -> Vec<u16> {
+    datagrams.iter().map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]])).collect()
 }

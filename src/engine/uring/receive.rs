@@ -63,6 +63,27 @@ struct Operations {
     /// How often all was armed anew. Completions carry it, so that the end of an operation from
     /// before is not taken for the end of its successor.
     generation: u32,
+    /// Whether all was ended for good, and nothing is armed again.
+    has_ended: bool,
+}
+
+impl Operations {
+    /// Ends all that is under way. Each operation still completes, after all that it has received.
+    fn end(&mut self) {
+        self.has_ended = true;
+        // When this fails, the kernel still does it, only later.
+        let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::any());
+    }
+
+    /// Waits a moment for completions; false when the kernel refuses to.
+    fn wait_last(&self) -> bool {
+        let timeout = Timespec::from(LAST_ROUND);
+        let args = SubmitArgs::new().timespec(&timeout);
+        match self.ring.submitter().submit_with_args(1, &args) {
+            Ok(_) => true,
+            Err(error) => error.raw_os_error() == Some(libc::ETIME),
+        }
+    }
 }
 
 impl Input {
@@ -90,7 +111,7 @@ impl Input {
         message.msg_namelen = NAME_SPACE as libc::socklen_t;
         message.msg_controllen = cmsg::RECEIVE_SPACE;
         Ok(Self {
-            operations: Operations { ring, disarmed: [true; 3], generation: 0 },
+            operations: Operations { ring, disarmed: [true; 3], generation: 0, has_ended: false },
             buffers: Buffers { frames, trains },
             message,
             overflows: 0,
@@ -206,7 +227,7 @@ impl Input {
             let (index, is_current) = parts(completion.user_data(), self.operations.generation);
             if is_current && !cqueue::more(completion.flags()) {
                 self.operations.disarmed[index as usize] = true;
-                stats.rearmed += 1;
+                stats.rearmed += u64::from(!self.operations.has_ended);
             }
             let bid = cqueue::buffer_select(completion.flags());
             match (index, completion.result(), bid) {
@@ -266,6 +287,8 @@ fn train(
 /// A receive that ended without bytes; it is armed again before the next wait.
 fn failed(index: u32, errno: i32, stats: &mut EngineStats) -> Result<(), EngineError> {
     match (index, errno) {
+        // `Operations::end`.
+        (_, libc::ECANCELED) => {}
         // All buffers are in the inbox; they are back before the next wait.
         (_, libc::ENOBUFS) => stats.no_buffers += 1,
         (TUN, libc::EINVAL | libc::EOPNOTSUPP) => {
@@ -302,6 +325,31 @@ impl driver::Input for Input {
         self.reap(ports, inbox, stats)
     }
 
+    /// An operation that ends says so by its last completion: once all have, what is in the ring
+    /// is all that was received.
+    fn receive_last(
+        &mut self,
+        ports: &Ports,
+        inbox: &mut Inbox,
+        stats: &mut EngineStats,
+    ) -> Result<(), EngineError> {
+        if !self.operations.has_ended {
+            self.operations.end();
+        }
+        inbox.began_ns = self.entered_ns;
+        for _ in 0..LAST_ROUNDS {
+            self.reap(ports, inbox, stats)?;
+            if !inbox.is_empty() || self.operations.disarmed == [true; 3] {
+                break;
+            }
+            stats.syscalls += 1;
+            if !self.operations.wait_last() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn slot_mut(&mut self, slot: Slot) -> &mut [u8] {
         match slot.0.checked_sub(FRAME_BUFFERS) {
             None => self.buffers.frames.slot_mut(slot.0),
@@ -335,19 +383,14 @@ impl driver::Input for Input {
 /// is under way ends here first.
 impl Drop for Operations {
     fn drop(&mut self) {
-        // When any of this fails, the kernel still does it, only later.
-        let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::any());
+        self.end();
         for _ in 0..LAST_ROUNDS {
             for completion in self.ring.completion() {
                 let (index, is_current) = parts(completion.user_data(), self.generation);
                 let ended = is_current && !cqueue::more(completion.flags());
                 self.disarmed[index as usize] |= ended;
             }
-            let timeout = Timespec::from(LAST_ROUND);
-            let args = SubmitArgs::new().timespec(&timeout);
-            let waited = || self.ring.submitter().submit_with_args(1, &args);
-            let ends = |error: io::Error| error.raw_os_error() != Some(libc::ETIME);
-            if self.disarmed == [true; 3] || waited().is_err_and(ends) {
+            if self.disarmed == [true; 3] || !self.wait_last() {
                 break;
             }
         }

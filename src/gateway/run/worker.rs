@@ -33,8 +33,6 @@ use twill_datapath::{
     Egress, EgressRules, Ingress, IngressRules, Progress, Unjoin, Unwritten, World,
 };
 
-/// Turns in which a worker that ends hands on what its engine still holds: as much as the largest ring.
-const LAST_TURNS: usize = 4;
 /// Runs in one batch; a worker sends and goes on when more are needed.
 const MAX_RUNS: usize = 256;
 /// Pieces in one batch, 16 bytes each. A 64 KiB super-packet at an MSS of 1448 takes 92.
@@ -174,15 +172,14 @@ impl Worker {
             self.turn()?;
         }
         // An engine may have taken more from the kernel than it has handed out: that leaves, too.
-        // Arrivals that never end are the successor's.
-        for _ in 0..LAST_TURNS {
-            self.engine.receive(&mut self.inbox, Some(Duration::ZERO))?;
+        // All that arrives from here on is the successor's.
+        loop {
+            self.engine.receive_last(&mut self.inbox)?;
             if self.inbox.is_empty() {
-                break;
+                return Ok(());
             }
             self.carry();
         }
-        Ok(())
     }
 
     /// Waits for arrivals, awake for a while if that is wanted.
