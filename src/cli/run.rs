@@ -20,6 +20,9 @@ pub(super) struct RunArgs {
     /// Configuration file
     #[arg(long, short, value_name = "FILE", env = "TWILL_CONFIG")]
     config: PathBuf,
+    /// Take over from the running gateway without losing a packet
+    #[arg(long)]
+    take_over: bool,
     #[command(flatten)]
     data: DataArgs,
 }
@@ -132,9 +135,9 @@ fn set<T>(value: &mut T, typed: Option<T>) {
 }
 
 pub(super) fn run(args: RunArgs) -> Outcome {
-    let RunArgs { config, data } = args;
+    let RunArgs { config, take_over, data } = args;
     log::init(data.log_format);
     warn_of_filter();
-    standalone::run(config, move |interface| data.change(interface))?;
+    standalone::run(config, move |interface| data.change(interface), take_over)?;
     Ok(())
 }

@@ -1,13 +1,18 @@
 //! The client's end of the control socket, and the gateways that it can find.
 
+use super::server::ENDING;
 use super::{Message, Request, Response};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long a gateway may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a gateway is asked that ends before it answers, and the pause between two attempts.
+const ATTEMPTS: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a request has no result.
 #[derive(Debug, thiserror::Error)]
@@ -58,11 +63,25 @@ pub fn running(folder: &Path) -> Vec<PathBuf> {
     sockets
 }
 
-/// Sends one request and returns its result.
+/// Sends one request and returns its result. A gateway that hands over to a successor may end before
+/// it answers: then the successor is asked, if asking twice changes nothing.
 ///
 /// # Errors
 /// [`ClientError`].
 pub fn call(path: &Path, request: Request) -> Result<serde_json::Value, ClientError> {
+    let attempts = if request.is_read_only() { ATTEMPTS } else { 1 };
+    for _ in 1..attempts {
+        match call_once(path, request.clone()) {
+            Err(ClientError::Talk { source, .. }) if source.kind() != ErrorKind::WouldBlock => {}
+            Err(ClientError::Refused(reason)) if reason == ENDING => {}
+            done => return done,
+        }
+        std::thread::sleep(PAUSE);
+    }
+    call_once(path, request)
+}
+
+fn call_once(path: &Path, request: Request) -> Result<serde_json::Value, ClientError> {
     let talk = |source| ClientError::Talk { path: path.to_owned(), source };
     let mut stream = UnixStream::connect(path)
         .map_err(|source| ClientError::Connect { path: path.to_owned(), source })?;

@@ -13,6 +13,7 @@
 
 mod client;
 pub(crate) mod clients;
+pub mod handover;
 mod protocol;
 mod server;
 mod socket;
@@ -20,5 +21,5 @@ mod socket;
 pub use client::{ClientError, call, running};
 pub use protocol::{Message, Request, Response};
 pub(crate) use server::PENDING_CALLS;
-pub use server::{Call, Served, serve};
-pub use socket::ServerError;
+pub use server::{Call, Handovers, Served, serve, serve_successors};
+pub use socket::{Place, ServerError};

@@ -74,6 +74,8 @@ pub enum Request {
     Status,
     /// Reads all histograms since the start.
     Histograms,
+    /// Hands device, sockets and counters over to the client, which becomes the gateway.
+    HandOver,
 }
 
 impl Request {
@@ -82,9 +84,11 @@ impl Request {
     pub(super) fn is_read_only(&self) -> bool {
         match self {
             Self::PeerList | Self::Status | Self::Histograms => true,
-            Self::PeerAdd { .. } | Self::PeerDel { .. } | Self::PeerSync { .. } | Self::Reload => {
-                false
-            }
+            Self::PeerAdd { .. }
+            | Self::PeerDel { .. }
+            | Self::PeerSync { .. }
+            | Self::Reload
+            | Self::HandOver => false,
         }
     }
 }

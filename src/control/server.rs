@@ -1,7 +1,7 @@
 //! The gateway's end of the control socket: reads requests, hands them to the control plane, answers.
 
 use super::clients::{Clients, Silence};
-use super::socket::{Name, bind};
+use super::socket::{Name, Place, bind};
 use super::{Message, Request, Response, ServerError};
 use std::io;
 use std::path::Path;
@@ -28,6 +28,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Calls that may wait for the control plane.
 pub(crate) const PENDING_CALLS: usize = 16;
 
+/// Where connections go that ask for a hand-over.
+pub type Handovers = mpsc::Sender<std::os::unix::net::UnixStream>;
+
+/// What clients hear that asked too late.
+pub(super) const ENDING: &str = "the gateway is shutting down";
+
+/// Why `twill flanneld` does not.
+const NO_HANDOVER: &str = "only `twill run` can be handed over: restart this gateway instead";
+
 /// A request on its way to the control plane.
 #[derive(Debug)]
 pub struct Call {
@@ -40,8 +49,16 @@ pub struct Call {
 /// A control socket; its name and its clients end with it.
 #[derive(Debug)]
 pub struct Served {
-    _name: Name,
+    name: Name,
     _clients: JoinSet<()>,
+}
+
+impl Served {
+    /// Whether clients still find it by its name.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        self.name.is_there()
+    }
 }
 
 /// Listens until the result is dropped. Root and the user who runs the gateway may send every
@@ -55,24 +72,40 @@ pub fn serve(
     group: Option<u32>,
     calls: mpsc::Sender<Call>,
 ) -> Result<Served, ServerError> {
-    let (listener, name) = bind(path, group)?;
+    serve_successors(path, group, calls, None, Place::Free)
+}
+
+/// As [`serve`], of a gateway that hands over to whoever asks for it, if they may change it. In the
+/// place of a predecessor, the socket takes its name.
+///
+/// # Errors
+/// [`ServerError`].
+pub fn serve_successors(
+    path: &Path,
+    group: Option<u32>,
+    calls: mpsc::Sender<Call>,
+    handovers: Option<Handovers>,
+    place: Place,
+) -> Result<Served, ServerError> {
+    let (listener, name) = bind(path, group, place)?;
     let listener = UnixListener::from_std(listener)
         .map_err(|source| ServerError::Bind { path: path.to_owned(), source })?;
     let mut clients = JoinSet::new();
-    clients.spawn(accept(listener, calls));
-    Ok(Served { _name: name, _clients: clients })
+    clients.spawn(accept(listener, calls, handovers));
+    Ok(Served { name, _clients: clients })
 }
 
-async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>) {
+async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>, handovers: Option<Handovers>) {
     let large = Arc::new(Semaphore::new(1));
     let mut clients = Clients::new(MAX_CLIENTS);
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let (calls, large) = (calls.clone(), Arc::clone(&large));
+                let handovers = handovers.clone();
                 let client = |silence: Arc<Silence>| async move {
                     // The conversation ends with a client that goes away.
-                    let _ = converse(stream, calls, &large, &silence).await;
+                    let _ = converse(stream, calls, handovers, &large, &silence).await;
                 };
                 clients.serve(client).await;
             }
@@ -85,6 +118,7 @@ async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>) {
 async fn converse(
     stream: UnixStream,
     calls: mpsc::Sender<Call>,
+    handovers: Option<Handovers>,
     large: &Semaphore,
     silence: &Silence,
 ) -> io::Result<()> {
@@ -102,6 +136,18 @@ async fn converse(
         };
         silence.end();
         let response = match line.as_deref().map(Message::parse) {
+            Some(Ok(Message { request: Request::HandOver, .. })) if may_change => {
+                match &handovers {
+                    // The control plane goes on with the connection.
+                    Some(handovers) => {
+                        let stream =
+                            reader.into_inner().reunite(writer).map_err(io::Error::other)?;
+                        let _ = handovers.send(stream.into_std()?).await;
+                        return Ok(());
+                    }
+                    None => Response::Error(NO_HANDOVER.to_owned()),
+                }
+            }
             Some(Ok(Message { request, .. })) if may_change || request.is_read_only() => {
                 ask(request, &calls).await
             }
@@ -173,7 +219,7 @@ async fn read_line(
 
 async fn ask(request: Request, calls: &mpsc::Sender<Call>) -> Response {
     let (answer, answered) = oneshot::channel();
-    let gone = || Response::Error("the gateway is shutting down".to_owned());
+    let gone = || Response::Error(ENDING.to_owned());
     if calls.send(Call { request, answer }).await.is_err() {
         return gone();
     }

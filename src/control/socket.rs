@@ -50,6 +50,15 @@ fn cure(source: &io::Error) -> &'static str {
     }
 }
 
+/// Whether a gateway may listen at the socket's path already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// None may.
+    Free,
+    /// The one that hands over does.
+    Successor,
+}
+
 /// A socket's file, removed at the end unless it is another socket's by then.
 #[derive(Debug)]
 pub(super) struct Name {
@@ -58,9 +67,16 @@ pub(super) struct Name {
     identity: (u64, u64),
 }
 
+impl Name {
+    /// Whether the file is still this socket's.
+    pub(super) fn is_there(&self) -> bool {
+        identity(&self.path).is_ok_and(|identity| identity == self.identity)
+    }
+}
+
 impl Drop for Name {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
+        if self.is_there() {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -68,7 +84,11 @@ impl Drop for Name {
 
 /// Creates the socket and listens on it. A lock makes two gateways that start at the same time do
 /// this one after the other.
-pub(super) fn bind(path: &Path, group: Option<u32>) -> Result<(UnixListener, Name), ServerError> {
+pub(super) fn bind(
+    path: &Path,
+    group: Option<u32>,
+    place: Place,
+) -> Result<(UnixListener, Name), ServerError> {
     let cannot = |source| ServerError::Bind { path: path.to_owned(), source };
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -76,20 +96,29 @@ pub(super) fn bind(path: &Path, group: Option<u32>) -> Result<(UnixListener, Nam
     };
     std::fs::create_dir_all(folder).map_err(cannot)?;
     let _locked = lock(path).map_err(cannot)?;
-    if UnixStream::connect(path).is_ok() {
+    if place == Place::Free && UnixStream::connect(path).is_ok() {
         return Err(ServerError::Taken(path.to_owned()));
     }
-    if rustix::fs::lstat(path)
+    // A successor's socket takes the name in one step: clients find the old one or the new one.
+    let bound = match place {
+        Place::Free => path.to_owned(),
+        Place::Successor => path.with_extension("new"),
+    };
+    if rustix::fs::lstat(&bound)
         .is_ok_and(|file| FileType::from_raw_mode(file.st_mode) == FileType::Socket)
     {
-        std::fs::remove_file(path).map_err(cannot)?;
+        std::fs::remove_file(&bound).map_err(cannot)?;
     }
-    let listener = listen(path).map_err(cannot)?;
-    let identity = identity(path).map_err(cannot)?;
-    let name = Name { path: path.to_owned(), identity };
+    let listener = listen(&bound).map_err(cannot)?;
+    let identity = identity(&bound).map_err(cannot)?;
+    let mut name = Name { path: bound.clone(), identity };
     if let Some(group) = group {
         let cannot = |source| ServerError::Group { path: path.to_owned(), group, source };
-        share(path, group).map_err(cannot)?;
+        share(&bound, group).map_err(cannot)?;
+    }
+    if bound != path {
+        std::fs::rename(&bound, path).map_err(cannot)?;
+        name.path = path.to_owned();
     }
     Ok((listener, name))
 }

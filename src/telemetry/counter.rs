@@ -6,8 +6,10 @@
 //! out + drops holds in every reading.
 
 use crate::engine::EngineStats;
+use arc_swap::ArcSwapOption;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use twill_datapath::{DropReason, ReplyTally, Tally};
 
@@ -61,6 +63,8 @@ pub(crate) struct WorkerBooks {
     egress: DirectionBooks,
     ingress: DirectionBooks,
     events: Events,
+    /// What workers before this one counted; set while no worker runs.
+    past: ArcSwapOption<Books>,
 }
 
 macro_rules! events {
@@ -78,6 +82,7 @@ macro_rules! events {
 
         /// Events, summed over workers.
         #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
         pub(crate) struct Counters {
             $($(#[doc = $doc])+ pub(crate) $name: u64,)+
         }
@@ -129,6 +134,18 @@ events! {
     icmp_limited: |turn: &TurnBooks<'_>| turn.replies.limited,
 }
 
+impl Counters {
+    /// Leaves out what tells a state of now, and what sockets count themselves as long as they are
+    /// open (`SO_RXQ_OVFL`).
+    fn forget_states(&mut self) {
+        self.socket_overflows = 0;
+        self.gso_off_workers = 0;
+        self.gso_demoted_peers = 0;
+        self.coalesce_tcp_off_workers = 0;
+        self.coalesce_udp_off_workers = 0;
+    }
+}
+
 #[derive(Debug, Default)]
 struct DirectionBooks {
     packets_in: Counter,
@@ -163,10 +180,32 @@ impl WorkerBooks {
             fence(Ordering::Acquire);
             // A turn takes a worker much longer than to publish it, so few readings are repeated.
             if before.is_multiple_of(2) && self.sequence.load(Ordering::Relaxed) == before {
-                return books;
+                return self.since(books);
             }
             std::hint::spin_loop();
         }
+    }
+
+    fn since(&self, mut books: Books) -> Books {
+        if let Some(past) = &*self.past.load() {
+            books.add(past);
+        }
+        books
+    }
+
+    /// Goes on from these counters, although the worker begins at zero. No worker may run.
+    pub(crate) fn inherit(&self, past: &Books) {
+        let zero = Tally::default();
+        self.publish(&TurnBooks {
+            egress: &zero,
+            ingress: &zero,
+            replies: ReplyTally::default(),
+            coalesces: (true, true),
+            engine: EngineStats { gso_active: true, ..EngineStats::default() },
+        });
+        let mut past = past.clone();
+        past.counters.forget_states();
+        self.past.store(Some(Arc::new(past)));
     }
 }
 
@@ -184,6 +223,7 @@ impl DirectionBooks {
 
 /// The counters of all workers, summed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Books {
     /// TUN to UDP.
     pub(crate) egress: Direction,
@@ -195,6 +235,7 @@ pub(crate) struct Books {
 
 /// One direction's sums.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Direction {
     /// Inner packets received.
     pub(crate) packets_in: u64,
@@ -216,11 +257,15 @@ impl Books {
     pub(crate) fn sum<'a>(workers: impl Iterator<Item = &'a WorkerBooks>) -> Self {
         let mut sum = Self::default();
         for books in workers.map(WorkerBooks::read) {
-            sum.egress.add(&books.egress);
-            sum.ingress.add(&books.ingress);
-            sum.counters.add(&books.counters);
+            sum.add(&books);
         }
         sum
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.egress.add(&other.egress);
+        self.ingress.add(&other.ingress);
+        self.counters.add(&other.counters);
     }
 }
 
@@ -296,6 +341,39 @@ mod tests {
             (0, 2)
         );
     }
+
+    #[test]
+    fn a_worker_goes_on_from_what_was_counted_before_it() {
+        let books = WorkerBooks::default();
+        let mut tally = Tally { packets_in: 10, packets_out: 9, ..Tally::default() };
+        tally.drop(DropReason::Ttl, 1);
+        let off = TurnBooks { coalesces: (false, false), ..turn(&tally) };
+        books.publish(&off);
+
+        for round in 1..4 {
+            let past = books.read();
+            books.inherit(&past);
+            let begun = books.read();
+            assert_eq!((&begun.egress, &begun.ingress), (&past.egress, &past.ingress));
+            assert_eq!(begun.counters.coalesce_tcp_off_workers, 0, "a state, not a counter");
+            books.publish(&turn(&tally));
+
+            let read = books.read();
+            assert_eq!(read.egress.packets_in, 10 * (round + 1));
+            assert_eq!(read.egress.drops["ttl"], round + 1);
+            assert_eq!(read.egress.imbalance, 0);
+        }
+    }
+
+    #[test]
+    fn books_of_another_version_lack_or_have_fields() {
+        let words = r#"{"egress":{"packets_in":7,"moons":1},"stars":{"a":1}}"#;
+
+        let books: Books = serde_json::from_str(words).unwrap();
+
+        assert_eq!((books.egress.packets_in, books.ingress.packets_in), (7, 0));
+    }
+
     #[test]
     fn every_reading_beside_a_busy_writer_balances() {
         let books = WorkerBooks::default();

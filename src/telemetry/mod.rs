@@ -11,6 +11,7 @@ pub(crate) mod instruments;
 pub(crate) mod log;
 pub(crate) mod news;
 pub mod observer;
+pub(crate) mod past;
 pub(crate) mod peers;
 pub(crate) mod probe;
 pub(crate) mod prometheus;

@@ -3,6 +3,7 @@
 use super::counter::Books;
 use super::histogram::{Distribution, Summary};
 use super::instruments::{self, WorkerInstruments};
+use super::past::Past;
 use super::peers::{Ledger, PeerTable};
 use super::probe::Probes;
 use super::status::{
@@ -81,6 +82,35 @@ impl Observer {
         let mut peers = locked(&self.peers);
         peers.ledger.follow(view, tables(&self.workers));
         peers.view = Arc::clone(view);
+    }
+
+    /// What a successor goes on from. No worker may run.
+    pub(crate) fn past(&self) -> Past {
+        let peers = locked(&self.peers);
+        let traffic = |peer: &Peer| peers.ledger.traffic(peer.index, tables(&self.workers));
+        Past {
+            workers: self.workers.iter().map(|worker| worker.books.read()).collect(),
+            peers: peers.view.peers().map(|peer| (peer.name.to_string(), traffic(peer))).collect(),
+        }
+    }
+
+    /// Goes on from what workers before these counted, which may have been in this process: then the
+    /// counters of peers are still here. No worker may run.
+    pub(crate) fn inherit(&self, past: &Past) {
+        for (worker, books) in self.workers.iter().zip(&past.workers) {
+            worker.books.inherit(books);
+        }
+    }
+
+    /// Goes on from what another process counted for the peers. No worker may run.
+    pub(crate) fn inherit_peers(&self, past: &Past) {
+        let Some(first) = self.workers.first() else { return };
+        for peer in locked(&self.peers).view.peers() {
+            let counters = first.peers.peer(peer.index);
+            if let (Some(counters), Some(past)) = (counters, past.peers.get(&*peer.name)) {
+                counters.inherit(past);
+            }
+        }
     }
 
     /// The current peers.

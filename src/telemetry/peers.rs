@@ -50,6 +50,16 @@ impl PeerCounters {
         self.last_seen_ns.set(now_ns);
     }
 
+    /// Goes on from these counters. No worker may run.
+    pub(crate) fn inherit(&self, past: &PeerTraffic) {
+        self.egress_packets.add(past.egress_packets);
+        self.egress_bytes.add(past.egress_bytes);
+        self.egress_drops.add(past.egress_drops);
+        self.ingress_packets.add(past.ingress_packets);
+        self.ingress_bytes.add(past.ingress_bytes);
+        self.ingress_drops.add(past.ingress_drops);
+    }
+
     fn add_to(&self, sum: &mut PeerTraffic) {
         sum.egress_packets += self.egress_packets.value();
         sum.egress_bytes += self.egress_bytes.value();
@@ -92,6 +102,7 @@ impl PeerTable {
 
 /// A peer's traffic, summed over workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct PeerTraffic {
     /// Packets that the kernel took for the peer.
     pub(crate) egress_packets: u64,

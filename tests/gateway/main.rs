@@ -6,6 +6,7 @@ mod crafted;
 mod dead;
 mod faults;
 mod forged;
+mod handover;
 mod host;
 mod ingress;
 mod kernels;

@@ -18,7 +18,7 @@ use crate::tun::{self, Device, DeviceSpec, TunError};
 use rustix::event::{EventfdFlags, eventfd};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
@@ -52,6 +52,23 @@ pub struct Resources {
     /// workers have them.
     ports: Vec<Ports>,
     originator: Option<Arc<Originator>>,
+    needs: Needs,
+    queues: usize,
+    /// Copies for a successor: queue, socket, and sending socket of each worker.
+    copies: Vec<OwnedFd>,
+    /// Whether a successor has them: then they outlive this process.
+    is_handed_over: bool,
+}
+
+/// What a successor must know about descriptors that it gets.
+#[derive(Clone, Debug)]
+pub(in crate::gateway) struct Facts {
+    pub(in crate::gateway) device: (String, u32),
+    pub(in crate::gateway) vnet_hdr: bool,
+    pub(in crate::gateway) gro: bool,
+    pub(in crate::gateway) granted: FeatureSet,
+    pub(in crate::gateway) queues: usize,
+    pub(in crate::gateway) spread: bool,
 }
 
 impl Resources {
@@ -75,12 +92,65 @@ impl Resources {
             granted,
             ports: Vec::with_capacity(queues.len()),
             originator: originator(),
+            needs,
+            queues: queues.len(),
+            copies: Vec::new(),
+            is_handed_over: false,
         };
         for (worker, queue) in queues.into_iter().enumerate() {
             resources.ports.push(ports(settings, needs, worker, queue)?);
         }
         steer(settings, &resources.ports);
+        resources.copies = copies(&resources.ports)?;
         Ok(resources)
+    }
+
+    /// Takes over what a predecessor handed out. The device is up, and has its addresses.
+    pub(in crate::gateway) fn inherit(facts: &Facts, fds: Vec<OwnedFd>) -> io::Result<Self> {
+        let mut fds = fds.into_iter();
+        let mut next = || fds.next().ok_or_else(|| io::Error::other("a descriptor is missing"));
+        let ports = (0..facts.queues).map(|_| {
+            let (tun, udp) = (next()?, next()?);
+            let udp_send = facts.spread.then(&mut next).transpose()?;
+            Ok(Ports { tun, udp, udp_send, wake: wake()? })
+        });
+        let ports = ports.collect::<io::Result<Vec<_>>>()?;
+        let needs = Needs { vnet_hdr: facts.vnet_hdr, gro: facts.gro };
+        Ok(Self {
+            device: facts.device.clone(),
+            granted: facts.granted,
+            copies: copies(&ports)?,
+            ports,
+            originator: originator(),
+            needs,
+            queues: facts.queues,
+            // The predecessor has them, too, until it ends.
+            is_handed_over: true,
+        })
+    }
+
+    /// What a successor gets: facts, and the descriptors in the order of [`Self::inherit`].
+    pub(in crate::gateway) fn offer(&self) -> (Facts, Vec<BorrowedFd<'_>>) {
+        let facts = Facts {
+            device: self.device.clone(),
+            vnet_hdr: self.needs.vnet_hdr,
+            gro: self.needs.gro,
+            granted: self.granted,
+            queues: self.queues,
+            spread: self.copies.len() > 2 * self.queues,
+        };
+        (facts, self.copies.iter().map(AsFd::as_fd).collect())
+    }
+
+    /// Says whether somebody else has the descriptors as well: then the device stays when they are
+    /// closed here.
+    pub(in crate::gateway) fn set_handed_over(&mut self, is_handed_over: bool) {
+        self.is_handed_over = is_handed_over;
+    }
+
+    /// What they were opened for.
+    pub(super) fn needs(&self) -> Needs {
+        self.needs
     }
 
     /// The device's name.
@@ -124,6 +194,10 @@ impl Resources {
 impl Drop for Resources {
     fn drop(&mut self) {
         self.ports.clear();
+        self.copies.clear();
+        if self.is_handed_over {
+            return;
+        }
         let (name, index) = &self.device;
         let until = Instant::now() + TEARDOWN;
         while interface_index(name) == Some(*index) && Instant::now() < until {
@@ -192,9 +266,18 @@ fn ports(
             Some(socket::open_spread(&SocketSpec { listen, gro: false, ..spec }, worker)?)
         }
     };
-    let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-    let wake = eventfd(0, flags).map_err(io::Error::from)?;
-    Ok(Ports { tun, udp, udp_send, wake })
+    Ok(Ports { tun, udp, udp_send, wake: wake()? })
+}
+
+fn wake() -> io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+}
+
+fn copies(ports: &[Ports]) -> io::Result<Vec<OwnedFd>> {
+    let all = ports.iter().flat_map(|ports| {
+        [Some(&ports.tun), Some(&ports.udp), ports.udp_send.as_ref()].into_iter().flatten()
+    });
+    all.map(OwnedFd::try_clone).collect()
 }
 
 /// Which socket receives what, once all of them make a group.

@@ -8,15 +8,17 @@ use self::publish::{Publisher, ToWorkers};
 use self::worker::Common;
 use self::workers::{Open, WorkerSpec, Workers};
 use super::plan::{Needs, Plan};
-use super::resources::{ResourceError, Resources, Toward, await_port, blocking, find_out};
+use super::resources::{Facts, ResourceError, Resources, Toward, await_port, blocking, find_out};
 use crate::config::Settings;
 use crate::engine::{self, Choice, EngineError, EngineKind};
 use crate::sys::clock;
 use crate::telemetry::instruments::WorkerInstruments;
 use crate::telemetry::observer::Observer;
+use crate::telemetry::past::Past;
 use crate::telemetry::status::{About, Offload};
 use arc_swap::ArcSwap;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::sync::mpsc;
@@ -53,6 +55,12 @@ pub enum StartError {
     /// A thread.
     #[error("starting a worker: {0}")]
     Worker(#[from] io::Error),
+    /// What was inherited does not serve these settings.
+    #[error(
+        "cannot take over the running gateway's {0}: they cannot change in a hand-over: restart \
+         the gateway instead"
+    )]
+    Inherited(&'static str),
 }
 
 /// A worker ended although nobody asked it to.
@@ -71,7 +79,11 @@ pub struct Gateway {
     plan: Plan,
     observer: Arc<Observer>,
     publisher: Publisher,
+    failed: mpsc::UnboundedSender<WorkerFailure>,
     failures: mpsc::UnboundedReceiver<WorkerFailure>,
+    open: Open,
+    common: Common,
+    instruments: Vec<Arc<WorkerInstruments>>,
     // Dropped in this order: nobody closes what a worker works on.
     workers: Workers,
     resources: Resources,
@@ -124,10 +136,76 @@ impl Gateway {
         let needs = Needs::new(settings, choice.kind(), &findings);
         let resources = Resources::create(settings, needs).await?;
         let plan = Plan::new(settings, choice.kind(), &findings, resources.granted());
-        Self::run(open, settings, plan, choice, resources, view).await
+        let mut gateway = Self::run(open, settings, plan, choice, resources, view).await?;
+        gateway.workers.begin();
+        Ok(gateway)
     }
 
-    /// Runs a plan on resources, whoever created them.
+    /// Opens engines on what another gateway still works on. Nothing reads before [`Self::begin`].
+    ///
+    /// # Errors
+    /// [`StartError`]. The other gateway is as it was.
+    pub(in crate::gateway) async fn inherit(
+        settings: &Settings,
+        view: View,
+        resources: Resources,
+    ) -> Result<Self, StartError> {
+        let (view, wanted) = (Arc::new(view), settings.engine);
+        let choice = blocking(move || Choice::new(wanted)).await;
+        let findings = find_out(settings, Toward::peers(&view, settings.listen)).await?;
+        let needs = Needs::new(settings, choice.kind(), &findings);
+        if needs.vnet_hdr != resources.needs().vnet_hdr {
+            return Err(StartError::Inherited("packets for or from the engine classic"));
+        }
+        if needs.gro != resources.needs().gro {
+            return Err(StartError::Inherited("sockets with another setting of the offload gro"));
+        }
+        let plan = Plan::new(settings, choice.kind(), &findings, resources.granted());
+        let gateway = Self::run(engine::open, settings, plan, &choice, resources, &view).await?;
+        choice.announce();
+        announce(&gateway.plan.offloads);
+        Ok(gateway)
+    }
+
+    /// Has the workers of [`Self::inherit`] read and carry packets, from these counters on.
+    pub(in crate::gateway) fn begin(&mut self, past: &Past) {
+        self.observer.inherit(past);
+        self.observer.inherit_peers(past);
+        self.workers.begin();
+    }
+
+    /// Facts and descriptors for a successor.
+    pub(in crate::gateway) fn offer(&self) -> (Facts, Vec<BorrowedFd<'_>>) {
+        self.resources.offer()
+    }
+
+    /// Stops the workers, which hand on all that they have read. Returns the counters. Device and
+    /// sockets stay, also when the gateway ends.
+    pub(in crate::gateway) async fn pause(&mut self) -> Past {
+        let stop = Arc::new(AtomicBool::new(false));
+        let next = Workers::held(Arc::clone(&stop));
+        self.common.stop = stop;
+        let workers = std::mem::replace(&mut self.workers, next);
+        self.resources.give_back(workers.stop().await);
+        self.resources.set_handed_over(true);
+        self.observer.past()
+    }
+
+    /// Starts the workers of a paused gateway again, whose device and sockets nobody else has.
+    pub(in crate::gateway) async fn resume(&mut self, past: &Past) -> Result<(), StartError> {
+        self.resources.set_handed_over(false);
+        self.observer.inherit(past);
+        self.add_workers().await?;
+        self.workers.begin();
+        Ok(())
+    }
+
+    /// Says that nobody else has device and sockets any more.
+    pub(in crate::gateway) fn own(&mut self) {
+        self.resources.set_handed_over(false);
+    }
+
+    /// Opens engines on resources, whoever created them. Workers wait to begin.
     async fn run(
         open: Open,
         settings: &Settings,
@@ -161,9 +239,20 @@ impl Gateway {
             telemetry: settings.telemetry,
         };
         let (failed, failures) = mpsc::unbounded_channel();
-        let workers = Workers::new(stop);
-        let mut gateway = Self { plan, observer, publisher, failures, workers, resources };
-        match gateway.add_workers(open, &common, instruments, &failed).await {
+        let workers = Workers::held(stop);
+        let mut gateway = Self {
+            plan,
+            observer,
+            publisher,
+            failed,
+            failures,
+            open,
+            common,
+            instruments,
+            workers,
+            resources,
+        };
+        match gateway.add_workers().await {
             Ok(()) => Ok(gateway),
             Err(error) => {
                 gateway.stop().await.close().await;
@@ -172,18 +261,14 @@ impl Gateway {
         }
     }
 
-    async fn add_workers(
-        &mut self,
-        open: Open,
-        common: &Common,
-        instruments: Vec<Arc<WorkerInstruments>>,
-        failed: &mpsc::UnboundedSender<WorkerFailure>,
-    ) -> Result<(), StartError> {
+    async fn add_workers(&mut self) -> Result<(), StartError> {
         let ports = self.resources.lend();
-        for (worker, (ports, instruments)) in ports.into_iter().zip(instruments).enumerate() {
+        for (worker, (ports, instruments)) in ports.into_iter().zip(&self.instruments).enumerate() {
             let Plan { engine: kind, tuning, .. } = self.plan;
-            let spec = WorkerSpec { worker, kind, open, cpu: self.plan.cpu(worker), tuning };
-            self.workers.add(spec, ports, common.clone(), instruments, failed.clone()).await?;
+            let (cpu, open) = (self.plan.cpu(worker), self.open);
+            let spec = WorkerSpec { worker, kind, open, cpu, tuning };
+            let (common, instruments) = (self.common.clone(), Arc::clone(instruments));
+            self.workers.add(spec, ports, common, instruments, self.failed.clone()).await?;
         }
         Ok(())
     }
@@ -386,7 +471,10 @@ mod tests {
         let choice = Choice::new(settings.engine);
         let findings = find_out(settings, Toward::peers(&view, settings.listen)).await?;
         let plan = Plan::new(settings, choice.kind(), &findings, resources.granted());
-        Gateway::run(engine::open, settings, plan, &choice, resources, &view).await
+        let mut gateway =
+            Gateway::run(engine::open, settings, plan, &choice, resources, &view).await?;
+        gateway.workers.begin();
+        Ok(gateway)
     }
 
     /// The gateway, unless this kernel lacks the engine.

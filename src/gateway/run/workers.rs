@@ -29,6 +29,8 @@ pub(super) struct WorkerSpec {
 pub(super) struct Workers {
     stop: Arc<AtomicBool>,
     running: Vec<Running>,
+    /// What workers wait for before they read anything.
+    held: Vec<oneshot::Sender<()>>,
 }
 
 struct Running {
@@ -38,9 +40,18 @@ struct Running {
 }
 
 impl Workers {
-    /// None yet. All that are added end when `stop` is set and they are woken.
-    pub(super) fn new(stop: Arc<AtomicBool>) -> Self {
-        Self { stop, running: Vec::new() }
+    /// None yet. All that are added open their engines, wait for [`Self::begin`], and end when `stop`
+    /// is set and they are woken.
+    pub(super) fn held(stop: Arc<AtomicBool>) -> Self {
+        Self { stop, running: Vec::new(), held: Vec::new() }
+    }
+
+    /// Has all workers read and carry packets.
+    pub(super) fn begin(&mut self) {
+        for worker in self.held.drain(..) {
+            // One that has ended needs no beginning.
+            let _ = worker.send(());
+        }
     }
 
     /// Starts a worker's thread and waits until its engine is open.
@@ -54,6 +65,8 @@ impl Workers {
     ) -> Result<(), StartError> {
         let wake = ports.wake.try_clone()?;
         let (ready, opened) = oneshot::channel();
+        let (go, gone) = oneshot::channel();
+        self.held.push(go);
         let worker = spec.worker;
         let name = format!("twill-{worker}");
         let thread = Builder::new().name(name).spawn(move || {
@@ -63,6 +76,9 @@ impl Workers {
                 Err(error) => (None, Err(error)),
             };
             let _ = ready.send(answer);
+            if gone.blocking_recv().is_err() {
+                return Some(engine?.into_ports());
+            }
             let (ports, ended) = Worker::new(engine?, common, instruments).run();
             if let Err(source) = ended {
                 let _ = failed.send(WorkerFailure { worker, source });
@@ -82,6 +98,8 @@ impl Workers {
 
     fn end(&mut self) -> Vec<Running> {
         self.stop.store(true, Ordering::Relaxed);
+        // Those that were held and never began give their ports back.
+        self.held.clear();
         for worker in &self.running {
             let _ = rustix::io::write(&worker.wake, &1u64.to_ne_bytes());
         }

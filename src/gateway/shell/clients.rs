@@ -1,35 +1,70 @@
 //! Clients of the control socket.
 
 use super::tunnel::Tunnel;
-use crate::control::{self, Call, Request, Response, ServerError};
+use crate::control::{self, Call, Place, Request, Response, ServerError};
 use crate::subnet::PeerSpec;
 use serde_json::json;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use tokio::sync::mpsc;
 
 /// The control socket and what is asked through it.
 pub(super) struct Clients {
     calls: mpsc::Receiver<Call>,
-    _served: Option<control::Served>,
+    successors: mpsc::Receiver<UnixStream>,
+    served: Option<control::Served>,
 }
 
 impl Clients {
-    /// Opens the control socket; it is closed with the result.
+    /// Opens the control socket of a gateway that is not handed over; it is closed with the result.
+    #[cfg(feature = "etcd")]
     pub(super) fn serve(path: &Path, group: Option<u32>) -> Result<Self, ServerError> {
         let (ask, calls) = mpsc::channel(control::PENDING_CALLS);
-        Ok(Self { _served: Some(control::serve(path, group, ask)?), calls })
+        let served = control::serve(path, group, ask)?;
+        Ok(Self { served: Some(served), successors: mpsc::channel(1).1, calls })
+    }
+
+    /// Opens the control socket of a gateway that a successor may ask for a hand-over.
+    pub(super) fn serve_successors(
+        path: &Path,
+        group: Option<u32>,
+        place: Place,
+    ) -> Result<Self, ServerError> {
+        let (ask, calls) = mpsc::channel(control::PENDING_CALLS);
+        let (hand_over, successors) = mpsc::channel(1);
+        let served = control::serve_successors(path, group, ask, Some(hand_over), place)?;
+        Ok(Self { served: Some(served), successors, calls })
     }
 
     /// There is no control socket.
     #[cfg(feature = "etcd")]
     pub(super) fn none() -> Self {
-        Self { calls: mpsc::channel(1).1, _served: None }
+        Self { calls: mpsc::channel(1).1, successors: mpsc::channel(1).1, served: None }
     }
 
-    /// The next call.
-    pub(super) async fn next(&mut self) -> Option<Call> {
-        self.calls.recv().await
+    /// Whether clients still find the control socket.
+    pub(super) fn are_there(&self) -> bool {
+        self.served.as_ref().is_some_and(control::Served::is_named)
     }
+
+    /// What a client wants next.
+    pub(super) async fn next(&mut self) -> Option<Wanted> {
+        tokio::select! {
+            // Who waits for an answer gets it before the gateway is handed over.
+            biased;
+            Some(call) = self.calls.recv() => Some(Wanted::Answer(call)),
+            Some(stream) = self.successors.recv() => Some(Wanted::HandOver(stream)),
+            else => None,
+        }
+    }
+}
+
+/// What a client wants.
+pub(super) enum Wanted {
+    /// An answer to its request.
+    Answer(Call),
+    /// The gateway, handed over on this connection.
+    HandOver(UnixStream),
 }
 
 /// What a request comes to.
@@ -61,6 +96,8 @@ pub(super) fn look(tunnel: &Tunnel, request: Request) -> Asked {
         Request::PeerDel { which } => return Asked::Change(PeerChange::Delete(which)),
         Request::PeerSync { peers } => return Asked::Change(PeerChange::Sync(peers)),
         Request::Reload => return Asked::Change(PeerChange::Reload),
+        // The server keeps such connections for itself, see `successor`.
+        Request::HandOver => return Asked::Seen(Response::Error("no hand-over here".to_owned())),
     };
     Asked::Seen(Response::Ok(seen))
 }

@@ -10,13 +10,14 @@
 mod clients;
 #[cfg(feature = "etcd")]
 pub mod flanneld;
+mod handover;
 mod health;
 mod neighbours;
 pub mod standalone;
 mod tunnel;
 mod watch;
 
-use self::clients::{Asked, Clients, PeerChange};
+use self::clients::{Asked, Clients, PeerChange, Wanted};
 use self::tunnel::Tunnel;
 use super::run::WorkerFailure;
 use crate::control::Response;
@@ -27,6 +28,7 @@ use ipnet::IpNet;
 use sd_notify::NotifyState;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
@@ -77,23 +79,37 @@ trait PeerSource {
     async fn address_now(&mut self, tunnel: &Tunnel) -> Option<IpAddr>;
 }
 
-/// Serves until somebody asks for the end or a worker fails.
+/// Why a daemon stops serving, although nothing failed.
+enum Ended {
+    /// Somebody asked for it.
+    Asked,
+    /// A successor asks for a hand-over, on this connection.
+    Successor(UnixStream),
+}
+
+/// Serves until somebody asks for the end, a worker fails, or a successor comes.
 async fn serve(
     tunnel: &mut Tunnel,
     source: &mut impl PeerSource,
     clients: &mut Clients,
     stop: &mut StopSignals,
-) -> Result<(), ServeError> {
+) -> Result<Ended, ServeError> {
     loop {
         tokio::select! {
-            () = stop.asked() => return Ok(()),
+            () = stop.asked() => return Ok(Ended::Asked),
             Some(failure) = tunnel.gateway.failed() => return Err(failure.into()),
             news = source.news() => source.apply(tunnel, news).await,
-            Some(call) = clients.next() => match clients::look(tunnel, call.request) {
-                // The client may have gone away.
-                Asked::Seen(seen) => drop(call.answer.send(seen)),
-                Asked::Change(change) => source.change(tunnel, change, call.answer).await,
-            },
+            Some(wanted) = clients.next() => {
+                let call = match wanted {
+                    Wanted::Answer(call) => call,
+                    Wanted::HandOver(stream) => return Ok(Ended::Successor(stream)),
+                };
+                match clients::look(tunnel, call.request) {
+                    // The client may have gone away.
+                    Asked::Seen(seen) => drop(call.answer.send(seen)),
+                    Asked::Change(change) => source.change(tunnel, change, call.answer).await,
+                }
+            }
             Some(event) = tunnel.events.next() => {
                 tunnel.watch.notice(event, || source.routes(tunnel.reconciler.current()));
             }

@@ -54,6 +54,17 @@ impl Tunnel {
         (probe, health): (Option<Duration>, &Arc<Health>),
     ) -> Result<Self, TunnelError> {
         let gateway = Gateway::start(&settings, reconciler.view()).await?;
+        Self::around(gateway, settings, reconciler, (network, events), (probe, health)).await
+    }
+
+    /// Brings the device of a gateway up, which it may be already.
+    pub(super) async fn around(
+        gateway: Gateway,
+        settings: Settings,
+        reconciler: Reconciler,
+        (network, events): (Network, HostEvents),
+        (probe, health): (Option<Duration>, &Arc<Health>),
+    ) -> Result<Self, TunnelError> {
         let tasks = JoinSet::new();
         let watch =
             Watch::new(gateway.device_index(), settings.listen.ip(), settings.follows_paths);

@@ -149,14 +149,36 @@ impl Pair {
     }
 
     fn launch(&self, index: usize, config: &Path, socket: &Path) -> Background {
-        let host = &self.hosts[index];
-        let mut command = host.command(&self.twill);
-        command.args(["run", "--engine", &self.engine, "--config"]).arg(config);
-        command.arg("--socket").arg(socket).args(["--metrics", METRICS]);
-        (self.prepare)(&mut command);
-        let mut process = host.spawn("twill", &mut command).unwrap();
+        let mut process = self.spawn(index, &self.engine, config, socket, &[]);
         process.wait_for("running", PATIENCE).unwrap();
         process
+    }
+
+    fn spawn(
+        &self,
+        index: usize,
+        engine: &str,
+        config: &Path,
+        socket: &Path,
+        more: &[&str],
+    ) -> Background {
+        let host = &self.hosts[index];
+        let mut command = host.command(&self.twill);
+        command.args(["run", "--engine", engine, "--config"]).arg(config);
+        command.arg("--socket").arg(socket).args(["--metrics", METRICS]).args(more);
+        (self.prepare)(&mut command);
+        host.spawn("twill", &mut command).unwrap()
+    }
+
+    /// Starts a process that takes over from a gateway.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn successor(&self, index: usize, engine: &str, more: &[&str]) -> Background {
+        let Gateway { config, socket, .. } = &self.gateways[index];
+        let more = [&["--take-over"], more].concat();
+        self.spawn(index, engine, config, socket, &more)
     }
 
     /// Starts a gateway again whose process has ended.

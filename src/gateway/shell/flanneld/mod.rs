@@ -319,7 +319,7 @@ where
         let ended = tokio::select! {
             ended = self.keeping => ended.map_err(|reason| reason.into()),
             ended = serving => ended
-                .inspect(|()| info!("shutdownHandler sent cancel signal..."))
+                .map(|_| info!("shutdownHandler sent cancel signal..."))
                 .map_err(FlanneldError::Serve),
         };
         self.tunnel.stop().await;

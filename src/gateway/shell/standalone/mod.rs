@@ -14,12 +14,15 @@ mod reload;
 use self::names::Names;
 use self::reload::{ApplyFlags, Loaded, Reloads};
 use super::clients::{Clients, PeerChange};
+use super::handover::{self, Inherited, TakeOverError};
 use super::health::{Health, Part, Words};
 use super::tunnel::{Tunnel, TunnelError};
-use super::{PeerSource, ServeError, StopSignals, block_on, restrict, serve, tell_systemd};
+use super::{Ended, PeerSource, ServeError, StopSignals, block_on, restrict, serve, tell_systemd};
 use crate::config::file::Interface;
 use crate::config::load::{LoadError, Standalone, load};
-use crate::control::{Response, ServerError};
+use crate::control::handover::Conversation;
+use crate::control::{Place, Response, ServerError};
+use crate::gateway::run::Gateway;
 use crate::host::{HostError, Network};
 use crate::subnet::{PeerSet, PeerSpec, Reconciler, TooManyPeers};
 use crate::sys::seccomp::Programs;
@@ -28,15 +31,19 @@ use ipnet::IpNet;
 use sd_notify::NotifyState;
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
-use std::path::PathBuf;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 /// Peers whose subnets are compared with the host's addresses and routes at the start, at most.
 const SURVEYED_PEERS: usize = 1024;
+/// How often, and how long each time, a successor waits for the address of metrics.
+const CLOSING_ATTEMPTS: u32 = 20;
+const CLOSING_PAUSE: Duration = Duration::from_millis(50);
 /// The gateway is ready once its peers are routed.
 const WORDS: Words = Words {
     alive: "twill is running\n",
@@ -65,6 +72,9 @@ pub enum RunError {
     /// The peers of the file.
     #[error(transparent)]
     Peers(#[from] TooManyPeers),
+    /// The hand-over.
+    #[error(transparent)]
+    TakeOver(#[from] TakeOverError),
     /// It ended while running.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -81,16 +91,20 @@ pub enum RunError {
 pub fn run(
     config: PathBuf,
     flags: impl Fn(&mut Interface) + Send + Sync + 'static,
+    take_over: bool,
 ) -> Result<(), RunError> {
     let loaded = load(&config, &flags)?;
-    block_on(until_the_end(loaded, config, Arc::new(flags)))?
+    // A successor waits until all is closed: by then the runtime is gone.
+    let _successor = block_on(until_the_end(loaded, config, Arc::new(flags), take_over))??;
+    Ok(())
 }
 
 async fn until_the_end(
     loaded: Standalone,
     config: PathBuf,
     flags: ApplyFlags,
-) -> Result<(), RunError> {
+    take_over: bool,
+) -> Result<Option<Conversation>, RunError> {
     let mut stop = StopSignals::install()?;
     let mut source = FileSource {
         hangup: signal(SignalKind::hangup())?,
@@ -99,26 +113,124 @@ async fn until_the_end(
         from_file: loaded.names().cloned().collect(),
         interface: loaded.interface.clone(),
     };
-    let mut clients = Clients::serve(&loaded.socket, loaded.socket_group)?;
     let health = Arc::new(Health::waiting_for(&[Part::Start]));
-    let _pages = match loaded.metrics {
-        Some(listen) => Some(http::serve(listen, health.pages(&WORDS)).await?),
-        None => None,
+    let (socket, group, metrics) = (loaded.socket.clone(), loaded.socket_group, loaded.metrics);
+    let inherited = match take_over {
+        true => handover::ask(&socket, &loaded.settings).await?,
+        false => None,
     };
-    let mut tunnel = start(loaded, &source, &health).await?;
+    let (mut tunnel, mut clients, _pages) = match inherited {
+        Some(inherited) => {
+            let (tunnel, clients) = succeed(loaded, &source, &health, inherited).await?;
+            // The predecessor had the address until now.
+            (tunnel, clients, patient_pages(metrics, &health).await?)
+        }
+        None => {
+            let clients = Clients::serve_successors(&socket, group, Place::Free)?;
+            let pages = pages(metrics, &health).await?;
+            (start(loaded, &source, &health).await?, clients, pages)
+        }
+    };
     health.show(tunnel.gateway.observer());
     health.set(Part::Start, Ok(()));
     tunnel.announce("running", Some(tunnel.reconciler.current().len()));
     tell_systemd(NotifyState::Ready);
     restrict(Programs::Never);
 
-    let ended = serve(&mut tunnel, &mut source, &mut clients, &mut stop).await;
-    if ended.is_ok() {
-        info!("stopping");
-        tell_systemd(NotifyState::Stopping);
-    }
+    let named = (socket.as_path(), group);
+    let ended = carry(&mut tunnel, &mut source, &mut clients, named, &mut stop).await;
     tunnel.stop().await;
-    Ok(ended?)
+    ended
+}
+
+/// Serves until the end, whatever its reason. Returns the successor that took over, if one did.
+async fn carry(
+    tunnel: &mut Tunnel,
+    source: &mut FileSource,
+    clients: &mut Clients,
+    (socket, group): (&Path, Option<u32>),
+    stop: &mut StopSignals,
+) -> Result<Option<Conversation>, RunError> {
+    loop {
+        let stream = match serve(tunnel, source, clients, stop).await {
+            Ok(Ended::Successor(stream)) => stream,
+            Ok(Ended::Asked) => {
+                info!("stopping");
+                tell_systemd(NotifyState::Stopping);
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let others = source.added_by_clients(tunnel.reconciler.current());
+        match handover::give(tunnel, others, stream).await {
+            Ok(Some(successor)) => {
+                info!("a successor has taken over: ending");
+                return Ok(Some(successor));
+            }
+            Ok(None) if clients.are_there() => {}
+            // A successor that failed had the socket's name already.
+            Ok(None) => match Clients::serve_successors(socket, group, Place::Successor) {
+                Ok(anew) => *clients = anew,
+                Err(error) => return Err(error.into()),
+            },
+            Err(error) => return Err(TunnelError::from(error).into()),
+        }
+    }
+}
+
+/// A predecessor that was killed may still be closing its socket.
+async fn patient_pages(
+    listen: Option<SocketAddr>,
+    health: &Arc<Health>,
+) -> Result<Option<http::Server>, HttpError> {
+    for _ in 0..CLOSING_ATTEMPTS {
+        if let Ok(pages) = pages(listen, health).await {
+            return Ok(pages);
+        }
+        tokio::time::sleep(CLOSING_PAUSE).await;
+    }
+    pages(listen, health).await
+}
+
+async fn pages(
+    listen: Option<SocketAddr>,
+    health: &Arc<Health>,
+) -> Result<Option<http::Server>, HttpError> {
+    match listen {
+        Some(listen) => Ok(Some(http::serve(listen, health.pages(&WORDS)).await?)),
+        None => Ok(None),
+    }
+}
+
+/// Takes the tunnel over from the gateway that runs, with the peers of the file and those that
+/// clients had added.
+async fn succeed(
+    loaded: Standalone,
+    source: &FileSource,
+    health: &Arc<Health>,
+    inherited: Inherited,
+) -> Result<(Tunnel, Clients), RunError> {
+    let connected = Network::connect()?;
+    warn_of(&loaded, &connected.0).await?;
+    let Standalone { settings, peers, probe, socket, socket_group, .. } = loaded;
+    let addresses = settings.addresses.iter().map(IpNet::addr).collect();
+    let mut reconciler = Reconciler::new(settings.local.clone(), addresses);
+    let added = inherited.peers.iter().filter(|peer| !source.from_file.contains(&peer.name));
+    let all = PeerSet::of(peers.iter().chain(added).cloned())
+        .map_err(|error| TakeOverError::Peers(error.to_string()))?;
+    reconciler.apply(all)?;
+    let (resources, pending) = inherited.split();
+    let mut gateway = Gateway::inherit(&settings, reconciler.view(), resources)
+        .await
+        .map_err(TunnelError::from)?;
+    let begun = pending.begin(&mut gateway).await?;
+    let clients = Clients::serve_successors(&socket, socket_group, Place::Successor)?;
+    begun.finish(&mut gateway).await?;
+    let mut tunnel =
+        Tunnel::around(gateway, settings, reconciler, connected, (probe, health)).await?;
+    let routes = source.routes(tunnel.reconciler.current());
+    tunnel.restore(&routes).await;
+    Ok((tunnel, clients))
 }
 
 /// Brings the tunnel up with the peers of the file.
@@ -159,6 +271,13 @@ enum News {
     Loaded(Box<Loaded>),
     /// Peers whose names resolve by now.
     Resolved(Vec<PeerSpec>),
+}
+
+impl FileSource {
+    /// The peers that clients have added.
+    fn added_by_clients(&self, peers: &PeerSet) -> Vec<PeerSpec> {
+        peers.iter().filter(|peer| !self.from_file.contains(&peer.name)).cloned().collect()
+    }
 }
 
 impl PeerSource for FileSource {

@@ -1,0 +1,171 @@
+//! A gateway hands over to another process, which may fail at any moment.
+
+use crate::numbered::{Load, beside, echo_numbered};
+use crate::with;
+use rustix::process::Signal;
+use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use twill::control::handover::{self, Conversation, Step};
+use twill_testbed::engines;
+use twill_testbed::pair::{PATIENCE, Pair, Setup};
+
+const LOAD: Load<'_> = Load { flows: 8, rounds: 100, sizes: &[64, 1400, 300], window: 96 };
+/// Datagrams of a load: three of each flow in each round.
+const LOAD_DATAGRAMS: usize = 3 * LOAD.flows * LOAD.rounds as usize;
+const HAND_OVERS: usize = 10;
+
+#[test]
+fn ten_hand_overs_under_load_lose_double_and_reorder_nothing_and_counters_continue() {
+    for engine in engines().into_iter().chain(["classic"]) {
+        let setup = Setup { lines: "queues = 2\nprobe_seconds = 0", ..with(engine) };
+        let Some(mut pair) = Pair::start("hand_over", &setup) else { return };
+        pair.assert_connected();
+        let before = packets_out(&pair);
+        let (done, sent) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let successors = Mutex::new(Vec::new());
+
+        beside(
+            |over| {
+                for number in 0..HAND_OVERS {
+                    // Spread over the load.
+                    while sent.load(Ordering::Relaxed) < datagrams() * number / HAND_OVERS
+                        && !over.load(Ordering::Relaxed)
+                    {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    let away = engine != "classic" && number % 4 < 2;
+                    let engine = if away { "epoll" } else { engine };
+                    let mut successor = pair.successor(number % 2, engine, &[]);
+                    successor.wait_for("running", PATIENCE).unwrap();
+                    successors.lock().unwrap().push(successor);
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            },
+            || {
+                let mut is_last = false;
+                while !is_last {
+                    is_last = done.load(Ordering::Relaxed) == HAND_OVERS
+                        && sent.load(Ordering::Relaxed) + LOAD_DATAGRAMS >= datagrams();
+                    let counted = echo_numbered(&pair, &LOAD);
+                    counted.assert_in_order();
+                    assert_eq!(counted.missing(), 0, "{engine}: {counted:?}");
+                    sent.fetch_add(counted.sent as usize, Ordering::Relaxed);
+                }
+            },
+        );
+
+        let sent = sent.into_inner() as u64;
+        println!("{engine}: {sent} datagrams and their echoes over {HAND_OVERS} hand-overs");
+        assert!(packets_out(&pair) - before >= sent, "{engine}: counters continue");
+        pair.assert_books_balance();
+        for (number, successor) in successors.into_inner().unwrap().into_iter().enumerate() {
+            let process = &mut pair.gateways[number % 2].process;
+            let mut old = std::mem::replace(process, successor);
+            assert!(old.finish(PATIENCE).unwrap().success(), "{}", old.log());
+        }
+        pair.assert_connected();
+    }
+}
+
+#[test]
+fn a_successor_that_cannot_serve_says_why_and_the_gateway_goes_on() {
+    let setup = Setup { lines: "queues = 2", ..with("epoll") };
+    let Some(pair) = Pair::start("hand_over_refused", &setup) else { return };
+    pair.assert_connected();
+    for (engine, more, reason) in [
+        ("epoll", &["--queues", "3"][..], "`queues` is 2 in the running gateway and 3 here"),
+        ("epoll", &["--source-ports", "fixed"], "`source_ports` is spread"),
+        ("epoll", &["--offload", "gro=off"], "another setting of the offload gro"),
+        ("classic", &[], "the engine classic"),
+    ] {
+        let mut successor = pair.successor(0, engine, more);
+
+        let status = successor.finish(PATIENCE).unwrap();
+
+        assert!(!status.success(), "{reason}");
+        assert!(successor.log().contains(reason), "{reason}: {}", successor.log());
+        pair.assert_connected();
+    }
+    pair.assert_books_balance();
+}
+
+#[test]
+fn a_successor_that_dies_at_any_step_leaves_the_gateway_carrying_packets() {
+    for engine in engines() {
+        let Some(pair) = Pair::start("hand_over_dies", &with(engine)) else { return };
+        for steps in 0..5 {
+            let before = packets_out(&pair);
+
+            successor_until(&pair, steps);
+
+            pair.assert_connected();
+            assert!(packets_out(&pair) > before, "{engine}, {steps} steps: counters continue");
+            pair.assert_books_balance();
+        }
+        assert!(pair.gateways[0].process.log().contains("this gateway goes on"));
+    }
+}
+
+#[test]
+fn a_gateway_that_dies_while_it_hands_over_leaves_its_successor_carrying_packets() {
+    for engine in engines() {
+        let Some(mut pair) = Pair::start("hand_over_orphan", &with(engine)) else { return };
+        for wait in [0, 1, 2, 5, 10, 20, 40, 80] {
+            let mut successor = pair.successor(0, engine, &[]);
+            successor.wait_for("taking over", PATIENCE).unwrap();
+            std::thread::sleep(Duration::from_millis(wait));
+            pair.gateways[0].process.signal(Signal::KILL).unwrap();
+
+            successor.wait_for("running", PATIENCE).unwrap();
+
+            pair.gateways[0].process = successor;
+            pair.assert_connected();
+            pair.assert_books_balance();
+        }
+    }
+}
+
+#[test]
+fn without_a_gateway_to_take_over_from_one_starts() {
+    let Some(mut pair) = Pair::start("hand_over_from_none", &with("epoll")) else { return };
+    pair.gateways[0].process.signal(Signal::KILL).unwrap();
+    let mut successor = pair.successor(0, "epoll", &[]);
+
+    successor.wait_for("running", PATIENCE).unwrap();
+
+    pair.gateways[0].process = successor;
+    pair.assert_connected();
+}
+
+/// Takes so many steps of a hand-over and is gone, with all that it had.
+fn successor_until(pair: &Pair, steps: usize) {
+    let stream = UnixStream::connect(&pair.gateways[0].socket).unwrap();
+    if steps == 0 {
+        return;
+    }
+    let mut talk: Conversation = handover::ask(stream, PATIENCE).unwrap();
+    if steps == 1 {
+        return;
+    }
+    let (offer, fds) = talk.take().unwrap();
+    assert_eq!(fds.len(), offer.descriptors());
+    if steps == 2 {
+        return;
+    }
+    talk.tell(&Step::Ready).unwrap();
+    if steps == 3 {
+        return;
+    }
+    assert!(matches!(talk.told().unwrap(), Step::Go(_)));
+}
+
+/// Datagrams of each direction under which the hand-overs happen, at least.
+fn datagrams() -> usize {
+    std::env::var("TWILL_TEST_DATAGRAMS").map_or(0, |count| count.parse().unwrap())
+}
+
+fn packets_out(pair: &Pair) -> u64 {
+    pair.status(0)["egress"]["packets_out"].as_u64().unwrap()
+}
