@@ -95,6 +95,49 @@ fn nonsense_is_told_why_and_the_conversation_goes_on() {
 }
 
 #[test]
+fn a_gateway_that_cannot_be_handed_over_says_so_and_goes_on() {
+    let socket = Socket::open(None);
+
+    let refused = call(&socket.path, Request::HandOver).unwrap_err().to_string();
+
+    assert_eq!(refused, "only `twill run` can be handed over: restart this gateway instead");
+    socket.assert_answers();
+}
+
+#[test]
+fn a_successor_takes_the_name_while_clients_of_the_one_before_are_served() {
+    let socket = Socket::open(None);
+    let (ask, mut calls) = mpsc::channel::<Call>(4);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let path = socket.path.clone();
+    let asking = std::thread::spawn(move || {
+        let mut before = UnixStream::connect(&path).unwrap();
+        move || answer_to(&mut before, b"{\"version\":1,\"request\":\"status\"}\n")
+    });
+    let mut ask_before = asking.join().unwrap();
+
+    let successor = runtime
+        .block_on(async {
+            control::serve_successors(&socket.path, None, ask, None, control::Place::Successor)
+        })
+        .unwrap();
+
+    assert!(successor.is_named());
+    assert_eq!(ask_before(), "{\"ok\":\"status\"}\n", "clients of the old one are served");
+    let path = socket.path.clone();
+    let asking = std::thread::spawn(move || call(&path, Request::Reload));
+    let call = runtime.block_on(calls.recv()).unwrap();
+    assert_eq!(call.request, Request::Reload);
+    call.answer.send(Response::Ok(json!("new"))).unwrap();
+    runtime.block_on(async {
+        while !asking.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert_eq!(asking.join().unwrap().unwrap(), json!("new"));
+}
+
+#[test]
 fn half_a_line_is_no_request() {
     let socket = Socket::open(None);
     let mut stream = socket.connect();
