@@ -7,6 +7,7 @@ mod cluster;
 mod etcd;
 mod extension;
 mod host;
+mod hostile;
 mod interfaces;
 mod keeping;
 mod leases;

@@ -1,9 +1,12 @@
 //! What a reload does with each key of the file.
 
 use crate::with;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use rustix::process::Signal;
 use std::fs;
 use twill::config::file::{ON_RELOAD, OnReload};
+use twill::control::{self, Request};
 use twill_testbed::engines;
 use twill_testbed::pair::{DEVICE, PATIENCE, Pair, Setup};
 
@@ -145,4 +148,40 @@ fn with_key(text: &str, key: &str, value: &str) -> String {
         .filter(|line| key != "underlay_mtu" || !is_key(line, "mtu"));
     let kept: Vec<_> = kept.collect();
     format!("{}\n{key} = {value}\n[[peer]]{peers}", kept.join("\n"))
+}
+
+#[test]
+fn spoilt_files_end_no_gateway_and_the_right_one_is_believed_again() {
+    let Some(pair) = Pair::start("spoilt_files", &with(engines()[0])) else { return };
+    let seed = match std::env::var("TWILL_FUZZ_SEED") {
+        Ok(seed) => seed.parse().unwrap(),
+        Err(_) => rand::random::<u64>(),
+    };
+    println!("TWILL_FUZZ_SEED={seed}");
+    let mut random = SmallRng::seed_from_u64(seed);
+    let config = pair.gateways[0].config.clone();
+    let original = fs::read(&config).unwrap();
+    let mut refused = 0;
+    for _ in 0..200 {
+        let mut bytes = original.clone();
+        for _ in 0..random.random_range(1..6) {
+            let at = random.random_range(0..bytes.len());
+            bytes[at] = random.random();
+        }
+        if random.random_ratio(1, 8) {
+            bytes.truncate(random.random_range(0..bytes.len()));
+        }
+        fs::write(&config, bytes).unwrap();
+        let answer = control::call(&pair.gateways[0].socket, Request::Reload);
+        refused += usize::from(answer.is_err());
+    }
+
+    fs::write(&config, original).unwrap();
+    let reloaded = control::call(&pair.gateways[0].socket, Request::Reload);
+
+    assert!(refused > 100, "only {refused} of 200 spoilt files were refused");
+    assert!(reloaded.is_ok(), "{reloaded:?}");
+    assert!(!pair.logs().contains("panicked"), "{}", pair.logs());
+    pair.assert_connected();
+    pair.assert_books_balance();
 }
