@@ -190,6 +190,22 @@ fn certificates_that_go_refuses_are_refused_with_the_true_cause() {
 }
 
 #[test]
+fn a_short_rsa_key_that_go_still_takes_is_named() {
+    let Some(mut cluster) = Cluster::with("short key", 1, Transport::Tls) else { return };
+    let files = ["ca.pem", "client.pem", "client.key"].map(|name| cluster.etcd.file(name));
+    let [ca, cert, key] = &files;
+    let flags = ["-etcd-cafile", ca, "-etcd-certfile", cert, "-etcd-keyfile", key];
+    let server = signed("server", "rsa:1024", SERVER);
+    let client = signed("client", RSA, "keyUsage=digitalSignature");
+    cluster.etcd.use_certificates(&(authority(RSA) + &server + &client));
+    let mut node = cluster.node(0);
+
+    node.start(&cluster.on_underlay(&flags));
+
+    node.wait_for("has an RSA key of 1024 bits: at least 2048 are needed");
+}
+
+#[test]
 fn files_that_tls_cannot_use_are_named_with_the_true_cause() {
     let Some(cluster) = Cluster::with("bad files", 1, Transport::Tls) else { return };
     let files = ["ca.pem", "client.pem", "client.key"].map(|name| cluster.etcd.file(name));

@@ -9,7 +9,10 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use std::sync::Arc;
 use x509_parser::prelude::{ASN1Time, FromDer, ParsedExtension, X509Certificate};
+use x509_parser::public_key::PublicKey;
 
+/// The shortest RSA key whose signatures are checked, bits; Go takes 1024.
+const SHORTEST_RSA: usize = 2048;
 /// The longest chain that is followed.
 const MAX_CHAIN: usize = 6;
 
@@ -75,6 +78,13 @@ impl ServerCertVerifier for AsGo {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        // The signatures of such keys fail, and nobody would see why.
+        if let Some(bits) = [own].into_iter().chain(others).find_map(short_rsa) {
+            return Err(Error::General(format!(
+                "the server's certificate, or one that signed it, has an RSA key of {bits} bits: at \
+                 least {SHORTEST_RSA} are needed"
+            )));
+        }
         match self.webpki.verify_server_cert(own, others, name, ocsp, now) {
             Err(Error::InvalidCertificate(reason)) if is_about_usage(&reason) => {
                 self.as_go(own, others, name, now).map_err(Error::InvalidCertificate)?;
@@ -115,6 +125,15 @@ fn is_about_usage(reason: &CertificateError) -> bool {
         // webpki's CaUsedAsEndEntity has no variant of its own.
         CertificateError::Other(other) => other.to_string().contains("CaUsedAsEndEntity"),
         _ => false,
+    }
+}
+
+/// The bits of a certificate's RSA key, if they are too few.
+fn short_rsa(certificate: &CertificateDer<'_>) -> Option<usize> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    match certificate.public_key().parsed().ok()? {
+        PublicKey::RSA(key) => Some(key.key_size()).filter(|bits| *bits < SHORTEST_RSA),
+        _ => None,
     }
 }
 
