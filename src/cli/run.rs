@@ -20,9 +20,6 @@ pub(super) struct RunArgs {
     /// Configuration file
     #[arg(long, short, value_name = "FILE", env = "TWILL_CONFIG")]
     config: PathBuf,
-    /// Take over from the running gateway without losing a packet
-    #[arg(long)]
-    take_over: bool,
     #[command(flatten)]
     data: DataArgs,
 }
@@ -30,6 +27,9 @@ pub(super) struct RunArgs {
 /// Settings of the data plane, of telemetry and of the log.
 #[derive(Clone, Debug, Args)]
 pub(super) struct DataArgs {
+    /// Take over from the running gateway without losing a packet
+    #[arg(long, env = "TWILL_TAKE_OVER")]
+    pub(super) take_over: bool,
     /// Select the engine; auto takes the fastest that works
     #[arg(long, value_enum, env = "TWILL_ENGINE")]
     engine: Option<EngineChoice>,
@@ -135,7 +135,8 @@ fn set<T>(value: &mut T, typed: Option<T>) {
 }
 
 pub(super) fn run(args: RunArgs) -> Outcome {
-    let RunArgs { config, take_over, data } = args;
+    let RunArgs { config, data } = args;
+    let take_over = data.take_over;
     log::init(data.log_format);
     warn_of_filter();
     standalone::run(config, move |interface| data.change(interface), take_over)?;

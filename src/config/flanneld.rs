@@ -23,6 +23,8 @@ pub struct Flanneld {
     pub rules: Rules,
     /// The address that serves `/healthz` and `/readyz`.
     pub healthz: Option<SocketAddr>,
+    /// Take over from the node that runs, if one does.
+    pub take_over: bool,
     /// The data plane.
     pub interface: Interface,
 }

@@ -17,6 +17,7 @@
 //! Unknown fields are ignored and missing ones have defaults, so that versions can differ.
 
 use crate::subnet::PeerSpec;
+use ipnet::IpNet;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -73,9 +74,27 @@ pub struct Offer {
     /// Whether datagrams are spread over workers by inner flow.
     #[serde(default)]
     pub by_flow: bool,
+    /// Addresses of the device; none if an older version does not tell.
+    #[serde(default)]
+    pub addresses: Vec<IpNet>,
+    /// Networks that are routed to the device.
+    #[serde(default)]
+    pub routes: Vec<IpNet>,
     /// Peers that did not come from the configuration file.
     #[serde(default)]
     pub peers: Vec<PeerSpec>,
+    /// The lease of a node of a flannel network.
+    #[serde(default)]
+    pub node: Option<Node>,
+}
+
+/// A node of a flannel network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// The network's configuration, as the node read it at its start.
+    pub config: serde_json::Value,
+    /// Its lease and what it knows of the others.
+    pub memory: serde_json::Value,
 }
 
 impl Offer {

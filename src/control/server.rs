@@ -34,8 +34,8 @@ pub type Handovers = mpsc::Sender<std::os::unix::net::UnixStream>;
 /// What clients hear that asked too late.
 pub(super) const ENDING: &str = "the gateway is shutting down";
 
-/// Why `twill flanneld` does not.
-const NO_HANDOVER: &str = "only `twill run` can be handed over: restart this gateway instead";
+/// Why a gateway does not.
+const NO_HANDOVER: &str = "this gateway cannot be handed over: restart it instead";
 
 /// A request on its way to the control plane.
 #[derive(Debug)]

@@ -18,4 +18,4 @@ mod tls;
 pub use network::{Backend, BackendError, NetworkConfig, NetworkError};
 pub use peers::{InvalidPeers, PeerSet, PeerSpec, Site};
 pub use reconcile::{PeerDiff, Reconciler, TooManyPeers};
-pub use store::{Joined, LeaseStore, NodeAddress};
+pub use store::{Joined, LeaseStore, Memory, MemoryError, NodeAddress};

@@ -2,6 +2,7 @@
 
 use super::go_json::Object;
 use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::net::Ipv4Addr;
 
@@ -9,7 +10,7 @@ use std::net::Ipv4Addr;
 const DEFAULT_PORT: u16 = 8285;
 
 /// The overlay that all nodes share: `<prefix>/config`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkConfig {
     /// The whole overlay, host bits cleared.
     pub network: Ipv4Net,
@@ -26,7 +27,7 @@ pub struct NetworkConfig {
 }
 
 /// The `Backend` object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
     /// UDP port, here and at every peer.
     pub port: u16,

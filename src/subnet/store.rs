@@ -1,7 +1,9 @@
 //! What a daemon needs of a store of leases, whatever the store is.
 
 use super::network::NetworkConfig;
+use super::peers::PeerSpec;
 use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 use std::pin::Pin;
 use tokio::sync::watch;
@@ -41,6 +43,67 @@ pub trait LeaseStore: Sized {
         config: &NetworkConfig,
         node: NodeAddress,
     ) -> Result<Joined<Self>, Self::Error>;
+
+    /// Goes on with the subnet of a node in another process, which ends. Asks the store nothing.
+    ///
+    /// # Errors
+    /// When the memory is not one of this store.
+    fn resume(
+        self,
+        config: &NetworkConfig,
+        local: Vec<Ipv4Addr>,
+        memory: Memory,
+    ) -> Result<Joined<Self>, MemoryError>;
+}
+
+/// What a node hands to its successor, so that this one needs no store to go on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Where the leases are kept: a store takes no other one's memory.
+    pub kept_in: String,
+    /// Our subnet.
+    pub subnet: Ipv4Net,
+    /// Where others reach us.
+    pub public_ip: Ipv4Addr,
+    /// The peers.
+    #[serde(default)]
+    pub peers: Vec<PeerSpec>,
+    /// What only the store understands.
+    #[serde(default)]
+    pub store: serde_json::Value,
+}
+
+impl Memory {
+    /// The store's part, if the memory is one of this kind of store.
+    pub(super) fn of<T: serde::de::DeserializeOwned>(
+        &self,
+        kept_in: &'static str,
+    ) -> Result<T, MemoryError> {
+        if self.kept_in != kept_in {
+            return Err(MemoryError::Elsewhere { theirs: self.kept_in.clone(), ours: kept_in });
+        }
+        serde_json::from_value(self.store.clone())
+            .map_err(|error| MemoryError::Unreadable(error.to_string()))
+    }
+}
+
+/// Why a store cannot go on from a memory.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryError {
+    /// It is another store's.
+    #[error(
+        "the running node has its lease in {theirs}, and this one would have it in {ours}: restart \
+         the node instead"
+    )]
+    Elsewhere {
+        /// Where the running node has it.
+        theirs: String,
+        /// Where this one would.
+        ours: &'static str,
+    },
+    /// Fields are missing, or not what they should be.
+    #[error("cannot read the running node's lease: {0}: restart the node instead")]
+    Unreadable(String),
 }
 
 /// What a node brings along.

@@ -186,6 +186,11 @@ impl WorkerBooks {
         }
     }
 
+    /// What workers before this one counted.
+    pub(crate) fn past(&self) -> Option<Arc<Books>> {
+        self.past.load_full()
+    }
+
     fn since(&self, mut books: Books) -> Books {
         if let Some(past) = &*self.past.load() {
             books.add(past);
@@ -255,11 +260,16 @@ impl Books {
     /// Sums what the workers have published.
     #[must_use]
     pub(crate) fn sum<'a>(workers: impl Iterator<Item = &'a WorkerBooks>) -> Self {
-        let mut sum = Self::default();
-        for books in workers.map(WorkerBooks::read) {
-            sum.add(&books);
-        }
-        sum
+        let books: Vec<_> = workers.map(WorkerBooks::read).collect();
+        Self::total(books.iter())
+    }
+
+    /// Sums books.
+    pub(crate) fn total<'a>(all: impl Iterator<Item = &'a Self>) -> Self {
+        all.fold(Self::default(), |mut sum, books| {
+            sum.add(books);
+            sum
+        })
     }
 
     fn add(&mut self, other: &Self) {

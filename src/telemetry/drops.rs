@@ -22,6 +22,10 @@ const REMINDER: Duration = Duration::from_secs(60);
 /// Reads the counters and logs, for as long as it is polled.
 pub(crate) async fn watch(observer: Arc<Observer>) {
     let mut logged = Logged::default();
+    if let Some(past) = observer.inherited() {
+        // The predecessor has logged these.
+        logged.know(&causes(&past, observer.device_drops()), Instant::now());
+    }
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -82,6 +86,13 @@ struct Logged(BTreeMap<Cause, (u64, Instant)>);
 type Counted = BTreeMap<Cause, Count>;
 
 impl Logged {
+    /// These are logged already; any more are news.
+    fn know(&mut self, counted: &Counted, now: Instant) {
+        for (cause, count) in counted {
+            self.0.insert(*cause, (count.packets, now - REMINDER));
+        }
+    }
+
     fn compare(&mut self, counted: &Counted, now: Instant) -> Vec<News> {
         let mut all = Vec::new();
         for (cause, count) in counted {
@@ -206,6 +217,21 @@ mod tests {
         assert_eq!(logged_after(61, 1000), 995);
         assert_eq!(logged_after(200, 1000), 0, "nothing new");
         assert_eq!(logged_after(201, 1001), 1);
+    }
+
+    #[tokio::test]
+    async fn what_a_predecessor_counted_is_not_logged_again() {
+        let (mut logged, now) = (Logged::default(), Instant::now());
+        let counted = |packets| {
+            let count = Count { packets, what: "", cure: "", blamed: None };
+            [(CAUSE, count)].into_iter().collect()
+        };
+
+        logged.know(&counted(7), now);
+
+        assert_eq!(logged.compare(&counted(7), now), []);
+        let news = logged.compare(&counted(9), now);
+        assert_eq!(news.iter().map(|news| news.packets).collect::<Vec<_>>(), [2]);
     }
 
     #[test]

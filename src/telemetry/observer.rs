@@ -102,6 +102,12 @@ impl Observer {
         }
     }
 
+    /// What workers before these counted; none if there were none.
+    pub(crate) fn inherited(&self) -> Option<Books> {
+        let past: Vec<_> = self.workers.iter().filter_map(|worker| worker.books.past()).collect();
+        (!past.is_empty()).then(|| Books::total(past.iter().map(|books| &**books)))
+    }
+
     /// Goes on from what another process counted for the peers. No worker may run.
     pub(crate) fn inherit_peers(&self, past: &Past) {
         let Some(first) = self.workers.first() else { return };

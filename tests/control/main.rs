@@ -100,7 +100,7 @@ fn a_gateway_that_cannot_be_handed_over_says_so_and_goes_on() {
 
     let refused = call(&socket.path, Request::HandOver).unwrap_err().to_string();
 
-    assert_eq!(refused, "only `twill run` can be handed over: restart this gateway instead");
+    assert_eq!(refused, "this gateway cannot be handed over: restart it instead");
     socket.assert_answers();
 }
 

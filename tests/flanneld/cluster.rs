@@ -101,6 +101,18 @@ impl Node {
         self.process = Some(self.namespace.spawn(&name, &mut command).unwrap());
     }
 
+    /// Starts a node that takes over from this one; returns the old process.
+    pub(crate) fn succeed(&mut self, flags: &[&str]) -> Background {
+        let old = self.process.take().unwrap();
+        self.start_with(flags, &[("TWILL_TAKE_OVER", "true")]);
+        old
+    }
+
+    /// This is the node's process, after a successor was refused.
+    pub(crate) fn put_back(&mut self, process: Background) {
+        self.process = Some(process);
+    }
+
     pub(crate) fn subnet_file(&self) -> PathBuf {
         self.folder.join("run/subnet.env")
     }

@@ -6,6 +6,7 @@ mod certificates;
 mod cluster;
 mod etcd;
 mod extension;
+mod handover;
 mod host;
 mod hostile;
 mod interfaces;

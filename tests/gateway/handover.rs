@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use twill::control::handover::{self, Conversation, Step};
 use twill_testbed::engines;
-use twill_testbed::pair::{PATIENCE, Pair, Setup};
+use twill_testbed::pair::{DEVICE, PATIENCE, Pair, Setup};
 
 const LOAD: Load<'_> = Load { flows: 8, rounds: 100, sizes: &[64, 1400, 300], window: 96 };
 /// Datagrams of a load: three of each flow in each round.
@@ -89,6 +89,38 @@ fn a_successor_that_cannot_serve_says_why_and_the_gateway_goes_on() {
         pair.assert_connected();
     }
     pair.assert_books_balance();
+}
+
+#[test]
+fn a_successor_with_another_file_has_its_routes_and_mtu_and_cannot_change_the_address() {
+    let Some(mut pair) = Pair::start("hand_over_file", &with("epoll")) else { return };
+    let config = pair.gateways[0].config.clone();
+    let before = std::fs::read_to_string(&config).unwrap();
+    let third =
+        "[[peer]]\nname = \"third\"\nendpoint = \"192.0.2.77\"\nsubnets = \"10.77.0.0/16\"\n";
+    let changed = before.replace("mtu = 1472", "mtu = 1300") + third;
+    std::fs::write(&config, changed).unwrap();
+    let mut successor = pair.successor(0, "epoll", &[]);
+    successor.wait_for("running", PATIENCE).unwrap();
+    pair.gateways[0].process = successor;
+    let ip =
+        |pair: &Pair, what| pair.hosts[0].run("ip", &["-o", what, "show", "dev", DEVICE]).unwrap();
+    assert!(ip(&pair, "route").contains("10.77.0.0/16"), "{}", ip(&pair, "route"));
+    assert!(ip(&pair, "link").contains("mtu 1300"), "{}", ip(&pair, "link"));
+
+    std::fs::write(&config, &before).unwrap();
+    let mut successor = pair.successor(0, "epoll", &[]);
+    successor.wait_for("running", PATIENCE).unwrap();
+    pair.gateways[0].process = successor;
+
+    assert!(!ip(&pair, "route").contains("10.77.0.0/16"), "{}", ip(&pair, "route"));
+    assert!(ip(&pair, "link").contains("mtu 1472"), "{}", ip(&pair, "link"));
+    pair.assert_connected();
+    std::fs::write(&config, before.replace(".0/32", ".9/32")).unwrap();
+    let mut successor = pair.successor(0, "epoll", &[]);
+    assert!(!successor.finish(PATIENCE).unwrap().success());
+    assert!(successor.log().contains("`address` is "), "{}", successor.log());
+    pair.assert_connected();
 }
 
 #[test]

@@ -107,6 +107,46 @@ fn a_node_starts_from_subnet_env_while_the_api_server_is_away() {
 }
 
 #[test]
+fn hand_overs_lose_nothing_and_need_no_api_server() {
+    let Some(mut cluster) = Cluster::new("hand-over", 2) else { return };
+    let mut nodes = [cluster.start(1, &[]), cluster.start(2, &[])];
+    let pods = nodes.each_ref().map(|node| node.pod(&cluster.bed));
+    within(PATIENCE, "a ping", || pods[0].0.run("ping", &["-c1", "-W1", &pods[1].1]).is_ok());
+    let mut stream = cluster.stream(&pods[0].0, &pods[1].1);
+
+    for number in 0..4 {
+        // The last two have only what their predecessors knew.
+        if number == 2 {
+            cluster.server.kill();
+        }
+        let node = &mut nodes[number % 2];
+        let mut old = node.succeed();
+        node.wait_for("Running backend.");
+        assert!(old.finish(PATIENCE).unwrap().success(), "{}", old.log());
+        let peers = node.status()["peers"].as_array().unwrap().len();
+        assert_eq!(peers, 1, "{}", node.log());
+    }
+
+    stream.signal(rustix::process::Signal::INT).unwrap();
+    let log = stream.finished();
+    assert!(log.contains(" 0% packet loss"), "{log}");
+    cluster.server.run();
+    cluster.server.add_node("n3", "10.244.3.0/24");
+    cluster.server.annotate(
+        "n3",
+        &json!({
+            key("public-ip"): "192.0.2.77", key("backend-type"): "udp", key("backend-data"): "",
+            key("kube-subnet-manager"): "true",
+        }),
+    );
+    for node in &nodes {
+        within(PATIENCE, "the new peer", || node.status()["peers"].as_array().unwrap().len() == 2);
+        assert_eq!(node.status()["kube"]["own"], "registered");
+        assert!(node.status()["kube"]["disconnects"].as_u64().unwrap() >= 1);
+    }
+}
+
+#[test]
 fn a_permission_that_is_missing_is_named() {
     let Some(cluster) = Cluster::new("RBAC", 1) else { return };
     cluster.server.add_node("n9", "10.244.9.0/24");
@@ -217,6 +257,17 @@ struct Node {
 
 impl Node {
     fn start(&mut self, flags: &[&str]) {
+        self.start_with(flags, "false");
+    }
+
+    /// Starts a node that takes over from this one; returns the old process.
+    fn succeed(&mut self) -> Background {
+        let old = self.process.take().unwrap();
+        self.start_with(&[], "true");
+        old
+    }
+
+    fn start_with(&mut self, flags: &[&str], take_over: &str) {
         self.starts += 1;
         let mut command = self.namespace.command(env!("CARGO_BIN_EXE_twill"));
         command
@@ -229,7 +280,8 @@ impl Node {
             .arg(self.folder.join("subnet.env"))
             .args(flags)
             .env("NODE_NAME", &self.name)
-            .env("TWILL_SOCKET", self.socket());
+            .env("TWILL_SOCKET", self.socket())
+            .env("TWILL_TAKE_OVER", take_over);
         let name = format!("{}-{}", self.name, self.starts);
         self.process = Some(self.namespace.spawn(&name, &mut command).unwrap());
     }

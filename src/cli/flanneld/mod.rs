@@ -142,6 +142,7 @@ fn resolve(typed: &Typed, data: &DataArgs) -> Result<Flanneld, String> {
             resync: Duration::from_secs(resync.max(1)),
         },
         healthz: healthz(typed)?,
+        take_over: data.take_over,
         interface: data_plane(data),
     })
 }

@@ -16,16 +16,8 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// Opens the control socket of a gateway that is not handed over; it is closed with the result.
-    #[cfg(feature = "etcd")]
-    pub(super) fn serve(path: &Path, group: Option<u32>) -> Result<Self, ServerError> {
-        let (ask, calls) = mpsc::channel(control::PENDING_CALLS);
-        let served = control::serve(path, group, ask)?;
-        Ok(Self { served: Some(served), successors: mpsc::channel(1).1, calls })
-    }
-
-    /// Opens the control socket of a gateway that a successor may ask for a hand-over.
-    pub(super) fn serve_successors(
+    /// Opens the control socket; it is closed with the result.
+    pub(super) fn serve(
         path: &Path,
         group: Option<u32>,
         place: Place,

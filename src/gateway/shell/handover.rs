@@ -4,24 +4,33 @@
 //! ones read: nothing is lost as long as those have room, and nothing overtakes anything, as the old
 //! workers have passed on all that they had read by then.
 
-use super::tunnel::Tunnel;
+use super::clients::Clients;
+use super::health::Health;
+use super::tunnel::{Tunnel, TunnelError};
 use crate::config::{Settings, SourcePorts, Steering};
 use crate::control::handover::{self, Conversation, HandoverError, Offer, Step};
+use crate::control::{Place, ServerError};
 use crate::gateway::resources::{Facts, Resources, blocking};
 use crate::gateway::run::{Gateway, StartError};
-use crate::subnet::PeerSpec;
+use crate::host::{HostEvents, Network};
+use crate::subnet::{MemoryError, PeerSpec, Reconciler};
 use crate::telemetry::past::Past;
+use ipnet::IpNet;
 use serde_json::json;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use twill_datapath::offload::feature::{Feature, FeatureSet};
 
 /// How long each side waits for the other's next step.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often, and how long each time, a successor waits for an address that is still served.
+const CLOSING_ATTEMPTS: u32 = 20;
+const CLOSING_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a successor did not take over. The gateway that ran goes on.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +51,30 @@ pub enum TakeOverError {
         /// The successor's.
         ours: String,
     },
+    /// One is a node of a flannel network, and the other is not.
+    #[error(
+        "cannot take over: the running gateway is `{theirs}`, and this one is `{ours}`: stop the \
+         running one, then start this one"
+    )]
+    Mode {
+        /// The running gateway's command.
+        theirs: &'static str,
+        /// The successor's.
+        ours: &'static str,
+    },
+    /// It is not clear which gateway is meant.
+    #[cfg(feature = "etcd")]
+    #[error("cannot take over: several gateways run ({0}): choose one with TWILL_SOCKET")]
+    Several(String),
+    /// The lease.
+    #[error("cannot take over: {0}")]
+    Memory(#[from] MemoryError),
+    /// The data plane.
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] ServerError),
     /// The old gateway took its part back.
     #[error("the running gateway has given up the hand-over, and goes on: see its log")]
     Kept,
@@ -53,14 +86,26 @@ pub enum TakeOverError {
     Descriptors(#[from] io::Error),
 }
 
+/// What a gateway leaves to its successor, besides the data plane.
+pub(super) struct Bequest {
+    /// Peers that the successor cannot know.
+    pub(super) peers: Vec<PeerSpec>,
+    /// Networks that are routed to the device.
+    pub(super) routes: Vec<IpNet>,
+    /// The lease of a node of a flannel network.
+    pub(super) node: Option<handover::Node>,
+}
+
 /// Hands the tunnel over. Without a result the successor did not take it, and it runs as before;
 /// otherwise the result must live until all else of this gateway is closed.
 pub(super) async fn give(
     tunnel: &mut Tunnel,
-    peers: Vec<PeerSpec>,
+    bequest: Bequest,
     stream: UnixStream,
+    clients: &mut Clients,
+    (socket, group): (&Path, Option<u32>),
 ) -> Result<Option<Conversation>, StartError> {
-    let mut talk = match prepare(tunnel, peers, stream).await {
+    let mut talk = match prepare(tunnel, bequest, stream).await {
         Ok(talk) => talk,
         Err(error) => {
             warn!("a successor did not take over: {error}; this gateway goes on");
@@ -85,6 +130,13 @@ pub(super) async fn give(
         Err(error) => {
             warn!("a successor did not begin: {error}; this gateway goes on");
             tunnel.gateway.resume(&past).await?;
+            // A successor that failed may have taken the socket's name.
+            if !clients.are_there() {
+                match Clients::serve(socket, group, Place::Successor) {
+                    Ok(anew) => *clients = anew,
+                    Err(reason) => error!("{reason}: `twill status` will not see this gateway"),
+                }
+            }
             Ok(None)
         }
     }
@@ -93,11 +145,11 @@ pub(super) async fn give(
 /// Offers what there is, and waits until the successor is ready.
 async fn prepare(
     tunnel: &Tunnel,
-    peers: Vec<PeerSpec>,
+    bequest: Bequest,
     stream: UnixStream,
 ) -> Result<Conversation, HandoverError> {
     let (facts, fds) = tunnel.gateway.offer();
-    let offer = offer(&facts, &tunnel.settings, peers);
+    let offer = offer(&facts, &tunnel.settings, bequest);
     let fds = fds.iter().map(BorrowedFd::try_clone_to_owned).collect::<io::Result<Vec<_>>>();
     let fds = fds.map_err(HandoverError::Talk)?;
     blocking(move || {
@@ -116,7 +168,7 @@ async fn prepare(
     .await
 }
 
-fn offer(facts: &Facts, settings: &Settings, peers: Vec<PeerSpec>) -> Offer {
+fn offer(facts: &Facts, settings: &Settings, bequest: Bequest) -> Offer {
     let granted = Feature::ALL.into_iter().filter(|feature| facts.granted.has(*feature));
     Offer {
         device: facts.device.0.clone(),
@@ -128,24 +180,23 @@ fn offer(facts: &Facts, settings: &Settings, peers: Vec<PeerSpec>) -> Offer {
         queues: facts.queues,
         spread: facts.spread,
         by_flow: settings.steering == Steering::Flows,
-        peers,
+        addresses: settings.addresses.clone(),
+        routes: bequest.routes,
+        peers: bequest.peers,
+        node: bequest.node,
         ..Offer::new()
     }
 }
 
-/// What a successor got, and nobody reads from yet.
-pub(super) struct Inherited {
+/// What the gateway that runs offers.
+pub(super) struct Offered {
     talk: Conversation,
-    /// Peers that the old gateway did not have from its file.
-    pub(super) peers: Vec<PeerSpec>,
-    resources: Resources,
+    offer: Offer,
+    fds: Vec<OwnedFd>,
 }
 
 /// Asks the gateway at this control socket; none if no gateway runs.
-pub(super) async fn ask(
-    socket: &Path,
-    settings: &Settings,
-) -> Result<Option<Inherited>, TakeOverError> {
+pub(super) async fn ask(socket: &Path) -> Result<Option<Offered>, TakeOverError> {
     let stream = match UnixStream::connect(socket) {
         Ok(stream) => stream,
         Err(error) => match error.kind() {
@@ -156,31 +207,83 @@ pub(super) async fn ask(
     let taken = blocking(move || {
         let mut talk = handover::ask(stream, PATIENCE)?;
         let (offer, fds) = talk.take()?;
-        Ok((talk, offer, fds))
+        Ok(Offered { talk, offer, fds })
     });
-    let (talk, offer, fds) = match taken.await {
-        Ok(taken) => taken,
+    match taken.await {
+        Ok(offered) => Ok(Some(offered)),
         // It has ended just now.
-        Err(HandoverError::Talk(error)) if has_ended(&error) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    compare(&offer, settings)?;
+        Err(HandoverError::Talk(error)) if has_ended(&error) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Offered {
+    /// What the gateway that runs says.
+    pub(super) fn offer(&self) -> &Offer {
+        &self.offer
+    }
+
+    /// Refuses to make a node of a flannel network a gateway from a file.
+    pub(super) fn expect_no_node(&self) -> Result<(), TakeOverError> {
+        match &self.offer.node {
+            None => Ok(()),
+            Some(_) => Err(TakeOverError::Mode { theirs: "twill flanneld", ours: "twill run" }),
+        }
+    }
+
+    /// Takes the tunnel over: from here on this process carries the packets.
+    pub(super) async fn take(
+        self,
+        settings: Settings,
+        reconciler: Reconciler,
+        connected: (Network, HostEvents),
+        (probe, health): (Option<Duration>, &Arc<Health>),
+        (socket, group): (&Path, Option<u32>),
+        routes: &[IpNet],
+    ) -> Result<(Tunnel, Clients), TakeOverError> {
+        let Self { talk, offer, fds } = self;
+        compare(&offer, &settings)?;
+        let resources = Resources::inherit(&facts(&offer), fds)?;
+        info!("taking over from twill {} on {}", offer.version, offer.device);
+        let settings = Settings { device: offer.device.clone(), ..settings };
+        let mut gateway = Gateway::inherit(&settings, reconciler.view(), resources)
+            .await
+            .map_err(TunnelError::from)?;
+        let begun = Pending(talk).begin(&mut gateway).await?;
+        let clients = Clients::serve(socket, group, Place::Successor)?;
+        begun.finish(&mut gateway).await?;
+        let mut tunnel =
+            Tunnel::around(gateway, settings, reconciler, connected, (probe, health)).await?;
+        tunnel.adopt(&offer.routes, routes).await;
+        Ok((tunnel, clients))
+    }
+}
+
+fn facts(offer: &Offer) -> Facts {
     let mut granted = FeatureSet::NONE;
     // An offload that this version does not know is one that it does not use.
     for feature in offer.offloads.iter().filter_map(|name| name.parse::<Feature>().ok()) {
         granted = granted.with(feature, true);
     }
-    let facts = Facts {
+    Facts {
         device: (offer.device.clone(), offer.index),
         vnet_hdr: offer.vnet_hdr,
         gro: offer.gro,
         granted,
         queues: offer.queues,
         spread: offer.spread,
-    };
-    let resources = Resources::inherit(&facts, fds)?;
-    info!("taking over from twill {} on {}", offer.version, offer.device);
-    Ok(Some(Inherited { talk, peers: offer.peers, resources }))
+    }
+}
+
+/// Serves pages at an address that a predecessor has until it has ended.
+pub(super) async fn patiently<T, E>(mut serve: impl AsyncFnMut() -> Result<T, E>) -> Result<T, E> {
+    for _ in 0..CLOSING_ATTEMPTS {
+        if let Ok(pages) = serve().await {
+            return Ok(pages);
+        }
+        tokio::time::sleep(CLOSING_PAUSE).await;
+    }
+    serve().await
 }
 
 /// Refuses what a hand-over cannot change.
@@ -189,7 +292,7 @@ fn compare(offer: &Offer, settings: &Settings) -> Result<(), TakeOverError> {
     let steering = |by_flow| if by_flow { "flows" } else { "peers" }.to_owned();
     let listen = offer.listen.map_or("unknown".to_owned(), |listen| listen.to_string());
     for (what, theirs, ours) in [
-        ("name", offer.device.clone(), settings.device.clone()),
+        ("name", offer.device.clone(), named(&settings.device, &offer.device)),
         ("listen", listen, settings.listen.to_string()),
         ("queues", offer.queues.to_string(), settings.queues.count().to_string()),
         (
@@ -203,25 +306,36 @@ fn compare(offer: &Offer, settings: &Settings) -> Result<(), TakeOverError> {
             return Err(TakeOverError::Differs { what, theirs, ours });
         }
     }
+    let show = |networks: &[IpNet]| {
+        let mut words: Vec<_> = networks.iter().map(ToString::to_string).collect();
+        words.sort();
+        words.join(", ")
+    };
+    let (theirs, ours) = (show(&offer.addresses), show(&settings.addresses));
+    if !theirs.is_empty() && theirs != ours {
+        return Err(TakeOverError::Differs { what: "address", theirs, ours });
+    }
     Ok(())
 }
 
-/// A successor whose workers carry packets, and whose predecessor has not ended yet.
-pub(super) struct Begun(Conversation);
-
-impl Inherited {
-    /// What workers will run on, and the rest of the hand-over.
-    pub(super) fn split(self) -> (Resources, Pending) {
-        (self.resources, Pending(self.talk))
-    }
+/// The device's name, if it is one of those that the kernel makes of a pattern (`flannel%d`).
+pub(super) fn named(pattern: &str, device: &str) -> String {
+    let is_numbered = pattern.split_once("%d").is_some_and(|(before, after)| {
+        let number = device.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+        number.is_some_and(|number| number.parse::<u32>().is_ok())
+    });
+    if is_numbered { device.to_owned() } else { pattern.to_owned() }
 }
 
+/// A successor whose workers carry packets, and whose predecessor has not ended yet.
+struct Begun(Conversation);
+
 /// A successor whose workers wait.
-pub(super) struct Pending(Conversation);
+struct Pending(Conversation);
 
 impl Pending {
     /// Has the old gateway's workers end and these begin.
-    pub(super) async fn begin(self, gateway: &mut Gateway) -> Result<Begun, TakeOverError> {
+    async fn begin(self, gateway: &mut Gateway) -> Result<Begun, TakeOverError> {
         let mut talk = self.0;
         let (talk, told) = blocking(move || {
             let told = talk.tell(&Step::Ready).and_then(|()| talk.told());
@@ -254,7 +368,7 @@ fn has_ended(error: &io::Error) -> bool {
 
 impl Begun {
     /// Tells the old gateway to end and waits for it.
-    pub(super) async fn finish(self, gateway: &mut Gateway) -> Result<(), TakeOverError> {
+    async fn finish(self, gateway: &mut Gateway) -> Result<(), TakeOverError> {
         let mut talk = self.0;
         let last = blocking(move || {
             // When it is gone already, nobody needs to know.

@@ -18,6 +18,7 @@ mod tunnel;
 mod watch;
 
 use self::clients::{Asked, Clients, PeerChange, Wanted};
+use self::handover::Bequest;
 use self::tunnel::Tunnel;
 use super::run::WorkerFailure;
 use crate::control::Response;
@@ -70,6 +71,9 @@ trait PeerSource {
         change: PeerChange,
         answer: oneshot::Sender<Response>,
     );
+
+    /// What a successor gets to know.
+    fn bequest(&self, peers: &PeerSet) -> Bequest;
 
     /// The networks that are routed to the device.
     fn routes(&self, peers: &PeerSet) -> Vec<IpNet>;

@@ -12,6 +12,7 @@ use crate::subnet::{PeerDiff, PeerSet, Reconciler, TooManyPeers};
 use crate::telemetry::probe::Prober;
 use crate::telemetry::{drops, news, silence};
 use ipnet::IpNet;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -121,6 +122,21 @@ impl Tunnel {
         if done.is_err() {
             self.restore(routes).await;
         }
+    }
+
+    /// Makes what a predecessor left fit: MTU, and routes of which it had others.
+    pub(super) async fn adopt(&mut self, before: &[IpNet], routes: &[IpNet]) {
+        let index = self.gateway.device_index();
+        if let Err(reason) = self.network.set_mtu(index, self.settings.mtu.bytes()).await {
+            error!("{reason}");
+        }
+        let wanted: HashSet<_> = routes.iter().collect();
+        for stale in before.iter().filter(|network| !wanted.contains(network)) {
+            if let Err(reason) = self.network.remove_route(index, *stale).await {
+                error!("{reason}");
+            }
+        }
+        self.restore(routes).await;
     }
 
     /// Makes these the peers and has workers look them up; says what that changed.

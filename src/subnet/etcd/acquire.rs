@@ -14,7 +14,7 @@ const RACE_RETRIES: usize = 10;
 const CANDIDATES: usize = 100;
 
 /// A subnet that is ours.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Held {
     /// The subnet.
     pub subnet: Ipv4Net,

@@ -7,6 +7,9 @@
 //! ```
 //! Nothing here is needed for forwarding: while the store is away, the peers stay what they are.
 
+mod kept;
+
+pub use self::kept::Kept;
 use super::acquire::Held;
 use super::clock::boot_ns;
 use super::keys::{Entry, Event, Granted, Keys, KeysError, Position, Term, Watch, WatchError};
@@ -51,10 +54,12 @@ pub struct Leases {
     pub failed_renewals: u64,
     /// Leases that are not followed.
     pub counts: LeaseCounts,
+    /// What a keeper in another process goes on from.
+    pub kept: Option<Arc<Kept>>,
 }
 
 /// How our own lease is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum OwnLease {
     /// It is ours.
     #[default]
@@ -104,6 +109,8 @@ pub struct Keeper<K: Keys> {
     port: u16,
     /// Our key as we last saw or wrote it.
     entry: Entry,
+    /// How long our lease was granted for, and when that was asked for.
+    granted: (Granted, u64),
     renewal: Renewal,
     clock_checked: Instant,
     /// Our key is not expected in the store: it was wiped.
@@ -134,12 +141,13 @@ impl<K: Keys> Keeper<K> {
             lease: granted.lease,
         };
         let leases = Leases { connected: true, ..Leases::default() };
-        let (publish, published) = watch::channel(leases.clone());
-        let keeper = Self {
+        let (publish, mut published) = watch::channel(leases.clone());
+        let mut keeper = Self {
             keys,
             table: LeaseTable::new(Own { network, subnet, key, attrs, local }),
             port,
             entry,
+            granted: (granted, asked_ns),
             renewal: Renewal::new(margin, granted.ttl, asked_ns),
             clock_checked: Instant::now(),
             replaced: false,
@@ -153,6 +161,10 @@ impl<K: Keys> Keeper<K> {
             dirty: false,
             published: Instant::now() - PUBLISH_INTERVAL,
         };
+        keeper.leases.kept = Some(Arc::new(keeper.kept()));
+        keeper.publish.send_replace(keeper.leases.clone());
+        // What is there at the start is no news.
+        published.mark_unchanged();
         (keeper, published)
     }
 
@@ -412,6 +424,8 @@ impl<K: Keys> Keeper<K> {
 
     /// The lease is ours, for a time that counts from when it was asked for.
     fn renewed(&mut self, granted: Granted, asked_ns: u64) {
+        self.granted = (granted, asked_ns);
+        self.dirty = true;
         self.entry.lease = granted.lease;
         self.entry.value = self.table.own().attrs.value().into();
         self.renewal.granted(granted.ttl, asked_ns);
@@ -439,6 +453,7 @@ impl<K: Keys> Keeper<K> {
         self.leases.peers = Arc::new(self.table.peers(self.port));
         self.leases.counts = self.table.counts();
         self.leases.counts.duplicate_public_ip += self.shared;
+        self.leases.kept = Some(Arc::new(self.kept()));
         self.publish.send_replace(self.leases.clone());
         self.dirty = false;
         self.published = Instant::now();

@@ -18,7 +18,7 @@ pub struct Entry {
 }
 
 /// Which store answered, and how far it has come. Within one store, neither number goes back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Position {
     /// The cluster's identity.
     pub cluster: u64,
@@ -71,7 +71,7 @@ impl Event {
 }
 
 /// What a key is kept by after a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Granted {
     /// The store's lease; 0 for none.
     pub lease: i64,

@@ -68,7 +68,7 @@ impl Prefix {
 }
 
 /// What a node says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LeaseAttrs {
     /// Where its tunnel ends.
     pub public_ip: Ipv4Addr,

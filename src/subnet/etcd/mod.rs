@@ -20,7 +20,7 @@ mod store;
 mod table;
 
 pub use acquire::{AcquireError, Held, Step, acquire, plan};
-pub use keeper::{Keeper, Keeping, Leases, OwnLease, Revoked};
+pub use keeper::{Keeper, Keeping, Kept, Leases, OwnLease, Revoked};
 pub use keys::{
     Entry, Event, Granted, KeyList, Keys, KeysError, Position, Term, Watch, WatchError,
 };

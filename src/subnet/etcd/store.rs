@@ -1,8 +1,10 @@
 //! etcd as a store of leases.
 
 use super::client::{Access, EtcdKeys};
-use super::{AcquireError, Keeper, Keeping, Keys, LeaseAttrs, Leases, acquire};
-use crate::subnet::{BackendError, Joined, LeaseStore, NetworkConfig, NetworkError, NodeAddress};
+use super::{AcquireError, Keeper, Keeping, Kept, Keys, LeaseAttrs, Leases, acquire};
+use crate::subnet::{
+    BackendError, Joined, LeaseStore, Memory, MemoryError, NetworkConfig, NetworkError, NodeAddress,
+};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -88,5 +90,46 @@ impl LeaseStore for EtcdStore {
             Ok(())
         };
         Ok(Joined { subnet: held.subnet, known, keeping: Box::pin(keeping) })
+    }
+
+    fn resume(
+        self,
+        config: &NetworkConfig,
+        local: Vec<Ipv4Addr>,
+        memory: Memory,
+    ) -> Result<Joined<Self>, MemoryError> {
+        let kept: Kept = memory.of(KEPT_IN)?;
+        self.keys.remember(kept.held.granted.lease);
+        let keeping = Keeping {
+            network: config.network,
+            held: kept.held.clone(),
+            local,
+            margin: self.margin,
+            port: config.backend.port,
+        };
+        let (keeper, known) = Keeper::resume(self.keys, keeping, &kept, &memory.peers);
+        let keeping = async {
+            let _revoked = keeper.run().await;
+            Ok(())
+        };
+        Ok(Joined { subnet: memory.subnet, known, keeping: Box::pin(keeping) })
+    }
+}
+
+/// Where the leases are.
+pub(crate) const KEPT_IN: &str = "etcd";
+
+impl Leases {
+    /// What a successor goes on from; none before the keeper began.
+    #[must_use]
+    pub fn memory(&self) -> Option<Memory> {
+        let kept = self.kept.as_deref()?;
+        Some(Memory {
+            kept_in: KEPT_IN.to_owned(),
+            subnet: kept.held.subnet,
+            public_ip: kept.held.attrs.public_ip,
+            peers: self.peers.iter().cloned().collect(),
+            store: serde_json::json!(kept),
+        })
     }
 }

@@ -183,6 +183,48 @@ impl LeaseTable {
         }
     }
 
+    /// A table that knows what another one knew, whose store was there: until the store shows its
+    /// leases, these are the peers.
+    #[must_use]
+    pub(crate) fn resume(
+        own: Own,
+        at: Position,
+        peers: &[PeerSpec],
+        unconfirmed: &[Ipv4Net],
+    ) -> Self {
+        let mut table = Self::new(own);
+        table.at = at;
+        for peer in peers {
+            let (SocketAddr::V4(endpoint), [IpNet::V4(subnet)]) = (peer.endpoint, &*peer.subnets)
+            else {
+                continue;
+            };
+            let known = Known {
+                // The first list brings key and revision.
+                key: Vec::new(),
+                public_ip: *endpoint.ip(),
+                revision: 0,
+                unconfirmed: unconfirmed.contains(subnet),
+            };
+            table.by_address.insert((known.public_ip, *subnet));
+            table.known.insert(*subnet, known);
+        }
+        table
+    }
+
+    /// Where the store was last.
+    #[must_use]
+    pub(crate) fn position(&self) -> Position {
+        self.at
+    }
+
+    /// Subnets that a replaced store has not shown again.
+    #[must_use]
+    pub(crate) fn unconfirmed(&self) -> Vec<Ipv4Net> {
+        let unconfirmed = self.known.iter().filter(|(_, known)| known.unconfirmed);
+        unconfirmed.map(|(subnet, _)| *subnet).collect()
+    }
+
     /// The node's own part.
     #[must_use]
     pub fn own(&self) -> &Own {

@@ -13,6 +13,8 @@ use super::nodes::{NodeEvent, NodeWatch, Nodes, WatchEnd};
 use super::table::{Need, NodeTable, Own};
 use crate::subnet::PeerSet;
 use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -69,6 +71,25 @@ pub struct Cluster {
     pub failed_writes: u64,
     /// Nodes that are not followed now.
     pub ignored: u64,
+    /// What a follower in another process goes on from.
+    pub kept: Option<Arc<Kept>>,
+}
+
+/// What a follower in another process goes on from, besides the peers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Our node's name.
+    pub node: String,
+    /// Our address, unless an annotation says otherwise.
+    pub public_ip: Ipv4Addr,
+    /// What the node has.
+    pub joined: Registration,
+    /// How often the API server stopped answering.
+    #[serde(default)]
+    pub disconnects: u64,
+    /// Attempts to write our annotations that failed.
+    #[serde(default)]
+    pub failed_writes: u64,
 }
 
 /// Why following ends.
@@ -99,6 +120,8 @@ pub struct Follower {
     joined: Registration,
     port: u16,
     table: NodeTable,
+    /// The peers of the follower before this one, until the nodes are listed.
+    inherited: Option<Arc<PeerSet>>,
     /// The revision up to which changes are known; empty if a new list is needed.
     revision: String,
     backoff: Duration,
@@ -120,11 +143,20 @@ impl Follower {
         joined: Registration,
         port: u16,
     ) -> (Self, watch::Receiver<Cluster>) {
-        let cluster = Cluster { connected: true, ..Cluster::default() };
+        let kept = Kept {
+            node: member.name.clone(),
+            public_ip: member.public_ip,
+            joined: joined.clone(),
+            disconnects: 0,
+            failed_writes: 0,
+        };
+        let kept = Some(Arc::new(kept));
+        let cluster = Cluster { connected: true, kept, ..Cluster::default() };
         let (publish, published) = watch::channel(cluster.clone());
         let follower = Self {
             nodes,
             table: NodeTable::new(member.annotations.clone()),
+            inherited: None,
             member,
             joined,
             port,
@@ -138,6 +170,24 @@ impl Follower {
             own_checked: Instant::now(),
             told: None,
         };
+        (follower, published)
+    }
+
+    /// A follower that goes on where another one stopped, with the peers of that one until the API
+    /// server shows the nodes.
+    #[must_use]
+    pub fn resume(
+        nodes: Nodes,
+        member: Member,
+        kept: Kept,
+        peers: PeerSet,
+        port: u16,
+    ) -> (Self, watch::Receiver<Cluster>) {
+        let (mut follower, published) = Self::new(nodes, member, kept.joined, port);
+        follower.inherited = Some(Arc::new(peers));
+        follower.cluster.disconnects = kept.disconnects;
+        follower.cluster.failed_writes = kept.failed_writes;
+        follower.publish_now();
         (follower, published)
     }
 
@@ -187,6 +237,7 @@ impl Follower {
         if self.revision.is_empty() {
             let list = self.nodes.list().await?;
             self.table.listed(&list.nodes);
+            self.inherited = None;
             self.dirty = true;
             self.revision = list.revision;
             let own = list.nodes.iter().find(|node| node.metadata.name == self.member.name);
@@ -328,7 +379,17 @@ impl Follower {
             error!("{more} more problems with nodes not shown");
         }
         self.cluster.ignored = self.table.findings().count() as u64;
-        self.cluster.peers = Arc::new(found.peers);
+        self.cluster.peers = match &self.inherited {
+            Some(inherited) => Arc::clone(inherited),
+            None => Arc::new(found.peers),
+        };
+        self.cluster.kept = Some(Arc::new(Kept {
+            node: self.member.name.clone(),
+            public_ip: self.member.public_ip,
+            joined: self.joined.clone(),
+            disconnects: self.cluster.disconnects,
+            failed_writes: self.cluster.failed_writes,
+        }));
         self.publish.send_replace(self.cluster.clone());
         self.dirty = false;
         self.published = Instant::now();

@@ -34,7 +34,7 @@ pub struct Member {
 }
 
 /// What a node has when it is part of the network.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Registration {
     /// The node's identity.
     pub uid: String,

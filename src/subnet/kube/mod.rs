@@ -24,7 +24,7 @@ mod token;
 
 pub use access::{Access, AccessError, Options};
 pub use client::CallError;
-pub use follow::{Cluster, FollowEnd, Follower, OwnNode};
+pub use follow::{Cluster, FollowEnd, Follower, Kept, OwnNode};
 pub use join::{JoinError, Member, Registration};
 pub use kubeconfig::KubeconfigError;
 pub use nodes::{NodeEvent, NodeList, NodeWatch, Nodes, WatchEnd};

@@ -2,9 +2,12 @@
 
 use super::annotations::Annotations;
 use super::{
-    Access, CallError, Cluster, FollowEnd, Follower, JoinError, Member, Nodes, join::Registration,
+    Access, CallError, Cluster, FollowEnd, Follower, JoinError, Kept, Member, Nodes,
+    join::Registration,
 };
-use crate::subnet::{Joined, LeaseStore, NetworkConfig, NetworkError, NodeAddress};
+use crate::subnet::{
+    Joined, LeaseStore, Memory, MemoryError, NetworkConfig, NetworkError, NodeAddress, PeerSet,
+};
 use std::cell::OnceCell;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -208,6 +211,47 @@ impl LeaseStore for KubeStore {
         let (follower, known) = Follower::new(self.nodes, member, joined, config.backend.port);
         let keeping = async { Err(follower.run().await.into()) };
         Ok(Joined { subnet, known, keeping: Box::pin(keeping) })
+    }
+
+    fn resume(
+        self,
+        config: &NetworkConfig,
+        local: Vec<Ipv4Addr>,
+        memory: Memory,
+    ) -> Result<Joined<Self>, MemoryError> {
+        let kept: Kept = memory.of(KEPT_IN)?;
+        let peers = PeerSet::of(memory.peers)
+            .map_err(|mistake| MemoryError::Unreadable(mistake.to_string()))?;
+        let member = Member {
+            name: kept.node.clone(),
+            annotations: self.membership.annotations,
+            network: config.network,
+            public_ip: memory.public_ip,
+            local,
+            sets_condition: self.membership.sets_condition,
+        };
+        let (follower, known) =
+            Follower::resume(self.nodes, member, kept, peers, config.backend.port);
+        let keeping = async { Err(follower.run().await.into()) };
+        Ok(Joined { subnet: memory.subnet, known, keeping: Box::pin(keeping) })
+    }
+}
+
+/// Where the leases are.
+pub(crate) const KEPT_IN: &str = "the nodes of the Kubernetes cluster";
+
+impl Cluster {
+    /// What a successor goes on from; none before the follower began.
+    #[must_use]
+    pub fn memory(&self) -> Option<Memory> {
+        let kept = self.kept.as_deref()?;
+        Some(Memory {
+            kept_in: KEPT_IN.to_owned(),
+            subnet: kept.joined.subnet,
+            public_ip: kept.public_ip,
+            peers: self.peers.iter().cloned().collect(),
+            store: serde_json::json!(kept),
+        })
     }
 }
 

@@ -2,21 +2,23 @@
 
 use super::{Member, address_now};
 use crate::config::flanneld::External;
-use crate::control::Response;
+use crate::control::{Response, handover};
 use crate::gateway::shell::PeerSource;
 use crate::gateway::shell::clients::PeerChange;
+use crate::gateway::shell::handover::Bequest;
 use crate::gateway::shell::health::{Health, Part};
 use crate::gateway::shell::tunnel::Tunnel;
 use crate::subnet::etcd::{Leases, OwnLease};
 #[cfg(feature = "kube")]
 use crate::subnet::kube::{Cluster, OwnNode};
-use crate::subnet::{PeerDiff, PeerSet, TooManyPeers};
+use crate::subnet::{Memory, NetworkConfig, PeerDiff, PeerSet, TooManyPeers};
 use crate::telemetry::news;
 use crate::telemetry::observer::Observer;
 #[cfg(feature = "kube")]
 use crate::telemetry::status::KubeStatus;
 use crate::telemetry::status::{EtcdStatus, IgnoredLeases};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
+use serde_json::json;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +40,9 @@ pub(super) trait Known: Clone {
     /// Whether this node has its own.
     fn is_ours(&self) -> bool;
 
+    /// What a successor goes on from.
+    fn memory(&self) -> Option<Memory>;
+
     /// Shows how all is.
     fn show(&self, observer: &Observer);
 }
@@ -51,6 +56,10 @@ impl Known for Leases {
 
     fn is_ours(&self) -> bool {
         self.own == OwnLease::Held
+    }
+
+    fn memory(&self) -> Option<Memory> {
+        Leases::memory(self)
     }
 
     fn show(&self, observer: &Observer) {
@@ -82,6 +91,10 @@ impl Known for Cluster {
         self.own == OwnNode::Registered
     }
 
+    fn memory(&self) -> Option<Memory> {
+        Cluster::memory(self)
+    }
+
     fn show(&self, observer: &Observer) {
         observer.set_kube(KubeStatus {
             own: self.own.name().to_owned(),
@@ -95,7 +108,8 @@ impl Known for Cluster {
 
 /// The leases of a network, which others keep.
 pub(super) struct LeaseSource<L> {
-    network: Ipv4Net,
+    /// The network's, as it was at the start.
+    config: NetworkConfig,
     /// How the host's address is found.
     external: External,
     leases: watch::Receiver<L>,
@@ -123,8 +137,8 @@ impl Pace {
 impl<L: Known> LeaseSource<L> {
     pub(super) fn new(member: &Member, leases: watch::Receiver<L>, health: Arc<Health>) -> Self {
         let pace = Pace::after(Duration::ZERO);
-        let (network, external) = (member.config.network, member.options.external.clone());
-        let source = Self { network, external, leases, pace, overfull: None, health };
+        let (config, external) = (member.config.clone(), member.options.external.clone());
+        let source = Self { config, external, leases, pace, overfull: None, health };
         source.tell_readiness(source.leases.borrow().is_ours());
         source
     }
@@ -178,8 +192,18 @@ impl<L: Known> PeerSource for LeaseSource<L> {
         let _ = answer.send(Response::Error(refusal));
     }
 
+    fn bequest(&self, peers: &PeerSet) -> Bequest {
+        let memory = self.leases.borrow().memory();
+        let node = memory.map(|memory| handover::Node {
+            config: json!(self.config),
+            // What the tunnel has is what it goes on with, also when leases are not in force yet.
+            memory: json!(Memory { peers: peers.iter().cloned().collect(), ..memory }),
+        });
+        Bequest { peers: Vec::new(), routes: self.routes(peers), node }
+    }
+
     fn routes(&self, _: &PeerSet) -> Vec<IpNet> {
-        vec![self.network.into()]
+        vec![self.config.network.into()]
     }
 
     async fn address_now(&mut self, tunnel: &Tunnel) -> Option<IpAddr> {

@@ -11,17 +11,21 @@ mod beside;
 mod leases;
 mod stores;
 mod subnet_file;
+mod succeed;
 
 use self::beside::beside;
 use self::leases::{Known, LeaseSource};
 use self::subnet_file::SubnetFile;
 use super::clients::Clients;
+use super::handover::{self, TakeOverError};
 use super::health::{Health, Part, Words};
 use super::tunnel::{Tunnel, TunnelError};
-use super::{ServeError, StopSignals, block_on, restrict, serve, tell_systemd};
+use super::{Ended, PeerSource, ServeError, StopSignals, block_on, restrict, serve, tell_systemd};
 use crate::config::flanneld::{self as config, External, Flanneld};
 use crate::config::load::{self, Addressing, default_socket};
 use crate::config::{Mtu, OVERHEAD_V4, Settings};
+use crate::control::Place;
+use crate::control::handover::Conversation;
 use crate::gateway::resources::{ResourceError, await_port};
 use crate::host::external_interface::{self, ExternalError, ExternalInterface};
 use crate::host::{HostError, HostEvents, Network, Path, Previous, Survey};
@@ -34,8 +38,10 @@ use ipnet::Ipv4Net;
 use sd_notify::NotifyState;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use tokio::sync::watch;
 use tracing::subscriber::{NoSubscriber, with_default};
 use tracing::{info, warn};
 
@@ -83,6 +89,9 @@ pub enum FlanneldError {
     /// Links, addresses and routes.
     #[error("Error registering network: {0}")]
     Host(#[from] HostError),
+    /// The hand-over.
+    #[error(transparent)]
+    TakeOver(#[from] TakeOverError),
     /// It ended while running.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -97,10 +106,13 @@ pub enum FlanneldError {
 /// [`FlanneldError`]. Device, routes and socket are gone then; lease, `subnet.env` and firewall
 /// rules stay, as they do at the end without an error.
 pub fn run(options: Flanneld) -> Result<(), FlanneldError> {
-    block_on(until_the_end(options))?
+    // A successor waits until all is closed: by then the runtime is gone.
+    let _successor = block_on(until_the_end(options))??;
+    info!("Exiting cleanly...");
+    Ok(())
 }
 
-async fn until_the_end(options: Flanneld) -> Result<(), FlanneldError> {
+async fn until_the_end(options: Flanneld) -> Result<Option<Conversation>, FlanneldError> {
     info!("Installing signal handlers");
     let mut stop = StopSignals::install()?;
     let previous = Previous::read(&options.subnet_file);
@@ -122,7 +134,7 @@ async fn be_a_node<S>(
     options: Flanneld,
     previous: Previous,
     stop: &mut StopSignals,
-) -> Result<(), FlanneldError>
+) -> Result<Option<Conversation>, FlanneldError>
 where
     S: LeaseStore<Known: Known>,
     FlanneldError: From<S::Error>,
@@ -133,11 +145,12 @@ where
         node = Box::pin(Node::join(store, options, previous)) => Some(node?),
     };
     match joined {
-        Some(node) => node.serve(stop).await?,
-        None => info!("shutdownHandler sent cancel signal..."),
+        Some(node) => node.serve(stop).await,
+        None => {
+            info!("shutdownHandler sent cancel signal...");
+            Ok(None)
+        }
     }
-    info!("Exiting cleanly...");
-    Ok(())
 }
 
 /// What is there before the node has a subnet: the host's network and the tunnel's place in it.
@@ -150,7 +163,12 @@ struct Ground {
 }
 
 impl Ground {
-    async fn prepare(options: &Flanneld, config: &NetworkConfig) -> Result<Self, FlanneldError> {
+    /// The device of a predecessor is not looked at.
+    async fn prepare(
+        options: &Flanneld,
+        config: &NetworkConfig,
+        predecessor: Option<&str>,
+    ) -> Result<Self, FlanneldError> {
         info!("Found network config - Backend type: udp");
         if !config.nftables && !std::path::Path::new(BRIDGE_FILTER).exists() {
             warn!(
@@ -159,7 +177,8 @@ impl Ground {
             );
         }
         let (network, events) = Network::connect()?;
-        let (survey, path) = look(&options.external, &network).await?;
+        let (mut survey, path) = look(&options.external, &network).await?;
+        survey.interfaces.retain(|interface| Some(&*interface.name) != predecessor);
         let external = external_interface::choose(&options.external, &survey, path)?;
         let addresses = survey.interfaces.iter().flat_map(|interface| &interface.addresses);
         let local = addresses.map(|address| address.network.addr()).collect();
@@ -257,21 +276,31 @@ async fn start(
     tunnel.install(&[member.config.network.into()]).await;
     tunnel.announce("tunnel is up", None);
     beside(member, &mut tunnel).await;
-    let socket = interface.socket.clone();
-    let socket = socket.unwrap_or_else(|| default_socket(tunnel.gateway.device()));
-    let clients = Clients::serve(&socket, None).unwrap_or_else(|reason| {
+    let socket = socket(member, &tunnel);
+    let clients = Clients::serve(&socket, None, Place::Free).unwrap_or_else(|reason| {
         warn!("{reason}: `twill status` will not see this node");
         Clients::none()
     });
     Ok((tunnel, clients))
 }
 
+/// Keeps the lease for as long as it is polled.
+type Keeping<S> = Pin<Box<dyn Future<Output = Result<(), <S as LeaseStore>::Error>>>>;
+
+/// Where the control socket is.
+fn socket(member: &Member, tunnel: &Tunnel) -> PathBuf {
+    let named = member.options.interface.socket.clone();
+    named.unwrap_or_else(|| default_socket(tunnel.gateway.device()))
+}
+
 /// A node of the network.
 struct Node<S: LeaseStore> {
     tunnel: Tunnel,
     clients: Clients,
+    /// The control socket.
+    socket: PathBuf,
     source: LeaseSource<S::Known>,
-    keeping: Pin<Box<dyn Future<Output = Result<(), S::Error>>>>,
+    keeping: Keeping<S>,
     _pages: Vec<Server>,
 }
 
@@ -280,17 +309,22 @@ where
     S: LeaseStore<Known: Known>,
     FlanneldError: From<S::Error>,
 {
-    /// Joins the network: from nothing to a node that is ready.
+    /// Becomes a node that is ready: in the place of one that runs, or from nothing.
     async fn join(
         store: S,
         mut options: Flanneld,
         previous: Previous,
     ) -> Result<Self, FlanneldError> {
         let health = Arc::new(Health::waiting_for(&[Part::Start, Part::Lease, Part::SubnetFile]));
+        if options.take_over
+            && let Some(offered) = succeed::ask(&options).await?
+        {
+            return Box::pin(Self::succeed(store, options, previous, health, offered)).await;
+        }
         let pages = serve_pages(&options, &health).await?;
         let config = store.network_config().await?;
         options.external.public_ip = store.public_ip().await?.or(options.external.public_ip);
-        let ground = Ground::prepare(&options, &config).await?;
+        let ground = Ground::prepare(&options, &config, None).await?;
         let address = NodeAddress {
             public_ip: ground.external.public_ip,
             local: ground.local.clone(),
@@ -299,9 +333,20 @@ where
         let Joined { subnet, known, keeping } = Box::pin(store.join(&config, address)).await?;
         let member = Member { options, config, subnet, previous };
         let now = known.borrow().clone();
-        let (mut tunnel, clients) = start(&member, ground, &now, &health).await?;
-        let source = LeaseSource::new(&member, known, Arc::clone(&health));
-        let mut file = SubnetFile::of(&member, &tunnel.settings, &health);
+        let (tunnel, clients) = start(&member, ground, &now, &health).await?;
+        Ok(Self::ready(&member, (tunnel, clients), (known, keeping), health, pages).await)
+    }
+
+    /// Writes `subnet.env` and says that all is there.
+    async fn ready(
+        member: &Member,
+        (mut tunnel, clients): (Tunnel, Clients),
+        (known, keeping): (watch::Receiver<S::Known>, Keeping<S>),
+        health: Arc<Health>,
+        pages: Vec<Server>,
+    ) -> Self {
+        let source = LeaseSource::new(member, known, Arc::clone(&health));
+        let mut file = SubnetFile::of(member, &tunnel.settings, &health);
         file.ensure().await;
         tunnel.tasks.spawn(file.keep());
         health.set(Part::Start, Ok(()));
@@ -310,19 +355,42 @@ where
         restrict(Programs::Run);
         info!("Watching for new subnet leases");
         health.show(tunnel.gateway.observer());
-        Ok(Self { tunnel, clients, source, keeping, _pages: pages })
+        let socket = socket(member, &tunnel);
+        Self { tunnel, clients, socket, source, keeping, _pages: pages }
     }
 
     /// Serves until somebody asks for the end, the lease is gone, or a worker fails.
-    async fn serve(mut self, stop: &mut StopSignals) -> Result<(), FlanneldError> {
-        let serving = serve(&mut self.tunnel, &mut self.source, &mut self.clients, stop);
-        let ended = tokio::select! {
-            ended = self.keeping => ended.map_err(|reason| reason.into()),
-            ended = serving => ended
-                .map(|_| info!("shutdownHandler sent cancel signal..."))
-                .map_err(FlanneldError::Serve),
-        };
+    /// Returns the successor that took over, if one did.
+    async fn serve(
+        mut self,
+        stop: &mut StopSignals,
+    ) -> Result<Option<Conversation>, FlanneldError> {
+        let ended = self.carry(stop).await;
         self.tunnel.stop().await;
         ended
+    }
+
+    async fn carry(
+        &mut self,
+        stop: &mut StopSignals,
+    ) -> Result<Option<Conversation>, FlanneldError> {
+        loop {
+            let Self { tunnel, clients, socket, source, keeping, .. } = self;
+            let ended = tokio::select! {
+                ended = &mut *keeping => return Ok(ended.map(|()| None)?),
+                ended = serve(tunnel, source, clients, stop) => ended?,
+            };
+            let Ended::Successor(stream) = ended else {
+                info!("shutdownHandler sent cancel signal...");
+                return Ok(None);
+            };
+            // The lease rests meanwhile, so that nothing changes that the successor knows already.
+            let bequest = source.bequest(tunnel.reconciler.current());
+            let given = handover::give(tunnel, bequest, stream, clients, (socket, None)).await;
+            if let Some(successor) = given.map_err(TunnelError::from)? {
+                info!("a successor has taken over");
+                return Ok(Some(successor));
+            }
+        }
     }
 }

@@ -14,7 +14,7 @@ mod reload;
 use self::names::Names;
 use self::reload::{ApplyFlags, Loaded, Reloads};
 use super::clients::{Clients, PeerChange};
-use super::handover::{self, Inherited, TakeOverError};
+use super::handover::{self, Bequest, Offered, TakeOverError, patiently};
 use super::health::{Health, Part, Words};
 use super::tunnel::{Tunnel, TunnelError};
 use super::{Ended, PeerSource, ServeError, StopSignals, block_on, restrict, serve, tell_systemd};
@@ -22,7 +22,6 @@ use crate::config::file::Interface;
 use crate::config::load::{LoadError, Standalone, load};
 use crate::control::handover::Conversation;
 use crate::control::{Place, Response, ServerError};
-use crate::gateway::run::Gateway;
 use crate::host::{HostError, Network};
 use crate::subnet::{PeerSet, PeerSpec, Reconciler, TooManyPeers};
 use crate::sys::seccomp::Programs;
@@ -34,16 +33,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 /// Peers whose subnets are compared with the host's addresses and routes at the start, at most.
 const SURVEYED_PEERS: usize = 1024;
-/// How often, and how long each time, a successor waits for the address of metrics.
-const CLOSING_ATTEMPTS: u32 = 20;
-const CLOSING_PAUSE: Duration = Duration::from_millis(50);
 /// The gateway is ready once its peers are routed.
 const WORDS: Words = Words {
     alive: "twill is running\n",
@@ -115,18 +110,18 @@ async fn until_the_end(
     };
     let health = Arc::new(Health::waiting_for(&[Part::Start]));
     let (socket, group, metrics) = (loaded.socket.clone(), loaded.socket_group, loaded.metrics);
-    let inherited = match take_over {
-        true => handover::ask(&socket, &loaded.settings).await?,
+    let offered = match take_over {
+        true => handover::ask(&socket).await?,
         false => None,
     };
-    let (mut tunnel, mut clients, _pages) = match inherited {
-        Some(inherited) => {
-            let (tunnel, clients) = succeed(loaded, &source, &health, inherited).await?;
+    let (mut tunnel, mut clients, _pages) = match offered {
+        Some(offered) => {
+            let (tunnel, clients) = succeed(loaded, &source, &health, offered).await?;
             // The predecessor had the address until now.
-            (tunnel, clients, patient_pages(metrics, &health).await?)
+            (tunnel, clients, patiently(async || pages(metrics, &health).await).await?)
         }
         None => {
-            let clients = Clients::serve_successors(&socket, group, Place::Free)?;
+            let clients = Clients::serve(&socket, group, Place::Free)?;
             let pages = pages(metrics, &health).await?;
             (start(loaded, &source, &health).await?, clients, pages)
         }
@@ -148,7 +143,7 @@ async fn carry(
     tunnel: &mut Tunnel,
     source: &mut FileSource,
     clients: &mut Clients,
-    (socket, group): (&Path, Option<u32>),
+    named: (&Path, Option<u32>),
     stop: &mut StopSignals,
 ) -> Result<Option<Conversation>, RunError> {
     loop {
@@ -161,35 +156,16 @@ async fn carry(
             }
             Err(error) => return Err(error.into()),
         };
-        let others = source.added_by_clients(tunnel.reconciler.current());
-        match handover::give(tunnel, others, stream).await {
+        let bequest = source.bequest(tunnel.reconciler.current());
+        match handover::give(tunnel, bequest, stream, clients, named).await {
             Ok(Some(successor)) => {
                 info!("a successor has taken over: ending");
                 return Ok(Some(successor));
             }
-            Ok(None) if clients.are_there() => {}
-            // A successor that failed had the socket's name already.
-            Ok(None) => match Clients::serve_successors(socket, group, Place::Successor) {
-                Ok(anew) => *clients = anew,
-                Err(error) => return Err(error.into()),
-            },
+            Ok(None) => {}
             Err(error) => return Err(TunnelError::from(error).into()),
         }
     }
-}
-
-/// A predecessor that was killed may still be closing its socket.
-async fn patient_pages(
-    listen: Option<SocketAddr>,
-    health: &Arc<Health>,
-) -> Result<Option<http::Server>, HttpError> {
-    for _ in 0..CLOSING_ATTEMPTS {
-        if let Ok(pages) = pages(listen, health).await {
-            return Ok(pages);
-        }
-        tokio::time::sleep(CLOSING_PAUSE).await;
-    }
-    pages(listen, health).await
 }
 
 async fn pages(
@@ -208,29 +184,22 @@ async fn succeed(
     loaded: Standalone,
     source: &FileSource,
     health: &Arc<Health>,
-    inherited: Inherited,
+    offered: Offered,
 ) -> Result<(Tunnel, Clients), RunError> {
+    offered.expect_no_node()?;
     let connected = Network::connect()?;
     warn_of(&loaded, &connected.0).await?;
     let Standalone { settings, peers, probe, socket, socket_group, .. } = loaded;
     let addresses = settings.addresses.iter().map(IpNet::addr).collect();
     let mut reconciler = Reconciler::new(settings.local.clone(), addresses);
-    let added = inherited.peers.iter().filter(|peer| !source.from_file.contains(&peer.name));
+    let added = offered.offer().peers.iter().filter(|peer| !source.from_file.contains(&peer.name));
     let all = PeerSet::of(peers.iter().chain(added).cloned())
         .map_err(|error| TakeOverError::Peers(error.to_string()))?;
     reconciler.apply(all)?;
-    let (resources, pending) = inherited.split();
-    let mut gateway = Gateway::inherit(&settings, reconciler.view(), resources)
-        .await
-        .map_err(TunnelError::from)?;
-    let begun = pending.begin(&mut gateway).await?;
-    let clients = Clients::serve_successors(&socket, socket_group, Place::Successor)?;
-    begun.finish(&mut gateway).await?;
-    let mut tunnel =
-        Tunnel::around(gateway, settings, reconciler, connected, (probe, health)).await?;
-    let routes = source.routes(tunnel.reconciler.current());
-    tunnel.restore(&routes).await;
-    Ok((tunnel, clients))
+    let routes = source.routes(reconciler.current());
+    let named = (socket.as_path(), socket_group);
+    let taken = offered.take(settings, reconciler, connected, (probe, health), named, &routes);
+    Ok(taken.await?)
 }
 
 /// Brings the tunnel up with the peers of the file.
@@ -311,6 +280,11 @@ impl PeerSource for FileSource {
 
     fn routes(&self, peers: &PeerSet) -> Vec<IpNet> {
         peers.iter().flat_map(|peer| peer.subnets.iter().copied()).collect()
+    }
+
+    fn bequest(&self, peers: &PeerSet) -> Bequest {
+        let routes = self.routes(peers);
+        Bequest { peers: self.added_by_clients(peers), routes, node: None }
     }
 
     /// The file names the address: only its author knows another one.

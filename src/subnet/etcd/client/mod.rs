@@ -65,13 +65,18 @@ impl EtcdKeys {
         &self.prefix
     }
 
+    /// This lease is one of ours: we asked for it, or a node did whose successor we are.
+    pub(crate) fn remember(&self, lease: i64) {
+        let mut asked_for = self.asked_for.borrow_mut();
+        asked_for.truncate(REMEMBERED - 1);
+        asked_for.push_front(lease);
+    }
+
     async fn grant(&self, client: &mut Client) -> Result<Granted, KeysError> {
         let seconds = i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX);
         let answer =
             self.connection.ask("asking for a lease", client.lease_grant(seconds, None)).await?;
-        let mut asked_for = self.asked_for.borrow_mut();
-        asked_for.truncate(REMEMBERED - 1);
-        asked_for.push_front(answer.id());
+        self.remember(answer.id());
         let ttl = Duration::from_secs(u64::try_from(answer.ttl()).unwrap_or_default());
         Ok(Granted { lease: answer.id(), ttl: Some(ttl) })
     }

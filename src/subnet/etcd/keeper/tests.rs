@@ -109,6 +109,46 @@ fn a_restored_store_that_is_busy_is_noticed_by_what_became_of_our_key() {
     });
 }
 
+#[test]
+fn a_successor_has_the_peers_and_the_lease_before_the_store_answers_and_goes_on_from_there() {
+    on_runtime(async {
+        let store = Fake::new(&[(KEY, "192.0.2.1", 7), (PEER, "192.0.2.2", 8)]);
+        let asked_ns = boot_ns();
+        let mut first = store.keep(granted(HOUR), asked_ns);
+        wait(&mut first, |leases| leases.peers.len() == 1).await;
+        let memory = first.borrow().clone();
+        let kept = Kept { disconnects: 3, ..Kept::clone(memory.kept.as_ref().unwrap()) };
+        let kept: Kept = serde_json::from_value(serde_json::json!(kept)).unwrap();
+        let peers: Vec<_> = memory.peers.iter().cloned().collect();
+
+        let keeping = Keeping {
+            network: "10.5.0.0/16".parse().unwrap(),
+            held: kept.held.clone(),
+            local: Vec::new(),
+            margin: Duration::from_secs(60),
+            port: 8285,
+        };
+        let (keeper, mut second) = Keeper::resume(store.clone(), keeping, &kept, &peers);
+
+        assert_eq!(second.borrow().peers, memory.peers);
+        assert_eq!((second.borrow().own, second.borrow().disconnects), (OwnLease::Held, 3));
+        assert_eq!(kept.held.asked_ns, asked_ns);
+        // The store was wiped meanwhile: what it lacks stays, and our lease is written again.
+        {
+            let mut state = store.0.borrow_mut();
+            state.at = Position { cluster: 2, term: 1, revision: 1 };
+            state.entries.clear();
+        }
+        tokio::task::spawn_local(Box::pin(keeper.run()));
+        store.until(|state| state.created == 1).await;
+        wait(&mut second, |leases| {
+            let kept = leases.kept.as_ref().unwrap();
+            leases.peers.len() == 1 && kept.unconfirmed.len() == 1 && kept.forget_at_ns.is_some()
+        })
+        .await;
+    });
+}
+
 struct State {
     at: Position,
     entries: Vec<Entry>,
