@@ -12,9 +12,10 @@ mod run;
 mod show;
 mod status;
 mod top;
+mod upgrade;
 
 use crate::config::load::{SOCKET_FOLDER, default_socket};
-use crate::control;
+use crate::control::{self, report};
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -50,6 +51,8 @@ enum Command {
     Top(top::TopArgs),
     /// Print or record the histograms of a running gateway
     Hist(hist::HistArgs),
+    /// Start this program in the place of a running gateway, without losing a packet
+    Upgrade(upgrade::UpgradeArgs),
     /// Show what this kernel and container support
     Doctor(doctor::DoctorArgs),
 }
@@ -130,11 +133,13 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::status(&args),
         Command::Top(args) => top::top(&args),
         Command::Hist(args) => hist::hist(&args),
+        Command::Upgrade(args) => upgrade::upgrade(&args),
         Command::Doctor(args) => doctor::doctor(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            report::failed(&error);
             show::print_error(&format!("twill: {error}\n"));
             ExitCode::FAILURE
         }

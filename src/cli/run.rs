@@ -2,7 +2,7 @@
 
 use super::{Outcome, warn_of_filter};
 use crate::config::file::{FeatureName, Interface, Queues, address, network};
-use crate::config::{MAX_BUSY_POLL_US, Pinning, SourcePorts, Steering};
+use crate::config::{MAX_BUSY_POLL_US, Pinning, SourcePorts, Steering, Succession};
 use crate::engine::EngineChoice;
 use crate::gateway::standalone;
 use crate::telemetry::log::{self, LogFormat};
@@ -29,7 +29,10 @@ pub(super) struct RunArgs {
 pub(super) struct DataArgs {
     /// Take over from the running gateway without losing a packet
     #[arg(long, env = "TWILL_TAKE_OVER")]
-    pub(super) take_over: bool,
+    take_over: bool,
+    /// When a successor has taken over, wait for SIGTERM instead of ending
+    #[arg(long, env = "TWILL_WAIT_AFTER_HAND_OVER")]
+    wait_after_hand_over: bool,
     /// Select the engine; auto takes the fastest that works
     #[arg(long, value_enum, env = "TWILL_ENGINE")]
     engine: Option<EngineChoice>,
@@ -106,6 +109,11 @@ fn ingress_check() -> impl TypedValueParser<Value = IngressCheck> {
 }
 
 impl DataArgs {
+    /// What comes before and after this gateway.
+    pub(super) fn succession(&self) -> Succession {
+        Succession { take_over: self.take_over, waits: self.wait_after_hand_over }
+    }
+
     /// Overrides the file's settings with those of the command line.
     pub(super) fn change(&self, interface: &mut Interface) {
         set(&mut interface.engine, self.engine);
@@ -136,9 +144,9 @@ fn set<T>(value: &mut T, typed: Option<T>) {
 
 pub(super) fn run(args: RunArgs) -> Outcome {
     let RunArgs { config, data } = args;
-    let take_over = data.take_over;
+    let succession = data.succession();
     log::init(data.log_format);
     warn_of_filter();
-    standalone::run(config, move |interface| data.change(interface), take_over)?;
+    standalone::run(config, move |interface| data.change(interface), succession)?;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The settings of `twill flanneld`.
 
+use super::Succession;
 use super::file::Interface;
 use crate::subnet::etcd::client::{Credentials, TlsFiles};
 #[cfg(feature = "kube")]
@@ -23,8 +24,8 @@ pub struct Flanneld {
     pub rules: Rules,
     /// The address that serves `/healthz` and `/readyz`.
     pub healthz: Option<SocketAddr>,
-    /// Take over from the node that runs, if one does.
-    pub take_over: bool,
+    /// What comes before and after it.
+    pub succession: Succession,
     /// The data plane.
     pub interface: Interface,
 }

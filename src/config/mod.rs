@@ -8,7 +8,7 @@ pub mod load;
 mod values;
 
 pub(crate) use values::MAX_BUSY_POLL_US;
-pub use values::{InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering};
+pub use values::{InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering, Succession};
 
 use crate::engine::EngineChoice;
 use ipnet::{IpNet, Ipv4Net};

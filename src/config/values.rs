@@ -170,3 +170,13 @@ words! {
     /// As `cpus`, but those first on which packets of the network card arrive, queue by queue.
     Nic => "nic",
 }
+
+/// What comes before a gateway, and after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Succession {
+    /// It takes over from the gateway that runs, if one does.
+    pub take_over: bool,
+    /// When a successor has taken over, the process waits until it is told to end: whoever started it
+    /// would start it again.
+    pub waits: bool,
+}

@@ -170,6 +170,12 @@ impl Conversation {
         Ok(Self(BufReader::new(stream)))
     }
 
+    /// The process at the other end; none if it has no number here.
+    #[must_use]
+    pub fn peer(&self) -> Option<u32> {
+        super::peer(self.0.get_ref()).ok().flatten()
+    }
+
     /// Offers descriptors. They travel with bytes that JSON passes over, so that each message of the
     /// kernel's has few.
     ///

@@ -14,11 +14,14 @@
 mod client;
 pub(crate) mod clients;
 pub mod handover;
+mod peer;
 mod protocol;
+pub(crate) mod report;
 mod server;
 mod socket;
 
 pub use client::{ClientError, call, running};
+pub use peer::peer;
 pub use protocol::{Message, Request, Response};
 pub(crate) use server::PENDING_CALLS;
 pub use server::{Call, Handovers, Served, serve, serve_successors};

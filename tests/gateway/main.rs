@@ -21,6 +21,7 @@ mod queues;
 mod reload;
 mod silence;
 mod traffic;
+mod upgrade;
 
 use twill_testbed::pair::Setup;
 

@@ -13,6 +13,7 @@ use crate::config::file::Interface;
 #[cfg(feature = "kube")]
 use crate::config::flanneld::Kube;
 use crate::config::flanneld::{Etcd, External, Flanneld, LeaseStore, Rules};
+use crate::control::report;
 use crate::gateway::flanneld;
 use crate::subnet::etcd::client::{Credentials, TlsFiles};
 #[cfg(feature = "kube")]
@@ -75,6 +76,7 @@ pub(super) fn main(args: impl Iterator<Item = String>) -> ExitCode {
     let options = match resolve(&typed, &data) {
         Ok(options) => options,
         Err(mistake) => {
+            report::failed(&mistake);
             error!("{mistake}");
             return ExitCode::FAILURE;
         }
@@ -82,6 +84,7 @@ pub(super) fn main(args: impl Iterator<Item = String>) -> ExitCode {
     match flanneld::run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
+            report::failed(&failure);
             error!("{failure}");
             ExitCode::FAILURE
         }
@@ -142,7 +145,7 @@ fn resolve(typed: &Typed, data: &DataArgs) -> Result<Flanneld, String> {
             resync: Duration::from_secs(resync.max(1)),
         },
         healthz: healthz(typed)?,
-        take_over: data.take_over,
+        succession: data.succession(),
         interface: data_plane(data),
     })
 }

@@ -126,7 +126,11 @@ pub(super) async fn give(
     })
     .await;
     match ended {
-        Ok(talk) => Ok(Some(talk)),
+        Ok(talk) => {
+            info!("a successor has taken over");
+            super::tell_successor(&talk);
+            Ok(Some(talk))
+        }
         Err(error) => {
             warn!("a successor did not begin: {error}; this gateway goes on");
             tunnel.gateway.resume(&past).await?;

@@ -21,7 +21,9 @@ use self::clients::{Asked, Clients, PeerChange, Wanted};
 use self::handover::Bequest;
 use self::tunnel::Tunnel;
 use super::run::WorkerFailure;
-use crate::control::Response;
+use crate::config::Succession;
+use crate::control::handover::Conversation;
+use crate::control::{Response, report};
 use crate::subnet::PeerSet;
 use crate::sys::seccomp::{self, Programs};
 use futures_util::StreamExt;
@@ -170,6 +172,34 @@ impl StopSignals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+/// Says that all is there: to systemd, and to the `twill upgrade` that started this process.
+fn tell_ready() {
+    tell_systemd(NotifyState::Ready);
+    report::ready();
+}
+
+/// What a gateway does whose successor has taken over.
+fn tell_successor(successor: &Conversation) {
+    // systemd follows the successor from here on, and takes it for the unit's main process.
+    match successor.peer() {
+        Some(pid) => tell_systemd(NotifyState::MainPid(pid)),
+        None => debug!("the successor is in another PID namespace"),
+    }
+}
+
+/// Lets the successor go on, once all else of this gateway is closed, and waits for the end if whoever
+/// started this process would start it again.
+async fn after(successor: Option<Conversation>, succession: Succession, stop: &mut StopSignals) {
+    let Some(successor) = successor else { return };
+    // Tasks that were ended with the gateway close what they hold when they are next looked at.
+    tokio::task::yield_now().await;
+    drop(successor);
+    if succession.waits {
+        info!("waiting for SIGTERM");
+        stop.asked().await;
     }
 }
 

@@ -20,7 +20,9 @@ use super::clients::Clients;
 use super::handover::{self, TakeOverError};
 use super::health::{Health, Part, Words};
 use super::tunnel::{Tunnel, TunnelError};
-use super::{Ended, PeerSource, ServeError, StopSignals, block_on, restrict, serve, tell_systemd};
+use super::{
+    Ended, PeerSource, ServeError, StopSignals, after, block_on, restrict, serve, tell_ready,
+};
 use crate::config::flanneld::{self as config, External, Flanneld};
 use crate::config::load::{self, Addressing, default_socket};
 use crate::config::{Mtu, OVERHEAD_V4, Settings};
@@ -35,7 +37,6 @@ use crate::subnet::{Joined, LeaseStore, NetworkConfig, NodeAddress, Reconciler, 
 use crate::sys::seccomp::Programs;
 use crate::telemetry::http::{self, HttpError, Server};
 use ipnet::Ipv4Net;
-use sd_notify::NotifyState;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -106,24 +107,30 @@ pub enum FlanneldError {
 /// [`FlanneldError`]. Device, routes and socket are gone then; lease, `subnet.env` and firewall
 /// rules stay, as they do at the end without an error.
 pub fn run(options: Flanneld) -> Result<(), FlanneldError> {
-    // A successor waits until all is closed: by then the runtime is gone.
-    let _successor = block_on(until_the_end(options))??;
-    info!("Exiting cleanly...");
-    Ok(())
+    block_on(async {
+        info!("Installing signal handlers");
+        let mut stop = StopSignals::install()?;
+        let succession = options.succession;
+        let successor = until_the_end(options, &mut stop).await?;
+        after(successor, succession, &mut stop).await;
+        info!("Exiting cleanly...");
+        Ok(())
+    })?
 }
 
-async fn until_the_end(options: Flanneld) -> Result<Option<Conversation>, FlanneldError> {
-    info!("Installing signal handlers");
-    let mut stop = StopSignals::install()?;
+async fn until_the_end(
+    options: Flanneld,
+    stop: &mut StopSignals,
+) -> Result<Option<Conversation>, FlanneldError> {
     let previous = Previous::read(&options.subnet_file);
     match options.leases.clone() {
         config::LeaseStore::Etcd(etcd) => {
             let store = stores::etcd(&etcd, options.renew_margin, previous)?;
-            be_a_node(store, options, previous, &mut stop).await
+            be_a_node(store, options, previous, stop).await
         }
         #[cfg(feature = "kube")]
         config::LeaseStore::Kube(kube) => {
-            be_a_node(stores::kube(kube)?, options, previous, &mut stop).await
+            be_a_node(stores::kube(kube)?, options, previous, stop).await
         }
     }
 }
@@ -316,7 +323,7 @@ where
         previous: Previous,
     ) -> Result<Self, FlanneldError> {
         let health = Arc::new(Health::waiting_for(&[Part::Start, Part::Lease, Part::SubnetFile]));
-        if options.take_over
+        if options.succession.take_over
             && let Some(offered) = succeed::ask(&options).await?
         {
             return Box::pin(Self::succeed(store, options, previous, health, offered)).await;
@@ -351,7 +358,7 @@ where
         tunnel.tasks.spawn(file.keep());
         health.set(Part::Start, Ok(()));
         info!("Running backend.");
-        tell_systemd(NotifyState::Ready);
+        tell_ready();
         restrict(Programs::Run);
         info!("Watching for new subnet leases");
         health.show(tunnel.gateway.observer());
@@ -388,7 +395,6 @@ where
             let bequest = source.bequest(tunnel.reconciler.current());
             let given = handover::give(tunnel, bequest, stream, clients, (socket, None)).await;
             if let Some(successor) = given.map_err(TunnelError::from)? {
-                info!("a successor has taken over");
                 return Ok(Some(successor));
             }
         }

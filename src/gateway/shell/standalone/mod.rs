@@ -17,7 +17,11 @@ use super::clients::{Clients, PeerChange};
 use super::handover::{self, Bequest, Offered, TakeOverError, patiently};
 use super::health::{Health, Part, Words};
 use super::tunnel::{Tunnel, TunnelError};
-use super::{Ended, PeerSource, ServeError, StopSignals, block_on, restrict, serve, tell_systemd};
+use super::{
+    Ended, PeerSource, ServeError, StopSignals, after, block_on, restrict, serve, tell_ready,
+    tell_systemd,
+};
+use crate::config::Succession;
 use crate::config::file::Interface;
 use crate::config::load::{LoadError, Standalone, load};
 use crate::control::handover::Conversation;
@@ -86,12 +90,17 @@ pub enum RunError {
 pub fn run(
     config: PathBuf,
     flags: impl Fn(&mut Interface) + Send + Sync + 'static,
-    take_over: bool,
+    succession: Succession,
 ) -> Result<(), RunError> {
     let loaded = load(&config, &flags)?;
-    // A successor waits until all is closed: by then the runtime is gone.
-    let _successor = block_on(until_the_end(loaded, config, Arc::new(flags), take_over))??;
-    Ok(())
+    block_on(async {
+        let mut stop = StopSignals::install()?;
+        let take_over = succession.take_over;
+        let end = until_the_end(loaded, config, Arc::new(flags), take_over, &mut stop);
+        let successor = Box::pin(end).await?;
+        after(successor, succession, &mut stop).await;
+        Ok(())
+    })?
 }
 
 async fn until_the_end(
@@ -99,8 +108,8 @@ async fn until_the_end(
     config: PathBuf,
     flags: ApplyFlags,
     take_over: bool,
+    stop: &mut StopSignals,
 ) -> Result<Option<Conversation>, RunError> {
-    let mut stop = StopSignals::install()?;
     let mut source = FileSource {
         hangup: signal(SignalKind::hangup())?,
         reloads: Reloads::new(config, flags),
@@ -129,11 +138,11 @@ async fn until_the_end(
     health.show(tunnel.gateway.observer());
     health.set(Part::Start, Ok(()));
     tunnel.announce("running", Some(tunnel.reconciler.current().len()));
-    tell_systemd(NotifyState::Ready);
+    tell_ready();
     restrict(Programs::Never);
 
     let named = (socket.as_path(), group);
-    let ended = carry(&mut tunnel, &mut source, &mut clients, named, &mut stop).await;
+    let ended = carry(&mut tunnel, &mut source, &mut clients, named, stop).await;
     tunnel.stop().await;
     ended
 }
@@ -158,10 +167,7 @@ async fn carry(
         };
         let bequest = source.bequest(tunnel.reconciler.current());
         match handover::give(tunnel, bequest, stream, clients, named).await {
-            Ok(Some(successor)) => {
-                info!("a successor has taken over: ending");
-                return Ok(Some(successor));
-            }
+            Ok(Some(successor)) => return Ok(Some(successor)),
             Ok(None) => {}
             Err(error) => return Err(TunnelError::from(error).into()),
         }

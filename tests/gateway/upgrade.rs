@@ -1,0 +1,159 @@
+//! `twill upgrade` starts a program in the place of a gateway.
+
+use crate::numbered::{Load, beside, echo_numbered};
+use crate::with;
+use rustix::process::{Pid, Signal, kill_process};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use twill_testbed::pair::{PATIENCE, Pair};
+use twill_testbed::within;
+
+const LOAD: Load<'_> = Load { flows: 8, rounds: 100, sizes: &[64, 1400, 300], window: 96 };
+
+#[test]
+fn upgrades_under_load_lose_nothing_and_the_new_process_is_as_the_old_one_was() {
+    let Some(mut pair) = Pair::start("upgrade", &with("epoll")) else { return };
+    pair.assert_connected();
+    let old = pair.gateways[0].process.pid();
+    let done = AtomicBool::new(false);
+    let said = Mutex::new(Vec::new());
+
+    beside(
+        |_| {
+            for _ in 0..3 {
+                said.lock().unwrap().push(upgrade(&pair, &[]));
+            }
+            done.store(true, Ordering::Relaxed);
+        },
+        || {
+            let mut is_last = false;
+            while !is_last {
+                is_last = done.load(Ordering::Relaxed);
+                let counted = echo_numbered(&pair, &LOAD);
+                counted.assert_in_order();
+                assert_eq!(counted.missing(), 0, "{counted:?}");
+            }
+        },
+    );
+
+    let said = said.into_inner().unwrap();
+    let orphans: Vec<_> = said.iter().map(|said| Orphan::of(said.as_ref().unwrap())).collect();
+    assert_eq!(said[0].as_ref().unwrap().split(' ').next_back(), Some(&*format!("{old}\n")));
+    assert!(pair.gateways[0].process.finish(PATIENCE).unwrap().success());
+    assert!(orphans[0].is_gone() && orphans[1].is_gone());
+    // The last one has the first one's arguments and log.
+    assert_eq!(pair.gateways[0].process.log().matches("taking over from twill").count(), 3);
+    assert_eq!(pair.status(0)["engine"], "epoll");
+    pair.assert_connected();
+    orphans[2].end();
+}
+
+#[test]
+fn an_upgrade_that_fails_says_why_and_the_gateway_goes_on() {
+    let Some(pair) = Pair::start("upgrade_fails", &with("epoll")) else { return };
+    pair.assert_connected();
+    let old = pair.gateways[0].process.pid();
+    let config = pair.gateways[0].config.clone();
+    let file = config.display().to_string();
+    let text = std::fs::read_to_string(&config).unwrap();
+    for (change, reason) in [
+        ("mtu = \"large\"", "expected a whole number"),
+        ("listen = \"192.0.2.1:9999\"", "`listen` is 192.0.2.1:8285 in the running gateway"),
+    ] {
+        let (name, _) = change.split_once(" =").unwrap();
+        let lines = text.lines().map(|line| if line.starts_with(name) { change } else { line });
+        std::fs::write(&config, lines.collect::<Vec<_>>().join("\n")).unwrap();
+
+        let said = upgrade(&pair, &[]).unwrap_err();
+
+        assert!(said.contains(reason), "{reason}: {said}");
+        assert!(said.contains(&format!("process {old} goes on")), "{said}");
+        pair.assert_connected();
+    }
+    std::fs::write(&config, &text).unwrap();
+    let said = upgrade(&pair, &["--", "run", "--config", &file, "--nonsense"]).unwrap_err();
+    assert!(said.contains(&format!("process {old} goes on")), "{said}");
+    let nobody = pair.hosts[0].run(env!("CARGO_BIN_EXE_twill"), &["upgrade", "no-such"]);
+    assert!(nobody.unwrap_err().to_string().contains("is the gateway running?"));
+    let elsewhere = std::process::Command::new(env!("CARGO_BIN_EXE_twill"))
+        .args(["upgrade", "--socket"])
+        .arg(&pair.gateways[0].socket)
+        .output()
+        .unwrap();
+    let elsewhere = String::from_utf8_lossy(&elsewhere.stderr).into_owned();
+    assert!(elsewhere.contains("another network namespace"), "{elsewhere}");
+    pair.assert_connected();
+    pair.assert_books_balance();
+}
+
+#[test]
+fn the_arguments_of_the_new_process_can_be_others() {
+    let Some(pair) = Pair::start("upgrade_with_arguments", &with("epoll")) else { return };
+    let (config, socket) = (&pair.gateways[0].config, &pair.gateways[0].socket);
+    let (config, socket) = (config.display().to_string(), socket.display().to_string());
+    let run = ["--", "run", "--config", &config, "--socket", &socket, "--engine", "auto"];
+
+    let orphan = Orphan::of(&upgrade(&pair, &run).unwrap());
+
+    assert_ne!(pair.status(0)["engine_reason"], "as configured");
+    assert_eq!(pair.status(1)["engine_reason"], "as configured");
+    pair.assert_connected();
+    orphan.end();
+}
+
+#[test]
+fn a_process_that_is_to_wait_after_its_hand_over_ends_when_it_is_told_to() {
+    let Some(mut pair) = Pair::start("hand_over_and_wait", &with("epoll")) else { return };
+    let waiting = pair.successor(0, "epoll", &["--wait-after-hand-over"]);
+    let mut first = std::mem::replace(&mut pair.gateways[0].process, waiting);
+    pair.gateways[0].process.wait_for("running", PATIENCE).unwrap();
+    assert!(first.finish(PATIENCE).unwrap().success());
+    let mut last = pair.successor(0, "epoll", &[]);
+    last.wait_for("running", PATIENCE).unwrap();
+
+    let mut waiting = std::mem::replace(&mut pair.gateways[0].process, last);
+    waiting.wait_for("waiting for SIGTERM", PATIENCE).unwrap();
+    pair.assert_connected();
+    assert!(waiting.ended().is_none());
+    assert!(waiting.stop(PATIENCE).unwrap().success());
+
+    pair.assert_connected();
+}
+
+/// Runs `twill upgrade` for gateway 0 on its host.
+fn upgrade(pair: &Pair, args: &[&str]) -> Result<String, String> {
+    let socket = pair.gateways[0].socket.display().to_string();
+    let all = [&["upgrade", "--socket", &socket], args].concat();
+    let said = pair.hosts[0].run(env!("CARGO_BIN_EXE_twill"), &all);
+    said.map_err(|error| error.to_string())
+}
+
+/// A gateway that is nobody's child. It ends with the test at the latest.
+struct Orphan(Pid);
+
+impl Orphan {
+    /// The one that a `twill upgrade` named.
+    fn of(said: &str) -> Self {
+        let pid = said.strip_prefix("process ").and_then(|rest| rest.split(' ').next()).unwrap();
+        Self(Pid::from_raw(pid.parse().unwrap()).unwrap())
+    }
+
+    fn is_gone(&self) -> bool {
+        // A zombie waits for the first process to look.
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", self.0.as_raw_nonzero()));
+        state.map_or(true, |state| state.contains(") Z "))
+    }
+
+    fn end(&self) {
+        kill_process(self.0, Signal::TERM).unwrap();
+        within(PATIENCE, "the end of the last gateway", || self.is_gone());
+    }
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        if !self.is_gone() {
+            let _ = kill_process(self.0, Signal::KILL);
+        }
+    }
+}
