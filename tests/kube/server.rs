@@ -12,7 +12,7 @@ const PORT: u16 = 6443;
 const TOKEN: &str = "admin-token";
 
 /// Where `tests/kube/build` puts programs.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
     Path::new(env!("CARGO_MANIFEST_DIR")).join(target).join("kube").join(name)
@@ -20,11 +20,14 @@ fn program(name: &str) -> PathBuf {
 
 /// Whether there is a kube-apiserver; says so where there is none, and fails where one is required.
 pub(crate) fn is_built(test: &str) -> bool {
-    if program("kube-apiserver").exists() {
-        return true;
-    }
+    are_built(test, &["etcd", "kube-apiserver"])
+}
+
+/// The same of other programs that `tests/kube/build` makes.
+pub(crate) fn are_built(test: &str, programs: &[&str]) -> bool {
+    let Some(missing) = programs.iter().find(|name| !program(name).exists()) else { return true };
     let required = std::env::var("TWILL_TEST_KUBE").is_ok_and(|word| word == "require");
-    assert!(!required, "{test}: no kube-apiserver in target/kube: run tests/kube/build");
+    assert!(!required, "{test}: no {missing} in target/kube: run tests/kube/build");
     // Past the test harness, which keeps what `eprintln` says of a test that passes.
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: run tests/kube/build (needs Go)");
     false
@@ -56,6 +59,10 @@ impl Server {
         server.run_etcd();
         server.run();
         server
+    }
+
+    pub(crate) fn namespace(&self) -> &Namespace {
+        &self.namespace
     }
 
     pub(crate) fn url(&self) -> String {
@@ -199,6 +206,11 @@ impl Server {
 
     pub(crate) fn merge(&self, path: &str, patch: &Value) {
         self.try_call("PATCH", path, Some(patch), "application/merge-patch+json").unwrap();
+    }
+
+    pub(crate) fn strategic_merge(&self, path: &str, patch: &Value) {
+        let kind = "application/strategic-merge-patch+json";
+        self.try_call("PATCH", path, Some(patch), kind).unwrap();
     }
 
     pub(crate) fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
