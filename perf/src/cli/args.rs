@@ -164,7 +164,7 @@ pub(super) struct ReportArgs {
 }
 
 /// Options that make no sense if nothing is measured.
-const MEASURING: [&str; 10] = [
+const MEASURING: [&str; 11] = [
     "rounds",
     "seconds",
     "seed",
@@ -174,6 +174,7 @@ const MEASURING: [&str; 10] = [
     "rate",
     "hosts",
     "gateway_cpus",
+    "twill",
     "output",
 ];
 
@@ -240,8 +241,8 @@ pub(super) struct SettingArgs {
     /// Run gateways on these CPUs only, such as 0,2-3 [default: all]
     #[arg(long, value_name = "LIST")]
     pub(super) gateway_cpus: Option<String>,
-    /// Run this twill program [default: beside twill-perf, else from PATH]
-    #[arg(long, value_name = "FILE", env = "TWILL")]
+    /// Run this twill program [default: $TWILL, else beside twill-perf, else from PATH]
+    #[arg(long, value_name = "FILE")]
     pub(super) twill: Option<PathBuf>,
 }
 

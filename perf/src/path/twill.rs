@@ -120,7 +120,8 @@ fn configuration(spec: &TwillSpec, setting: &Setting, host: &Host, hosts: &[Host
     text
 }
 
-/// The twill beside this program, where a build puts both; else the one in the search path.
+/// The program that `TWILL` names; else the one beside this program, where a build puts both; else
+/// the one in the search path.
 pub(crate) fn find_twill() -> PathBuf {
     let beside = std::env::current_exe().ok().and_then(|program| {
         let folder = program.parent()?;
@@ -131,5 +132,6 @@ pub(crate) fn find_twill() -> PathBuf {
         let path = std::env::var_os("PATH")?;
         std::env::split_paths(&path).map(|folder| folder.join("twill")).find(|at| at.is_file())
     };
-    beside.or_else(searched).unwrap_or_else(|| Path::new("target/release/twill").to_owned())
+    let named = std::env::var_os("TWILL").filter(|name| !name.is_empty()).map(PathBuf::from);
+    named.or(beside).or_else(searched).unwrap_or_else(|| Path::new("target/release/twill").to_owned())
 }
