@@ -133,5 +133,8 @@ pub(crate) fn find_twill() -> PathBuf {
         std::env::split_paths(&path).map(|folder| folder.join("twill")).find(|at| at.is_file())
     };
     let named = std::env::var_os("TWILL").filter(|name| !name.is_empty()).map(PathBuf::from);
-    named.or(beside).or_else(searched).unwrap_or_else(|| Path::new("target/release/twill").to_owned())
+    named
+        .or(beside)
+        .or_else(searched)
+        .unwrap_or_else(|| Path::new("target/release/twill").to_owned())
 }

@@ -90,7 +90,12 @@ pub(super) fn percentiles(results: &Results, cells: &[&Cell], times: &str) -> Op
         if nine as f64 <= nines {
             let at = x(nine as f64);
             svg.line("grid", (at, 8.0), (at, bottom));
-            svg.text("tick", (at, bottom + 16.0), Anchor::Middle, name);
+            // The name of the last line would reach beyond the picture.
+            let (at, anchor) = match at > WIDTH - 26.0 {
+                true => (WIDTH, Anchor::End),
+                false => (at, Anchor::Middle),
+            };
+            svg.text("tick", (at, bottom + 16.0), anchor, name);
         }
     }
     for (cell, points) in &curves {
@@ -191,4 +196,60 @@ fn duration(us: f64) -> String {
 fn short(value: f64) -> String {
     let text = format!("{value:.4}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::SCHEMA;
+    use crate::sample::Sample;
+
+    #[test]
+    fn the_last_percentile_of_an_axis_is_legible_to_its_end() {
+        for count in [1_000, 10_000, 123_456] {
+            let mut sample = Sample::new(1.0);
+            let times = (1..=count).map(|ns| (ns, 1)).collect();
+            sample.times.insert("rtt".to_owned(), times);
+            let cell = Cell {
+                wire: "mtu".to_owned(),
+                path: "twill".to_owned(),
+                workload: "latency".to_owned(),
+                headline: "rtt_p50".to_owned(),
+                discarded: None,
+                rounds: vec![Some(sample)],
+                failures: Vec::new(),
+            };
+
+            let plot = percentiles(&results(), &[&cell], "rtt").unwrap();
+
+            let ticks: Vec<_> = plot.split("<text class=\"tick\"").skip(1).collect();
+            assert!(ticks.iter().any(|text| text.contains("99 %")), "{plot}");
+            assert!(ticks.iter().all(|text| is_inside(text)), "{plot}");
+        }
+    }
+
+    /// Whether a text of the axis, in letters of about 6, ends within the picture.
+    fn is_inside(text: &str) -> bool {
+        let attribute = |name: &str| text.split(name).nth(1).unwrap().split('"').next().unwrap();
+        let name = text.split(['>', '<']).nth(1).unwrap();
+        let beyond = match attribute("text-anchor=\"") {
+            "start" => 1.0,
+            "middle" => 0.5,
+            _ => 0.0,
+        };
+        let x: f64 = attribute(" x=\"").parse().unwrap();
+        x + beyond * 6.0 * name.chars().count() as f64 <= WIDTH
+    }
+
+    fn results() -> Results {
+        Results {
+            schema: SCHEMA,
+            interrupted: None,
+            units: Default::default(),
+            environment: Default::default(),
+            plan: Default::default(),
+            unavailable: Vec::new(),
+            cells: Vec::new(),
+        }
+    }
 }
