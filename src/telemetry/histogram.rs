@@ -11,8 +11,10 @@
 //! ```
 
 use super::counter::Counter;
+use arc_swap::ArcSwapOption;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// The range and the precision of a histogram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +74,8 @@ pub(crate) struct Recorder {
     steps: Steps,
     sum: Counter,
     counts: Box<[Counter]>,
+    /// What was recorded before this one; set while nobody records.
+    past: ArcSwapOption<Distribution>,
 }
 
 impl Recorder {
@@ -80,7 +84,7 @@ impl Recorder {
     pub(crate) fn new(layout: Layout) -> Self {
         let steps = Steps::new(layout);
         let counts = (0..steps.len).map(|_| Counter::default()).collect();
-        Self { layout, steps, sum: Counter::default(), counts }
+        Self { layout, steps, sum: Counter::default(), counts, past: ArcSwapOption::empty() }
     }
 
     /// Records a value, `count` times.
@@ -103,7 +107,17 @@ impl Recorder {
             }
         }
         read.sum = self.sum.value();
+        if let Some(past) = &*self.past.load() {
+            read.add(past);
+        }
         read
+    }
+
+    /// Goes on from what was recorded before, unless another version recorded it in other steps.
+    pub(crate) fn inherit(&self, past: &Distribution) {
+        if past.layout == self.layout {
+            self.past.store(Some(Arc::new(past.clone())));
+        }
     }
 }
 
@@ -155,6 +169,12 @@ impl Distribution {
         }
         interval.sum = self.sum.saturating_sub(earlier.sum);
         interval
+    }
+
+    /// Whether its steps are those of this layout.
+    #[must_use]
+    pub(crate) fn has(&self, layout: Layout) -> bool {
+        self.layout == layout
     }
 
     /// How many values were recorded.
@@ -318,6 +338,20 @@ mod tests {
             )
             .is_err()
         );
+    }
+
+    #[test]
+    fn a_recorder_goes_on_from_what_another_one_recorded_in_the_same_steps() {
+        let (old, new) = (Recorder::new(NANOSECONDS), Recorder::new(NANOSECONDS));
+        old.record(1000, 3);
+        new.inherit(&old.read());
+        new.record(2000, 1);
+        assert_eq!((new.read().count(), new.read().sum), (4, 5000));
+        let other = Recorder::new(Layout { lowest: 1, ..NANOSECONDS });
+
+        other.inherit(&old.read());
+
+        assert_eq!(other.read().count(), 0);
     }
 
     #[test]

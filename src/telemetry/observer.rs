@@ -91,6 +91,8 @@ impl Observer {
         Past {
             workers: self.workers.iter().map(|worker| worker.books.read()).collect(),
             peers: peers.view.peers().map(|peer| (peer.name.to_string(), traffic(peer))).collect(),
+            histograms: self.workers.iter().map(|worker| recorded(worker)).collect(),
+            probes: self.probes.past(),
         }
     }
 
@@ -108,8 +110,16 @@ impl Observer {
         (!past.is_empty()).then(|| Books::total(past.iter().map(|books| &**books)))
     }
 
-    /// Goes on from what another process counted for the peers. No worker may run.
-    pub(crate) fn inherit_peers(&self, past: &Past) {
+    /// Goes on from what another process recorded, and what it counted for the peers. No worker may run.
+    pub(crate) fn inherit_records(&self, past: &Past) {
+        for (worker, past) in self.workers.iter().zip(&past.histograms) {
+            for (instrument, recorder) in instruments::WORKER.iter().zip(worker.recorders()) {
+                if let Some(past) = past.get(instrument.short) {
+                    recorder.inherit(past);
+                }
+            }
+        }
+        self.probes.inherit(&past.probes);
         let Some(first) = self.workers.first() else { return };
         for peer in locked(&self.peers).view.peers() {
             let counters = first.peers.peer(peer.index);
@@ -274,13 +284,17 @@ fn tables(workers: &[Arc<WorkerInstruments>]) -> impl Iterator<Item = &PeerTable
 
 fn status(worker: &WorkerInstruments) -> WorkerStatus {
     let books = worker.books.read();
-    let histograms = named(worker.recorders().map(super::histogram::Recorder::read));
+    let histograms = recorded(worker);
     WorkerStatus {
         egress: books.egress,
         ingress: books.ingress,
         counters: books.counters,
         histograms: summaries(&histograms),
     }
+}
+
+fn recorded(worker: &WorkerInstruments) -> BTreeMap<String, Distribution> {
+    named(worker.recorders().map(super::histogram::Recorder::read))
 }
 
 fn named(histograms: impl IntoIterator<Item = Distribution>) -> BTreeMap<String, Distribution> {

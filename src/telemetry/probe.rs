@@ -10,6 +10,7 @@
 use super::histogram::Distribution;
 use super::instruments::PEER_RTT;
 use super::observer::Observer;
+use super::past::PastProbes;
 use super::status::ProbeStatus;
 use crate::sys::clock;
 use ipnet::{IpNet, Ipv4Net};
@@ -79,6 +80,25 @@ impl Probes {
     pub(crate) fn distributions(&self) -> BTreeMap<String, Distribution> {
         let probes = self.locked();
         probes.iter().map(|(name, probed)| (name.to_string(), probed.rtt.clone())).collect()
+    }
+
+    /// What a successor goes on from.
+    pub(crate) fn past(&self) -> BTreeMap<String, PastProbes> {
+        let past = |probed: &Probed| PastProbes {
+            sent: probed.sent,
+            lost: probed.lost,
+            last_lost_ns: probed.last_lost_ns,
+            rtt: probed.rtt.clone(),
+        };
+        self.locked().iter().map(|(name, probed)| (name.to_string(), past(probed))).collect()
+    }
+
+    /// Goes on from what a predecessor probed; peers that are gone are forgotten with the next probes.
+    pub(crate) fn inherit(&self, past: &BTreeMap<String, PastProbes>) {
+        for (name, past) in past.iter().filter(|(_, past)| past.rtt.has(PEER_RTT.layout)) {
+            let PastProbes { sent, lost, last_lost_ns, rtt } = past.clone();
+            self.locked().insert(name.as_str().into(), Probed { sent, lost, last_lost_ns, rtt });
+        }
     }
 
     fn change(&self, peer: &Arc<str>, change: impl FnOnce(&mut Probed)) {

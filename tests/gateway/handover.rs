@@ -23,6 +23,10 @@ fn ten_hand_overs_under_load_lose_double_and_reorder_nothing_and_counters_contin
         let Some(mut pair) = Pair::start("hand_over", &setup) else { return };
         pair.assert_connected();
         let before = packets_out(&pair);
+        let recorded = recorded(&pair);
+        // The baseline measures no latency.
+        let measures = engine != "classic";
+        assert_eq!(recorded > 0, measures, "{engine}");
         let (done, sent) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let successors = Mutex::new(Vec::new());
 
@@ -59,6 +63,11 @@ fn ten_hand_overs_under_load_lose_double_and_reorder_nothing_and_counters_contin
         let sent = sent.into_inner() as u64;
         println!("{engine}: {sent} datagrams and their echoes over {HAND_OVERS} hand-overs");
         assert!(packets_out(&pair) - before >= sent, "{engine}: counters continue");
+        let now = self::recorded(&pair);
+        assert!(
+            now - recorded >= sent || !measures,
+            "{engine}: {now} values after {recorded}, {sent} datagrams"
+        );
         pair.assert_books_balance();
         for (number, successor) in successors.into_inner().unwrap().into_iter().enumerate() {
             let process = &mut pair.gateways[number % 2].process;
@@ -160,6 +169,31 @@ fn a_gateway_that_dies_while_it_hands_over_leaves_its_successor_carrying_packets
 }
 
 #[test]
+fn two_successors_at_once_take_over_one_after_the_other() {
+    let Some(mut pair) = Pair::start("hand_over_twice", &with("epoll")) else { return };
+    pair.assert_connected();
+    let before = packets_out(&pair);
+    let mut successors = [0, 1].map(|_| pair.successor(0, "epoll", &[]));
+
+    for successor in &mut successors {
+        successor.wait_for("running", PATIENCE).unwrap();
+    }
+
+    assert!(pair.gateways[0].process.finish(PATIENCE).unwrap().success());
+    let mut over = None;
+    pair.eventually("the end of the first successor", |_| {
+        over = successors.iter_mut().position(|successor| successor.ended().is_some());
+        over.is_some()
+    });
+    let [one, other] = successors;
+    let (mut first, last) = if over == Some(0) { (one, other) } else { (other, one) };
+    assert!(first.finish(PATIENCE).unwrap().success());
+    pair.gateways[0].process = last;
+    pair.assert_connected();
+    assert!(packets_out(&pair) > before, "counters continue");
+}
+
+#[test]
 fn without_a_gateway_to_take_over_from_one_starts() {
     let Some(mut pair) = Pair::start("hand_over_from_none", &with("epoll")) else { return };
     pair.gateways[0].process.signal(Signal::KILL).unwrap();
@@ -196,6 +230,13 @@ fn successor_until(pair: &Pair, steps: usize) {
 /// Datagrams of each direction under which the hand-overs happen, at least.
 fn datagrams() -> usize {
     std::env::var("TWILL_TEST_DATAGRAMS").map_or(0, |count| count.parse().unwrap())
+}
+
+/// Packets whose latency was recorded.
+fn recorded(pair: &Pair) -> u64 {
+    let counts = ["egress", "ingress"]
+        .map(|name| pair.status(0)["histograms"][name]["count"].as_u64().unwrap());
+    counts[0].min(counts[1])
 }
 
 fn packets_out(pair: &Pair) -> u64 {

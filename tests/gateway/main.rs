@@ -1,6 +1,7 @@
 //! The standalone daemon on real hosts: two of them with a pod each, real traffic, real faults.
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
+mod between;
 mod capture;
 mod crafted;
 mod dead;

@@ -5,8 +5,8 @@ use crate::with;
 use rustix::process::{Pid, Signal, kill_process};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use twill_testbed::pair::{PATIENCE, Pair};
-use twill_testbed::within;
+use twill_testbed::pair::{Gateway, PATIENCE, Pair};
+use twill_testbed::{Background, within};
 
 const LOAD: Load<'_> = Load { flows: 8, rounds: 100, sizes: &[64, 1400, 300], window: 96 };
 
@@ -118,6 +118,47 @@ fn a_process_that_is_to_wait_after_its_hand_over_ends_when_it_is_told_to() {
     assert!(waiting.stop(PATIENCE).unwrap().success());
 
     pair.assert_connected();
+}
+
+#[test]
+fn the_next_pod_takes_over_from_another_pid_namespace_and_the_old_one_waits_for_its_end() {
+    let Some(mut pair) = Pair::start("hand_over_pods", &with("epoll")) else { return };
+    pair.gateways[0].process.stop(PATIENCE).unwrap();
+    let mut pods = vec![pod(&pair)];
+    pods[0].wait_for("running", PATIENCE).unwrap();
+    pair.assert_connected();
+    for _ in 0..2 {
+        let mut next = pod(&pair);
+        next.wait_for("running", PATIENCE).unwrap();
+        let mut last = pods.pop().unwrap();
+        last.wait_for("waiting for SIGTERM", PATIENCE).unwrap();
+        pair.assert_connected();
+        // What the kubelet does with a pod that was replaced.
+        kill_process(first_process(&last), Signal::TERM).unwrap();
+        assert!(last.finish(PATIENCE).unwrap().success(), "{}", last.log());
+        pair.assert_connected();
+        pods.push(next);
+    }
+    pair.assert_books_balance();
+    kill_process(first_process(&pods[0]), Signal::TERM).unwrap();
+    assert!(pods[0].finish(PATIENCE).unwrap().success());
+}
+
+/// A gateway as a container runtime starts it: process 1 of its own PID namespace.
+fn pod(pair: &Pair) -> Background {
+    let Gateway { config, socket, .. } = &pair.gateways[0];
+    let mut command = pair.hosts[0].command("unshare");
+    command.args(["--pid", "--fork", "--kill-child", env!("CARGO_BIN_EXE_twill"), "run"]);
+    command.arg("--config").arg(config).arg("--socket").arg(socket);
+    command.envs([("TWILL_TAKE_OVER", "true"), ("TWILL_WAIT_AFTER_HAND_OVER", "true")]);
+    pair.hosts[0].spawn("pod", &mut command).unwrap()
+}
+
+/// The process that `unshare` started.
+fn first_process(pod: &Background) -> Pid {
+    let children = format!("/proc/{0}/task/{0}/children", pod.pid());
+    let children = std::fs::read_to_string(children).unwrap();
+    Pid::from_raw(children.trim().parse().unwrap()).unwrap()
 }
 
 /// Runs `twill upgrade` for gateway 0 on its host.

@@ -18,7 +18,7 @@ use crate::telemetry::past::Past;
 use crate::telemetry::status::{About, Offload};
 use arc_swap::ArcSwap;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::sync::mpsc;
@@ -142,17 +142,56 @@ impl Gateway {
     }
 
     /// Opens engines on what another gateway still works on. Nothing reads before [`Self::begin`].
+    /// Engines make way for each other as in [`Self::start`].
     ///
     /// # Errors
     /// [`StartError`]. The other gateway is as it was.
     pub(in crate::gateway) async fn inherit(
         settings: &Settings,
         view: View,
-        resources: Resources,
+        facts: &Facts,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Self, StartError> {
+        Self::inherit_by(engine::open, settings, view, facts, fds).await
+    }
+
+    async fn inherit_by(
+        open: Open,
+        settings: &Settings,
+        view: View,
+        facts: &Facts,
+        fds: Vec<OwnedFd>,
     ) -> Result<Self, StartError> {
         let (view, wanted) = (Arc::new(view), settings.engine);
-        let choice = blocking(move || Choice::new(wanted)).await;
-        let findings = find_out(settings, Toward::peers(&view, settings.listen)).await?;
+        let mut choice = blocking(move || Choice::new(wanted)).await;
+        loop {
+            // An engine that fails closes what it got.
+            let copies = fds.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
+            let resources = Resources::inherit(facts, copies)?;
+            match Self::attempt_inherited(open, settings, &view, &choice, resources).await {
+                Ok(gateway) => {
+                    choice.announce();
+                    announce(&gateway.plan.offloads);
+                    return Ok(gateway);
+                }
+                Err(StartError::Engine { kind, source }) => {
+                    choice = fall_back(choice, source)
+                        .await
+                        .map_err(|source| StartError::Engine { kind, source })?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn attempt_inherited(
+        open: Open,
+        settings: &Settings,
+        view: &Arc<View>,
+        choice: &Choice,
+        resources: Resources,
+    ) -> Result<Self, StartError> {
+        let findings = find_out(settings, Toward::peers(view, settings.listen)).await?;
         let needs = Needs::new(settings, choice.kind(), &findings);
         if needs.vnet_hdr != resources.needs().vnet_hdr {
             return Err(StartError::Inherited("packets for or from the engine classic"));
@@ -161,16 +200,13 @@ impl Gateway {
             return Err(StartError::Inherited("sockets with another setting of the offload gro"));
         }
         let plan = Plan::new(settings, choice.kind(), &findings, resources.granted());
-        let gateway = Self::run(engine::open, settings, plan, &choice, resources, &view).await?;
-        choice.announce();
-        announce(&gateway.plan.offloads);
-        Ok(gateway)
+        Self::run(open, settings, plan, choice, resources, view).await
     }
 
     /// Has the workers of [`Self::inherit`] read and carry packets, from these counters on.
     pub(in crate::gateway) fn begin(&mut self, past: &Past) {
         self.observer.inherit(past);
-        self.observer.inherit_peers(past);
+        self.observer.inherit_records(past);
         self.workers.begin();
     }
 
@@ -386,6 +422,34 @@ mod tests {
             assert_eq!(interface_index("tun7"), Some(gateway.device_index()));
             let mut resources = block_on(gateway.stop());
             assert_eq!(resources.lend().len(), 2);
+        });
+    }
+
+    #[test]
+    fn a_successors_engine_that_fails_makes_way_for_the_next_one_while_the_gateway_runs() {
+        let Some(testbed) = Testbed::for_test("a successor's engine that fails") else { return };
+        let host = testbed.namespace("host").unwrap();
+        host.ip("link set lo up").unwrap();
+        host.enter(|| {
+            let settings = settings();
+            let first = block_on(Gateway::start(&settings, view())).unwrap();
+            host.ip("link set tun7 up\nroute add 10.10.1.0/24 dev tun7").unwrap();
+            let (facts, fds) = first.offer();
+            let fds = fds.iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
+
+            let succeed = Gateway::inherit_by(second_worker_fails, &settings, view(), &facts, fds);
+            let mut second = block_on(succeed).unwrap();
+
+            assert_eq!(second.engine().0, EngineKind::Epoll);
+            assert!(carries(b"first"), "the gateway that runs still has its packets");
+            let mut first = first;
+            let past = block_on(first.pause());
+            second.begin(&past);
+            assert!(carries(b"second"));
+            block_on(async { first.stop().await.close().await });
+            second.own();
+            block_on(async { second.stop().await.close().await });
+            assert_eq!(interface_index("tun7"), None);
         });
     }
 

@@ -10,7 +10,7 @@ use super::tunnel::{Tunnel, TunnelError};
 use crate::config::{Settings, SourcePorts, Steering};
 use crate::control::handover::{self, Conversation, HandoverError, Offer, Step};
 use crate::control::{Place, ServerError};
-use crate::gateway::resources::{Facts, Resources, blocking};
+use crate::gateway::resources::{Facts, blocking};
 use crate::gateway::run::{Gateway, StartError};
 use crate::host::{HostEvents, Network};
 use crate::subnet::{MemoryError, PeerSpec, Reconciler};
@@ -81,9 +81,6 @@ pub enum TakeOverError {
     /// Peers.
     #[error("cannot take over the running gateway's peers: {0}")]
     Peers(String),
-    /// A descriptor.
-    #[error("cannot take over: {0}")]
-    Descriptors(#[from] io::Error),
 }
 
 /// What a gateway leaves to its successor, besides the data plane.
@@ -201,6 +198,18 @@ pub(super) struct Offered {
 
 /// Asks the gateway at this control socket; none if no gateway runs.
 pub(super) async fn ask(socket: &Path) -> Result<Option<Offered>, TakeOverError> {
+    for _ in 0..CLOSING_ATTEMPTS {
+        match ask_once(socket).await {
+            // It has ended just now; perhaps another successor has its place.
+            Err(TakeOverError::Handover(HandoverError::Talk(error))) if has_ended(&error) => {}
+            answered => return answered,
+        }
+        tokio::time::sleep(CLOSING_PAUSE).await;
+    }
+    Ok(None)
+}
+
+async fn ask_once(socket: &Path) -> Result<Option<Offered>, TakeOverError> {
     let stream = match UnixStream::connect(socket) {
         Ok(stream) => stream,
         Err(error) => match error.kind() {
@@ -213,12 +222,7 @@ pub(super) async fn ask(socket: &Path) -> Result<Option<Offered>, TakeOverError>
         let (offer, fds) = talk.take()?;
         Ok(Offered { talk, offer, fds })
     });
-    match taken.await {
-        Ok(offered) => Ok(Some(offered)),
-        // It has ended just now.
-        Err(HandoverError::Talk(error)) if has_ended(&error) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    taken.await.map(Some).map_err(TakeOverError::Handover)
 }
 
 impl Offered {
@@ -247,10 +251,9 @@ impl Offered {
     ) -> Result<(Tunnel, Clients), TakeOverError> {
         let Self { talk, offer, fds } = self;
         compare(&offer, &settings)?;
-        let resources = Resources::inherit(&facts(&offer), fds)?;
         info!("taking over from twill {} on {}", offer.version, offer.device);
         let settings = Settings { device: offer.device.clone(), ..settings };
-        let mut gateway = Gateway::inherit(&settings, reconciler.view(), resources)
+        let mut gateway = Gateway::inherit(&settings, reconciler.view(), &facts(&offer), fds)
             .await
             .map_err(TunnelError::from)?;
         let begun = Pending(talk).begin(&mut gateway).await?;
