@@ -5,4 +5,6 @@
 mod following;
 mod manifests;
 mod nodes;
+mod rights;
+mod scale;
 mod server;

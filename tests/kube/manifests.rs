@@ -226,7 +226,7 @@ const EVERY_VALUE: &[&str] = &[
 ];
 
 /// Objects by kind and name.
-type Objects = BTreeMap<String, Value>;
+pub(super) type Objects = BTreeMap<String, Value>;
 
 /// A server; nothing if the test is to be skipped.
 fn cluster(test: &str) -> Option<(Testbed, Server)> {
@@ -273,11 +273,11 @@ fn folder(name: &str) -> String {
     root.join(name).display().to_string()
 }
 
-fn read(name: &str) -> String {
+pub(super) fn read(name: &str) -> String {
     fs::read_to_string(folder(name)).unwrap()
 }
 
-fn objects(text: &str) -> Objects {
+pub(super) fn objects(text: &str) -> Objects {
     let documents = serde_norway::Deserializer::from_str(text);
     let values = documents.map(|document| Value::deserialize(document).unwrap());
     values
@@ -331,7 +331,7 @@ fn flannels_daemon_set() -> Value {
 }
 
 /// Where objects of a kind are made.
-fn collection(object: &Value) -> String {
+pub(super) fn collection(object: &Value) -> String {
     let version = object["apiVersion"].as_str().unwrap();
     let root = if version == "v1" { "/api/v1".to_owned() } else { format!("/apis/{version}") };
     let plural = match object["kind"].as_str().unwrap() {

@@ -9,7 +9,7 @@ use twill::subnet::kube::annotations::DEFAULT_PREFIX;
 use twill_testbed::{Background, Host, Namespace, Testbed, Underlay, within};
 
 /// How long anything here may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 const NET_CONFIG: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp"}}"#;
 
 #[test]
@@ -174,15 +174,15 @@ fn a_permission_that_is_missing_is_named() {
 }
 
 /// Hosts, and an API server on one of their own.
-struct Cluster {
-    bed: Testbed,
+pub(super) struct Cluster {
+    pub(super) bed: Testbed,
     hosts: Vec<Host>,
-    server: Server,
+    pub(super) server: Server,
 }
 
 impl Cluster {
     /// So many hosts, with the nodes n1, n2, …; nothing if the test is to be skipped.
-    fn new(test: &str, hosts: u8) -> Option<Self> {
+    pub(super) fn new(test: &str, hosts: u8) -> Option<Self> {
         if !is_built(test) {
             return None;
         }
@@ -197,7 +197,7 @@ impl Cluster {
     }
 
     /// A node on a host, not started yet.
-    fn node(&self, host: usize, name: &str) -> Node {
+    pub(super) fn node(&self, host: usize, name: &str) -> Node {
         let host = &self.hosts[host - 1];
         let folder = self.bed.folder().join(format!("node-{name}"));
         fs::create_dir_all(&folder).unwrap();
@@ -246,17 +246,17 @@ impl Stream {
 }
 
 /// A `twill flanneld -kube-subnet-mgr`.
-struct Node {
+pub(super) struct Node {
     name: String,
     namespace: Namespace,
-    folder: PathBuf,
-    kubeconfig: PathBuf,
+    pub(super) folder: PathBuf,
+    pub(super) kubeconfig: PathBuf,
     process: Option<Background>,
     starts: u32,
 }
 
 impl Node {
-    fn start(&mut self, flags: &[&str]) {
+    pub(super) fn start(&mut self, flags: &[&str]) {
         self.start_with(flags, "false");
     }
 
@@ -290,15 +290,15 @@ impl Node {
         self.folder.join("control.sock")
     }
 
-    fn process(&mut self) -> &mut Background {
+    pub(super) fn process(&mut self) -> &mut Background {
         self.process.as_mut().unwrap()
     }
 
-    fn log(&self) -> String {
+    pub(super) fn log(&self) -> String {
         self.process.as_ref().unwrap().log()
     }
 
-    fn wait_for(&mut self, text: &str) {
+    pub(super) fn wait_for(&mut self, text: &str) {
         self.process().wait_for(text, PATIENCE).unwrap();
     }
 
@@ -306,7 +306,7 @@ impl Node {
         self.process().stop(Duration::from_secs(10)).unwrap();
     }
 
-    fn status(&self) -> Value {
+    pub(super) fn status(&self) -> Value {
         let socket = self.socket().display().to_string();
         let args = ["status", "--socket", &socket, "--json"];
         let text = self.namespace.run(env!("CARGO_BIN_EXE_twill"), &args).unwrap();
@@ -314,7 +314,7 @@ impl Node {
     }
 
     /// A probe's status line and body.
-    fn probe(&self, path: &str) -> String {
+    pub(super) fn probe(&self, path: &str) -> String {
         let url = format!("http://127.0.0.1:8081{path}");
         let args = ["-s", "--max-time", "5", "-w", "%{http_code} ", "-o", "-", &url];
         let answer = self.namespace.run("curl", &args).unwrap_or_default();

@@ -10,6 +10,7 @@ use twill_testbed::{Background, Namespace, Testbed, within};
 
 const PORT: u16 = 6443;
 const TOKEN: &str = "admin-token";
+const MERGE: &str = "application/merge-patch+json";
 
 /// Where `tests/kube/build` puts programs.
 pub(crate) fn program(name: &str) -> PathBuf {
@@ -192,20 +193,62 @@ impl Server {
         let _ = self.try_call("POST", &path, Some(&binding), "application/json");
     }
 
-    /// A kubeconfig with a token of a service account.
+    /// A kubeconfig with a token of a service account in the namespace `default`.
     pub(crate) fn kubeconfig_of(&self, account: &str) -> PathBuf {
-        let path = format!("/api/v1/namespaces/default/serviceaccounts/{account}/token");
-        let request = json!({"spec": {"expirationSeconds": 3600}});
-        let answer = self.call("POST", &path, Some(&request));
-        let token = answer["status"]["token"].as_str().unwrap();
+        self.kubeconfig_with(account, &self.token("default", account, None))
+    }
+
+    /// A token of a service account; bound to a pod, as a kubelet gives it, if one is named.
+    pub(crate) fn token(&self, namespace: &str, account: &str, pod: Option<&str>) -> String {
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let mut request = json!({"spec": {"expirationSeconds": 3600}});
+        if let Some(pod) = pod {
+            request["spec"]["boundObjectRef"] =
+                json!({"apiVersion": "v1", "kind": "Pod", "name": pod});
+        }
+        self.call("POST", &path, Some(&request))["status"]["token"].as_str().unwrap().to_owned()
+    }
+
+    /// A kubeconfig with a token.
+    pub(crate) fn kubeconfig_with(&self, name: &str, token: &str) -> PathBuf {
         let text = fs::read_to_string(self.kubeconfig()).unwrap().replace(TOKEN, token);
-        let path = self.folder.join(format!("{account}.kubeconfig"));
+        let path = self.folder.join(format!("{name}.kubeconfig"));
         fs::write(&path, text).unwrap();
         path
     }
 
+    /// Sets annotations with somebody's token: the answer, or the server's refusal.
+    pub(crate) fn annotate_as(
+        &self,
+        token: &str,
+        name: &str,
+        annotations: &Value,
+    ) -> Result<(), String> {
+        let patch = json!({"metadata": {"annotations": annotations}});
+        let path = format!("/api/v1/nodes/{name}/status");
+        self.try_call_as(token, "PATCH", &path, Some(&patch), MERGE)
+            .map(drop)
+            .map_err(|refused| refused.to_string())
+    }
+
+    /// Runs calls that a file for `curl --config` names, on four connections.
+    pub(crate) fn call_all(&self, config: &Path) {
+        let authority = self.folder.join("ca.crt").display().to_string();
+        let config = config.display().to_string();
+        let token = format!("Authorization: Bearer {TOKEN}");
+        let all = ["-sS", "--fail", "--fail-early", "--parallel", "--parallel-max", "4"];
+        let text = fs::read_to_string(&config).unwrap();
+        // Each call of a file has options of its own.
+        let options =
+            format!("cacert = \"{authority}\"\nheader = \"{token}\"\noutput = /dev/null\n");
+        let text = text.replace("@server", &self.url()).replace("@options\n", &options);
+        fs::write(&config, text).unwrap();
+        let args: Vec<_> = all.into_iter().chain(["--config", &config]).collect();
+        self.namespace.run("curl", &args).unwrap();
+    }
+
     pub(crate) fn merge(&self, path: &str, patch: &Value) {
-        self.try_call("PATCH", path, Some(patch), "application/merge-patch+json").unwrap();
+        self.try_call("PATCH", path, Some(patch), MERGE).unwrap();
     }
 
     pub(crate) fn strategic_merge(&self, path: &str, patch: &Value) {
@@ -225,9 +268,20 @@ impl Server {
         body: Option<&Value>,
         content_type: &str,
     ) -> Result<String, twill_testbed::TestbedError> {
+        self.try_call_as(TOKEN, method, path, body, content_type)
+    }
+
+    fn try_call_as(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        content_type: &str,
+    ) -> Result<String, twill_testbed::TestbedError> {
         let authority = self.folder.join("ca.crt").display().to_string();
         let url = format!("{}{path}", self.url());
-        let token = format!("Authorization: Bearer {TOKEN}");
+        let token = format!("Authorization: Bearer {token}");
         let content_type = format!("Content-Type: {content_type}");
         let body = body.map(Value::to_string);
         let mut args = vec!["-sS", "--fail-with-body", "--max-time", "20", "--cacert", &authority];

@@ -1,0 +1,135 @@
+//! What the manifests let a node's service account do: all that twill needs, and no more.
+
+use super::manifests::{Objects, collection, objects, read};
+use super::nodes::{Cluster, Node, PATIENCE};
+use super::server::Server;
+use serde_json::{Value, json};
+use twill::subnet::kube::annotations::DEFAULT_PREFIX;
+use twill_testbed::within;
+
+#[test]
+fn the_cluster_role_is_enough_and_no_verb_of_it_is_superfluous() {
+    let role = objects(&read("base/rbac.yaml"))["ClusterRole flannel"]["rules"].clone();
+    let verbs: Vec<_> = verbs_of(&role).collect();
+    let names = verbs.iter().map(|(resource, verb)| format!("{verb} {resource}"));
+    assert_eq!(
+        names.collect::<Vec<_>>(),
+        ["get nodes", "list nodes", "watch nodes", "patch nodes/status"]
+    );
+    let Some(cluster) = Cluster::new("rights", 1 + verbs.len() as u8) else { return };
+    let server = &cluster.server;
+
+    let mut full = node_with(&cluster, 1, &role);
+    full.wait_for("Running backend.");
+    within(PATIENCE, "readiness", || full.probe("/readyz").starts_with("200"));
+    // A new node is listed, watched and read; our own annotations are written a second time.
+    let key = |name: &str| format!("{DEFAULT_PREFIX}/{name}");
+    server.add_node("late", "10.244.99.0/24");
+    server.annotate(
+        "late",
+        &json!({key("kube-subnet-manager"): "true", key("public-ip"): "198.51.100.9"}),
+    );
+    within(PATIENCE, "the new node", || full.status().to_string().contains("198.51.100.9"));
+    server.annotate("n1", &json!({key("public-ip"): null}));
+    within(PATIENCE, "our annotation", || {
+        server.node("n1")["metadata"]["annotations"][key("public-ip")] == "192.0.2.1"
+    });
+    assert!(!full.log().contains("forbidden"), "{}", full.log());
+
+    for (host, (resource, verb)) in (2..).zip(&verbs) {
+        let mut node = node_with(&cluster, host, &without(&role, resource, verb));
+
+        node.wait_for(&format!("cannot {verb} resource \"{resource}\""));
+    }
+}
+
+#[test]
+fn under_the_policy_a_pod_changes_the_status_of_its_own_node_only() {
+    let Some(cluster) = Cluster::new("own node", 2) else { return };
+    let server = &cluster.server;
+    make(server, &objects(&read("base/namespace.yaml")));
+    make(server, &objects(&read("base/rbac.yaml")));
+    let token = token_of_pod_on(server, "n1");
+    let mark = json!({"example.com/mark": "1"});
+    server.annotate_as(&token, "n2", &mark).unwrap();
+
+    make(server, &objects(&read("own-node-only.yaml")));
+
+    // The server takes a moment to follow its own policies.
+    let refusal = "flannel may change the status of its own node only";
+    within(PATIENCE, "the policy", || {
+        server.annotate_as(&token, "n2", &mark).is_err_and(|error| error.contains(refusal))
+    });
+    server.annotate_as(&token, "n1", &mark).unwrap();
+    let unbound = server.token("kube-flannel", "flannel", None);
+    let refused = server.annotate_as(&unbound, "n1", &mark).unwrap_err();
+    assert!(refused.contains(refusal), "{refused}");
+    // Other users are not concerned.
+    server.annotate("n2", &mark);
+
+    let mut own = cluster.node(1, "n1");
+    own.kubeconfig = server.kubeconfig_with("own", &token);
+    own.start(&[]);
+    own.wait_for("Running backend.");
+    assert_eq!(server.node("n1")["status"]["conditions"][0]["reason"], "FlannelIsUp");
+    let mut other = cluster.node(2, "n2");
+    other.kubeconfig = own.kubeconfig.clone();
+    other.start(&[]);
+    other.wait_for(refusal);
+}
+
+/// A node whose service account has these rights.
+fn node_with(cluster: &Cluster, host: usize, rules: &Value) -> Node {
+    let (name, account) = (format!("n{host}"), format!("account{host}"));
+    cluster.server.add_service_account(&account);
+    cluster.server.allow(&account, rules);
+    let mut node = cluster.node(host, &name);
+    node.kubeconfig = cluster.server.kubeconfig_of(&account);
+    node.start(&[]);
+    node
+}
+
+/// Every resource and verb of a role.
+fn verbs_of(rules: &Value) -> impl Iterator<Item = (String, String)> + '_ {
+    let words = |value: &Value| -> Vec<String> {
+        value.as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
+    };
+    rules.as_array().unwrap().iter().flat_map(move |rule| {
+        let verbs = words(&rule["verbs"]);
+        words(&rule["resources"]).into_iter().flat_map(move |resource| {
+            verbs.clone().into_iter().map(move |verb| (resource.clone(), verb))
+        })
+    })
+}
+
+/// The same rules, except for one verb on one resource.
+fn without(rules: &Value, resource: &str, verb: &str) -> Value {
+    let left = verbs_of(rules).filter(|(r, v)| (r.as_str(), v.as_str()) != (resource, verb));
+    left.map(
+        |(resource, verb)| json!({"apiGroups": [""], "resources": [resource], "verbs": [verb]}),
+    )
+    .collect()
+}
+
+fn make(server: &Server, objects: &Objects) {
+    // A namespace and an account first: their kinds come last in the order of names.
+    let (before, after): (Vec<_>, Vec<_>) =
+        objects.values().partition(|object| object["kind"] == "Namespace");
+    for object in before.into_iter().chain(after) {
+        server.call("POST", &collection(object), Some(object));
+    }
+}
+
+/// A token as a kubelet gives it to a pod of the DaemonSet on this node.
+fn token_of_pod_on(server: &Server, node: &str) -> String {
+    let name = format!("twill-on-{node}");
+    let pod = json!({
+        "metadata": {"name": name, "namespace": "kube-flannel"},
+        "spec": {
+            "nodeName": node, "serviceAccountName": "flannel", "hostNetwork": true,
+            "containers": [{"name": "kube-flannel", "image": "twill:test"}],
+        },
+    });
+    server.call("POST", "/api/v1/namespaces/kube-flannel/pods", Some(&pod));
+    server.token("kube-flannel", "flannel", Some(&name))
+}
