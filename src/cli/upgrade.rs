@@ -164,7 +164,8 @@ impl Running {
         if theirs == groups(Path::new("/proc/self")) || !Path::new("/run/systemd/system").exists() {
             return None;
         }
-        unit(&theirs)
+        // A unit that only started a script which started the gateway does not manage it.
+        unit(&theirs).filter(|unit| main_pid(unit) == Some(self.pid))
     }
 
     /// Whether a process that is started here can take its place.
@@ -212,6 +213,13 @@ impl Running {
         }
         Ok(())
     }
+}
+
+/// The process that systemd takes for a unit's own.
+fn main_pid(unit: &str) -> Option<i32> {
+    let arguments = ["show", "--property", "MainPID", "--value", unit];
+    let shown = Command::new("systemctl").args(arguments).output().ok()?;
+    String::from_utf8_lossy(&shown.stdout).trim().parse().ok()
 }
 
 /// The unit in `/proc/PID/cgroup`: the last part of the path, in either version of control groups.

@@ -29,6 +29,12 @@ fn set(socket: BorrowedFd<'_>, [force, ask]: [libc::c_int; 2], bytes: u32) -> io
         .or_else(|_| sockopt::set_int(socket, libc::SOL_SOCKET, ask, bytes))
 }
 
+/// Sets both buffers of a socket that is open already. A send buffer that was enlarged since stays.
+pub(crate) fn set_buffers(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+    set_receive_buffer(socket, bytes)?;
+    if send_buffer(socket) / 2 < bytes { set_send_buffer(socket, bytes) } else { Ok(()) }
+}
+
 /// The send buffer as the kernel counts it, bytes.
 pub(crate) fn send_buffer(socket: BorrowedFd<'_>) -> u32 {
     let bytes = sockopt::int(socket, libc::SOL_SOCKET, libc::SO_SNDBUF);

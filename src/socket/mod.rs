@@ -7,7 +7,7 @@ mod path;
 mod segmentation;
 mod steering;
 
-pub(crate) use buffer::{send_buffer, set_send_buffer, wait_for_room};
+pub(crate) use buffer::{send_buffer, set_buffers, set_send_buffer, wait_for_room};
 pub use open::{Fragmentation, SocketError, SocketSpec, check_free, open, open_first};
 pub(crate) use open::{probe_gro, set_fragmentation};
 pub use originate::Originator;

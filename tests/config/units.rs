@@ -49,13 +49,13 @@ fn a_unit_of_the_template_is_twill_service_with_the_instances_file() {
 }
 
 #[test]
-fn the_drop_in_replaces_the_program_of_a_flanneld_unit_and_clears_nothing_else() {
+fn the_drop_in_replaces_the_programs_of_a_flanneld_unit_and_clears_nothing_else() {
     let drop_in = directives("dist/flanneld.service.d/twill.conf");
     let unit: BTreeSet<_> = directives("dist/flanneld.service").into_iter().collect();
 
     let (cleared, set): (Vec<_>, Vec<_>) = drop_in.iter().partition(|line| line.ends_with('='));
 
-    assert_eq!(cleared, ["Service: ExecStart="]);
+    assert_eq!(cleared, ["Service: ExecStart=", "Service: ExecReload="]);
     let own: Vec<_> = set.iter().filter(|line| !unit.contains(**line)).collect();
     assert!(own.is_empty(), "not in flanneld.service: {own:?}");
 }

@@ -87,6 +87,7 @@ fn a_successor_that_cannot_serve_says_why_and_the_gateway_goes_on() {
         ("epoll", &["--queues", "3"][..], "`queues` is 2 in the running gateway and 3 here"),
         ("epoll", &["--source-ports", "fixed"], "`source_ports` is spread"),
         ("epoll", &["--offload", "gro=off"], "another setting of the offload gro"),
+        ("epoll", &["--offload", "tso=off"], "`tso` is on in the running gateway and off here"),
         ("classic", &[], "the engine classic"),
     ] {
         let mut successor = pair.successor(0, engine, more);

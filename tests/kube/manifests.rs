@@ -81,6 +81,36 @@ fn flannels_daemon_set_is_replaced_in_place_or_kept_off_a_labelled_node() {
 }
 
 #[test]
+fn pods_that_take_over_from_each_other_start_beside_the_old_one_and_share_its_socket() {
+    let Some((_bed, server)) = cluster("hand-over") else { return };
+    let objects = kustomized("hand-over");
+    server.call("POST", "/api/v1/namespaces", objects.get("Namespace kube-flannel"));
+
+    server.call("POST", DAEMON_SETS, objects.get("DaemonSet kube-flannel-ds"));
+
+    let set = &server.call("GET", &format!("{DAEMON_SETS}/kube-flannel-ds"), None)["spec"];
+    let rolling = &set["updateStrategy"]["rollingUpdate"];
+    assert_eq!(*rolling, json!({"maxSurge": 1, "maxUnavailable": 0}));
+    assert_eq!(set["minReadySeconds"], 10);
+    let pod = &set["template"]["spec"];
+    let gateway = &pod["containers"][0];
+    for name in ["TWILL_TAKE_OVER", "TWILL_WAIT_AFTER_HAND_OVER"] {
+        let variables = gateway["env"].as_array().unwrap();
+        assert!(
+            variables.contains(&json!({"name": name, "value": "true"})),
+            "{name}: {variables:?}"
+        );
+    }
+    // Two pods of a node could not have one host port; they share the folder of the control socket.
+    assert!(gateway["ports"].is_null());
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        assert_eq!(gateway[probe]["httpGet"]["port"], 8081, "{probe}");
+    }
+    let volumes = pod["volumes"].as_array().unwrap();
+    assert!(volumes.iter().any(|volume| volume["hostPath"]["path"] == "/run/twill"));
+}
+
+#[test]
 fn the_chart_with_its_default_values_is_the_kustomize_base() {
     if !are_built("chart", &["helm", "kustomize"]) {
         return;

@@ -129,6 +129,17 @@ impl Resources {
         })
     }
 
+    /// Gives the sockets of a predecessor buffers of this size.
+    pub(super) fn set_buffers(&self, bytes: u32) -> io::Result<()> {
+        for Ports { udp, udp_send, .. } in &self.ports {
+            socket::set_buffers(udp.as_fd(), bytes)?;
+            if let Some(send) = udp_send {
+                socket::set_buffers(send.as_fd(), bytes)?;
+            }
+        }
+        Ok(())
+    }
+
     /// What a successor gets: facts, and the descriptors in the order of [`Self::inherit`].
     pub(in crate::gateway) fn offer(&self) -> (Facts, Vec<BorrowedFd<'_>>) {
         let facts = Facts {

@@ -200,6 +200,7 @@ impl Gateway {
             return Err(StartError::Inherited("sockets with another setting of the offload gro"));
         }
         let plan = Plan::new(settings, choice.kind(), &findings, resources.granted());
+        resources.set_buffers(settings.socket_buffer)?;
         Self::run(open, settings, plan, choice, resources, view).await
     }
 

@@ -313,6 +313,14 @@ fn compare(offer: &Offer, settings: &Settings) -> Result<(), TakeOverError> {
             return Err(TakeOverError::Differs { what, theirs, ours });
         }
     }
+    // The device makes these super-packets since its start, and the old gateway still gets them.
+    for feature in [Feature::Tso, Feature::Uso] {
+        let has = offer.offloads.iter().any(|name| name == feature.name());
+        if has && !settings.offloads.has(feature) && offer.vnet_hdr {
+            let (theirs, ours) = ("on".to_owned(), "off".to_owned());
+            return Err(TakeOverError::Differs { what: feature.name(), theirs, ours });
+        }
+    }
     let show = |networks: &[IpNet]| {
         let mut words: Vec<_> = networks.iter().map(ToString::to_string).collect();
         words.sort();
