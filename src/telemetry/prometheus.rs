@@ -433,7 +433,7 @@ mod tests {
     use super::super::instruments::EGRESS_LATENCY;
     use super::super::status::tests::busy;
     use super::*;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     #[test]
     fn names_and_types_are_those_of_the_text_format() {
@@ -484,21 +484,23 @@ mod tests {
     }
 
     #[test]
-    fn the_dashboard_asks_only_for_metrics_that_exist() {
-        let dashboard = include_str!("../../dist/grafana-dashboard.json");
+    fn the_dashboard_and_the_alerts_ask_only_for_metrics_that_exist() {
         let page = render(busy(), histograms());
-
         let names = regex::Regex::new("twill_[a-z_]+").unwrap();
-        let mut asked = 0;
-        for name in names.find_iter(dashboard).map(|found| found.as_str()) {
-            let sample = page.lines().any(|line| {
-                let rest = line.strip_prefix(name);
-                rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
-            });
-            assert!(sample, "{name} is no metric");
-            asked += 1;
+        for (file, least) in [
+            (include_str!("../../dist/grafana-dashboard.json"), 30),
+            (include_str!("../../dist/alerts.yml"), 12),
+        ] {
+            let asked: BTreeSet<_> = names.find_iter(file).map(|found| found.as_str()).collect();
+            for name in &asked {
+                let sample = page.lines().any(|line| {
+                    let rest = line.strip_prefix(name);
+                    rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+                });
+                assert!(sample, "{name} is no metric");
+            }
+            assert!(asked.len() >= least, "only {asked:?}");
         }
-        assert!(asked > 20, "the dashboard asks for {asked} metrics");
     }
 
     #[test]

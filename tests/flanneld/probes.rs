@@ -27,6 +27,13 @@ fn without_etcd_the_node_is_alive_but_not_ready_until_there_is_one() {
     node.wait_for("Running backend.");
 
     until("readiness", || node.probe("/readyz") == "flanneld is ready200 ");
+    // What dist/alerts.yml asks for.
+    let page = node.probe("/metrics");
+    for sample in
+        ["twill_etcd_connected 1", "twill_lease_held 1", "twill_lease_failed_renewals_total 0"]
+    {
+        assert!(page.contains(sample), "{sample} is not on\n{page}");
+    }
 }
 
 #[test]

@@ -52,7 +52,11 @@ fn a_node_is_what_flannel_makes_of_it_and_says_so() {
     );
     assert_eq!(node.status()["kube"]["own"], "registered");
     within(PATIENCE, "readiness", || node.probe("/readyz").starts_with("200"));
-    assert!(node.probe("/metrics").contains("twill_kube_connected 1"));
+    // What dist/alerts.yml asks for.
+    let page = node.probe("/metrics");
+    for sample in ["twill_kube_connected 1", "twill_kube_registered 1"] {
+        assert!(page.contains(sample), "{sample} is not on\n{page}");
+    }
     let object = cluster.server.node("n1");
     assert_eq!(object["metadata"]["annotations"][key("public-ip")], "192.0.2.1");
 }
