@@ -26,6 +26,15 @@ tool() {
     esac
 }
 
+# emulator ARCH: a command that runs that architecture's programs; nothing if this machine runs them.
+emulator() {
+    [[ $1 != "$(dpkg --print-architecture)" ]] || return 0
+    case $1 in
+    amd64) echo "qemu-x86_64-static -L /usr/x86_64-linux-gnu" ;;
+    arm64) echo "qemu-aarch64-static -L /usr/aarch64-linux-gnu" ;;
+    esac
+}
+
 # add_target TRIPLE: Rust's standard library for it.
 add_target() {
     [[ -d $(rustc --print sysroot)/lib/rustlib/$1/lib ]] && return

@@ -1,11 +1,12 @@
 //! `twill hist`: the histograms of a running gateway, since its start or by interval.
 
 use super::show::{histograms, print, time_ns};
-use super::{GatewayArgs, Outcome};
+use super::{GatewayArgs, Outcome, completion};
 use crate::telemetry::histogram::Distribution;
 use crate::telemetry::instruments::{PEER_RTT, Unit, WORKER};
 use crate::telemetry::status::Histograms;
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use std::fmt::{self, Write as _};
@@ -26,6 +27,7 @@ pub(super) struct HistArgs {
     #[command(flatten)]
     gateway: GatewayArgs,
     /// Print one histogram: egress, ingress, egress-batch, ingress-batch, send, write or rtt:PEER
+    #[arg(add = ArgValueCandidates::new(completion::histograms))]
     name: Option<String>,
     /// Print the percentile distribution of NAME in HdrHistogram's .hgrm format
     #[arg(long, requires = "name", conflicts_with = "hlog")]

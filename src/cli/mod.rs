@@ -3,10 +3,12 @@
 //! All output goes through `show`, which ends quietly when the reader has closed the pipe.
 
 mod check;
+mod completion;
 mod doctor;
 #[cfg(feature = "etcd")]
 mod flanneld;
 mod hist;
+mod manual;
 mod peer;
 mod run;
 mod show;
@@ -17,6 +19,9 @@ mod upgrade;
 use crate::config::load::{SOCKET_FOLDER, default_socket};
 use crate::control::{self, report};
 use clap::{Parser, Subcommand};
+use clap_complete::ArgValueCandidates;
+#[cfg(feature = "etcd")]
+use clap_complete::ArgValueCompleter;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -38,7 +43,8 @@ enum Command {
     #[command(disable_help_flag = true)]
     Flanneld {
         /// Flags of flanneld; -help lists them
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true,
+              add = ArgValueCompleter::new(flanneld::completion::complete))]
         flags: Vec<String>,
     },
     /// Check a configuration file and print the resulting settings
@@ -55,6 +61,10 @@ enum Command {
     Upgrade(upgrade::UpgradeArgs),
     /// Show what this kernel and container support
     Doctor(doctor::DoctorArgs),
+    /// Print the script that completes command lines in a shell
+    Completions(completion::CompletionsArgs),
+    /// Write the manual pages to a folder
+    Manual(manual::ManualArgs),
 }
 
 /// The gateway that a command is for.
@@ -64,7 +74,8 @@ struct GatewayArgs {
     #[arg(long, value_name = "PATH", env = "TWILL_SOCKET", global = true)]
     socket: Option<PathBuf>,
     /// Device name; selects /run/twill/NAME.sock [default: the only gateway that runs]
-    #[arg(long, value_name = "NAME", global = true)]
+    #[arg(long, value_name = "NAME", global = true,
+          add = ArgValueCandidates::new(completion::devices))]
     device: Option<String>,
 }
 
@@ -120,6 +131,7 @@ fn devices(sockets: &[PathBuf]) -> String {
 /// status 2 and the usage.
 #[must_use]
 pub fn main() -> ExitCode {
+    completion::answer();
     #[cfg(feature = "etcd")]
     if is_called("flanneld") {
         return flanneld::main(std::env::args().skip(1));
@@ -135,6 +147,8 @@ pub fn main() -> ExitCode {
         Command::Hist(args) => hist::hist(&args),
         Command::Upgrade(args) => upgrade::upgrade(&args),
         Command::Doctor(args) => doctor::doctor(&args),
+        Command::Completions(args) => completion::completions(&args),
+        Command::Manual(args) => manual::manual(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,6 +2,7 @@
 //!
 //! For programs, too: it asks no questions, and to repeat a command changes nothing.
 
+use super::completion::peers;
 use super::show::{self, print};
 use super::{GatewayArgs, Outcome};
 use crate::config::file::{Endpoint, FileErrors, Mistake, network, parse};
@@ -10,6 +11,7 @@ use crate::control::{Request, call};
 use crate::subnet::PeerSpec;
 use crate::telemetry::status::PeerStatus;
 use clap::{Args, Subcommand};
+use clap_complete::ArgValueCandidates;
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,6 +40,7 @@ enum PeerCommand {
     /// Remove a peer; succeeds if it does not exist
     Del {
         /// Name of the peer, or one of its networks
+        #[arg(add = ArgValueCandidates::new(peers))]
         which: String,
     },
     /// Replace all peers with those of a configuration file

@@ -5,10 +5,11 @@
 //! is started here, with the arguments, the variables, the folder and the outputs of the old one.
 
 use super::show::print;
-use super::{GatewayArgs, Outcome};
+use super::{GatewayArgs, Outcome, completion};
 use crate::config::load::default_socket;
 use crate::control::{self, report};
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -28,7 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[command(after_help = "Under systemd, `systemctl reload UNIT` does the same.")]
 pub(super) struct UpgradeArgs {
     /// Device of the gateway [default: the only gateway that runs]
-    #[arg(value_name = "DEVICE", conflicts_with_all = ["pid", "device"])]
+    #[arg(value_name = "DEVICE", conflicts_with_all = ["pid", "device"],
+          add = ArgValueCandidates::new(completion::devices))]
     name: Option<String>,
     #[command(flatten)]
     gateway: GatewayArgs,

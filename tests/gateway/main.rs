@@ -3,6 +3,7 @@
 
 mod between;
 mod capture;
+mod completion;
 mod crafted;
 mod dead;
 mod faults;

@@ -124,7 +124,7 @@ group() {
 inside() {
     local name=$1
     shift
-    nsenter --target "${leader[$name]}" --all --root --wd=/ -- env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root "$@"
+    nsenter --target "${leader[$name]}" --all --root -- env -i --chdir=/ PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root "$@"
 }
 
 # is SENTENCE COMMAND…: states what the command shows.

@@ -1,9 +1,11 @@
 //! The command line as the user types it.
 
+use super::shell::{CompletionsArgs, ManualArgs, paths, workloads};
 use crate::path::{ENGINES, External};
 use crate::workload::Workload;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::ArgValueCandidates;
 use std::path::PathBuf;
 use twill_testbed::Wire;
 
@@ -37,6 +39,10 @@ pub(super) enum Command {
     Demo(DemoArgs),
     /// Print the JSON schema of results.json
     Schema,
+    /// Print the script that completes command lines in a shell
+    Completions(CompletionsArgs),
+    /// Write the manual pages to a folder
+    Manual(ManualArgs),
 }
 
 /// How tables are printed.
@@ -82,19 +88,19 @@ pub(super) struct RunArgs {
     /// separated by commas: an engine (auto, uring, tokio-uring, epoll), -OFFLOAD (tso, uso, gso,
     /// gro, coalesce-tcp, coalesce-udp), queues=N, busy-poll=MICROSECONDS, -telemetry, and bin=FILE
     /// for another twill program.
-    #[arg(long, short, num_args = 1..)]
+    #[arg(long, short, num_args = 1.., add = ArgValueCandidates::new(paths))]
     pub(super) path: Vec<String>,
     /// Run these workloads [default: tcp-1 tcp-4 udp-64 udp-64x64 latency latency+tcp]
     ///
     /// tcp-STREAMS, udp-SIZE[xFLOWS][@RATE], udp-mix, ndr-SIZE, rr, latency, latency@50,
     /// latency@90, latency+tcp, iperf3. SIZE is in bytes, RATE in packets per second.
-    #[arg(long, short, num_args = 1..)]
+    #[arg(long, short, num_args = 1.., add = ArgValueCandidates::new(workloads))]
     pub(super) workload: Vec<Workload>,
     /// Use these wires between the hosts [default: both]
     #[arg(long, value_enum, num_args = 1..)]
     pub(super) wire: Vec<WireName>,
     /// Divide by this path's numbers [default: vxlan if measured, else the first path]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", add = ArgValueCandidates::new(paths))]
     pub(super) baseline: Option<String>,
     #[command(flatten)]
     pub(super) how: HowArgs,
@@ -105,7 +111,7 @@ pub(super) struct RunArgs {
 #[derive(Clone, Debug, Args)]
 pub(super) struct QuickArgs {
     /// Measure these paths [default: vxlan twill classic]
-    #[arg(long, short, num_args = 1..)]
+    #[arg(long, short, num_args = 1.., add = ArgValueCandidates::new(paths))]
     pub(super) path: Vec<String>,
     /// Use this wire between the hosts
     #[arg(long, value_enum, default_value_t = WireName::Mtu)]
@@ -249,7 +255,7 @@ pub(super) struct SettingArgs {
 #[derive(Clone, Debug, Args)]
 pub(super) struct DemoArgs {
     /// Show this path
-    #[arg(long, default_value = "twill")]
+    #[arg(long, default_value = "twill", add = ArgValueCandidates::new(paths))]
     pub(super) path: String,
     /// Use this wire between the hosts
     #[arg(long, value_enum, default_value_t = WireName::Mtu)]

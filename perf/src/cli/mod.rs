@@ -7,6 +7,7 @@ mod interrupt;
 mod measure;
 mod output;
 mod progress;
+mod shell;
 
 use crate::path::{
     External, InvalidTemplate, PathSpec, Setting, Unavailable, UnknownPath, find_twill,
@@ -48,6 +49,7 @@ enum Failure {
 /// if that could not be found out.
 #[must_use]
 pub fn main() -> ExitCode {
+    shell::answer();
     let result = match Cli::parse().command {
         Command::Run(args) => measure::run(&args),
         Command::Quick(args) => measure::quick(&args),
@@ -56,6 +58,8 @@ pub fn main() -> ExitCode {
         Command::Report(args) => report(&args),
         Command::Check(args) => check::run(&args),
         Command::Schema => print(&Results::schema()),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Manual(args) => shell::manual(&args),
         Command::Demo(args) => path(&args.path, &args.external)
             .map_err(Failure::from)
             .and_then(|spec| demo::run(&spec, &setting(&args.setting, args.wire.into()))),

@@ -29,6 +29,27 @@ pub(super) struct Flag {
     pub(super) help: &'static str,
 }
 
+impl Flag {
+    /// What follows the flag's name, in Go's words.
+    pub(super) fn kind_word(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::Bool => None,
+            Kind::Int => Some("int"),
+            Kind::Text => Some("string"),
+            Kind::Texts => Some("value"),
+        }
+    }
+
+    /// The default, as Go prints it.
+    pub(super) fn default_words(&self) -> Option<String> {
+        match (self.kind, self.default) {
+            (_, "" | "false" | "0") => None,
+            (Kind::Text, default) => Some(format!("{default:?}")),
+            (_, default) => Some(default.to_owned()),
+        }
+    }
+}
+
 /// What was typed, by flag, valid for its kind; several only for [`Kind::Texts`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Typed(BTreeMap<&'static str, Vec<String>>);
@@ -172,17 +193,9 @@ pub(super) fn usage(program: &str, flags: &[Flag]) -> String {
     let mut sorted: Vec<_> = flags.iter().collect();
     sorted.sort_by_key(|flag| flag.name);
     for flag in sorted {
-        let kind = match flag.kind {
-            Kind::Bool => "",
-            Kind::Int => " int",
-            Kind::Text => " string",
-            Kind::Texts => " value",
-        };
-        let default = match (flag.kind, flag.default) {
-            (_, "" | "false" | "0") => String::new(),
-            (Kind::Text, default) => format!(" (default {default:?})"),
-            (_, default) => format!(" (default {default})"),
-        };
+        let (kind, default) = (flag.kind_word(), flag.default_words());
+        let kind = kind.map(|kind| format!(" {kind}")).unwrap_or_default();
+        let default = default.map(|default| format!(" (default {default})")).unwrap_or_default();
         let _ = writeln!(text, "  -{}{kind}\n    \t{}{default}", flag.name, flag.help);
     }
     text

@@ -3,8 +3,10 @@
 //! Flags override `FLANNELD_*` variables, those override the defaults. Settings that flanneld has no
 //! flag for (engine, queues, metrics, …) come from the variables of `twill run`, `TWILL_*`.
 
+pub(super) mod completion;
 mod flags;
 mod go_flags;
+pub(super) mod page;
 
 use super::run::DataArgs;
 use super::show::print_error;

@@ -1,0 +1,36 @@
+//! The manual page's part about flanneld's flags, which clap does not know.
+
+use super::flags;
+use clap_mangen::roff::{Roff, bold, italic, roman};
+
+/// Writes the sections OPTIONS and ENVIRONMENT.
+pub(in crate::cli) fn write(page: &mut Roff) {
+    page.control("SH", ["OPTIONS"]);
+    page.text([roman(
+        "Flags are read as Go reads them: one dash or two; a value follows after = or as the next \
+         argument, but that of a switch after = only.",
+    )]);
+    let mut sorted: Vec<_> = flags::ALL.iter().collect();
+    sorted.sort_by_key(|flag| flag.name);
+    for flag in sorted {
+        let mut head = vec![bold(format!("-{}", flag.name))];
+        if let Some(kind) = flag.kind_word() {
+            head.extend([roman(" "), italic(kind)]);
+        }
+        if let Some(default) = flag.default_words() {
+            head.push(roman(format!(" [default: {default}]")));
+        }
+        page.control("TP", []);
+        page.text(head);
+        page.text([roman(flag.help)]);
+    }
+    page.control("SH", ["ENVIRONMENT"]);
+    page.text([
+        roman("For each flag there is a variable: "),
+        bold("FLANNELD_"),
+        roman(" and the flag's name in capitals, with underscores for dashes. Flags override it. "),
+        roman("What flanneld has no flag for comes from the "),
+        bold("TWILL_"),
+        roman(" variables, which twill-run(1) lists."),
+    ]);
+}
