@@ -92,7 +92,8 @@ impl EgressSide {
         let edited = EDITED.min(frame.len());
         for slot in 0..times {
             self.slot[..edited].copy_from_slice(&frame[..edited]);
-            let frame = TunFrame { slot: Slot(slot as u16), start: 0, len: frame.len() as u32 };
+            let frame =
+                TunFrame { slot: Slot(slot as u16), start: 0, len: frame.len() as u32, read_ns: 0 };
             let (out, replies) = (&mut self.out, &mut self.replies);
             let done = self.egress.frame(&world, frame, &mut self.slot, out, replies);
             assert_eq!(done, Progress::Done);

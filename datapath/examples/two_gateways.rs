@@ -83,7 +83,7 @@ impl Gateway {
     /// What leaves by the socket for a packet that the device handed out.
     fn send(&mut self, packet: &[u8]) -> (SocketAddr, Vec<u8>) {
         let mut slot = packet.to_vec();
-        let frame = TunFrame { slot: Slot(0), start: 0, len: slot.len() as u32 };
+        let frame = TunFrame { slot: Slot(0), start: 0, len: slot.len() as u32, read_ns: 0 };
         let world = World { view: &self.view, now_ns: 0 };
         let (out, replies) = (&mut self.datagrams, &mut self.replies);
         let progress = self.egress.frame(&world, frame, &mut slot, out, replies);

@@ -19,7 +19,7 @@
 //!   joined into super-packets ([`offload::coalesce`]).
 //! - [`route`]: who holds an address, as an immutable [`route::View`].
 //! - [`batch`]: what one turn moves, as ranges of the engine's buffers.
-//! - The root: [`Egress`], [`Ingress`], and what they count.
+//! - The root: [`Egress`], [`Ingress`], and what they count; [`Fair`], which chooses what leaves first.
 //!
 //! # Guarantees
 //!
@@ -60,7 +60,8 @@
 //! | run | One GSO send: datagrams of equal size to one peer, the last one may be shorter. |
 //! | lane | A frame in the making: packets of one flow that will be joined. |
 //! | batch | What one turn hands to the kernel: runs, or frames. |
-//! | turn | Receive, decide, send and write, once. |
+//! | turn | Receive, choose, decide, send and write, once. |
+//! | round | Turns that carry what waited when the first of them began. |
 //! | tally | The books of one direction: packets in, packets out, drops by reason. |
 //! | egress, ingress | From the device to peers; from peers to the device. |
 #![cfg_attr(not(test), no_std)]
@@ -75,6 +76,7 @@ pub mod route;
 pub mod wire;
 
 pub use forward::{
-    Cut, DropReason, Egress, EgressRules, Ingress, IngressCheck, IngressRules, Progress,
-    ReplyTally, Tally, TrainReport, TrainRest, Unjoin, UnknownIngressCheck, Unwritten, World,
+    Cut, DropReason, Egress, EgressRules, Fair, Flows, Ingress, IngressCheck, IngressRules,
+    Progress, ReplyTally, Tally, TrainReport, TrainRest, Unjoin, UnknownIngressCheck, Unwritten,
+    World,
 };

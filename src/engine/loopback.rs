@@ -4,7 +4,7 @@
 use super::{Engine, EngineError, EngineKind, EngineStats, Ports};
 use crate::sys::clock;
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -56,14 +56,16 @@ impl Wires {
 /// The engine's end.
 pub(crate) struct Loopback {
     wires: Rc<RefCell<Wires>>,
-    slots: Vec<Vec<u8>>,
+    /// What was received and is not released; slots are numbered on and on.
+    slots: BTreeMap<u16, Vec<u8>>,
+    next: u16,
     batch: usize,
 }
 
 impl Loopback {
     /// An engine on these wires that takes up to `batch` arrivals per direction and turn.
     pub(crate) fn new(wires: Rc<RefCell<Wires>>, batch: usize) -> Self {
-        Self { wires, slots: Vec::new(), batch }
+        Self { wires, slots: BTreeMap::new(), next: 0, batch }
     }
 
     fn bytes(&self, pieces: &Pieces, chain: &Chain) -> Vec<u8> {
@@ -71,9 +73,7 @@ impl Loopback {
         let mut bytes = vec![0; len as usize];
         pieces.copy(chain, 0, &mut bytes, |piece: Piece, out: &mut [u8]| {
             let Source::Slot(Slot(slot)) = piece.source else { unreachable!("headers are theirs") };
-            out.copy_from_slice(
-                &self.slots[usize::from(slot)][piece.offset as usize..][..out.len()],
-            );
+            out.copy_from_slice(&self.slots[&slot][piece.offset as usize..][..out.len()]);
         });
         bytes
     }
@@ -94,20 +94,24 @@ impl Engine for Loopback {
     }
 
     fn receive(&mut self, inbox: &mut Inbox, _: Option<Duration>) -> Result<(), EngineError> {
-        assert!(inbox.is_empty() && self.slots.is_empty(), "the last turn was not released");
+        let held = inbox.frames.len() + inbox.trains.len();
+        assert_eq!(self.slots.len(), held, "the last turn was not released");
         inbox.began_ns = clock::monotonic_ns();
         let mut wires = self.wires.borrow_mut();
-        for _ in 0..self.batch.min(wires.from_tun.len()) {
+        let room = self.batch - inbox.frames.len();
+        for _ in 0..room.min(wires.from_tun.len()) {
             let frame = wires.from_tun.pop_front().expect("as many as were counted");
-            let slot = Slot(self.slots.len() as u16);
-            inbox.frames.push(TunFrame { slot, start: 0, len: frame.len() as u32 });
-            self.slots.push(frame);
+            let (len, read_ns) = (frame.len() as u32, inbox.began_ns);
+            inbox.frames.push(TunFrame { slot: Slot(self.next), start: 0, len, read_ns });
+            self.slots.insert(self.next, frame);
+            self.next = self.next.wrapping_add(1);
         }
-        for _ in 0..self.batch.min(wires.from_udp.len()) {
+        let room = self.batch - inbox.trains.len();
+        for _ in 0..room.min(wires.from_udp.len()) {
             let (from, segment, bytes) =
                 wires.from_udp.pop_front().expect("as many as were counted");
             inbox.trains.push(Train {
-                slot: Slot(self.slots.len() as u16),
+                slot: Slot(self.next),
                 start: 0,
                 len: bytes.len() as u32,
                 from,
@@ -116,13 +120,14 @@ impl Engine for Loopback {
                 received_ns: 0,
                 flaw: None,
             });
-            self.slots.push(bytes);
+            self.slots.insert(self.next, bytes);
+            self.next = self.next.wrapping_add(1);
         }
         Ok(())
     }
 
     fn slot_mut(&mut self, slot: Slot) -> &mut [u8] {
-        &mut self.slots[usize::from(slot.0)]
+        self.slots.get_mut(&slot.0).expect("slots are named from arrival to release")
     }
 
     fn send(&mut self, datagrams: &Datagrams, outcome: &mut Outcome) {
@@ -161,8 +166,11 @@ impl Engine for Loopback {
     }
 
     fn release(&mut self, inbox: &mut Inbox) {
+        let frames = inbox.frames.iter().map(|frame| frame.slot);
+        for slot in frames.chain(inbox.trains.iter().map(|train| train.slot)) {
+            self.slots.remove(&slot.0);
+        }
         inbox.clear();
-        self.slots.clear();
     }
 
     fn stats(&self) -> EngineStats {

@@ -125,15 +125,16 @@ pub trait Engine {
     /// Which engine this is.
     fn kind(&self) -> EngineKind;
 
-    /// Waits until something arrives, the wake descriptor fires or the timeout ends, then fills the
-    /// inbox with all that is there, up to the batch size per direction, and says when it began to
-    /// read. `None` waits for ever. The inbox is empty when called.
+    /// Waits until something arrives, the wake descriptor fires or the timeout ends, then adds all
+    /// that is there to the inbox, until it holds the batch size per direction, and says when it began
+    /// to read. `None` waits for ever, and a timeout of zero does not wait. Arrivals from before, whose
+    /// slots are not released, may still be in the inbox if the timeout is zero.
     ///
     /// # Errors
     /// Only what the engine cannot recover from; everything else is counted in [`EngineStats`].
     fn receive(&mut self, inbox: &mut Inbox, timeout: Option<Duration>) -> Result<(), EngineError>;
 
-    /// The bytes of a slot that the inbox named in this turn.
+    /// The bytes of a slot that was received and not released.
     fn slot_mut(&mut self, slot: Slot) -> &mut [u8];
 
     /// Sends all runs, in order per peer, and returns when the kernel has taken or refused each of
@@ -145,7 +146,7 @@ pub trait Engine {
     /// Writes all frames in order and returns when the kernel has taken or refused each of them.
     fn write(&mut self, frames: &Frames, outcome: &mut Outcome);
 
-    /// Gives the inbox's slots back and empties it.
+    /// Gives back the slots of these arrivals, which may be some of those received, and forgets them.
     fn release(&mut self, inbox: &mut Inbox);
 
     /// Its events since the start.

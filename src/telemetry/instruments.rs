@@ -71,7 +71,7 @@ const LATENCY_BUCKETS: &[u64] = &[
 const SIZES: Layout = Layout { lowest: 1, highest: 4096, digits: 2 };
 const SIZE_BUCKETS: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 
-/// From the moment a worker began to read a turn's frames to the moment the kernel had taken their
+/// From the moment a worker began to read a frame to the moment the kernel had taken their
 /// datagrams: all that twill itself adds to a packet on its way out.
 pub(crate) const EGRESS_LATENCY: Instrument = Instrument {
     name: "egress_latency",
@@ -206,8 +206,10 @@ impl WorkerInstruments {
 pub(crate) struct Meter {
     instruments: Arc<WorkerInstruments>,
     on: bool,
-    /// When the turn began to read, monotonic.
+    /// When the worker last began to read, monotonic.
     began_ns: u64,
+    /// Packets that the next [`Meter::sent`] hands over, by when they were read.
+    leaving: Vec<Leaving>,
     /// Datagrams of the next [`Meter::sent`] that the kernel refused, by run, in order.
     refused: Vec<Refused>,
     /// Packets that the next [`Meter::written`] brings to the device.
@@ -222,27 +224,35 @@ struct Refused {
 }
 
 #[derive(Debug)]
+struct Leaving {
+    read_ns: u64,
+    packets: u64,
+}
+
+#[derive(Debug)]
 struct Waiting {
     received_ns: u64,
     packets: u64,
 }
 
 impl Meter {
-    /// Meters a worker that moves at most `runs` runs in one send and `trains` trains in one turn.
+    /// Meters a worker that moves at most `runs` runs in one send, and `arrivals` frames and as many
+    /// trains in one turn.
     /// When `on` is false, it keeps only the books and whose datagrams were dropped.
     #[must_use]
     pub(crate) fn new(
         instruments: Arc<WorkerInstruments>,
         on: bool,
         runs: usize,
-        trains: usize,
+        arrivals: usize,
     ) -> Self {
         Self {
             instruments,
             on,
             began_ns: 0,
+            leaving: Vec::with_capacity(arrivals),
             refused: Vec::with_capacity(runs),
-            waiting: Vec::with_capacity(trains + 1),
+            waiting: Vec::with_capacity(arrivals + 1),
         }
     }
 
@@ -283,21 +293,41 @@ impl Meter {
             return;
         }
         let mut refused = self.refused.iter().peekable();
-        let mut left = 0;
+        let mut lost_packets = 0;
         for (number, run) in datagrams.runs().iter().enumerate() {
             self.instruments.send_datagrams.record(run.datagrams.into(), 1);
             let lost = refused.next_if(|refused| refused.run as usize == number);
             let (drops, lost_bytes) = lost.map_or((0, 0), |lost| (lost.packets, lost.bytes));
             let packets = u64::from(run.datagrams).saturating_sub(drops.into());
-            left += packets;
+            lost_packets += u64::from(drops);
             if let Some(peer) = self.instruments.peers.peer(run.destination.peer) {
                 let bytes = u64::from(run.bytes).saturating_sub(lost_bytes.into());
                 peer.sent(packets, bytes, drops.into());
             }
         }
         self.refused.clear();
-        let took_ns = clock::monotonic_ns().saturating_sub(self.began_ns);
-        self.instruments.egress_latency.record(took_ns, left);
+        let now_ns = clock::monotonic_ns();
+        for leaving in self.leaving.drain(..) {
+            let lost = lost_packets.min(leaving.packets);
+            lost_packets -= lost;
+            let took_ns = now_ns.saturating_sub(leaving.read_ns);
+            self.instruments.egress_latency.record(took_ns, leaving.packets - lost);
+        }
+    }
+
+    /// So many packets of a frame are in the next batch of runs.
+    #[inline]
+    pub(crate) fn frame(&mut self, read_ns: u64, packets: u64) {
+        if !self.on || packets == 0 {
+            return;
+        }
+        let room = self.leaving.len() < self.leaving.capacity();
+        match self.leaving.last_mut() {
+            Some(last) if last.read_ns == read_ns => last.packets += packets,
+            // One entry for each frame of a turn at most, for which there is room.
+            _ if room => self.leaving.push(Leaving { read_ns, packets }),
+            _ => {}
+        }
     }
 
     /// The datapath has decided about a train, or about a part of it.

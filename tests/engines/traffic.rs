@@ -362,6 +362,36 @@ fn more_than_a_batch_arrives_in_order_over_several_turns() {
 }
 
 #[test]
+fn a_wait_without_end_after_a_full_batch_brings_the_next_arrivals() {
+    every_engine("a_wait_without_end_after_a_full_batch", Plan::without_offloads(), |rig| {
+        const COUNT: usize = 3 * BATCH;
+        let application = rig.application();
+        for number in 0..COUNT as u16 {
+            application.send_to(&numbered(number, 60), (BEYOND, 9)).unwrap();
+        }
+        // It fails instead of standing still.
+        let wake = rig.wake.try_clone().unwrap();
+        let (done, is_done) = std::sync::mpsc::channel::<()>();
+        let waker = thread::spawn(move || {
+            let late = is_done.recv_timeout(PATIENCE).is_err();
+            rustix::io::write(&wake, &1u64.to_ne_bytes()).unwrap();
+            late
+        });
+
+        let mut frames = 0;
+        while frames < COUNT && !waker.is_finished() {
+            rig.engine.receive(&mut rig.inbox, None).unwrap();
+            frames += rig.inbox.frames.len();
+            rig.engine.release(&mut rig.inbox);
+        }
+
+        let _ = done.send(());
+        assert!(!waker.join().unwrap(), "{frames} of {COUNT} arrived");
+        assert_eq!(frames, COUNT);
+    });
+}
+
+#[test]
 fn slots_are_free_again_after_every_turn() {
     every_engine("slots_are_free_again_after_every_turn", Plan::default(), |rig| {
         let (application, peer) = (rig.application(), rig.peer(2));
@@ -378,6 +408,44 @@ fn slots_are_free_again_after_every_turn() {
         }
 
         assert_eq!(rig.stats().no_buffers, 0);
+    });
+}
+
+#[test]
+fn what_waits_keeps_its_slots_while_more_arrives_and_part_of_it_is_released() {
+    every_engine("what_waits_keeps_its_slots", Plan::without_offloads(), |rig| {
+        const COUNT: u16 = 400;
+        let (application, peer, listen) = (rig.application(), rig.peer(2), rig.plan.listen);
+        for number in 0..COUNT {
+            application.send_to(&numbered(number, 200), (BEYOND, 9)).unwrap();
+            peer.send_to(&numbered(number, 200), listen).unwrap();
+        }
+        let header = rig.header_len();
+        let (mut out, mut back): (Vec<Vec<u8>>, Vec<Vec<u8>>) = Default::default();
+        let mut part = Inbox::new(BATCH);
+        let deadline = Instant::now() + PATIENCE;
+
+        while out.len() < COUNT.into() || back.len() < COUNT.into() {
+            let nothing_waits = rig.inbox.is_empty();
+            let time = if nothing_waits { Duration::from_millis(50) } else { Duration::ZERO };
+            rig.engine.receive(&mut rig.inbox, Some(time)).unwrap();
+            // The later half leaves first, and what is left waits for the next time.
+            let (frames, trains) = (&mut rig.inbox.frames, &mut rig.inbox.trains);
+            part.frames.extend(frames.drain(frames.len() / 2..));
+            part.trains.extend(trains.drain(trains.len() / 2..));
+            let packets = part.frames.iter().map(|frame| frame_bytes(&mut *rig.engine, frame));
+            out.extend(packets.map(|bytes| payload_of(&bytes[header..]).to_vec()));
+            back.extend(part.trains.iter().map(|train| train_bytes(&mut *rig.engine, train)));
+            rig.engine.release(&mut part);
+            assert!(Instant::now() < deadline, "{} of {COUNT}, {}", out.len(), back.len());
+        }
+
+        for mut numbered in [out, back] {
+            let whole = numbered.iter().all(|bytes| bytes.len() == 200);
+            numbered.sort();
+            numbered.dedup();
+            assert!(whole && numbers(&numbered).into_iter().eq(0..COUNT), "each arrived once");
+        }
     });
 }
 

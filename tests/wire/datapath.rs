@@ -89,7 +89,7 @@ fn replay(given: Given) -> Left {
     match given {
         Given::FromTun(_) => {
             let mut egress = Egress::new(EgressRules { vnet_hdr: false });
-            let frame = TunFrame { slot: Slot(0), start: 0, len };
+            let frame = TunFrame { slot: Slot(0), start: 0, len, read_ns: 0 };
             egress.frame(&world, frame, &mut slot, &mut datagrams, &mut frames);
         }
         Given::FromPeer(from, _) => {

@@ -14,6 +14,8 @@ pub struct TunFrame {
     pub start: u32,
     /// Number of bytes.
     pub len: u32,
+    /// When it was read, nanoseconds of `CLOCK_MONOTONIC`.
+    pub read_ns: u64,
 }
 
 /// One receive from the UDP socket: one datagram, or several of equal size that the kernel joined
@@ -47,11 +49,12 @@ pub enum Flaw {
     ControlTruncated,
 }
 
-/// The arrivals of one turn, in the order in which they came per direction.
+/// Arrivals: those that wait, in the order in which they came per direction, or those of one turn, in
+/// the order in which they leave.
 #[derive(Debug)]
 pub struct Inbox {
-    /// When the engine began to read what is here, nanoseconds of `CLOCK_MONOTONIC`: what took
-    /// longer, waited for us.
+    /// When the engine last began to read, nanoseconds of `CLOCK_MONOTONIC`: what took longer,
+    /// waited for us.
     pub began_ns: u64,
     /// From the TUN device.
     pub frames: Vec<TunFrame>,

@@ -12,6 +12,7 @@
 mod check;
 mod egress;
 mod errno;
+mod fair;
 mod icmp_reply;
 mod ingress;
 mod inner;
@@ -20,6 +21,7 @@ mod unjoin;
 
 pub use check::{IngressCheck, UnknownIngressCheck};
 pub use egress::{Cut, Egress, EgressRules};
+pub use fair::{Fair, Flows};
 pub use icmp_reply::ReplyTally;
 pub use ingress::{Ingress, IngressRules, TrainReport, TrainRest, Unwritten};
 pub use tally::{DropReason, Tally};

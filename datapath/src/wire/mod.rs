@@ -7,6 +7,7 @@
 //! order, lengths in bytes.
 
 pub mod checksum;
+pub mod flow;
 pub mod icmp;
 pub mod icmpv6;
 pub mod ipv4;

@@ -74,7 +74,7 @@ fn t6_a_super_packet_is_decided_once_however_many_batches_it_takes() {
     use twill_datapath::{Egress, EgressRules, World};
     let view = Setup::default().host().view;
     let mut bytes = tso(100, &tcp(HERE, AT_A, 64, 1, ACK, &payload(1000)));
-    let frame = TunFrame { slot: Slot(0), start: 0, len: bytes.len() as u32 };
+    let frame = TunFrame { slot: Slot(0), start: 0, len: bytes.len() as u32, read_ns: 0 };
     let mut egress = Egress::new(EgressRules { vnet_hdr: true });
     let limits = RunLimits { datagrams: 64, bytes: 65507 };
     let mut out = Datagrams::new(limits, 4, Pieces::new(8, 4096));

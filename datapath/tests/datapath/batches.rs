@@ -109,7 +109,7 @@ impl EgressSide {
 
     fn frame(&mut self, slot: &mut [u8]) -> Progress<Cut> {
         let world = World { view: &self.view, now_ns: 0 };
-        let frame = TunFrame { slot: Slot(0), start: 0, len: slot.len() as u32 };
+        let frame = TunFrame { slot: Slot(0), start: 0, len: slot.len() as u32, read_ns: 0 };
         self.egress.frame(&world, frame, slot, &mut self.out, &mut self.replies)
     }
 }

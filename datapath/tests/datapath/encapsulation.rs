@@ -187,7 +187,8 @@ fn t5_only_what_its_sender_lets_be_fragmented_may_be_and_shares_no_run_with_the_
     let mut replies = Frames::new(1, Pieces::new(1, 0));
 
     for (slot, packet) in [bound.clone(), bound, free, v6].iter_mut().enumerate() {
-        let frame = TunFrame { slot: Slot(slot as u16), start: 0, len: packet.len() as u32 };
+        let frame =
+            TunFrame { slot: Slot(slot as u16), start: 0, len: packet.len() as u32, read_ns: 0 };
         egress.frame(&world, frame, packet, &mut out, &mut replies);
     }
 
@@ -232,7 +233,7 @@ fn t5_ipv6_packets_of_the_least_mtu_may_leave_in_outer_fragments() {
                 Setup { vnet_hdr: true, ..Setup::dual_stack() }.host();
             let limits = RunLimits { datagrams: 99, bytes: 65_507 };
             let mut out = Datagrams::new(limits, 99, Pieces::new(20_000, 1 << 19));
-            let whole = TunFrame { slot: Slot(0), start: 0, len: frame.len() as u32 };
+            let whole = TunFrame { slot: Slot(0), start: 0, len: frame.len() as u32, read_ns: 0 };
             let world = World { view: &view, now_ns: 0 };
             let mut replies = Frames::new(1, Pieces::new(1, 0));
 
@@ -333,7 +334,8 @@ fn small_packets_of_one_size_to_one_peer_share_a_run() {
 
     for (slot, destination) in [AT_A, AT_B, AT_A, AT_B, AT_A].into_iter().enumerate() {
         let mut bytes = udp([10, 10, 0, slot as u8], destination, 64, b"same size");
-        let frame = TunFrame { slot: Slot(slot as u16), start: 0, len: bytes.len() as u32 };
+        let frame =
+            TunFrame { slot: Slot(slot as u16), start: 0, len: bytes.len() as u32, read_ns: 0 };
         let done = egress.frame(&world, frame, &mut bytes, &mut out, &mut replies);
         assert_eq!(done, Progress::Done);
     }
@@ -355,7 +357,8 @@ fn what_the_kernel_refuses_moves_from_out_to_drops() {
     let mut replies = Frames::new(1, Pieces::new(1, 0));
     for (slot, payload) in [40, 40, 40, 7].into_iter().enumerate() {
         let mut bytes = udp(HERE, AT_A, 64, &vec![0; payload]);
-        let frame = TunFrame { slot: Slot(slot as u16), start: 0, len: bytes.len() as u32 };
+        let frame =
+            TunFrame { slot: Slot(slot as u16), start: 0, len: bytes.len() as u32, read_ns: 0 };
         egress.frame(&world, frame, &mut bytes, &mut out, &mut replies);
     }
     let run = out.runs()[0];

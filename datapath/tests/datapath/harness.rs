@@ -181,7 +181,8 @@ impl Host {
         let mut slot = vec![0xa5; LEAD];
         slot.extend_from_slice(frame);
         slot.extend_from_slice(&[0x5a; LEAD]);
-        let frame = TunFrame { slot: Slot(3), start: LEAD as u32, len: frame.len() as u32 };
+        let frame =
+            TunFrame { slot: Slot(3), start: LEAD as u32, len: frame.len() as u32, read_ns: 0 };
         let mut sent = Sent::default();
         let world = World { view: &self.view, now_ns: self.now_ns };
         let (out, replies) = (&mut self.datagrams, &mut self.replies);

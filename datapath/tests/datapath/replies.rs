@@ -116,7 +116,7 @@ fn neither_a_traceroute_without_end_nor_another_pod_stops_path_mtu_discovery() {
     let (mut flood, mut answers) = (room(), room());
     for _ in 0..1000 {
         let mut hopless = udp(HERE, AT_A, 1, b"");
-        let frame = TunFrame { slot: Slot(0), start: 0, len: hopless.len() as u32 };
+        let frame = TunFrame { slot: Slot(0), start: 0, len: hopless.len() as u32, read_ns: 0 };
         egress.frame(&world, frame, &mut hopless, &mut out, &mut flood);
         egress.too_long(&world, &udp([10, 10, 0, 77], AT_A, 64, &[0; 99]), || 1400, &mut flood);
     }
@@ -152,7 +152,7 @@ fn a_full_batch_of_replies_keeps_one_back_and_counts_it() {
 
     for _ in 0..3 {
         let mut bytes = udp(HERE, NOWHERE, 64, b"");
-        let frame = TunFrame { slot: Slot(0), start: 0, len: bytes.len() as u32 };
+        let frame = TunFrame { slot: Slot(0), start: 0, len: bytes.len() as u32, read_ns: 0 };
         egress.frame(&world, frame, &mut bytes, &mut out, &mut replies);
     }
 

@@ -79,7 +79,10 @@ impl Input {
     ) -> Result<(), EngineError> {
         stats.syscalls += 1;
         match rustix::io::read(&ports.tun, &mut *self.buffers.frame) {
-            Ok(len) => inbox.frames.push(TunFrame { slot: FRAME, start: 0, len: len as u32 }),
+            Ok(len) => {
+                let (len, read_ns) = (len as u32, inbox.began_ns);
+                inbox.frames.push(TunFrame { slot: FRAME, start: 0, len, read_ns });
+            }
             Err(errno) => arrival::no_frame(errno.raw_os_error(), stats)?,
         }
         Ok(())
@@ -127,6 +130,10 @@ impl driver::Input for Input {
         timeout: Option<Duration>,
         stats: &mut EngineStats,
     ) -> Result<(), EngineError> {
+        // The only slots may be taken.
+        if !inbox.is_empty() {
+            return Ok(());
+        }
         if self.next == Step::Poll {
             stats.syscalls += 1;
             Self::wait(ports, timeout)?;

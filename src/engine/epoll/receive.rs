@@ -90,9 +90,11 @@ impl driver::Input for Input {
             self.wait(ports, timeout)?;
         }
         inbox.began_ns = clock::monotonic_ns();
-        self.buffers.frames.read(ports.tun.as_fd(), &mut inbox.frames, stats)?;
+        let before = (inbox.frames.len(), inbox.trains.len());
+        let (frames, now_ns) = (&mut inbox.frames, inbox.began_ns);
+        self.buffers.frames.read(ports.tun.as_fd(), frames, now_ns, stats)?;
         self.buffers.trains.receive(ports.udp.as_fd(), &mut inbox.trains, stats)?;
-        self.hot = !inbox.is_empty();
+        self.hot = before != (inbox.frames.len(), inbox.trains.len());
         Ok(())
     }
 
@@ -101,8 +103,13 @@ impl driver::Input for Input {
     }
 
     fn release(&mut self, inbox: &mut Inbox) {
+        for frame in &inbox.frames {
+            self.buffers.frames.give_back(frame.start);
+        }
+        for train in &inbox.trains {
+            self.buffers.trains.give_back(train.slot);
+        }
         inbox.clear();
-        self.buffers.frames.clear();
     }
 
     fn output<'a>(

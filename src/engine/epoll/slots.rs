@@ -7,6 +7,7 @@ use crate::engine::output::messages::empty_header;
 use crate::engine::{EngineError, EngineStats, Tuning};
 use crate::sys::{address, cmsg, mmsg};
 use rustix::io::Errno;
+use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use twill_datapath::batch::{Slot, Train, TunFrame};
 
@@ -40,23 +41,54 @@ impl Slots for Buffers {
     }
 }
 
-/// One buffer for all frames of a turn, filled from the front.
+/// One buffer for all frames that are out, filled in a circle.
 pub(super) struct FrameArena {
     bytes: Box<[u8]>,
     /// What one read may bring.
     most: usize,
-    used: usize,
+    /// What is in use, in the order in which it was read.
+    extents: VecDeque<Extent>,
+}
+
+/// The place of one frame.
+struct Extent {
+    start: usize,
+    end: usize,
+    is_free: bool,
 }
 
 impl FrameArena {
     pub(super) fn new(tuning: &Tuning) -> Self {
         let most = tuning.frame_len();
         let len = if tuning.super_packets { FRAME_ARENA } else { most * tuning.batch };
-        Self { bytes: vec![0; len].into_boxed_slice(), most, used: 0 }
+        let extents = VecDeque::with_capacity(2 * tuning.batch);
+        Self { bytes: vec![0; len].into_boxed_slice(), most, extents }
     }
 
-    pub(super) fn clear(&mut self) {
-        self.used = 0;
+    /// Where the next frame goes, if there is room for the longest.
+    fn room(&self) -> Option<usize> {
+        if self.extents.len() == self.extents.capacity() {
+            return None;
+        }
+        let (Some(oldest), Some(last)) = (self.extents.front(), self.extents.back()) else {
+            return Some(0);
+        };
+        let fits = |from: usize, to: usize| (from + self.most <= to).then_some(from);
+        if last.end <= oldest.start {
+            return fits(last.end, oldest.start);
+        }
+        fits(last.end, self.bytes.len()).or_else(|| fits(0, oldest.start))
+    }
+
+    /// Takes back the place of the frame that begins there.
+    pub(super) fn give_back(&mut self, start: u32) {
+        let extent = self.extents.iter_mut().find(|it| it.start == start as usize && !it.is_free);
+        if let Some(extent) = extent {
+            extent.is_free = true;
+        }
+        while self.extents.front().is_some_and(|oldest| oldest.is_free) {
+            self.extents.pop_front();
+        }
     }
 
     /// Reads frames until the device is empty or there is no room; slot 0 is the arena.
@@ -64,17 +96,20 @@ impl FrameArena {
         &mut self,
         device: BorrowedFd<'_>,
         frames: &mut Vec<TunFrame>,
+        read_ns: u64,
         stats: &mut EngineStats,
     ) -> Result<(), EngineError> {
         while frames.len() < frames.capacity() {
-            let Some(room) = self.bytes.get_mut(self.used..self.used + self.most) else { break };
+            let Some(start) = self.room() else { break };
             stats.syscalls += 1;
-            match rustix::io::read(device, room) {
+            match rustix::io::read(device, &mut self.bytes[start..start + self.most]) {
                 Ok(len) => {
-                    let (start, len) = (self.used as u32, len as u32);
-                    frames.push(TunFrame { slot: Slot(0), start, len });
+                    let frame =
+                        TunFrame { slot: Slot(0), start: start as u32, len: len as u32, read_ns };
+                    frames.push(frame);
                     // Headers are read as words: keep them on word boundaries.
-                    self.used += (len as usize).next_multiple_of(8);
+                    let end = start + len.max(1).next_multiple_of(8);
+                    self.extents.push_back(Extent { start, end, is_free: false });
                 }
                 Err(Errno::INTR) => {}
                 Err(errno) => {
@@ -91,6 +126,10 @@ impl FrameArena {
 pub(super) struct TrainSlots {
     bytes: Box<[u8]>,
     slot_len: usize,
+    /// Slots that hold nothing.
+    free: Vec<usize>,
+    /// Those of a receive that brought nothing to keep.
+    unused: Vec<usize>,
     names: Vec<[u8; address::LEN]>,
     controls: Vec<[u64; cmsg::RECEIVE_SPACE / 8]>,
     iovecs: Vec<libc::iovec>,
@@ -104,6 +143,8 @@ impl TrainSlots {
         Self {
             bytes: vec![0; slots * slot_len].into_boxed_slice(),
             slot_len,
+            free: (0..slots).rev().collect(),
+            unused: Vec::with_capacity(slots),
             names: vec![[0; address::LEN]; slots],
             controls: vec![[0; cmsg::RECEIVE_SPACE / 8]; slots],
             iovecs: Vec::with_capacity(slots),
@@ -126,9 +167,13 @@ impl TrainSlots {
         trains: &mut Vec<Train>,
         stats: &mut EngineStats,
     ) -> Result<(), EngineError> {
-        self.prepare();
+        let count = self.free.len().min(trains.capacity() - trains.len());
+        if count == 0 {
+            return Ok(());
+        }
+        self.prepare(count);
         stats.syscalls += 1;
-        // SAFETY: `prepare` pointed every header at its own slot, name, control data and iovec,
+        // SAFETY: `prepare` pointed every header at a free slot, its name, control data and iovec,
         // all of which `self` owns and nobody else uses during the call.
         let received = unsafe { mmsg::receive(socket, &mut self.headers) };
         let count = match received {
@@ -137,43 +182,52 @@ impl TrainSlots {
                 return arrival::no_train(error.raw_os_error().unwrap_or(libc::EIO), stats);
             }
         };
-        for index in 0..count {
-            if let Some(train) = self.train(index, stats) {
-                trains.push(train);
+        for number in 0..count {
+            // The headers named the free slots from the last one on.
+            let Some(slot) = self.free.pop() else { break };
+            match self.train(slot, number, stats) {
+                Some(train) => trains.push(train),
+                None => self.unused.push(slot),
             }
         }
+        self.free.append(&mut self.unused);
         Ok(())
     }
 
-    /// Points every header at its slot; the kernel overwrites the lengths each time.
-    fn prepare(&mut self) {
+    /// Takes back a slot.
+    pub(super) fn give_back(&mut self, slot: Slot) {
+        self.free.push(usize::from(slot.0) - 1);
+    }
+
+    /// Points headers at as many free slots; the kernel overwrites the lengths each time.
+    fn prepare(&mut self, count: usize) {
         self.headers.clear();
         self.iovecs.clear();
-        for index in 0..self.names.len() {
+        for index in self.free.iter().rev().take(count) {
             let slot = &mut self.bytes[index * self.slot_len..(index + 1) * self.slot_len];
             self.iovecs
                 .push(libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() });
         }
-        for index in 0..self.names.len() {
+        for (number, index) in self.free.iter().rev().take(count).enumerate() {
             let mut header = empty_header();
-            header.msg_hdr.msg_name = self.names[index].as_mut_ptr().cast();
+            header.msg_hdr.msg_name = self.names[*index].as_mut_ptr().cast();
             header.msg_hdr.msg_namelen = address::LEN as libc::socklen_t;
-            header.msg_hdr.msg_iov = &raw mut self.iovecs[index];
+            header.msg_hdr.msg_iov = &raw mut self.iovecs[number];
             header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_control = self.controls[index].as_mut_ptr().cast();
+            header.msg_hdr.msg_control = self.controls[*index].as_mut_ptr().cast();
             header.msg_hdr.msg_controllen = cmsg::RECEIVE_SPACE;
             self.headers.push(header);
         }
     }
 
-    fn train(&self, index: usize, stats: &mut EngineStats) -> Option<Train> {
-        let header = &self.headers[index];
-        let control = zerocopy::IntoBytes::as_bytes(&self.controls[index]);
+    fn train(&self, slot: usize, number: usize, stats: &mut EngineStats) -> Option<Train> {
+        let header = &self.headers[number];
+        let control = zerocopy::IntoBytes::as_bytes(&self.controls[slot]);
         let arrival = Arrival {
-            slot: Slot(index as u16 + 1),
+            slot: Slot(slot as u16 + 1),
             start: 0,
             len: header.msg_len,
-            name: &self.names[index],
+            name: &self.names[slot],
             control: &control[..header.msg_hdr.msg_controllen.min(control.len())],
             flags: header.msg_hdr.msg_flags,
         };

@@ -53,8 +53,10 @@ pub(in crate::engine) struct Buffers {
 struct Intake<B: Unpin + 'static> {
     free: Vec<B>,
     in_flight: Vec<InFlight<B>>,
-    /// This turn's arrivals, by slot.
-    taken: Vec<B>,
+    /// Arrivals that are not released yet, by slot.
+    taken: Vec<Option<B>>,
+    /// Slots that hold none.
+    vacant: Vec<usize>,
     /// How many to offer next: somewhat more than lately arrived.
     offer: usize,
 }
@@ -64,7 +66,8 @@ impl<B: Unpin> Intake<B> {
         Self {
             free: (0..count).map(|_| buffer()).collect(),
             in_flight: Vec::with_capacity(count),
-            taken: Vec::with_capacity(count),
+            taken: (0..count).map(|_| None).collect(),
+            vacant: (0..count).collect(),
             offer: LEAST_OFFER,
         }
     }
@@ -82,13 +85,18 @@ impl<B: Unpin> Intake<B> {
         mut keep: impl FnMut(usize, Result<usize, i32>, &B) -> Result<bool, EngineError>,
     ) -> Result<(), EngineError> {
         let offered = self.in_flight.len();
-        let before = self.taken.len();
+        let before = self.vacant.len();
         let mut failure = None;
         for operation in self.in_flight.drain(..) {
             let (result, buffer) = operation.await;
             let result = result.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
-            match keep(self.taken.len(), result, &buffer) {
-                Ok(true) => self.taken.push(buffer),
+            // There are as many slots as buffers.
+            let slot = self.vacant.last().copied().unwrap_or_default();
+            match keep(slot, result, &buffer) {
+                Ok(true) => {
+                    self.vacant.pop();
+                    self.taken[slot] = Some(buffer);
+                }
                 Ok(false) => self.free.push(buffer),
                 Err(error) => {
                     self.free.push(buffer);
@@ -97,14 +105,25 @@ impl<B: Unpin> Intake<B> {
             }
         }
         if offered > 0 {
-            let arrived = self.taken.len() - before;
+            let arrived = before - self.vacant.len();
             self.offer = (2 * arrived).max(LEAST_OFFER);
         }
         failure.map_or(Ok(()), Err)
     }
 
-    fn release(&mut self) {
-        self.free.append(&mut self.taken);
+    fn release(&mut self, slot: usize) {
+        if let Some(buffer) = self.taken[slot].take() {
+            self.free.push(buffer);
+            self.vacant.push(slot);
+        }
+    }
+
+    fn taken(&self, slot: usize) -> &B {
+        self.taken[slot].as_ref().expect("slots are named from arrival to release")
+    }
+
+    fn taken_mut(&mut self, slot: usize) -> &mut B {
+        self.taken[slot].as_mut().expect("slots are named from arrival to release")
     }
 }
 
@@ -212,8 +231,8 @@ fn keep_frame(
 ) -> Result<bool, EngineError> {
     match read {
         Ok(len) => {
-            let slot = Slot(slot as u16);
-            inbox.frames.push(TunFrame { slot, start: 0, len: len as u32 });
+            let (slot, len, read_ns) = (Slot(slot as u16), len as u32, inbox.began_ns);
+            inbox.frames.push(TunFrame { slot, start: 0, len, read_ns });
             Ok(true)
         }
         // Its timeout ended it.
@@ -278,23 +297,28 @@ impl driver::Input for Input {
         if self.hot == [false; 2] {
             return Ok(());
         }
+        let before = (inbox.frames.len(), inbox.trains.len());
         self.drain(ports, inbox, stats)?;
         // While one direction is busy the other is tried too, without asking first.
-        self.hot = [!inbox.is_empty(); 2];
+        self.hot = [before != (inbox.frames.len(), inbox.trains.len()); 2];
         Ok(())
     }
 
     fn slot_mut(&mut self, slot: Slot) -> &mut [u8] {
         match usize::from(slot.0).checked_sub(BUFFERS) {
-            None => &mut self.buffers.frames.taken[usize::from(slot.0)],
-            Some(train) => &mut self.buffers.trains.taken[train].payload,
+            None => self.buffers.frames.taken_mut(slot.0.into()),
+            Some(train) => &mut self.buffers.trains.taken_mut(train).payload,
         }
     }
 
     fn release(&mut self, inbox: &mut Inbox) {
+        for frame in &inbox.frames {
+            self.buffers.frames.release(frame.slot.0.into());
+        }
+        for train in &inbox.trains {
+            self.buffers.trains.release(usize::from(train.slot.0) - BUFFERS);
+        }
         inbox.clear();
-        self.buffers.frames.release();
-        self.buffers.trains.release();
     }
 
     fn output<'a>(
@@ -309,8 +333,8 @@ impl driver::Input for Input {
 impl Slots for Buffers {
     fn slot(&self, slot: Slot) -> &[u8] {
         match usize::from(slot.0).checked_sub(BUFFERS) {
-            None => &self.frames.taken[usize::from(slot.0)],
-            Some(train) => &self.trains.taken[train].payload,
+            None => self.frames.taken(slot.0.into()),
+            Some(train) => &self.trains.taken(train).payload,
         }
     }
 }

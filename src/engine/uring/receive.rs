@@ -51,6 +51,8 @@ pub(in crate::engine) struct Input {
     buffers: Buffers,
     message: Box<libc::msghdr>,
     overflows: u32,
+    /// A completion that found no room in the inbox.
+    held: Option<cqueue::Entry>,
     /// When the kernel last did its part of receiving.
     entered_ns: u64,
 }
@@ -115,6 +117,7 @@ impl Input {
             buffers: Buffers { frames, trains },
             message,
             overflows: 0,
+            held: None,
             entered_ns: 0,
         })
     }
@@ -123,6 +126,8 @@ impl Input {
         IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            // Says without a system call whether one would find anything.
+            .setup_taskrun_flag()
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)
             .map_err(|source| EngineError::Unsupported {
@@ -162,14 +167,19 @@ impl Input {
         pushed.map_err(|_| EngineError::SubmissionQueue)
     }
 
-    /// Runs the kernel's part and waits for at least one completion.
+    /// Runs the kernel's part and waits for at least one completion, unless there is no time for that.
     fn enter(
         &mut self,
         timeout: Option<Duration>,
         stats: &mut EngineStats,
     ) -> Result<(), EngineError> {
+        if timeout == Some(Duration::ZERO) && !self.is_due() {
+            return Ok(());
+        }
         stats.syscalls += 1;
         let entered = match timeout {
+            // The flag that `is_due` looks at makes this run what was deferred.
+            Some(Duration::ZERO) => self.operations.ring.submit_and_wait(0),
             None => self.operations.ring.submit_and_wait(1),
             Some(timeout) => {
                 let timeout = Timespec::from(timeout);
@@ -197,6 +207,12 @@ impl Input {
         }
     }
 
+    /// Whether the kernel has something to do: to submit, to receive, or to complete.
+    fn is_due(&mut self) -> bool {
+        let submissions = self.operations.ring.submission();
+        !submissions.is_empty() || submissions.taskrun() || submissions.cq_overflow()
+    }
+
     /// Ends all operations and arms them again: nobody knows which of them ended with a completion
     /// that was lost. Its buffer is lost too; the others go around as before.
     fn arm_anew(&mut self, stats: &mut EngineStats) {
@@ -220,10 +236,11 @@ impl Input {
         let overflows = completions.overflow();
         stats.cq_overflows += u64::from(overflows.wrapping_sub(self.overflows));
         self.overflows = overflows;
-        while inbox.frames.len() < inbox.frames.capacity()
-            && inbox.trains.len() < inbox.trains.capacity()
-        {
-            let Some(completion) = completions.next() else { break };
+        while let Some(completion) = self.held.take().or_else(|| completions.next()) {
+            if !has_room(inbox, &completion) {
+                self.held = Some(completion);
+                break;
+            }
             let (index, is_current) = parts(completion.user_data(), self.operations.generation);
             if is_current && !cqueue::more(completion.flags()) {
                 self.operations.disarmed[index as usize] = true;
@@ -232,7 +249,8 @@ impl Input {
             let bid = cqueue::buffer_select(completion.flags());
             match (index, completion.result(), bid) {
                 (TUN, len @ 0.., Some(bid)) => {
-                    inbox.frames.push(TunFrame { slot: Slot(bid), start: 0, len: len as u32 });
+                    let (len, read_ns) = (len as u32, inbox.began_ns);
+                    inbox.frames.push(TunFrame { slot: Slot(bid), start: 0, len, read_ns });
                 }
                 (UDP, 0.., Some(bid)) => {
                     match train(&self.buffers.trains, &self.message, bid, stats) {
@@ -249,6 +267,16 @@ impl Input {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether the inbox takes what a completion brings.
+fn has_room(inbox: &Inbox, completion: &cqueue::Entry) -> bool {
+    match completion.user_data() as u32 {
+        _ if cqueue::buffer_select(completion.flags()).is_none() => true,
+        TUN => inbox.frames.len() < inbox.frames.capacity(),
+        UDP => inbox.trains.len() < inbox.trains.capacity(),
+        _ => true,
     }
 }
 
@@ -317,7 +345,9 @@ impl driver::Input for Input {
     ) -> Result<(), EngineError> {
         self.arm()?;
         // What the last turn left in the ring was read when that turn entered the kernel.
-        let left_over = !self.operations.ring.completion().is_empty();
+        let left_over = self.held.is_some() || !self.operations.ring.completion().is_empty();
+        // What is held is an arrival, or the end of an operation without which none comes.
+        let timeout = if self.held.is_some() { Some(Duration::ZERO) } else { timeout };
         self.enter(timeout, stats)?;
         let entered_ns = clock::monotonic_ns();
         inbox.began_ns = if left_over { self.entered_ns } else { entered_ns };
@@ -339,7 +369,8 @@ impl driver::Input for Input {
         inbox.began_ns = self.entered_ns;
         for _ in 0..LAST_ROUNDS {
             self.reap(ports, inbox, stats)?;
-            if !inbox.is_empty() || self.operations.disarmed == [true; 3] {
+            let has_ended = self.operations.disarmed == [true; 3] && self.held.is_none();
+            if !inbox.is_empty() || has_ended {
                 break;
             }
             stats.syscalls += 1;

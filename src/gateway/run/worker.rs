@@ -3,6 +3,7 @@
 //! ```text
 //! loop {
 //!     receive                       engine: everything that is there, up to a batch
+//!     choose                        of what waits, a turn's worth, flows with little first
 //!     frames -> egress -> send      datapath decides, engine sends runs
 //!     trains -> ingress -> write    datapath decides and joins, engine writes frames
 //!     publish, release              the turn's books, the slots
@@ -18,6 +19,7 @@ use crate::socket::Originator;
 use crate::telemetry::counter::TurnBooks;
 use crate::telemetry::instruments::{Meter, WorkerInstruments};
 use arc_swap::{ArcSwap, Cache};
+use backlog::Backlog;
 use paths::Paths;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -60,8 +62,8 @@ const SINGLES_BYTES: usize = SUPER_PACKET_BYTES + MAX_SINGLES * SINGLE_BYTES;
 
 /// Bytes that a worker allocates at its start, beside its engine's buffers and its histograms.
 const MEMORY: usize = {
-    // What arrived in a turn.
-    Inbox::memory(BATCH)
+    // What arrived, and what of it a turn carries.
+    Backlog::memory(BATCH) + Inbox::memory(BATCH)
         // Runs on their way to peers, and headers of their segments.
         + Datagrams::memory(MAX_RUNS) + Pieces::memory(MAX_PIECES, HEADER_BYTES)
         // Frames on their way to the device, and headers of super-packets.
@@ -105,11 +107,12 @@ pub(super) struct Worker {
     views: Cache<Arc<ArcSwap<View>>, Arc<View>>,
     stop: Arc<AtomicBool>,
     busy_poll: Duration,
-    inbox: Inbox,
+    backlog: Backlog,
+    turn: Inbox,
     pipeline: Pipeline,
 }
 
-/// Everything but the engine and the inbox, so that those can be borrowed beside it.
+/// Everything but the engine and what it brought, so that those can be borrowed beside it.
 struct Pipeline {
     egress: Egress,
     ingress: Ingress,
@@ -139,7 +142,8 @@ impl Worker {
             views: Cache::new(common.views),
             stop: common.stop,
             busy_poll: common.busy_poll,
-            inbox: Inbox::new(BATCH),
+            backlog: Backlog::new(BATCH, common.egress.vnet_hdr),
+            turn: Inbox::new(BATCH),
             pipeline: Pipeline {
                 egress: Egress::new(common.egress),
                 ingress: Ingress::new(common.ingress, MAX_FRAMES),
@@ -174,17 +178,24 @@ impl Worker {
         // An engine may have taken more from the kernel than it has handed out: that leaves, too.
         // All that arrives from here on is the successor's.
         loop {
-            self.engine.receive_last(&mut self.inbox)?;
-            if self.inbox.is_empty() {
+            self.backlog.take_all(&mut self.turn);
+            if !self.turn.is_empty() {
+                self.carry();
+            }
+            self.engine.receive_last(&mut self.backlog.inbox)?;
+            if self.backlog.inbox.is_empty() {
                 return Ok(());
             }
-            self.carry();
         }
     }
 
-    /// Waits for arrivals, awake for a while if that is wanted.
+    /// Looks for arrivals, and waits for some if there is nothing to carry; awake for a while if that
+    /// is wanted.
     fn receive(&mut self) -> Result<(), EngineError> {
-        let inbox = &mut self.inbox;
+        let inbox = &mut self.backlog.inbox;
+        if !inbox.is_empty() {
+            return self.engine.receive(inbox, Some(Duration::ZERO));
+        }
         if !self.busy_poll.is_zero() {
             let until = Instant::now() + self.busy_poll;
             while Instant::now() < until && !self.stop.load(Ordering::Relaxed) {
@@ -205,25 +216,28 @@ impl Worker {
 
     fn turn(&mut self) -> Result<(), EngineError> {
         self.receive()?;
+        self.backlog.take(&mut *self.engine, &mut self.turn);
         self.carry();
         Ok(())
     }
 
-    /// Takes what the inbox holds to the other side.
+    /// Takes what the turn holds to the other side: first the direction that has less, which waits
+    /// shortly for the other and would wait long behind it.
     fn carry(&mut self) {
-        let world = World { view: self.views.load(), now_ns: self.inbox.began_ns };
-        let engine = &mut *self.engine;
+        let world = World { view: self.views.load(), now_ns: self.turn.began_ns };
+        let (engine, turn) = (&mut *self.engine, &self.turn);
         let pipeline = &mut self.pipeline;
-        pipeline.meter.begin(&self.inbox);
+        pipeline.meter.begin(turn);
 
-        for frame in &self.inbox.frames {
-            pipeline.egress(&world, engine, *frame);
+        let out: u32 = turn.frames.iter().map(|frame| frame.len).sum();
+        let is_mostly_out = out > turn.trains.iter().map(|train| train.len).sum::<u32>();
+        if is_mostly_out {
+            pipeline.all_ingress(&world, engine, turn);
         }
-        pipeline.send(&world, engine);
-        for train in &self.inbox.trains {
-            pipeline.ingress(&world, engine, train);
+        pipeline.all_egress(&world, engine, turn);
+        if !is_mostly_out {
+            pipeline.all_ingress(&world, engine, turn);
         }
-        pipeline.write(engine);
         pipeline.reply(engine);
         pipeline.meter.publish(&TurnBooks {
             egress: &pipeline.egress.tally,
@@ -232,20 +246,38 @@ impl Worker {
             coalesces: pipeline.ingress.coalesces(),
             engine: engine.stats(),
         });
-        self.engine.release(&mut self.inbox);
+        self.engine.release(&mut self.turn);
     }
 }
 
 impl Pipeline {
+    fn all_egress(&mut self, world: &World<'_>, engine: &mut dyn Engine, turn: &Inbox) {
+        for frame in &turn.frames {
+            self.egress(world, engine, *frame);
+        }
+        self.send(world, engine);
+    }
+
+    fn all_ingress(&mut self, world: &World<'_>, engine: &mut dyn Engine, turn: &Inbox) {
+        for train in &turn.trains {
+            self.ingress(world, engine, train);
+        }
+        self.write(engine);
+    }
+
     fn egress(&mut self, world: &World<'_>, engine: &mut dyn Engine, frame: TunFrame) {
         let bytes = engine.slot_mut(frame.slot);
         let (out, replies) = (&mut self.datagrams, &mut self.replies);
+        let mut sent = self.egress.tally.packets_out;
         let mut progress = self.egress.frame(world, frame, bytes, out, replies);
         while let Progress::Full(rest) = progress {
+            self.meter.frame(frame.read_ns, self.egress.tally.packets_out - sent);
             self.send(world, engine);
+            sent = self.egress.tally.packets_out;
             let bytes = engine.slot_mut(frame.slot);
             progress = self.egress.resume(rest, bytes, &mut self.datagrams);
         }
+        self.meter.frame(frame.read_ns, self.egress.tally.packets_out - sent);
     }
 
     fn ingress(&mut self, world: &World<'_>, engine: &mut dyn Engine, train: &Train) {
@@ -385,6 +417,7 @@ fn copy_slot(engine: &mut dyn Engine, piece: Piece, out: &mut [u8]) {
     }
 }
 
+mod backlog;
 #[cfg(test)]
 mod cases;
 mod paths;

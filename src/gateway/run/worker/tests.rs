@@ -63,7 +63,7 @@ fn a_bulk_stream_crosses_two_gateways_whole_and_in_order() {
             .push_back(tso(1400, &tcp(NEAR, FAR, 64, (index * 64_000) as u32, ACK, part)));
     }
 
-    near.turn();
+    near.turns();
     for train in trains(&near) {
         far.wires.borrow_mut().from_udp.push_back(train);
     }
@@ -76,6 +76,56 @@ fn a_bulk_stream_crosses_two_gateways_whole_and_in_order() {
     assert_eq!(near.egress().imbalance(), 0);
     assert_eq!(far.ingress().packets_in, near.egress().packets_out);
     assert_eq!(far.ingress().dropped(), 0);
+}
+
+#[test]
+fn a_packet_passes_the_bulk_of_other_flows_in_both_directions() {
+    let mut side = Side::near();
+    let bulk = |from, to| tcp(from, to, 64, 1, ACK, &vec![7; 60_000]);
+    for _ in 0..20 {
+        side.wires.borrow_mut().from_tun.push_back(tso(1400, &bulk(NEAR, FAR)));
+        side.arrives(0, bulk(FAR, NEAR));
+    }
+    side.wires.borrow_mut().from_tun.push_back(plain(&udp(NEAR, FAR, b"out")));
+    side.arrives(0, udp(FAR, NEAR, b"in"));
+
+    side.turn();
+
+    let wires = side.wires.borrow();
+    assert!(wires.to_udp[0].1.ends_with(b"out"), "it leaves first");
+    assert!(wires.to_tun.iter().any(|frame| frame.ends_with(b"in")));
+    assert!(side.ingress().packets_out < 8, "a turn is short");
+    assert!(wires.to_udp.len() < 100, "{} segments: a turn is short", wires.to_udp.len());
+}
+
+#[test]
+fn what_arrives_during_a_long_queue_passes_it_and_flows_stay_in_order() {
+    let mut side = Side::near();
+    for number in 0..30 {
+        let segment = tcp(NEAR, FAR, 64, number * 60_000, ACK, &vec![7; 60_000]);
+        side.wires.borrow_mut().from_tun.push_back(tso(1400, &segment));
+    }
+
+    let mut at_once = 0;
+    for number in 0..20u8 {
+        side.turn();
+        let before = side.wires.borrow().to_udp.len();
+        side.wires.borrow_mut().from_tun.push_back(plain(&udp(NEAR, FAR, &[number])));
+        side.turn();
+        let wires = side.wires.borrow();
+        at_once += usize::from(wires.to_udp[before].1[28..] == [number]);
+    }
+    side.turns();
+
+    assert_eq!(at_once, 20, "each left at once");
+    let wires = side.wires.borrow();
+    let stream = wires.to_udp.iter().filter(|(_, bytes)| bytes[9] == 6);
+    let sequence = |bytes: &[u8]| u32::from_be_bytes(bytes[24..28].try_into().unwrap());
+    let sequences: Vec<u32> = stream.map(|(_, bytes)| sequence(bytes)).collect();
+    assert!(sequences.is_sorted(), "the stream was reordered");
+    let numbers: Vec<u8> =
+        wires.to_udp.iter().filter(|it| it.1[9] == 17).map(|it| it.1[28]).collect();
+    assert_eq!(numbers, (0..20).collect::<Vec<_>>());
 }
 
 #[test]
@@ -309,7 +359,7 @@ impl Side {
 
     /// Turns until everything that arrived is done.
     fn turns(&mut self) {
-        while self.wires.borrow().has_arrivals() {
+        while self.wires.borrow().has_arrivals() || !self.worker.backlog.inbox.is_empty() {
             self.turn();
         }
     }

@@ -1,0 +1,141 @@
+//! What was received and waits for its turn.
+//!
+//! ```text
+//! engine ──> inbox ──> turn: all that waits, or what of it leaves first ──> carried, released
+//!            ├ round ┤ later │
+//! ```
+//!
+//! A turn is short, so that what arrives meanwhile is soon looked for: a super-packet of 64 KiB takes a
+//! sender about 85 µs. What waits leaves as it came if a turn takes all of it; otherwise [`Fair`] says
+//! what leaves first.
+//!
+//! Bulk is cheap in large portions only: senders that get an acknowledgement at a time wake at a time.
+//! So what waits when nothing is left of the last round makes the next round, of as many turns as it
+//! takes. Of what arrives later only small packets that somebody may wait for leave before its end.
+
+use crate::engine::Engine;
+use twill_datapath::batch::{Inbox, Train, TunFrame};
+use twill_datapath::offload::vnet_hdr;
+use twill_datapath::{Fair, Flows};
+
+/// Bytes of frames that make a turn full; its last arrival may go beyond.
+const FRAME_BYTES: u32 = 64 * 1024;
+/// Bytes of trains that do. More, as packets of several trains can be joined, and as those who receive
+/// mostly wait for those who send.
+const TRAIN_BYTES: u32 = 256 * 1024;
+
+/// Both directions' arrivals.
+pub(super) struct Backlog {
+    /// What the engine brought and no turn has carried.
+    pub(super) inbox: Inbox,
+    frames: Queue,
+    trains: Queue,
+    vnet_hdr: bool,
+}
+
+/// Bytes of an arrival that may pass others of its round.
+const SMALL: u32 = 2048;
+
+/// How one direction's arrivals are told apart.
+struct Queue {
+    /// Bytes that make a turn full.
+    most: u32,
+    /// How many of the arrivals, from the first on, are of the round.
+    round: usize,
+    /// The flows of each arrival. Those at the end may be missing: they were not needed yet.
+    flows: Vec<Flows>,
+    fair: Fair,
+}
+
+impl Queue {
+    const fn memory(capacity: usize) -> usize {
+        capacity * size_of::<Flows>() + Fair::memory(capacity)
+    }
+
+    fn new(most: u32, capacity: usize) -> Self {
+        Self { most, round: 0, flows: Vec::with_capacity(capacity), fair: Fair::new(capacity) }
+    }
+
+    /// Moves one turn's arrivals.
+    fn take<T: Copy>(
+        &mut self,
+        waiting: &mut Vec<T>,
+        turn: &mut Vec<T>,
+        bytes: impl Fn(&T) -> u32,
+        mut flows: impl FnMut(&T) -> Flows,
+    ) {
+        self.flows.extend(waiting[self.flows.len()..].iter().map(&mut flows));
+        self.fair.clear();
+        for (position, (arrival, flows)) in waiting.iter().zip(&self.flows).enumerate() {
+            let bytes = bytes(arrival);
+            if position < self.round || (bytes <= SMALL && flows.are_urgent()) {
+                self.fair.add(bytes, flows);
+            } else {
+                self.fair.hold(flows);
+            }
+        }
+        let chosen = self.fair.choose(self.most);
+        self.round -= chosen.iter().filter(|position| **position < self.round).count();
+        self.fair.take(waiting, turn);
+        self.fair.rest(&mut self.flows);
+    }
+
+    /// Moves all arrivals.
+    fn take_all<T>(&mut self, waiting: &mut Vec<T>, turn: &mut Vec<T>) {
+        turn.append(waiting);
+        self.flows.clear();
+        self.round = 0;
+    }
+}
+
+impl Backlog {
+    /// Bytes that [`Backlog::new`] allocates.
+    pub(super) const fn memory(capacity: usize) -> usize {
+        Inbox::memory(capacity) + 2 * Queue::memory(capacity)
+    }
+
+    /// Room for `capacity` arrivals of each direction.
+    pub(super) fn new(capacity: usize, vnet_hdr: bool) -> Self {
+        Self {
+            inbox: Inbox::new(capacity),
+            frames: Queue::new(FRAME_BYTES, capacity),
+            trains: Queue::new(TRAIN_BYTES, capacity),
+            vnet_hdr,
+        }
+    }
+
+    /// Moves what leaves now into the turn.
+    pub(super) fn take(&mut self, engine: &mut dyn Engine, turn: &mut Inbox) {
+        let frames: u32 = self.inbox.frames.iter().map(|frame| frame.len).sum();
+        let trains: u32 = self.inbox.trains.iter().map(|train| train.len).sum();
+        if frames <= FRAME_BYTES && trains <= TRAIN_BYTES {
+            return self.take_all(turn);
+        }
+        if self.frames.round == 0 && self.trains.round == 0 {
+            self.frames.round = self.inbox.frames.len();
+            self.trains.round = self.inbox.trains.len();
+        }
+        turn.began_ns = self.inbox.began_ns;
+        let before = if self.vnet_hdr { vnet_hdr::LEN } else { 0 };
+        let len = |frame: &TunFrame| frame.len;
+        self.frames.take(&mut self.inbox.frames, &mut turn.frames, len, |frame| {
+            let start = frame.start as usize;
+            let bytes = engine.slot_mut(frame.slot);
+            let packet = bytes.get(start + before..start + frame.len as usize);
+            Flows::of_packet(packet.unwrap_or_default())
+        });
+        let len = |train: &Train| train.len;
+        self.trains.take(&mut self.inbox.trains, &mut turn.trains, len, |train| {
+            let start = train.start as usize;
+            let bytes = engine.slot_mut(train.slot).get(start..start + train.len as usize);
+            Flows::of_train(bytes.unwrap_or_default(), train.segment)
+        });
+    }
+
+    /// Moves all that waits into the turn.
+    pub(super) fn take_all(&mut self, turn: &mut Inbox) {
+        turn.began_ns = self.inbox.began_ns;
+        self.frames.take_all(&mut self.inbox.frames, &mut turn.frames);
+        self.trains.take_all(&mut self.inbox.trains, &mut turn.trains);
+    }
+}
