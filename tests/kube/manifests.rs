@@ -30,7 +30,9 @@ fn every_manifest_is_accepted_by_the_api_server_to_the_last_field() {
     let others = all.clone().filter(|(name, _)| *name != "Namespace kube-flannel");
     others.for_each(|(_, object)| accept(&server, object));
     kustomized("node-by-node").values().for_each(|object| accept(&server, object));
-    for values in [&[][..], &["ownNodeOnly=true", "flannel.healthz.port=0"], EVERY_VALUE] {
+    let no_plugin =
+        &["flannel.skipCNIPluginInstallation=true", "flannel.skipCNIConfigInstallation=true"];
+    for values in [&[][..], &["flannel.healthz.port=0"], no_plugin, EVERY_VALUE] {
         templated(values).unwrap().values().for_each(|object| accept(&server, object));
     }
 
@@ -167,6 +169,10 @@ fn values_of_flannels_chart_do_what_their_names_say() {
     assert_eq!(pod["nodeSelector"], json!({"pool": "a"}));
     assert_eq!(pod["tolerations"], json!([{"operator": "Exists"}]));
     assert_eq!(pod["imagePullSecrets"], json!([{"name": "secret"}]));
+    let no_plugin = templated(&["flannel.skipCNIPluginInstallation=true"]).unwrap();
+    let pod = &no_plugin["DaemonSet kube-flannel-ds"]["spec"]["template"]["spec"];
+    assert_eq!(pod["initContainers"][0]["name"], "install-cni");
+    assert!(pod["initContainers"][1].is_null());
     let without = templated(&["flannel.healthz.port=0"]).unwrap();
     let gateway =
         &without["DaemonSet kube-flannel-ds"]["spec"]["template"]["spec"]["containers"][0];
