@@ -9,7 +9,8 @@ use std::net::Ipv4Addr;
 /// UDP port of flannel's `udp` backend.
 const DEFAULT_PORT: u16 = 8285;
 
-/// The overlay that all nodes share: `<prefix>/config`.
+/// The overlay that all nodes share: `<prefix>/config`. A node hands it to its successor, which may be of
+/// another version: a field that is added later needs a default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkConfig {
     /// The whole overlay, host bits cleared.
@@ -21,6 +22,7 @@ pub struct NetworkConfig {
     /// Last subnet that may be leased; below the first, nothing may.
     pub subnet_max: Ipv4Addr,
     /// Firewall rules by nftables instead of iptables.
+    #[serde(default)]
     pub nftables: bool,
     /// How packets travel.
     pub backend: Backend,
@@ -223,6 +225,24 @@ mod tests {
 
     fn net(text: &str) -> Ipv4Net {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_node_of_another_version_reads_the_configuration_that_is_handed_to_it() {
+        let config = NetworkConfig::parse(
+            r#"{"Network":"10.5.0.0/16","EnableNFTables":true,"Backend":{"Type":"udp","MTU":1400}}"#,
+        );
+        let config = config.unwrap();
+        let mut words = serde_json::json!(config);
+        words["moon"] = serde_json::json!("full");
+        assert_eq!(serde_json::from_value::<NetworkConfig>(words.clone()).unwrap(), config);
+
+        words.as_object_mut().unwrap().remove("nftables");
+        words["backend"].as_object_mut().unwrap().remove("mtu");
+
+        let earlier: NetworkConfig = serde_json::from_value(words).unwrap();
+        assert_eq!((earlier.nftables, earlier.backend.mtu), (false, None));
+        assert_eq!(earlier.network, config.network);
     }
 
     #[test]
