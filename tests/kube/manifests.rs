@@ -158,6 +158,7 @@ fn values_of_flannels_chart_do_what_their_names_say() {
     assert_eq!(gateway["ports"][0]["containerPort"], 9090);
     assert_eq!(gateway["livenessProbe"]["periodSeconds"], 7);
     assert_eq!(gateway["resources"]["requests"]["memory"], "99Mi");
+    assert_eq!(gateway["securityContext"]["privileged"], true);
     let plugins = pod["initContainers"].as_array().unwrap();
     assert_eq!(plugins.len(), 1, "the CNI configuration is somebody else's");
     assert_eq!(plugins[0]["image"], "registry.example/plugin:v8");
@@ -257,6 +258,7 @@ const EVERY_VALUE: &[&str] = &[
     "flannel.healthz.livenessProbe.periodSeconds=7",
     "flannel.tolerations[0].operator=Exists",
     "flannel.nodeSelector.pool=a",
+    "flannel.privileged=true",
     // Of another backend: changes nothing.
     "flannel.vni=1",
 ];

@@ -100,6 +100,8 @@ impl Server {
         command.arg(format!("--advertise-address={}", self.address));
         command.arg(format!("--secure-port={PORT}"));
         command.args(["--endpoint-reconciler-type=none", "--authorization-mode=RBAC"]);
+        // As kubeadm does.
+        command.arg("--allow-privileged=true");
         command.args(["--service-cluster-ip-range=10.0.0.0/24", "--profiling=false", "--v=0"]);
         for (flag, name) in [
             ("tls-cert-file", "api.crt"),
