@@ -1,6 +1,7 @@
 //! `twill check`: what a configuration file means, without running it.
 
 use super::Outcome;
+use super::run::CONFIG;
 use super::show::print;
 use crate::config::load::{Standalone, load};
 use clap::Args;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Args)]
 pub(super) struct CheckArgs {
     /// Configuration file
+    #[arg(default_value = CONFIG)]
     file: PathBuf,
 }
 
@@ -27,6 +29,7 @@ fn describe(loaded: &Standalone, out: &mut String) -> fmt::Result {
     let busy_poll = Some(settings.busy_poll).filter(|time| !time.is_zero());
     let rows = [
         ("device", format!("{} ({})", settings.device, list(&settings.addresses))),
+        ("encryption", "none: who is on the path can read and change packets".to_owned()),
         ("mtu", settings.mtu.to_string()),
         ("listen", settings.listen.to_string()),
         ("local", list(&settings.local)),

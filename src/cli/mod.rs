@@ -10,6 +10,7 @@ mod flanneld;
 mod hist;
 mod manual;
 mod peer;
+mod reload;
 mod run;
 mod show;
 mod status;
@@ -47,6 +48,8 @@ enum Command {
               add = ArgValueCompleter::new(flanneld::completion::complete))]
         flags: Vec<String>,
     },
+    /// Read the configuration file again in a running gateway
+    Reload(reload::ReloadArgs),
     /// Check a configuration file and print the resulting settings
     Check(check::CheckArgs),
     /// List or change the peers of a running gateway
@@ -140,6 +143,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "etcd")]
         Command::Flanneld { flags } => return flanneld::main(flags.into_iter()),
         Command::Run(args) => run::run(args),
+        Command::Reload(args) => reload::reload(&args),
         Command::Check(args) => check::check(&args),
         Command::Peer(args) => peer::peer(args),
         Command::Status(args) => status::status(&args),
@@ -154,7 +158,8 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report::failed(&error);
-            show::print_error(&format!("twill: {error}\n"));
+            // The long form shows the lines of a file with its mistakes.
+            show::print_error(&format!("twill: {error:#}\n"));
             ExitCode::FAILURE
         }
     }

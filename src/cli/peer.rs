@@ -13,6 +13,7 @@ use crate::telemetry::status::PeerStatus;
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCandidates;
 use ipnet::IpNet;
+use serde::Serialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -38,6 +39,7 @@ enum PeerCommand {
         name: Option<String>,
     },
     /// Remove a peer; succeeds if it does not exist
+    #[command(visible_aliases = ["rm", "remove"])]
     Del {
         /// Name of the peer, or one of its networks
         #[arg(add = ArgValueCandidates::new(peers))]
@@ -53,6 +55,9 @@ enum PeerCommand {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Print the [[peer]] tables of a configuration file
+        #[arg(long, conflicts_with = "json")]
+        toml: bool,
     },
 }
 
@@ -84,10 +89,11 @@ pub(super) fn peer(args: PeerArgs) -> Outcome {
             let peers = peers.collect::<Result<_, AddressError>>()?;
             call(&socket, Request::PeerSync { peers })?;
         }
-        PeerCommand::List { json } => {
-            print(&match json {
-                true => format!("{:#}\n", call(&socket, Request::PeerList)?),
-                false => table(&show::status(&socket)?.peers),
+        PeerCommand::List { json, toml } => {
+            print(&match (json, toml) {
+                (true, _) => format!("{:#}\n", call(&socket, Request::PeerList)?),
+                (_, true) => tables(serde_json::from_value(call(&socket, Request::PeerList)?)?)?,
+                _ => table(&show::status(&socket)?.peers),
             })?;
         }
     }
@@ -101,6 +107,19 @@ fn with_open_port(endpoint: &Endpoint) -> Result<SocketAddr, AddressError> {
     address(endpoint, ([0u8; 4], 0).into()).or(v6)
 }
 
+/// The peers as a configuration file has them.
+fn tables(peer: Vec<PeerSpec>) -> Result<String, toml::ser::Error> {
+    #[derive(Serialize)]
+    struct Tables {
+        peer: Vec<PeerSpec>,
+    }
+    match peer.is_empty() {
+        // Of no peers, the crate writes a list, which would exclude tables below it.
+        true => Ok(String::new()),
+        false => toml::to_string(&Tables { peer }),
+    }
+}
+
 /// One line for each peer: name, endpoint, subnets, and how it is silent.
 fn table(peers: &[PeerStatus]) -> String {
     let width = peers.iter().map(|peer| peer.name.len()).max().unwrap_or(0);
@@ -111,4 +130,34 @@ fn table(peers: &[PeerStatus]) -> String {
         format!("{:width$}  {}  {}{silence}\n", peer.name, peer.endpoint, subnets.join(","))
     };
     peers.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_read_back_as_the_same_peers() {
+        let peer = |name: &str, endpoint: &str, subnets: &[&str]| PeerSpec {
+            name: name.to_owned(),
+            endpoint: endpoint.parse().unwrap(),
+            subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),
+        };
+        let peers = vec![
+            peer("b", "192.0.2.2:8285", &["10.10.2.0/24"]),
+            peer("quo\"te\\µ#=", "[2001:db8::2]:9000", &["10.10.3.0/24", "2001:db8:3::/48"]),
+        ];
+
+        let text = tables(peers.clone()).unwrap();
+
+        let (file, mistakes) = parse(&text).unwrap();
+        assert_eq!(mistakes, [], "{text}");
+        let read = file.peers.iter().map(|peer| PeerSpec {
+            name: peer.name.clone(),
+            endpoint: with_open_port(peer.endpoint.get_ref()).unwrap(),
+            subnets: peer.subnets.iter().map(|subnet| *subnet.get_ref()).collect(),
+        });
+        assert_eq!(read.collect::<Vec<_>>(), peers, "{text}");
+        assert!(tables(Vec::new()).unwrap().is_empty());
+    }
 }

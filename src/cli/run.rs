@@ -14,11 +14,14 @@ use std::path::PathBuf;
 use twill_datapath::IngressCheck;
 use twill_datapath::offload::feature::Feature;
 
+/// The configuration file without another name.
+pub(super) const CONFIG: &str = "/etc/twill/twill.toml";
+
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Flags override the environment, the environment overrides the file.")]
 pub(super) struct RunArgs {
     /// Configuration file
-    #[arg(long, short, value_name = "FILE", env = "TWILL_CONFIG")]
+    #[arg(long, short, value_name = "FILE", env = "TWILL_CONFIG", default_value = CONFIG)]
     config: PathBuf,
     #[command(flatten)]
     data: DataArgs,

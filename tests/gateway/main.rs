@@ -8,6 +8,7 @@ mod crafted;
 mod dead;
 mod faults;
 mod forged;
+mod guide;
 mod handover;
 mod host;
 mod ingress;

@@ -167,47 +167,72 @@ fn peers(frame: &mut Frame<'_>, area: Rect, model: &mut Model) {
         0 => " peers ".to_owned(),
         _ => format!(" peers {}–{last} of {all}, by {} ", first + 1, model.sort.name()),
     };
-    let wide = area.width >= WIDE;
-    let header = ["peer", "out bit/s", "in bit/s", "drops/s", "silent", "rtt p50", "p99"];
-    let more = ["out packets/s", "in packets/s", "endpoint"];
-    let header = header.iter().chain(more.iter().filter(|_| wide)).enumerate();
-    let header = header.map(|(column, name)| match column {
-        0 => Line::from(*name),
-        _ => Line::from(*name).right_aligned(),
-    });
+    let longest = sorted[first..last].iter().map(|peer| peer.status.name.chars().count()).max();
+    let columns = columns(area.width, longest.unwrap_or(0));
+    let titles = columns.iter().map(|column| Line::from(COLUMNS[*column].0).right_aligned());
+    let header = [Line::from("peer")].into_iter().chain(titles);
     let mut widths = vec![Constraint::Fill(1)];
-    widths.extend([12, 12, 8, 7, 8, 8].map(Constraint::Length));
-    if wide {
-        widths.extend([13, 12, 24].map(Constraint::Length));
-    }
-    let rows = sorted[first..last].iter().map(|peer| peer_row(peer, wide));
+    widths.extend(columns.iter().map(|column| Constraint::Length(COLUMNS[*column].1)));
+    let rows = sorted[first..last].iter().map(|peer| peer_row(peer, &columns));
     let table = Table::new(rows, widths)
         .header(Row::new(header).style(Style::new().add_modifier(Modifier::DIM)))
         .block(Block::bordered().title(title.bold()));
     frame.render_widget(table, area);
 }
 
-fn peer_row(peer: &PeerRates, wide: bool) -> Row<'static> {
+/// Columns beside the peer's name, with their widths.
+const COLUMNS: [(&str, u16); 9] = [
+    ("out bit/s", 12),
+    ("in bit/s", 12),
+    ("drops/s", 8),
+    ("silent", 7),
+    ("rtt p50", 8),
+    ("p99", 8),
+    ("out packets/s", 13),
+    ("in packets/s", 12),
+    ("endpoint", 24),
+];
+/// Columns in the order in which they go into a terminal, the most important one first.
+const BY_WEIGHT: [usize; 9] = [0, 1, 3, 4, 2, 5, 6, 7, 8];
+/// A name gets at most this many characters, at the cost of columns.
+const LONGEST_NAME: usize = 32;
+
+/// The columns that fit beside names of this length, in their order.
+fn columns(width: u16, name: usize) -> Vec<usize> {
+    let borders = 2;
+    let name = name.clamp("peer".len(), LONGEST_NAME) as u16;
+    let mut room = width.saturating_sub(borders + name);
+    let fits = |column: &usize| {
+        let taken = COLUMNS[*column].1 + 1;
+        let fits = taken <= room;
+        room = if fits { room - taken } else { 0 };
+        fits
+    };
+    let mut columns: Vec<_> = BY_WEIGHT.into_iter().filter(fits).collect();
+    columns.sort_unstable();
+    columns
+}
+
+fn peer_row(peer: &PeerRates, columns: &[usize]) -> Row<'static> {
     let status = &peer.status;
     let rtt = status.probe.map(|probe| probe.rtt).filter(|rtt| rtt.count > 0);
     let is_silent = status.silence().is_some();
     let dash = || "-".to_owned();
-    let mut numbers = vec![
+    let numbers = [
         bits_per_second(peer.egress.bits),
         bits_per_second(peer.ingress.bits),
         count(peer.egress.drops + peer.ingress.drops),
         status.last_seen_seconds.map_or_else(dash, age),
         if is_silent { "lost".to_owned() } else { rtt.map_or_else(dash, |rtt| time_ns(rtt.p50)) },
         rtt.map_or_else(dash, |rtt| time_ns(rtt.p99)),
+        count(peer.egress.packets),
+        count(peer.ingress.packets),
+        status.endpoint.to_string(),
     ];
-    if wide {
-        numbers.push(count(peer.egress.packets));
-        numbers.push(count(peer.ingress.packets));
-        numbers.push(status.endpoint.to_string());
-    }
+    let numbers = columns.iter().map(|column| numbers[*column].clone());
     let right = |number: String| Cell::from(Line::from(number).right_aligned());
     let name = Cell::from(status.name.clone());
-    let row = Row::new([name].into_iter().chain(numbers.into_iter().map(right)));
+    let row = Row::new([name].into_iter().chain(numbers.map(right)));
     match peer.egress.drops + peer.ingress.drops > 0.0 {
         true => row.fg(Color::Red),
         false if is_silent => row.fg(Color::Yellow),
@@ -310,6 +335,24 @@ mod tests {
         let row = screen.lines().find(|line| line.contains("h2")).unwrap();
         assert!(row.contains("19s") && row.contains(" lost "), "{row}");
         assert!(!before.contains(" lost "), "{before}");
+    }
+
+    #[test]
+    fn a_terminal_of_any_width_shows_the_whole_name_of_a_peer() {
+        let mut model = running();
+        let name = "node-17.rack-3.example.net";
+        model.peers[0].status.name = name.to_owned();
+        for (width, numbers) in [
+            (50, &["out bit/s"][..]),
+            (80, &["out bit/s", "in bit/s", "silent", "rtt p50"]),
+            (200, &["drops/s", "p99", "out packets/s", "in packets/s", "endpoint"]),
+        ] {
+            let screen = screen(width, 24, &mut model);
+
+            for part in numbers.iter().chain([&name]) {
+                assert!(screen.contains(part), "{part:?} is not on\n{screen}");
+            }
+        }
     }
 
     #[test]

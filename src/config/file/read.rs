@@ -41,7 +41,7 @@ pub(super) fn table<T>(
     there
 }
 
-/// WireGuard's names, and what twill has in their place. Letters of either case are equal, and `_`
+/// Names of WireGuard and of wg-quick, and what twill has in their place. Letters of either case are equal, and `_`
 /// may stand between words.
 const WIREGUARD: &[(&str, &str)] = &[
     ("allowedips", "in twill this is called subnets"),
@@ -50,7 +50,17 @@ const WIREGUARD: &[(&str, &str)] = &[
     ("privatekey", "twill does not encrypt and has no keys: remove this line"),
     ("publickey", "twill does not encrypt and has no keys: give the peer a name instead"),
     ("presharedkey", "twill does not encrypt and has no keys: remove this line"),
+    ("fwmark", "twill marks no datagrams: remove this line"),
+    ("dns", "twill does not change name servers: remove this line"),
+    ("table", "twill adds routes to the main table: remove this line"),
+    ("saveconfig", "use `twill peer list --toml` instead, and remove this line"),
+    ("preup", COMMANDS),
+    ("postup", COMMANDS),
+    ("predown", COMMANDS),
+    ("postdown", COMMANDS),
 ];
+const COMMANDS: &str = "twill runs no commands: use ExecStartPre, ExecStartPost or ExecStopPost in a \
+                        drop-in of the unit, and remove this line";
 
 /// A key that is not known, with the one that was probably meant.
 pub(super) fn unknown<'a>(

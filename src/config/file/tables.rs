@@ -74,19 +74,7 @@ pub(super) const PEER: &[Key<PeerWords>] = &[
 pub fn parse(text: &str) -> Result<(File, Vec<Mistake>), Vec<Mistake>> {
     let (root, broken) = DeTable::parse_recoverable(text);
     if !broken.is_empty() {
-        return Err(broken
-            .iter()
-            .map(|error| {
-                let span = error.span().unwrap_or_default();
-                match error.message() {
-                    "duplicate key" => {
-                        let key = text.get(span.clone()).unwrap_or_default();
-                        Mistake::at(span, duplicate(key))
-                    }
-                    other => Mistake::at(span, other),
-                }
-            })
-            .collect());
+        return Err(foreign(text).map_or_else(|| syntax(text, &broken), |mistake| vec![mistake]));
     }
     let mut file = File::default();
     let mut mistakes = Vec::new();
@@ -115,6 +103,39 @@ pub fn parse(text: &str) -> Result<(File, Vec<Mistake>), Vec<Mistake>> {
         }
     }
     Ok((file, mistakes))
+}
+
+/// What is no TOML, and the cure where it is known.
+fn syntax(text: &str, broken: &[toml::de::Error]) -> Vec<Mistake> {
+    let mistake = |error: &toml::de::Error| {
+        let span = error.span().unwrap_or_default();
+        match error.message() {
+            "duplicate key" => {
+                let key = text.get(span.clone()).unwrap_or_default();
+                Mistake::at(span, duplicate(key))
+            }
+            other => Mistake::at(span, other),
+        }
+    };
+    broken.iter().map(mistake).collect()
+}
+
+/// A file for WireGuard or wg-quick: it has values without quotes, so the errors of TOML are many and
+/// say nothing.
+fn foreign(text: &str) -> Option<Mistake> {
+    const HEADER: &str = "[Interface]";
+    let start = text.find(HEADER)?;
+    let bare = text[start..].lines().any(|line| {
+        let (key, value) = line.split_once('=').unwrap_or_default();
+        let known =
+            ["address", "privatekey", "dns", "table", "preup", "postup", "predown", "postdown"];
+        let is_known = known.iter().any(|known| key.trim().eq_ignore_ascii_case(known));
+        is_known && !value.trim_start().starts_with(['"', '\'', '['])
+    });
+    let message = "this is a file for WireGuard: twill reads TOML: write [interface] and [[peer]], put \
+                   values into quotes, and call AllowedIPs subnets and ListenPort listen; see \
+                   twill.example.toml";
+    bare.then(|| Mistake::at(start..start + HEADER.len(), message))
 }
 
 /// What to do about a key that a file has twice. WireGuard's files repeat `[Peer]`.

@@ -266,6 +266,20 @@ subnets = "10.0.0/24""#,
             "[Peer]\n[Peer]\n",
             &["2:2: duplicate table [Peer]: in twill each peer is called [[peer]]"],
         ),
+        (
+            "[Interface]\nAddress = 10.0.0.1/24\nPostUp = iptables -A INPUT\n\n[Peer]\nAllowedIPs = 0.0.0.0/0\n",
+            &[
+                "1:1: this is a file for WireGuard: twill reads TOML: write [interface] and [[peer]], put values into quotes, and call AllowedIPs subnets and ListenPort listen; see twill.example.toml",
+            ],
+        ),
+        (
+            "[interface]\nPostUp = \"x\"\nSaveConfig = true\nDNS = \"192.0.2.53\"",
+            &[
+                "2:1: unknown key \"PostUp\" in [interface]: twill runs no commands: use ExecStartPre, ExecStartPost or ExecStopPost in a drop-in of the unit, and remove this line",
+                "3:1: unknown key \"SaveConfig\" in [interface]: use `twill peer list --toml` instead, and remove this line",
+                "4:1: unknown key \"DNS\" in [interface]: twill does not change name servers: remove this line",
+            ],
+        ),
         ("[peer]\nendpoint = \"b\"", &["1:1: expected [[peer]] tables, found a table"]),
         (
             r#"[[peer]]
@@ -287,6 +301,24 @@ subnets = "10.0.1.0/24""#,
     for (text, expected) in table {
         assert_eq!(told(text), *expected, "{text}");
     }
+}
+
+#[test]
+fn the_long_form_shows_the_line_with_a_mark() {
+    let long = |text: &str| {
+        let (Ok((_, mistakes)) | Err(mistakes)) = parse(text);
+        format!("{:#}", FileErrors::new("f", text, &mistakes))
+    };
+
+    assert_eq!(
+        long("[interface]\nmtu = 1400\n\tengin = \"µ\"\n"),
+        "f:3:2: unknown key \"engin\" in [interface]: did you mean engine?\n  |\n3 |     engin = \"µ\"\n  \
+         |     ^^^^^"
+    );
+    assert!(long("[interface]\nmtu =").contains("\n2 | mtu =\n  |      ^"), "at the end of a line");
+    let two = long("[[peer]]\nendpoint = \"b\"\n\n[[peer]]\nendpoint = \"c\"\n");
+    assert_eq!(two.matches("| [[peer]]\n").count(), 2, "{two}");
+    assert!(!long("").contains('|') && !long("\n\n]").is_empty());
 }
 
 #[test]

@@ -79,7 +79,14 @@ impl FileSource {
             Ok(_) => info!("reloaded"),
             Err(reason) => error!("not reloaded: {reason}"),
         }
-        let response = response(result);
+        let response = match result {
+            Ok((change, restart)) => {
+                let PeerDiff { changed, removed, .. } = change;
+                Response::Ok(json!({"changed": changed, "removed": removed, "restart": restart}))
+            }
+            // A client shows its user the lines of the file.
+            Err(error) => Response::Error(format!("not reloaded: {error:#}")),
+        };
         for answer in waiting {
             let _ = answer.send(response.clone());
         }
@@ -89,7 +96,7 @@ impl FileSource {
         &mut self,
         tunnel: &mut Tunnel,
         loaded: Standalone,
-    ) -> Result<PeerDiff, ChangeError> {
+    ) -> Result<(PeerDiff, Vec<&'static str>), ChangeError> {
         for warning in &loaded.warnings {
             warn!("{warning}");
         }
@@ -99,7 +106,8 @@ impl FileSource {
         if !refused.is_empty() {
             return Err(ChangeError::Restart(refused.join(", ")));
         }
-        for key in those(OnReload::Restart) {
+        let restart: Vec<_> = those(OnReload::Restart).collect();
+        for key in &restart {
             warn!("[interface] {key} has changed: restart the gateway to apply it");
         }
         let kept = tunnel.reconciler.current().iter();
@@ -119,7 +127,7 @@ impl FileSource {
         self.names.replace(loaded.unresolved);
         tunnel.set_queue_length(loaded.interface.device_queue).await?;
         self.interface.device_queue = loaded.interface.device_queue;
-        Ok(done)
+        Ok((done, restart))
     }
 }
 
