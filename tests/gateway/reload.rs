@@ -9,6 +9,9 @@ use twill::config::file::{ON_RELOAD, OnReload};
 use twill::control::{self, Request};
 use twill_testbed::engines;
 use twill_testbed::pair::{DEVICE, PATIENCE, Pair, Setup};
+use twill_testbed::{Testbed, Underlay};
+
+const TWILL: &str = env!("CARGO_BIN_EXE_twill");
 
 #[test]
 fn a_reload_that_changes_the_port_is_refused_whole_and_the_tunnel_goes_on() {
@@ -102,6 +105,40 @@ fn a_reload_applies_each_key_of_a_peer() {
     fs::write(config, &original).unwrap();
     pair.gateways[0].process.signal(Signal::HUP).unwrap();
     pair.eventually("the peer as it was", |pair| pair.ping().is_ok());
+}
+
+#[test]
+fn a_reload_leaves_the_keys_that_other_tests_give_as_flags_to_a_restart() {
+    let Some(bed) = Testbed::for_test("reload_rest") else { return };
+    let hosts = bed.hosts(1, &Underlay::default()).unwrap();
+    let (config, socket) = (bed.folder().join("f.toml"), bed.folder().join("f.sock"));
+    let original = format!(
+        "[interface]\naddress = \"10.10.1.0/24\"\nsocket = {socket:?}\nengine = \"epoll\"\n\
+         metrics = \"127.0.0.1:9285\"\n[[peer]]\nendpoint = \"192.0.2.2\"\nsubnets = \"10.10.2.0/24\"\n"
+    );
+    fs::write(&config, &original).unwrap();
+    let mut command = hosts[0].command(TWILL);
+    let mut gateway =
+        hosts[0].spawn("twill", command.args(["run", "--config"]).arg(&config)).unwrap();
+    gateway.wait_for("running", PATIENCE).unwrap();
+
+    let keys = ON_RELOAD.iter().map(|(_, key, _)| *key).filter(|key| given(key));
+    for key in keys {
+        let changed = with_key(&original, key, value(key).unwrap());
+        fs::write(&config, changed).unwrap();
+
+        let socket = socket.to_str().unwrap();
+        let said = hosts[0].run(TWILL, &["reload", "--socket", socket]).unwrap();
+
+        assert_eq!(OnReload::Restart, effect(key), "{key}");
+        assert!(said.trim_end().ends_with(&format!("or a restart: {key}")), "{said}");
+    }
+    assert!(hosts[0].run("ss", &["-ltn"]).unwrap().contains("127.0.0.1:9285"));
+}
+
+/// What the table says of a key of `[interface]`.
+fn effect(key: &str) -> OnReload {
+    ON_RELOAD.iter().find(|(_, name, _)| *name == key).unwrap().2
 }
 
 /// Keys that `Pair` sets on the command line.

@@ -1,7 +1,8 @@
 //! The gateway that a command is for, when nobody names it.
 
-use crate::TWILL;
+use crate::{TWILL, UNPROBED, with};
 use twill_testbed::Testbed;
+use twill_testbed::pair::Pair;
 
 /// Prints what `twill` says with one gateway, with two, and when the only one is not the default.
 const SCRIPT: &str = r#"
@@ -55,4 +56,27 @@ $ status --device nobody
 twill: no gateway \"nobody\" is running; these are: flannel7, twill1
 ";
     assert_eq!(said, expected, "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_no_question_to_a_gateway_with_a_panic() {
+    let Some(pair) = Pair::start("closed_pipe", &with(UNPROBED)) else { return };
+    for args in [
+        &["status"][..],
+        &["status", "--json"],
+        &["status", "dump"],
+        &["peer", "list"],
+        &["peer", "list", "--toml"],
+        &["hist"],
+        &["reload"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = pair.hosts[0].command(TWILL);
+        command.args(args).arg("--socket").arg(&pair.gateways[0].socket).stdout(writer);
+
+        let ended = command.output().unwrap();
+
+        assert!(ended.status.success() && ended.stderr.is_empty(), "{args:?}: {ended:?}");
+    }
 }
