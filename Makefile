@@ -7,6 +7,7 @@ MEASURING := iperf3 iproute2 iputils-ping nftables ethtool linux-perf
 TESTING := systemd etcd-server etcd-client iptables tcpdump procps prometheus tmux openssl curl
 # To make packages, and to test them in clean Debian machines.
 PACKAGING := binutils umoci skopeo
+STATIC := musl-tools
 ROOTS := debootstrap systemd-container
 # To run arm64 programs.
 CROSS := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static
@@ -18,7 +19,7 @@ EMULATOR := qemu-system-x86 busybox-static cpio kmod xz-utils
 KERNELS ?= bookworm bullseye trixie
 
 .DEFAULT_GOAL := help
-.PHONY: help demo perf test packages-test arm64-test kernels lint deny miri bench build install deb image setup building packaging measuring clean
+.PHONY: help demo perf test packages-test arm64-test kernels lint deny miri bench build install deb image static setup building packaging measuring clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,10 +35,11 @@ test: setup ## run all tests on this machine's kernel (needs root)
 	$(CARGO) test --workspace --no-fail-fast
 	@tests/flanneld/newer-etcd "$(CARGO)"
 
-packages-test: deb image ## start Debian packages in clean machines, and the image (needs root)
+packages-test: deb image static ## start Debian packages in clean machines, the image, and the static program (needs root)
 	@tests/install $(TESTING) $(ROOTS)
 	tests/packages/debian
 	tests/packages/image
+	tests/packages/static
 
 arm64-test: ## run tests of twill-datapath as arm64 programs, in an emulator
 	@tests/install $(CROSS)
@@ -76,6 +78,10 @@ deb: build ## make Debian packages in target/packages
 
 image: build packaging ## make an OCI image, without a daemon
 	packages/image target/release/twill
+
+static: building ## make an archive of a program that needs no library
+	@tests/install $(STATIC)
+	packages/static
 
 setup: ## install the Debian packages that are missing (needs root)
 	@tests/install $(PACKAGES)

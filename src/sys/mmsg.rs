@@ -1,4 +1,7 @@
 //! Many datagrams per system call: recvmmsg(2), sendmmsg(2), and writev(2) by raw `iovec`s.
+//!
+//! The first two are called by number: musl's `sendmmsg` makes one call for each datagram, because its
+//! headers may have garbage where the kernel's fields are wider. Headers here start as zeroes.
 #![allow(unsafe_code, reason = "message headers hold pointers")]
 
 use std::io;
@@ -15,12 +18,13 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 pub unsafe fn receive(socket: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
     // SAFETY: the slice is valid for its length; the caller vouches for what the headers point at.
     let rc = unsafe {
-        libc::recvmmsg(
+        libc::syscall(
+            libc::SYS_recvmmsg,
             socket.as_raw_fd(),
             headers.as_mut_ptr(),
             headers.len() as libc::c_uint,
             libc::MSG_DONTWAIT,
-            std::ptr::null_mut(),
+            std::ptr::null_mut::<libc::timespec>(),
         )
     };
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(rc as usize) }
@@ -36,7 +40,8 @@ pub unsafe fn receive(socket: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> 
 pub unsafe fn send(socket: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
     // SAFETY: the slice is valid for its length; the caller vouches for what the headers point at.
     let rc = unsafe {
-        libc::sendmmsg(
+        libc::syscall(
+            libc::SYS_sendmmsg,
             socket.as_raw_fd(),
             headers.as_mut_ptr(),
             headers.len() as libc::c_uint,

@@ -215,7 +215,8 @@ impl TrainSlots {
             header.msg_hdr.msg_iov = &raw mut self.iovecs[number];
             header.msg_hdr.msg_iovlen = 1;
             header.msg_hdr.msg_control = self.controls[*index].as_mut_ptr().cast();
-            header.msg_hdr.msg_controllen = cmsg::RECEIVE_SPACE;
+            // The field is narrower in musl's header.
+            header.msg_hdr.msg_controllen = cmsg::RECEIVE_SPACE as _;
             self.headers.push(header);
         }
     }
@@ -223,12 +224,13 @@ impl TrainSlots {
     fn train(&self, slot: usize, number: usize, stats: &mut EngineStats) -> Option<Train> {
         let header = &self.headers[number];
         let control = zerocopy::IntoBytes::as_bytes(&self.controls[slot]);
+        let control_len: usize = header.msg_hdr.msg_controllen as _;
         let arrival = Arrival {
             slot: Slot(slot as u16 + 1),
             start: 0,
             len: header.msg_len,
             name: &self.names[slot],
-            control: &control[..header.msg_hdr.msg_controllen.min(control.len())],
+            control: &control[..control_len.min(control.len())],
             flags: header.msg_hdr.msg_flags,
         };
         arrival.train(stats)

@@ -120,7 +120,7 @@ fn read(header: &libc::msghdr) -> Sent {
     let name =
         unsafe { slice::from_raw_parts(header.msg_name.cast::<u8>(), header.msg_namelen as usize) };
     // SAFETY: the same holds for the iovecs.
-    let iovecs = unsafe { slice::from_raw_parts(header.msg_iov, header.msg_iovlen) };
+    let iovecs = unsafe { slice::from_raw_parts(header.msg_iov, header.msg_iovlen as _) };
     let bytes: Vec<u8> = iovecs
         .iter()
         .flat_map(|iovec| {
@@ -132,7 +132,7 @@ fn read(header: &libc::msghdr) -> Sent {
     let segment = (!header.msg_control.is_null()).then(|| {
         // SAFETY: and for the control data.
         let control = unsafe {
-            slice::from_raw_parts(header.msg_control.cast::<u8>(), header.msg_controllen)
+            slice::from_raw_parts(header.msg_control.cast::<u8>(), header.msg_controllen as _)
         };
         // The only control data that is ever sent; its value ends the first word after its header.
         let at = size_of::<libc::cmsghdr>();

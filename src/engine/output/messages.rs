@@ -194,11 +194,12 @@ impl Messages {
             header.msg_hdr.msg_name = name.as_ptr().cast_mut().cast();
             header.msg_hdr.msg_namelen = name.len();
             header.msg_hdr.msg_iov = self.iovecs[from..to].as_mut_ptr();
-            header.msg_hdr.msg_iovlen = to - from;
+            // These fields are narrower in musl's header.
+            header.msg_hdr.msg_iovlen = (to - from) as _;
             // Some drivers refuse the option on a single datagram, where it means nothing.
             if message.datagrams > 1 {
                 header.msg_hdr.msg_control = self.controls[index].as_mut_ptr().cast();
-                header.msg_hdr.msg_controllen = cmsg::SEND_SPACE;
+                header.msg_hdr.msg_controllen = cmsg::SEND_SPACE as _;
             }
             self.headers.push(header);
         }

@@ -111,7 +111,8 @@ impl Input {
         // SAFETY: all fields are integers and pointers, for which zero is a value.
         let mut message: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
         message.msg_namelen = NAME_SPACE as libc::socklen_t;
-        message.msg_controllen = cmsg::RECEIVE_SPACE;
+        // The field is narrower in musl's header.
+        message.msg_controllen = cmsg::RECEIVE_SPACE as _;
         Ok(Self {
             operations: Operations { ring, disarmed: [true; 3], generation: 0, has_ended: false },
             buffers: Buffers { frames, trains },
