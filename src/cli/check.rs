@@ -26,7 +26,6 @@ pub(super) fn check(args: &CheckArgs) -> Outcome {
 fn describe(loaded: &Standalone, out: &mut String) -> fmt::Result {
     let settings = &loaded.settings;
     let sources = list(&settings.peer_sources);
-    let busy_poll = Some(settings.busy_poll).filter(|time| !time.is_zero());
     let rows = [
         ("device", format!("{} ({})", settings.device, list(&settings.addresses))),
         ("encryption", "none: who is on the path can read and change packets".to_owned()),
@@ -41,7 +40,7 @@ fn describe(loaded: &Standalone, out: &mut String) -> fmt::Result {
         ("source ports", settings.source_ports.to_string()),
         ("steering", settings.steering.to_string()),
         ("pinning", settings.pinning.to_string()),
-        ("busy poll", or(busy_poll.map(|time| format!("{time:?}")), "none")),
+        ("busy poll", settings.busy_poll.to_string()),
         ("socket buffer", format!("{} bytes", settings.socket_buffer)),
         ("device queue", format!("{} packets", settings.device_queue)),
         ("socket", loaded.socket.display().to_string()),

@@ -2,7 +2,7 @@
 
 use super::{Outcome, warn_of_filter};
 use crate::config::file::{FeatureName, Interface, Queues, address, network};
-use crate::config::{MAX_BUSY_POLL_US, Pinning, SourcePorts, Steering, Succession};
+use crate::config::{BusyPoll, Pinning, SourcePorts, Steering, Succession};
 use crate::engine::EngineChoice;
 use crate::gateway::standalone;
 use crate::telemetry::log::{self, LogFormat};
@@ -61,10 +61,9 @@ pub(super) struct DataArgs {
     /// Bind workers to CPUs
     #[arg(long, value_enum, env = "TWILL_PINNING")]
     pinning: Option<Pinning>,
-    /// Poll for packets this long before sleeping, 0 to 1000000
-    #[arg(long, value_name = "MICROSECONDS", env = "TWILL_BUSY_POLL_US",
-          value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_BUSY_POLL_US)))]
-    busy_poll_us: Option<u32>,
+    /// Poll for packets this long before sleeping: auto, or 0 to 1000000
+    #[arg(long, value_name = "MICROSECONDS", env = "TWILL_BUSY_POLL_US")]
+    busy_poll_us: Option<BusyPoll>,
     /// Control socket [default: /run/twill/NAME.sock]
     #[arg(long, value_name = "PATH", env = "TWILL_SOCKET")]
     socket: Option<PathBuf>,
@@ -124,7 +123,7 @@ impl DataArgs {
         set(&mut interface.ingress_check, self.ingress_check);
         set(&mut interface.pinning, self.pinning);
         set(&mut interface.steering, self.steering);
-        set(&mut interface.busy_poll_us, self.busy_poll_us);
+        set(&mut interface.busy_poll, self.busy_poll_us);
         set(&mut interface.source_ports, self.source_ports.map(Some));
         set(&mut interface.socket, self.socket.clone().map(Some));
         set(&mut interface.metrics, self.metrics.map(Some));

@@ -7,13 +7,13 @@ pub mod flanneld;
 pub mod load;
 mod values;
 
-pub(crate) use values::MAX_BUSY_POLL_US;
-pub use values::{InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering, Succession};
+pub use values::{
+    BusyPoll, InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering, Succession,
+};
 
 use crate::engine::EngineChoice;
 use ipnet::{IpNet, Ipv4Net};
 use std::net::SocketAddr;
-use std::time::Duration;
 use twill_datapath::IngressCheck;
 use twill_datapath::offload::feature::FeatureSet;
 
@@ -55,8 +55,8 @@ pub struct Settings {
     pub source_ports: SourcePorts,
     /// How datagrams are distributed over workers.
     pub steering: Steering,
-    /// How long a worker polls for packets before it sleeps; zero for no polling.
-    pub busy_poll: Duration,
+    /// How long a worker polls for packets before it sleeps.
+    pub busy_poll: BusyPoll,
     /// Whether workers are bound to CPUs.
     pub pinning: Pinning,
     /// Receive buffer of each socket, bytes; the kernel doubles it for its own bookkeeping.

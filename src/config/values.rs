@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 use twill_datapath::wire::udp;
 
 /// An invalid value: the setting, what the user wrote, what is allowed.
@@ -16,8 +17,50 @@ pub struct InvalidValue {
     pub allowed: &'static str,
 }
 
-/// Longest busy poll, microseconds: a worker must see other events in between.
-pub(crate) const MAX_BUSY_POLL_US: u32 = 1_000_000;
+/// How long a worker that has nothing to do polls for packets before it sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BusyPoll {
+    /// While answers come quickly, and on a machine with a CPU to spare.
+    Auto,
+    /// Always for so long; zero for not at all.
+    For(Duration),
+}
+
+impl BusyPoll {
+    /// The longest time, microseconds: a worker must see other events in between.
+    pub(crate) const MAX_US: u32 = 1_000_000;
+
+    /// Poll for so many microseconds, which are in the range.
+    pub(crate) fn for_us(us: u32) -> Self {
+        Self::For(Duration::from_micros(us.into()))
+    }
+}
+
+impl FromStr for BusyPoll {
+    type Err = InvalidValue;
+
+    fn from_str(word: &str) -> Result<Self, InvalidValue> {
+        match word.parse() {
+            Ok(us) if us <= Self::MAX_US => Ok(Self::for_us(us)),
+            _ if word == "auto" => Ok(Self::Auto),
+            _ => Err(InvalidValue {
+                what: "busy poll",
+                given: word.to_owned(),
+                allowed: "0 to 1000000 microseconds, or auto",
+            }),
+        }
+    }
+}
+
+impl fmt::Display for BusyPoll {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::For(time) if time.is_zero() => f.write_str("none"),
+            Self::For(time) => write!(f, "{time:?}"),
+        }
+    }
+}
 
 /// An MTU of a TUN device, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

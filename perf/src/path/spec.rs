@@ -41,8 +41,8 @@ pub struct TwillSpec {
     pub(crate) without: Vec<String>,
     /// The number of queues, if twill is not to choose.
     pub(crate) queues: Option<u16>,
-    /// How long workers poll before they sleep, microseconds.
-    pub(crate) busy_poll_us: Option<u32>,
+    /// How long workers poll before they sleep: microseconds, or `auto`.
+    pub(crate) busy_poll_us: Option<String>,
     /// Whether histograms and numbers by peer are switched off.
     pub(crate) telemetry_off: bool,
 }
@@ -83,7 +83,7 @@ impl fmt::Display for TwillSpec {
         }
         words.extend(self.without.iter().map(|offload| format!("-{offload}")));
         words.extend(self.queues.map(|queues| format!("queues={queues}")));
-        words.extend(self.busy_poll_us.map(|us| format!("busy-poll={us}")));
+        words.extend(self.busy_poll_us.iter().map(|us| format!("busy-poll={us}")));
         words.extend(self.telemetry_off.then(|| "-telemetry".to_owned()));
         f.write_str(base)?;
         if words.is_empty() { Ok(()) } else { write!(f, ":{}", words.join(",")) }
@@ -123,7 +123,8 @@ impl TwillSpec {
                 spec.queues =
                     Some(queues.parse().ok().filter(|queues| (1..=256).contains(queues))?);
             } else if let Some(us) = word.strip_prefix("busy-poll=") {
-                spec.busy_poll_us = Some(us.parse().ok()?);
+                let is_known = us == "auto" || us.parse::<u32>().is_ok();
+                spec.busy_poll_us = is_known.then(|| us.to_owned()).map(Some)?;
             } else {
                 let known = ENGINES.contains(&word) && spec.engine.is_none();
                 known.then(|| spec.engine = Some(word.to_owned()))?;
@@ -138,7 +139,7 @@ impl TwillSpec {
 #[error(
     "unknown path {0:?}: use veth, host-gw, vxlan, twill, classic or a NAME from --external; \
      twill:WORDS takes an engine (auto, uring, tokio-uring, epoll), -OFFLOAD (tso, uso, gso, gro, \
-     coalesce-tcp, coalesce-udp), queues=N, busy-poll=MICROSECONDS, -telemetry and bin=FILE, \
+     coalesce-tcp, coalesce-udp), queues=N, busy-poll=MICROSECONDS or auto, -telemetry and bin=FILE, \
      separated by commas"
 )]
 pub struct UnknownPath(pub String);
@@ -160,6 +161,7 @@ mod tests {
             "twill:epoll,-gso,-coalesce-udp,queues=2",
             "twill:queues=4",
             "twill:uring,busy-poll=50",
+            "twill:busy-poll=auto",
             "twill:uring,-telemetry",
             "twill:bin=/tmp/before/twill",
             "classic:bin=/tmp/before/twill,queues=2",

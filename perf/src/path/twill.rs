@@ -99,8 +99,8 @@ fn configuration(spec: &TwillSpec, setting: &Setting, host: &Host, hosts: &[Host
     if let Some(queues) = spec.queues {
         line("queues", queues.to_string());
     }
-    if let Some(us) = spec.busy_poll_us {
-        line("busy_poll_us", us.to_string());
+    if let Some(us) = &spec.busy_poll_us {
+        line("busy_poll_us", if us == "auto" { "\"auto\"".to_owned() } else { us.clone() });
     }
     if spec.telemetry_off {
         line("telemetry", "false".to_owned());

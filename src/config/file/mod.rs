@@ -17,7 +17,7 @@ pub use read::{address, network};
 pub use reload::{ON_RELOAD, OnReload};
 pub use tables::parse;
 
-use super::{InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering};
+use super::{BusyPoll, InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering};
 use crate::engine::EngineChoice;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -96,8 +96,8 @@ pub struct Interface {
     pub steering: Steering,
     /// Whether workers are bound to CPUs.
     pub pinning: Pinning,
-    /// Microseconds that a worker polls for packets before it sleeps.
-    pub busy_poll_us: u32,
+    /// How long a worker polls for packets before it sleeps.
+    pub busy_poll: BusyPoll,
     /// Receive and send buffer of each socket, bytes.
     pub socket_buffer: u32,
     /// Queue length of the TUN device, packets.
@@ -131,7 +131,7 @@ impl Default for Interface {
             source_ports: None,
             steering: Steering::Peers,
             pinning: Pinning::None,
-            busy_poll_us: 0,
+            busy_poll: BusyPoll::For(Duration::ZERO),
             socket_buffer: 4 << 20,
             device_queue: 1000,
             socket: None,
@@ -180,7 +180,7 @@ impl Interface {
             ("source_ports", self.source_ports == other.source_ports),
             ("steering", self.steering == other.steering),
             ("pinning", self.pinning == other.pinning),
-            ("busy_poll_us", self.busy_poll_us == other.busy_poll_us),
+            ("busy_poll_us", self.busy_poll == other.busy_poll),
             ("socket_buffer", self.socket_buffer == other.socket_buffer),
             ("device_queue", self.device_queue == other.device_queue),
             ("socket", self.socket == other.socket),

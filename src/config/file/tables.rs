@@ -4,7 +4,7 @@ use super::read::{
     self, Key, Read, Value, flag, mismatch, networks, number, parsed, text, unknown, within,
 };
 use super::{Endpoint, FeatureName, File, FilePeer, Interface, Mistake, Queues};
-use crate::config::{MAX_BUSY_POLL_US, Mtu};
+use crate::config::{BusyPoll, Mtu};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -26,9 +26,7 @@ pub(super) const INTERFACE: &[Key<Interface>] = &[
     ("source_ports", |it, value| parsed(value).map(|ports| it.source_ports = Some(ports))),
     ("steering", |it, value| parsed(value).map(|steering| it.steering = steering)),
     ("pinning", |it, value| parsed(value).map(|pinning| it.pinning = pinning)),
-    ("busy_poll_us", |it, value| {
-        within(value, 0..=MAX_BUSY_POLL_US, "microseconds").map(|us| it.busy_poll_us = us)
-    }),
+    ("busy_poll_us", |it, value| busy_poll(value).map(|poll| it.busy_poll = poll)),
     ("socket_buffer", |it, value| {
         within(value, 4096..=(i32::MAX / 2) as u32, "bytes").map(|bytes| it.socket_buffer = bytes)
     }),
@@ -229,6 +227,16 @@ fn queues(value: &Value<'_>) -> Read<Queues> {
         }
         DeValue::String(_) => parsed(value),
         other => Err(mismatch(value, "a number from 1 to 256, or \"auto\"", other)),
+    }
+}
+
+fn busy_poll(value: &Value<'_>) -> Read<BusyPoll> {
+    match value.get_ref() {
+        DeValue::Integer(_) => {
+            within(value, 0..=BusyPoll::MAX_US, "microseconds").map(BusyPoll::for_us)
+        }
+        DeValue::String(_) => parsed(value),
+        other => Err(mismatch(value, "a number from 0 to 1000000, or \"auto\"", other)),
     }
 }
 

@@ -251,6 +251,10 @@ subnets = "10.0.0/24""#,
                 "4:16: 1000001 is out of range: allowed: 0 to 1000000 microseconds",
             ],
         ),
+        (
+            "[interface]\nbusy_poll_us = \"soon\"",
+            &["2:16: invalid busy poll \"soon\": allowed: 0 to 1000000 microseconds, or auto"],
+        ),
         ("[Interface]\n", &["1:2: unknown table [Interface]: in twill this is called [interface]"]),
         (
             "[interface]\nlisten_port = 1\nPrivateKey = 2\n[[peer]]\nallowed_ips = 3",

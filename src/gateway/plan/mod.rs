@@ -11,13 +11,14 @@ mod offloads;
 
 pub(super) use offloads::{Grounds, decide};
 
-use crate::config::{Pinning, Settings, Steering};
+use crate::config::{self, Pinning, Settings, Steering};
 use crate::engine::{EngineKind, Tuning};
 use crate::host::nic::Nic;
 use crate::socket::{gso_policy, max_run};
 use crate::telemetry::status::Offload;
 use crate::tun::SuperPackets;
 use std::io;
+use std::time::Duration;
 use twill_datapath::batch::RunLimits;
 use twill_datapath::offload::feature::{Feature, FeatureSet};
 use twill_datapath::{EgressRules, IngressRules};
@@ -37,10 +38,37 @@ pub(super) struct Findings {
     pub(super) super_packets: SuperPackets,
     /// What a socket answers to `UDP_GRO`.
     pub(super) gro: io::Result<()>,
+    /// How many threads this process can have run at once.
+    pub(super) parallelism: usize,
     /// The CPUs that the process may use; empty where workers are not bound to any.
     pub(super) cpus: Vec<usize>,
     /// The network card on the way to the peers; looked up only where its CPUs matter.
     pub(super) nic: Option<Nic>,
+}
+
+/// When a worker that has nothing to do looks for arrivals awake before it sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BusyPoll {
+    /// It sleeps.
+    Never,
+    /// While answers come quickly and nobody else needs the CPU.
+    Adaptive,
+    /// Always for so long.
+    Always(Duration),
+}
+
+impl BusyPoll {
+    /// Workers that look awake on all CPUs would leave none to those whose answers they wait for.
+    fn new(settings: &Settings, findings: &Findings) -> Self {
+        match settings.busy_poll {
+            config::BusyPoll::Auto if findings.parallelism > settings.queues.count() => {
+                Self::Adaptive
+            }
+            config::BusyPoll::Auto => Self::Never,
+            config::BusyPoll::For(time) if time.is_zero() => Self::Never,
+            config::BusyPoll::For(time) => Self::Always(time),
+        }
+    }
 }
 
 /// What the resources must be able to do. Resources that were opened for the same needs can be
@@ -71,6 +99,7 @@ pub(super) struct Plan {
     pub(super) limits: RunLimits,
     pub(super) egress: EgressRules,
     pub(super) ingress: IngressRules,
+    pub(super) busy_poll: BusyPoll,
     /// The CPUs to which workers are bound, in turn; empty: none.
     cpus: Vec<usize>,
 }
@@ -106,6 +135,7 @@ impl Plan {
                 coalesce_tcp: features.has(Feature::CoalesceTcp),
                 coalesce_udp: features.has(Feature::CoalesceUdp),
             },
+            busy_poll: BusyPoll::new(settings, findings),
             cpus: placement(settings.pinning, findings),
         }
     }
@@ -182,6 +212,7 @@ mod tests {
         /// Join TCP segments, join UDP datagrams.
         coalesce: (bool, bool),
         cpus: [Option<usize>; 3],
+        busy_poll: BusyPoll,
     }
 
     const PLAIN: Row = Row {
@@ -257,6 +288,25 @@ mod tests {
             ..PLAIN
         },
         Row {
+            name: "workers poll while it pays, if there are more CPUs than workers",
+            set: |settings| settings.busy_poll = config::BusyPoll::Auto,
+            expected: |it| it.busy_poll = BusyPoll::Adaptive,
+            ..PLAIN
+        },
+        Row {
+            name: "workers that could take all CPUs do not poll",
+            set: |settings| settings.busy_poll = config::BusyPoll::Auto,
+            found: |findings| findings.parallelism = 2,
+            ..PLAIN
+        },
+        Row {
+            name: "a time that the user sets is kept to on any machine",
+            set: |settings| settings.busy_poll = config::BusyPoll::For(Duration::from_micros(7)),
+            found: |findings| findings.parallelism = 1,
+            expected: |it| it.busy_poll = BusyPoll::Always(Duration::from_micros(7)),
+            ..PLAIN
+        },
+        Row {
             name: "workers take the CPUs in turn",
             set: |settings| settings.pinning = Pinning::Cpus,
             expected: |it| it.cpus = [Some(2), Some(4), Some(2)],
@@ -300,6 +350,7 @@ mod tests {
                 vnet_hdr: plan.egress.vnet_hdr && ingress.vnet_hdr,
                 coalesce: (ingress.coalesce_tcp, ingress.coalesce_udp),
                 cpus: [0, 1, 2].map(|worker| plan.cpu(worker)),
+                busy_poll: plan.busy_poll,
             };
             assert_eq!(decided, expected, "{}", row.name);
             assert_eq!(needs.gro, tuning.gro, "{}", row.name);
@@ -315,6 +366,7 @@ mod tests {
             vnet_hdr: true,
             coalesce: (true, true),
             cpus: [None; 3],
+            busy_poll: BusyPoll::Never,
         }
     }
 
@@ -323,6 +375,7 @@ mod tests {
             release: "6.18.44".to_owned(),
             super_packets: SuperPackets { tcp: Ok(()), udp: Ok(()) },
             gro: Ok(()),
+            parallelism: 3,
             cpus: vec![2, 4],
             nic: None,
         }

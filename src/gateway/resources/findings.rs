@@ -10,6 +10,7 @@ use crate::sys::{affinity, kernel};
 use crate::telemetry::status::Offload;
 use crate::tun::{self, SuperPackets};
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::Path;
 use twill_datapath::offload::feature::FeatureSet;
 use twill_datapath::route::View;
@@ -37,6 +38,8 @@ pub(in crate::gateway) async fn find_out(
             release: kernel::release(),
             super_packets: tun::probe_super_packets()?,
             gro: socket::probe_gro(),
+            // A CPU quota counts, too.
+            parallelism: std::thread::available_parallelism().map_or(1, NonZero::get),
             cpus: match pinning {
                 Pinning::None => Vec::new(),
                 Pinning::Cpus | Pinning::Nic => affinity::allowed_cpus()?,

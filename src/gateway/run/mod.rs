@@ -272,7 +272,7 @@ impl Gateway {
             ingress: plan.ingress.clone(),
             originator: resources.originator(),
             listen: settings.listen,
-            busy_poll: settings.busy_poll,
+            busy_poll: plan.busy_poll,
             telemetry: settings.telemetry,
         };
         let (failed, failures) = mpsc::unbounded_channel();

@@ -14,13 +14,15 @@
 //! nothing here allocates or locks.
 
 use crate::engine::{Engine, EngineError, Ports};
-use crate::gateway::plan::BATCH;
+use crate::gateway::plan::{BATCH, BusyPoll};
 use crate::socket::Originator;
+use crate::sys::clock;
 use crate::telemetry::counter::TurnBooks;
 use crate::telemetry::instruments::{Meter, WorkerInstruments};
 use arc_swap::{ArcSwap, Cache};
 use backlog::Backlog;
 use paths::Paths;
+use patience::Patience;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -96,8 +98,8 @@ pub(super) struct Common {
     pub(super) originator: Option<Arc<Originator>>,
     /// Where the tunnel's datagrams leave from.
     pub(super) listen: SocketAddr,
-    /// How long to look for arrivals before sleeping.
-    pub(super) busy_poll: Duration,
+    /// Whether to look for arrivals awake before sleeping.
+    pub(super) busy_poll: BusyPoll,
     /// Keep histograms and numbers by peer.
     pub(super) telemetry: bool,
 }
@@ -106,7 +108,7 @@ pub(super) struct Worker {
     engine: Box<dyn Engine>,
     views: Cache<Arc<ArcSwap<View>>, Arc<View>>,
     stop: Arc<AtomicBool>,
-    busy_poll: Duration,
+    patience: Patience,
     backlog: Backlog,
     turn: Inbox,
     pipeline: Pipeline,
@@ -141,7 +143,7 @@ impl Worker {
             engine,
             views: Cache::new(common.views),
             stop: common.stop,
-            busy_poll: common.busy_poll,
+            patience: Patience::new(common.busy_poll),
             backlog: Backlog::new(BATCH, common.egress.vnet_hdr),
             turn: Inbox::new(BATCH),
             pipeline: Pipeline {
@@ -196,22 +198,37 @@ impl Worker {
         if !inbox.is_empty() {
             return self.engine.receive(inbox, Some(Duration::ZERO));
         }
-        if !self.busy_poll.is_zero() {
-            let until = Instant::now() + self.busy_poll;
-            while Instant::now() < until && !self.stop.load(Ordering::Relaxed) {
-                self.engine.receive(inbox, Some(Duration::ZERO))?;
-                if !inbox.is_empty() {
-                    return Ok(());
-                }
-                // Whoever is to send us something may need this CPU.
-                std::thread::yield_now();
-            }
-            // The wake-up for the end may be among what was just read.
-            if self.stop.load(Ordering::Relaxed) {
-                return Ok(());
-            }
+        let began_ns = clock::monotonic_ns();
+        let awake = self.patience.awake();
+        let has_arrivals = !awake.is_zero() && self.look(awake)?;
+        // The wake-up for the end may be among what was just read.
+        if !has_arrivals && !self.stop.load(Ordering::Relaxed) {
+            self.engine.receive(&mut self.backlog.inbox, None)?;
         }
-        self.engine.receive(inbox, None)
+        let waited_ns = clock::monotonic_ns().saturating_sub(began_ns);
+        self.patience.waited(Duration::from_nanos(waited_ns), self.backlog.bytes());
+        Ok(())
+    }
+
+    /// Looks for arrivals until there are some, for so long, or until others need the CPU.
+    fn look(&mut self, at_most: Duration) -> Result<bool, EngineError> {
+        let inbox = &mut self.backlog.inbox;
+        let began = Instant::now();
+        let mut looked = began;
+        while !self.stop.load(Ordering::Relaxed) {
+            self.engine.receive(inbox, Some(Duration::ZERO))?;
+            if !inbox.is_empty() {
+                return Ok(true);
+            }
+            // Whoever is to send us something may need this CPU.
+            std::thread::yield_now();
+            let now = Instant::now();
+            if self.patience.is_pushed_aside(now - looked) || now - began >= at_most {
+                break;
+            }
+            looked = now;
+        }
+        Ok(false)
     }
 
     fn turn(&mut self) -> Result<(), EngineError> {
@@ -421,5 +438,6 @@ mod backlog;
 #[cfg(test)]
 mod cases;
 mod paths;
+mod patience;
 #[cfg(test)]
 mod tests;

@@ -346,7 +346,7 @@ impl Side {
             },
             originator: None,
             listen: ([127, 0, 0, 1], 0).into(),
-            busy_poll: Duration::ZERO,
+            busy_poll: BusyPoll::Never,
             telemetry: true,
         };
         let engine = Loopback::new(Rc::clone(&wires), BATCH);

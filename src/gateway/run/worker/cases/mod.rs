@@ -165,7 +165,7 @@ impl Rig {
             },
             originator: None,
             listen: gateway,
-            busy_poll: Duration::ZERO,
+            busy_poll: BusyPoll::Never,
             telemetry: true,
         };
         let engine = engine::open(kind, ports, tuning)?;
