@@ -19,7 +19,7 @@ EMULATOR := qemu-system-x86 busybox-static cpio kmod xz-utils
 KERNELS ?= bookworm bullseye trixie
 
 .DEFAULT_GOAL := help
-.PHONY: help demo perf test packages-test arm64-test kernels lint deny miri bench build install deb image static setup building packaging measuring clean
+.PHONY: help demo perf test packages-test arm64-test kernels lint deny miri bench build install deb image static release setup building packaging measuring clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,7 @@ packages-test: deb image static ## start Debian packages in clean machines, the 
 	tests/packages/debian
 	tests/packages/image
 	tests/packages/static
+	tests/packages/release
 
 arm64-test: ## run tests of twill-datapath as arm64 programs, in an emulator
 	@tests/install $(CROSS)
@@ -82,6 +83,9 @@ image: build packaging ## make an OCI image, without a daemon
 static: building ## make an archive of a program that needs no library
 	@tests/install $(STATIC)
 	packages/static
+
+release: deb image static ## make all packages, lists of their crates, and checksums
+	packages/release
 
 setup: ## install the Debian packages that are missing (needs root)
 	@tests/install $(PACKAGES)
