@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 # Debian packages, besides Rust: to build, to run the demo and measurements, to run the tests.
-BUILDING := protobuf-compiler libprotobuf-dev
+BUILDING := protobuf-compiler libprotobuf-dev clang libbpf-dev
 MEASURING := iperf3 iproute2 iputils-ping nftables ethtool linux-perf
 TESTING := systemd etcd-server etcd-client iptables tcpdump procps prometheus tmux openssl curl
 # To make packages, and to test them in clean Debian machines.

@@ -22,6 +22,8 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod engine;
+#[cfg(feature = "fast-path")]
+mod fastpath;
 pub mod gateway;
 pub mod host;
 pub mod socket;

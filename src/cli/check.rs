@@ -39,6 +39,7 @@ fn describe(loaded: &Standalone, out: &mut String) -> fmt::Result {
         ("peer sources", if sources.is_empty() { "peers only".to_owned() } else { sources }),
         ("source ports", settings.source_ports.to_string()),
         ("steering", settings.steering.to_string()),
+        ("fast path", settings.fast_path.to_string()),
         ("pinning", settings.pinning.to_string()),
         ("busy poll", settings.busy_poll.to_string()),
         ("socket buffer", format!("{} bytes", settings.socket_buffer)),

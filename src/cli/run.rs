@@ -2,7 +2,7 @@
 
 use super::{Outcome, warn_of_filter};
 use crate::config::file::{FeatureName, Interface, Queues, address, network};
-use crate::config::{BusyPoll, Pinning, SourcePorts, Steering, Succession};
+use crate::config::{BusyPoll, FastPath, Pinning, SourcePorts, Steering, Succession};
 use crate::engine::EngineChoice;
 use crate::gateway::standalone;
 use crate::telemetry::log::{self, LogFormat};
@@ -58,6 +58,9 @@ pub(super) struct DataArgs {
     /// Distribute datagrams over workers by peer or by inner flow
     #[arg(long, value_enum, env = "TWILL_STEERING")]
     steering: Option<Steering>,
+    /// Carry packets by programs in the kernel (eBPF) where possible
+    #[arg(long, value_enum, env = "TWILL_FAST_PATH")]
+    fast_path: Option<FastPath>,
     /// Bind workers to CPUs
     #[arg(long, value_enum, env = "TWILL_PINNING")]
     pinning: Option<Pinning>,
@@ -121,6 +124,7 @@ impl DataArgs {
         set(&mut interface.engine, self.engine);
         set(&mut interface.queues, self.queues);
         set(&mut interface.ingress_check, self.ingress_check);
+        set(&mut interface.fast_path, self.fast_path);
         set(&mut interface.pinning, self.pinning);
         set(&mut interface.steering, self.steering);
         set(&mut interface.busy_poll, self.busy_poll_us);

@@ -4,7 +4,7 @@ use super::show::{self, age, bytes, count, print, time_ns};
 use super::{GatewayArgs, Outcome};
 use crate::telemetry::counter::Direction;
 use crate::telemetry::histogram::Summary;
-use crate::telemetry::status::{GatewayStatus, PeerStatus};
+use crate::telemetry::status::{FastPathStatus, GatewayStatus, PeerStatus};
 use clap::{Args, ValueEnum};
 use std::fmt::{self, Write};
 
@@ -65,6 +65,7 @@ fn describe(status: &GatewayStatus, out: &mut String) -> fmt::Result {
     for offload in status.offloads.iter().filter(|offload| !offload.on) {
         writeln!(out, "    without {}: {}", offload.name, offload.reason)?;
     }
+    fast_path(&status.fast_path, out)?;
     for (name, books) in [("egress", &status.egress), ("ingress", &status.ingress)] {
         direction(out, name, books, status.histograms.get(name))?;
     }
@@ -92,6 +93,20 @@ fn describe(status: &GatewayStatus, out: &mut String) -> fmt::Result {
         describe_peer(peer, out)?;
     }
     Ok(())
+}
+
+fn fast_path(fast: &FastPathStatus, out: &mut String) -> fmt::Result {
+    if !fast.on {
+        return writeln!(out, "  fast path: off ({})", fast.reason);
+    }
+    let [sent, received, left] =
+        [fast.egress_packets, fast.ingress_packets, fast.egress_left + fast.ingress_left]
+            .map(|packets| count(packets as f64));
+    let reason = &fast.reason;
+    writeln!(
+        out,
+        "  fast path: on ({reason}), {sent} packets sent, {received} received, {left} left to user space"
+    )
 }
 
 fn direction(

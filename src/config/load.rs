@@ -322,6 +322,7 @@ pub fn settings(interface: &file::Interface, addressing: Addressing) -> io::Resu
         peer_sources: interface.peer_sources.clone(),
         source_ports: interface.source_ports.unwrap_or(spread),
         steering: interface.steering,
+        fast_path: interface.fast_path,
         busy_poll: interface.busy_poll,
         pinning: interface.pinning,
         socket_buffer: interface.socket_buffer,

@@ -8,7 +8,7 @@ pub mod load;
 mod values;
 
 pub use values::{
-    BusyPoll, InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering, Succession,
+    BusyPoll, FastPath, InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering, Succession,
 };
 
 use crate::engine::EngineChoice;
@@ -55,6 +55,8 @@ pub struct Settings {
     pub source_ports: SourcePorts,
     /// How datagrams are distributed over workers.
     pub steering: Steering,
+    /// Whether packets cross the gateway without leaving the kernel.
+    pub fast_path: FastPath,
     /// How long a worker polls for packets before it sleeps.
     pub busy_poll: BusyPoll,
     /// Whether workers are bound to CPUs.

@@ -204,6 +204,17 @@ words! {
 }
 
 words! {
+    /// Whether packets cross the gateway without leaving the kernel.
+    FastPath, "fast path", "off, auto or bpf",
+    /// All packets go through user space.
+    Off => "off",
+    /// By programs in the kernel, where that is safe for peers of any kind.
+    Auto => "auto",
+    /// By programs in the kernel, or the start fails.
+    Bpf => "bpf",
+}
+
+words! {
     /// Whether workers are bound to CPUs.
     Pinning, "pinning", "none, cpus or nic",
     /// The scheduler places them.

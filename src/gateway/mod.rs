@@ -20,8 +20,8 @@ mod resources;
 mod run;
 mod shell;
 
-pub(crate) use resources::expected_offloads;
 pub use resources::{ResourceError, Resources};
+pub(crate) use resources::{expected_fast_path, expected_offloads};
 pub use run::{Gateway, StartError, WorkerFailure};
 #[cfg(feature = "etcd")]
 pub use shell::flanneld;

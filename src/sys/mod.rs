@@ -8,5 +8,7 @@ pub mod ioctl;
 pub mod kernel;
 pub mod mmsg;
 pub mod neighbours;
+pub mod netlink;
+pub mod route;
 pub mod seccomp;
 pub mod sockopt;

@@ -1,13 +1,10 @@
 //! Next hops on the host's links, as ARP and neighbour discovery know them (arp(7)).
 
-use rtnetlink::packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
+use super::netlink::Netlink;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
-use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -23,36 +20,14 @@ const HELD_BY_DEFAULT: u64 = 212_992;
 /// # Errors
 /// The kernel's; one that is no netlink at all.
 pub(crate) fn unanswering() -> io::Result<Vec<IpAddr>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let list = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
-    let mut request = NetlinkMessage::new(header, NetlinkPayload::from(list));
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
     let mut silent = Vec::new();
-    loop {
-        let (answer, _) = socket.recv_from_full()?;
-        let mut rest = &answer[..];
-        while !rest.is_empty() {
-            let message = NetlinkMessage::deserialize(rest).map_err(io::Error::other)?;
-            match message.payload {
-                NetlinkPayload::Done(_) => return Ok(silent),
-                NetlinkPayload::Error(error) => return Err(error.to_io()),
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(neighbour)) => {
-                    silent.extend(address_if_silent(&neighbour));
-                }
-                _ => {}
-            }
-            // Messages begin at multiples of four bytes.
-            let len = message.header.length.next_multiple_of(4) as usize;
-            rest = rest.get(len.max(1)..).unwrap_or_default();
+    let all = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
+    Netlink::open()?.list(all, |message| {
+        if let RouteNetlinkMessage::NewNeighbour(neighbour) = message {
+            silent.extend(address_if_silent(&neighbour));
         }
-    }
+    })?;
+    Ok(silent)
 }
 
 fn address_if_silent(neighbour: &NeighbourMessage) -> Option<IpAddr> {

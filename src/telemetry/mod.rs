@@ -5,6 +5,7 @@
 pub(crate) mod counter;
 pub(crate) mod culprit;
 pub(crate) mod drops;
+pub(crate) mod fast;
 pub(crate) mod histogram;
 pub mod http;
 pub(crate) mod instruments;

@@ -1,6 +1,7 @@
 //! Reads the numbers of a running gateway, from any thread, without delaying its workers.
 
 use super::counter::Books;
+use super::fast::FastBooks;
 use super::histogram::{Distribution, Summary};
 use super::instruments::{self, WorkerInstruments};
 use super::past::Past;
@@ -35,6 +36,8 @@ pub struct Observer {
     etcd: Mutex<Option<EtcdStatus>>,
     kube: Mutex<Option<KubeStatus>>,
     missing: Mutex<Vec<String>>,
+    /// What passes the workers by.
+    pub(crate) fast: FastBooks,
     /// Round trips to peers.
     pub(crate) probes: Probes,
 }
@@ -64,6 +67,7 @@ impl Observer {
             etcd: Mutex::default(),
             kube: Mutex::default(),
             missing: Mutex::default(),
+            fast: FastBooks::default(),
             probes: Probes::default(),
         };
         observer.follow(view);
@@ -80,16 +84,17 @@ impl Observer {
     /// first see them.
     pub(crate) fn follow(&self, view: &Arc<View>) {
         let mut peers = locked(&self.peers);
-        peers.ledger.follow(view, tables(&self.workers));
+        peers.ledger.follow(view, self.tables());
         peers.view = Arc::clone(view);
     }
 
     /// What a successor goes on from. No worker may run.
     pub(crate) fn past(&self) -> Past {
+        self.fast.catch_up();
         let peers = locked(&self.peers);
-        let traffic = |peer: &Peer| peers.ledger.traffic(peer.index, tables(&self.workers));
+        let traffic = |peer: &Peer| peers.ledger.traffic(peer.index, self.tables());
         Past {
-            workers: self.workers.iter().map(|worker| worker.books.read()).collect(),
+            workers: self.all().map(|worker| worker.books.read()).collect(),
             peers: peers.view.peers().map(|peer| (peer.name.to_string(), traffic(peer))).collect(),
             histograms: self.workers.iter().map(|worker| recorded(worker)).collect(),
             probes: self.probes.past(),
@@ -99,7 +104,7 @@ impl Observer {
     /// Goes on from what workers before these counted, which may have been in this process: then the
     /// counters of peers are still here. No worker may run.
     pub(crate) fn inherit(&self, past: &Past) {
-        for (worker, books) in self.workers.iter().zip(&past.workers) {
+        for (worker, books) in self.all().zip(&past.workers) {
             worker.books.inherit(books);
         }
     }
@@ -157,10 +162,20 @@ impl Observer {
         *locked(&self.kube) = Some(kube);
     }
 
-    /// The counters of all workers, summed.
+    /// The counters of all workers and of the fast path, summed.
     #[must_use]
     pub(crate) fn books(&self) -> Books {
-        Books::sum(self.workers.iter().map(|worker| &worker.books))
+        self.fast.catch_up();
+        Books::sum(self.all().map(|worker| &worker.books))
+    }
+
+    /// The workers, and the fast path in place of one more.
+    fn all(&self) -> impl Iterator<Item = &Arc<WorkerInstruments>> + Clone {
+        self.workers.iter().chain([&self.fast.instruments])
+    }
+
+    fn tables(&self) -> impl Iterator<Item = &PeerTable> + Clone {
+        self.all().map(|worker| &worker.peers)
     }
 
     /// The outer source of a datagram that was recently dropped for this reason.
@@ -185,6 +200,7 @@ impl Observer {
             about: About { mtu: self.mtu.load(Ordering::Relaxed), ..self.about.clone() },
             uptime_seconds: uptime_ns as f64 / SECOND,
             offloads: self.offloads_now(&books),
+            fast_path: self.fast.catch_up(),
             imbalance: books.egress.imbalance + books.ingress.imbalance,
             egress: books.egress,
             ingress: books.ingress,
@@ -258,10 +274,11 @@ impl Observer {
         &self,
         probe: impl Fn(&str, u64) -> Option<Option<ProbeStatus>>,
     ) -> Vec<PeerStatus> {
+        self.fast.catch_up();
         let now_ns = clock::monotonic_ns();
         let peers = locked(&self.peers);
         let one = |peer: &Peer| {
-            let traffic = peers.ledger.traffic(peer.index, tables(&self.workers));
+            let traffic = peers.ledger.traffic(peer.index, self.tables());
             let probe = probe(&peer.name, traffic.last_seen_ns)?;
             let silent_ns = now_ns.saturating_sub(traffic.last_seen_ns);
             let seen = traffic.last_seen_ns > 0;
@@ -276,10 +293,6 @@ impl Observer {
         };
         peers.view.peers().filter_map(one).collect()
     }
-}
-
-fn tables(workers: &[Arc<WorkerInstruments>]) -> impl Iterator<Item = &PeerTable> + Clone {
-    workers.iter().map(|worker| &worker.peers)
 }
 
 fn status(worker: &WorkerInstruments) -> WorkerStatus {

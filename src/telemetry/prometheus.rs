@@ -83,6 +83,7 @@ impl Collector for Exposition {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page(encoder);
         self.about(&mut page)?;
+        self.fast_path(&mut page)?;
         self.traffic(&mut page)?;
         self.events(&mut page)?;
         self.worker_histograms(&mut page)?;
@@ -130,6 +131,28 @@ impl Exposition {
             .map(|offload| (vec![("offload", offload.name.as_str())], f64::from(offload.on)))
             .collect();
         page.gauge("offload_enabled", "1 if the offload is in use, else 0", &enabled)
+    }
+
+    fn fast_path(&self, page: &mut Page<'_>) -> fmt::Result {
+        let fast = &self.snapshot.fast_path;
+        page.gauge(
+            "fast_path",
+            "1 if programs in the kernel carry packets, else 0",
+            &[(vec![], f64::from(fast.on))],
+        )?;
+        let by_direction = |egress, ingress| {
+            [(vec![("direction", "egress")], egress), (vec![("direction", "ingress")], ingress)]
+        };
+        page.counter(
+            "fast_path_packets",
+            "Inner packets that programs in the kernel forwarded; part of forwarded_packets",
+            &by_direction(fast.egress_packets, fast.ingress_packets),
+        )?;
+        page.counter(
+            "fast_path_left_packets",
+            "Inner packets that programs in the kernel left to user space",
+            &by_direction(fast.egress_left, fast.ingress_left),
+        )
     }
 
     fn traffic(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -21,6 +21,9 @@ pub(crate) struct GatewayStatus {
     pub(crate) uptime_seconds: f64,
     /// Every offload, on or off now, and why.
     pub(crate) offloads: Vec<Offload>,
+    /// Whether packets cross the gateway without leaving the kernel.
+    #[serde(default)]
+    pub(crate) fast_path: FastPathStatus,
     /// TUN to UDP, all workers.
     pub(crate) egress: Direction,
     /// UDP to TUN, all workers.
@@ -81,6 +84,23 @@ pub struct Offload {
     pub on: bool,
     /// Why it is on or off.
     pub reason: String,
+}
+
+/// The fast path: programs in the kernel that carry packets past the workers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FastPathStatus {
+    /// Whether it is in use.
+    pub(crate) on: bool,
+    /// Why it is on or off.
+    pub(crate) reason: String,
+    /// Packets that it has carried from the TUN device to peers; they are in `egress`, too.
+    pub(crate) egress_packets: u64,
+    /// Packets that it has carried from peers to the TUN device; they are in `ingress`, too.
+    pub(crate) ingress_packets: u64,
+    /// Packets to peers that it has left to user space.
+    pub(crate) egress_left: u64,
+    /// Packets from peers that it has left to user space.
+    pub(crate) ingress_left: u64,
 }
 
 /// Packets that the kernel dropped at the TUN device.
@@ -249,6 +269,14 @@ pub(crate) mod tests {
             },
             uptime_seconds: 3700.0,
             offloads: vec![offload("tso", true, ""), offload("gso", false, "switched off")],
+            fast_path: FastPathStatus {
+                on: true,
+                reason: "the kernel takes the programs".to_owned(),
+                egress_packets: 90,
+                ingress_packets: 80,
+                egress_left: 10,
+                ingress_left: 20,
+            },
             egress: direction.clone(),
             ingress: direction,
             imbalance: 0,

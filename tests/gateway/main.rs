@@ -6,6 +6,7 @@ mod capture;
 mod completion;
 mod crafted;
 mod dead;
+mod fast;
 mod faults;
 mod forged;
 mod guide;

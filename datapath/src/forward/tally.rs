@@ -120,6 +120,17 @@ impl Tally {
         self.drop(reason, packets);
     }
 
+    /// Adds the books of somebody else.
+    pub fn add(&mut self, other: &Self) {
+        self.packets_in += other.packets_in;
+        self.bytes_in += other.bytes_in;
+        self.packets_out += other.packets_out;
+        self.bytes_out += other.bytes_out;
+        for (sum, drops) in self.drops.iter_mut().zip(other.drops) {
+            *sum += drops;
+        }
+    }
+
     /// All drops.
     #[must_use]
     pub fn dropped(&self) -> u64 {

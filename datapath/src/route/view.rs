@@ -42,6 +42,8 @@ pub struct Overlay {
 pub struct View {
     peers: Vec<Option<Peer>>,
     addresses: Vec<IpAddr>,
+    /// What the table was built of, in that order.
+    networks: Vec<(IpNet, Holder)>,
     table: Table,
     /// Outer addresses and who is there, sorted.
     endpoints: Vec<(IpAddr, PeerIndex)>,
@@ -78,7 +80,7 @@ impl View {
         }));
         networks.extend(local.iter().map(|subnet| (*subnet, Holder::Local)));
         networks.extend(addresses.iter().map(|address| (IpNet::from(*address), Holder::Local)));
-        let table = with_broadcasts(networks, &local, &addresses);
+        let table = with_broadcasts(&mut networks, &local, &addresses);
 
         let mut endpoints: Vec<_> =
             peers.iter().map(|peer| (peer.endpoint.ip().to_canonical(), peer.index)).collect();
@@ -89,7 +91,7 @@ impl View {
         let carries_v6 = local.iter().any(|net| matches!(net, IpNet::V6(_)))
             || addresses.iter().any(IpAddr::is_ipv6)
             || peers.iter().flat_map(|peer| &peer.subnets).any(|net| matches!(net, IpNet::V6(_)));
-        Self { peers: by_index(peers), addresses, table, endpoints, carries_v6, nests }
+        Self { peers: by_index(peers), addresses, networks, table, endpoints, carries_v6, nests }
     }
 
     /// Who holds an inner address.
@@ -111,6 +113,13 @@ impl View {
     #[must_use]
     pub fn holder_v6(&self, address: Ipv6Addr) -> Holder {
         self.table.v6(address)
+    }
+
+    /// All networks and who holds them, for look-ups elsewhere: the longest network around an address
+    /// decides, and of two that are equal the later one.
+    #[must_use]
+    pub fn networks(&self) -> &[(IpNet, Holder)] {
+        &self.networks
     }
 
     /// The peer with this number.
@@ -183,6 +192,7 @@ impl View {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.table.bytes()
+            + self.networks.capacity() * size_of::<(IpNet, Holder)>()
             + self.peers.capacity() * size_of::<Option<Peer>>()
             + self.endpoints.capacity() * size_of::<(IpAddr, PeerIndex)>()
     }
@@ -214,7 +224,7 @@ fn reserved() -> Vec<(IpNet, Holder)> {
 /// The table with the last address of every local IPv4 network marked, where nothing more specific
 /// holds it. Networks of 31 and 32 bits have no broadcast address (RFC 3021).
 fn with_broadcasts(
-    mut networks: Vec<(IpNet, Holder)>,
+    networks: &mut Vec<(IpNet, Holder)>,
     local: &[IpNet],
     addresses: &[IpAddr],
 ) -> Table {
@@ -230,7 +240,7 @@ fn with_broadcasts(
         return table;
     }
     networks.extend(broadcasts);
-    Table::build(networks)
+    Table::build(networks.iter().copied())
 }
 
 fn by_index(peers: Vec<Peer>) -> Vec<Option<Peer>> {
@@ -282,6 +292,24 @@ mod tests {
         assert_eq!(view.holder(ip("10.10.0.255")), Holder::Broadcast);
         assert_eq!(view.holder(ip("255.255.255.255")), Holder::Broadcast);
         assert_eq!(view.holder(ip("10.10.1.255")), Holder::Peer(PeerIndex(0)));
+    }
+
+    #[test]
+    fn the_longest_of_the_networks_decides_as_the_look_up_does() {
+        let mut overlay = overlay();
+        overlay.peers[1].subnets.push("10.10.0.0/24".parse().unwrap());
+        let view = View::new(overlay);
+        let longest = |address: IpAddr| {
+            let around = view.networks().iter().filter(|(network, _)| network.contains(&address));
+            around.max_by_key(|(network, _)| network.prefix_len()).map(|(_, holder)| *holder)
+        };
+
+        for address in
+            ["10.10.0.7", "10.10.0.255", "10.10.1.7", "10.99.0.1", "127.0.0.1", "fd00::1:7"]
+        {
+            assert_eq!(longest(ip(address)), Some(view.holder(ip(address))), "{address}");
+        }
+        assert_eq!(longest(ip("10.99.0.2")), None);
     }
 
     #[test]

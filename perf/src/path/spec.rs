@@ -10,6 +10,11 @@ pub(crate) const ENGINES: [&str; 5] = ["auto", "uring", "tokio-uring", "epoll", 
 /// Offloads that twill has, by name.
 const OFFLOADS: [&str; 6] = ["tso", "uso", "gso", "gro", "coalesce-tcp", "coalesce-udp"];
 
+/// Fast paths that twill has, by name.
+const FAST_PATHS: [&str; 2] = [FAST_PATH, "auto"];
+/// The one that `twill:fast` means.
+const FAST_PATH: &str = "bpf";
+
 /// Bytes that UDP over IPv4 adds to a packet.
 const UDP_OVERHEAD: u16 = 28;
 /// Bytes that VXLAN over IPv4 adds to a packet, its inner Ethernet header included.
@@ -41,6 +46,8 @@ pub struct TwillSpec {
     pub(crate) without: Vec<String>,
     /// The number of queues, if twill is not to choose.
     pub(crate) queues: Option<u16>,
+    /// The fast path that it must have; without one, twill carries packets in user space.
+    pub(crate) fast: Option<String>,
     /// How long workers poll before they sleep: microseconds, or `auto`.
     pub(crate) busy_poll_us: Option<String>,
     /// Whether histograms and numbers by peer are switched off.
@@ -83,6 +90,10 @@ impl fmt::Display for TwillSpec {
         }
         words.extend(self.without.iter().map(|offload| format!("-{offload}")));
         words.extend(self.queues.map(|queues| format!("queues={queues}")));
+        words.extend(self.fast.as_deref().map(|fast| match fast {
+            FAST_PATH => "fast".to_owned(),
+            other => format!("fast={other}"),
+        }));
         words.extend(self.busy_poll_us.iter().map(|us| format!("busy-poll={us}")));
         words.extend(self.telemetry_off.then(|| "-telemetry".to_owned()));
         f.write_str(base)?;
@@ -115,6 +126,10 @@ impl TwillSpec {
         for word in words.split(',').filter(|word| !word.is_empty()) {
             if let Some(program) = word.strip_prefix("bin=") {
                 spec.program = (!program.is_empty()).then(|| Some(program.into()))?;
+            } else if word == "fast" {
+                spec.fast = Some(FAST_PATH.to_owned());
+            } else if let Some(fast) = word.strip_prefix("fast=") {
+                spec.fast = FAST_PATHS.contains(&fast).then(|| Some(fast.to_owned()))?;
             } else if word == "-telemetry" {
                 spec.telemetry_off = true;
             } else if let Some(offload) = word.strip_prefix('-') {
@@ -139,7 +154,8 @@ impl TwillSpec {
 #[error(
     "unknown path {0:?}: use veth, host-gw, vxlan, twill, classic or a NAME from --external; \
      twill:WORDS takes an engine (auto, uring, tokio-uring, epoll), -OFFLOAD (tso, uso, gso, gro, \
-     coalesce-tcp, coalesce-udp), queues=N, busy-poll=MICROSECONDS or auto, -telemetry and bin=FILE, \
+     coalesce-tcp, coalesce-udp), fast (or fast=auto), queues=N, busy-poll=MICROSECONDS or auto, \
+     -telemetry and bin=FILE, \
      separated by commas"
 )]
 pub struct UnknownPath(pub String);
@@ -160,6 +176,8 @@ mod tests {
             "twill:tokio-uring",
             "twill:epoll,-gso,-coalesce-udp,queues=2",
             "twill:queues=4",
+            "twill:fast",
+            "twill:epoll,queues=2,fast=auto",
             "twill:uring,busy-poll=50",
             "twill:busy-poll=auto",
             "twill:uring,-telemetry",
@@ -177,6 +195,7 @@ mod tests {
             "",
             "vxlan:fast",
             "twill:warp",
+            "twill:fast=warp",
             "twill:-lro",
             "twill:queues=0",
             "twill:bin=",

@@ -99,6 +99,9 @@ fn configuration(spec: &TwillSpec, setting: &Setting, host: &Host, hosts: &[Host
     if let Some(queues) = spec.queues {
         line("queues", queues.to_string());
     }
+    if let Some(fast) = &spec.fast {
+        line("fast_path", format!("{fast:?}"));
+    }
     if let Some(us) = &spec.busy_poll_us {
         line("busy_poll_us", if us == "auto" { "\"auto\"".to_owned() } else { us.clone() });
     }

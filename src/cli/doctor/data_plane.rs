@@ -4,7 +4,7 @@ use super::super::show::bytes;
 use super::{Finding, engines};
 use crate::config::file::Interface;
 use crate::engine::{Choice, EngineChoice};
-use crate::gateway::expected_offloads;
+use crate::gateway::{expected_fast_path, expected_offloads};
 use crate::socket::{self, Originator, SocketSpec};
 use crate::sys::{affinity, kernel, sockopt};
 use crate::tun;
@@ -183,7 +183,21 @@ fn plan(granted: FeatureSet) -> Vec<Finding> {
             Finding::warn(PLAN, format!("{} off: {}", offload.name, offload.reason), since)
         });
     }
+    findings.push(fast_path());
     findings
+}
+
+/// What `fast_path = "auto"` would do toward the default route.
+fn fast_path() -> Finding {
+    let to = socket::anywhere(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+    match expected_fast_path(to) {
+        Ok(reason) => {
+            Finding::ok(PLAN, format!("fast path possible with fast_path = \"auto\": {reason}"))
+        }
+        Err(reason) => {
+            Finding::note(PLAN, format!("fast path not possible with \"auto\": {reason}"))
+        }
+    }
 }
 
 #[cfg(test)]

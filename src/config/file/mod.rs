@@ -17,7 +17,7 @@ pub use read::{address, network};
 pub use reload::{ON_RELOAD, OnReload};
 pub use tables::parse;
 
-use super::{BusyPoll, InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering};
+use super::{BusyPoll, FastPath, InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering};
 use crate::engine::EngineChoice;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -94,6 +94,8 @@ pub struct Interface {
     pub source_ports: Option<SourcePorts>,
     /// How datagrams are distributed over workers.
     pub steering: Steering,
+    /// Whether packets cross the gateway without leaving the kernel.
+    pub fast_path: FastPath,
     /// Whether workers are bound to CPUs.
     pub pinning: Pinning,
     /// How long a worker polls for packets before it sleeps.
@@ -130,6 +132,7 @@ impl Default for Interface {
             peer_sources: Vec::new(),
             source_ports: None,
             steering: Steering::Peers,
+            fast_path: FastPath::Off,
             pinning: Pinning::None,
             busy_poll: BusyPoll::For(Duration::ZERO),
             socket_buffer: 4 << 20,
@@ -179,6 +182,7 @@ impl Interface {
             ("peer_sources", self.peer_sources == other.peer_sources),
             ("source_ports", self.source_ports == other.source_ports),
             ("steering", self.steering == other.steering),
+            ("fast_path", self.fast_path == other.fast_path),
             ("pinning", self.pinning == other.pinning),
             ("busy_poll_us", self.busy_poll == other.busy_poll),
             ("socket_buffer", self.socket_buffer == other.socket_buffer),

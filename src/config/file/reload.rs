@@ -32,7 +32,7 @@ impl OnReload {
 }
 
 /// Every key, by table. A reload follows this list; docs/STANDALONE.md shows it.
-pub const ON_RELOAD: [(&str, &str, OnReload); 25] = [
+pub const ON_RELOAD: [(&str, &str, OnReload); 26] = [
     ("peer", "name", OnReload::Apply),
     ("peer", "endpoint", OnReload::Apply),
     ("peer", "subnets", OnReload::Apply),
@@ -50,6 +50,7 @@ pub const ON_RELOAD: [(&str, &str, OnReload); 25] = [
     ("interface", "peer_sources", OnReload::Restart),
     ("interface", "source_ports", OnReload::Restart),
     ("interface", "steering", OnReload::Restart),
+    ("interface", "fast_path", OnReload::Restart),
     ("interface", "pinning", OnReload::Restart),
     ("interface", "busy_poll_us", OnReload::Restart),
     ("interface", "socket_buffer", OnReload::Restart),

@@ -25,6 +25,7 @@ pub(super) const INTERFACE: &[Key<Interface>] = &[
     ("peer_sources", |it, value| networks(value).map(|all| it.peer_sources = plain(all))),
     ("source_ports", |it, value| parsed(value).map(|ports| it.source_ports = Some(ports))),
     ("steering", |it, value| parsed(value).map(|steering| it.steering = steering)),
+    ("fast_path", |it, value| parsed(value).map(|fast_path| it.fast_path = fast_path)),
     ("pinning", |it, value| parsed(value).map(|pinning| it.pinning = pinning)),
     ("busy_poll_us", |it, value| busy_poll(value).map(|poll| it.busy_poll = poll)),
     ("socket_buffer", |it, value| {

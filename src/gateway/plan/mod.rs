@@ -7,8 +7,10 @@
 //! Nothing here asks the machine anything: [`Findings`] brings all of it, so that every decision can
 //! be tested as a row of a table.
 
+mod fast_path;
 mod offloads;
 
+pub(super) use fast_path::{FastPathGrounds, FastPathPlan, decide_fast_path};
 pub(super) use offloads::{Grounds, decide};
 
 use crate::config::{self, Pinning, Settings, Steering};
@@ -44,6 +46,10 @@ pub(super) struct Findings {
     pub(super) cpus: Vec<usize>,
     /// The network card on the way to the peers; looked up only where its CPUs matter.
     pub(super) nic: Option<Nic>,
+    /// What the kernel said to the programs of the fast path; none if it was not asked.
+    pub(super) programs: Option<Result<(), String>>,
+    /// Why the link toward the peers does not suit the fast path, if it does not.
+    pub(super) underlay: Option<String>,
 }
 
 /// When a worker that has nothing to do looks for arrivals awake before it sleeps.
@@ -95,6 +101,7 @@ pub(super) struct Plan {
     pub(super) engine: EngineKind,
     /// Every offload, on or off, with the reason.
     pub(super) offloads: Vec<Offload>,
+    pub(super) fast_path: FastPathPlan,
     pub(super) tuning: Tuning,
     pub(super) limits: RunLimits,
     pub(super) egress: EgressRules,
@@ -119,6 +126,7 @@ impl Plan {
         Self {
             engine,
             offloads,
+            fast_path: fast_path(settings, findings),
             tuning: Tuning {
                 batch: BATCH,
                 gro: features.has(Feature::Gro),
@@ -170,6 +178,16 @@ fn offloads(
         gso: &gso_policy(&findings.release, settings.gso_forced),
         gro: &findings.gro,
         by_flow: settings.queues.count() > 1 && settings.steering == Steering::Flows,
+        fast_path: fast_path(settings, findings).on,
+    })
+}
+
+fn fast_path(settings: &Settings, findings: &Findings) -> FastPathPlan {
+    decide_fast_path(&FastPathGrounds {
+        wanted: settings.fast_path,
+        listen: settings.listen,
+        program: &findings.programs,
+        underlay: &findings.underlay,
     })
 }
 
@@ -241,6 +259,16 @@ mod tests {
         Row {
             name: "flows that share a peer are received one datagram at a time",
             set: |settings| settings.steering = Steering::Flows,
+            expected: |it| {
+                it.needs.gro = false;
+                it.features = FeatureSet::ALL.with(Feature::Gro, false);
+                it.tuning.1 = false;
+            },
+            ..PLAIN
+        },
+        Row {
+            name: "programs in the kernel must see each datagram on its own",
+            found: |findings| findings.programs = Some(Ok(())),
             expected: |it| {
                 it.needs.gro = false;
                 it.features = FeatureSet::ALL.with(Feature::Gro, false);
@@ -378,6 +406,8 @@ mod tests {
             parallelism: 3,
             cpus: vec![2, 4],
             nic: None,
+            programs: None,
+            underlay: None,
         }
     }
 

@@ -23,6 +23,8 @@ pub(in crate::gateway) struct Grounds<'a> {
     pub(in crate::gateway) gro: &'a io::Result<()>,
     /// Workers share what one peer sends.
     pub(in crate::gateway) by_flow: bool,
+    /// Programs in the kernel take datagrams before the sockets do.
+    pub(in crate::gateway) fast_path: bool,
 }
 
 /// Decides about every offload, in their order.
@@ -41,7 +43,7 @@ pub(in crate::gateway) fn decide(grounds: &Grounds<'_>) -> Vec<Offload> {
 
 /// Why an offload is off.
 fn refusal(grounds: &Grounds<'_>, feature: Feature) -> Option<String> {
-    let Grounds { wanted, granted, engine, super_packets, gso, gro, by_flow } = *grounds;
+    let Grounds { wanted, granted, engine, super_packets, gso, gro, by_flow, fast_path } = *grounds;
     if engine == EngineKind::Classic {
         return Some("the classic engine has no offload".to_owned());
     }
@@ -59,6 +61,11 @@ fn refusal(grounds: &Grounds<'_>, feature: Feature) -> Option<String> {
         Feature::Gro if by_flow => {
             let reason = "UDP_GRO can merge several flows into one buffer, so it is off with \
                           steering = \"flows\"";
+            Some(reason.to_owned())
+        }
+        Feature::Gro if fast_path => {
+            let reason = "the kernel would join datagrams before the programs of the fast path see \
+                          them";
             Some(reason.to_owned())
         }
         Feature::Gro => gro.as_ref().err().map(|error| format!("the kernel refuses it: {error}")),
@@ -179,6 +186,7 @@ mod tests {
             gso,
             gro: &Ok(()),
             by_flow: false,
+            fast_path: false,
         };
         change(&mut grounds);
         decide(&grounds)

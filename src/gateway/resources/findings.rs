@@ -1,14 +1,18 @@
 //! Asking the machine what it has to offer.
 
 use super::{ResourceError, blocking};
-use crate::config::{Pinning, Settings};
+use crate::config::{FastPath, Pinning, Settings};
 use crate::engine::EngineKind;
-use crate::gateway::plan::{Findings, Grounds, decide};
+#[cfg(feature = "fast-path")]
+use crate::fastpath;
+use crate::gateway::plan::{FastPathGrounds, Findings, Grounds, decide, decide_fast_path};
 use crate::host::nic::{Nic, device_of};
 use crate::socket;
 use crate::sys::{affinity, kernel};
 use crate::telemetry::status::Offload;
 use crate::tun::{self, SuperPackets};
+#[cfg(feature = "fast-path")]
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::Path;
@@ -32,8 +36,9 @@ pub(in crate::gateway) async fn find_out(
     settings: &Settings,
     toward: Toward,
 ) -> Result<Findings, ResourceError> {
-    let pinning = settings.pinning;
+    let (pinning, wanted, listen) = (settings.pinning, settings.fast_path, settings.listen);
     blocking(move || {
+        let is_asked = wanted != FastPath::Off && listen.is_ipv4();
         Ok(Findings {
             release: kernel::release(),
             super_packets: tun::probe_super_packets()?,
@@ -44,16 +49,54 @@ pub(in crate::gateway) async fn find_out(
                 Pinning::None => Vec::new(),
                 Pinning::Cpus | Pinning::Nic => affinity::allowed_cpus()?,
             },
+            programs: is_asked.then(programs).flatten(),
+            underlay: if is_asked { unsuitable(toward) } else { None },
             nic: (pinning == Pinning::Nic).then(|| network_card(toward)).flatten(),
         })
     })
     .await
 }
 
+/// What the kernel says to the programs of the fast path; none if there are none.
+#[cfg(feature = "fast-path")]
+fn programs() -> Option<Result<(), String>> {
+    Some(fastpath::probe().map_err(|error| error.to_string()))
+}
+
+#[cfg(not(feature = "fast-path"))]
+fn programs() -> Option<Result<(), String>> {
+    None
+}
+
+/// Why the link on the way there does not suit the fast path.
+#[cfg(feature = "fast-path")]
+fn unsuitable(Toward(to): Toward) -> Option<String> {
+    let IpAddr::V4(to) = to.ip().to_canonical() else { return None };
+    fastpath::why_not(to)
+        .unwrap_or_else(|error| Some(format!("cannot look at the underlay: {error}")))
+}
+
+#[cfg(not(feature = "fast-path"))]
+fn unsuitable(_: Toward) -> Option<String> {
+    None
+}
+
 /// The network card on the way there.
 fn network_card(Toward(to): Toward) -> Option<Nic> {
     let name = device_of(socket::path_to(to).ok()?.source)?;
     Nic::read(Path::new("/sys"), Path::new("/proc"), &name).ok()
+}
+
+/// Whether a gateway with default settings would have programs in the kernel carry packets toward an
+/// address, and why, or why not.
+pub(crate) fn expected_fast_path(to: SocketAddr) -> Result<String, String> {
+    let plan = decide_fast_path(&FastPathGrounds {
+        wanted: FastPath::Auto,
+        listen: to,
+        program: &programs(),
+        underlay: &unsuitable(Toward(to)),
+    });
+    if plan.on { Ok(plan.reason) } else { Err(plan.reason) }
 }
 
 /// The offloads that a gateway with default settings would use on this kernel.
@@ -71,5 +114,6 @@ pub(crate) fn expected_offloads(
         gso: &socket::gso_policy(&kernel::release(), false),
         gro: &socket::probe_gro(),
         by_flow: false,
+        fast_path: false,
     })
 }

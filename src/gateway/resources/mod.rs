@@ -6,8 +6,8 @@
 
 mod findings;
 
-pub(crate) use findings::expected_offloads;
 pub(super) use findings::{Toward, find_out};
+pub(crate) use findings::{expected_fast_path, expected_offloads};
 
 use super::plan::Needs;
 use crate::config::{Settings, SourcePorts, Steering};
@@ -151,6 +151,19 @@ impl Resources {
             spread: self.copies.len() > 2 * self.queues,
         };
         (facts, self.copies.iter().map(AsFd::as_fd).collect())
+    }
+
+    /// The ports that datagrams are sent from.
+    pub(super) fn source_ports(&self) -> io::Result<Vec<u16>> {
+        let each = self.copies.len() / self.queues;
+        let senders = self.copies.chunks(each).filter_map(<[_]>::last);
+        senders
+            .map(|socket| {
+                let address = rustix::net::getsockname(socket)?;
+                let address = SocketAddr::try_from(address)?;
+                Ok(address.port())
+            })
+            .collect()
     }
 
     /// Says whether somebody else has the descriptors as well: then the device stays when they are

@@ -1,15 +1,18 @@
 //! The data plane while it runs: worker threads, the peers that are published to them, and the end.
 
+#[cfg_attr(not(feature = "fast-path"), path = "fast_absent.rs")]
+mod fast;
 mod publish;
 mod worker;
 mod workers;
 
+pub(in crate::gateway) use self::fast::Fast;
 use self::publish::{Publisher, ToWorkers};
 use self::worker::Common;
 use self::workers::{Open, WorkerSpec, Workers};
-use super::plan::{Needs, Plan};
+use super::plan::{FastPathPlan, Needs, Plan};
 use super::resources::{Facts, ResourceError, Resources, Toward, await_port, blocking, find_out};
-use crate::config::Settings;
+use crate::config::{self, Settings};
 use crate::engine::{self, Choice, EngineError, EngineKind};
 use crate::sys::clock;
 use crate::telemetry::instruments::WorkerInstruments;
@@ -55,6 +58,9 @@ pub enum StartError {
     /// A thread.
     #[error("starting a worker: {0}")]
     Worker(#[from] io::Error),
+    /// The fast path, which the user demands.
+    #[error("no fast path: {0}; or set fast_path = \"auto\"")]
+    FastPath(String),
     /// What was inherited does not serve these settings.
     #[error(
         "cannot take over the running gateway's {0}: they cannot change in a hand-over: restart \
@@ -84,7 +90,9 @@ pub struct Gateway {
     open: Open,
     common: Common,
     instruments: Vec<Arc<WorkerInstruments>>,
-    // Dropped in this order: nobody closes what a worker works on.
+    settings: Settings,
+    // Dropped in this order: nobody closes what programs or a worker work on.
+    fast: Option<Fast>,
     workers: Workers,
     resources: Resources,
 }
@@ -219,6 +227,7 @@ impl Gateway {
     /// Stops the workers, which hand on all that they have read. Returns the counters. Device and
     /// sockets stay, also when the gateway ends.
     pub(in crate::gateway) async fn pause(&mut self) -> Past {
+        self.stop_fast_path();
         let stop = Arc::new(AtomicBool::new(false));
         let next = Workers::held(Arc::clone(&stop));
         self.common.stop = stop;
@@ -234,7 +243,45 @@ impl Gateway {
         self.observer.inherit(past);
         self.add_workers().await?;
         self.workers.begin();
+        self.start_fast_path().await
+    }
+
+    /// Has programs in the kernel carry packets, if that is planned. The device is up.
+    ///
+    /// # Errors
+    /// [`StartError::FastPath`], if the user demands it. Otherwise packets go through user space.
+    pub(in crate::gateway) async fn start_fast_path(&mut self) -> Result<(), StartError> {
+        let FastPathPlan { on, mut reason, .. } = self.plan.fast_path.clone();
+        if on {
+            let view = self.observer.view();
+            match Fast::start(&self.settings, &self.resources, view).await {
+                Ok(fast) => {
+                    self.publisher.add(fast.subscriber());
+                    self.observer.fast.set(true, reason, Some(fast.source()));
+                    self.fast = Some(fast);
+                    return Ok(());
+                }
+                Err(refused) if self.settings.fast_path == config::FastPath::Bpf => {
+                    return Err(StartError::FastPath(refused));
+                }
+                Err(refused) => reason = refused,
+            }
+        }
+        self.observer.fast.set(false, reason, None);
         Ok(())
+    }
+
+    /// Detaches the programs; what they have counted stays.
+    fn stop_fast_path(&mut self) {
+        if self.fast.is_some() {
+            self.observer.fast.set(false, "it has ended".to_owned(), None);
+            self.fast = None;
+        }
+    }
+
+    /// The programs in the kernel, while they carry packets.
+    pub(in crate::gateway) fn fast_path(&self) -> Option<&Fast> {
+        self.fast.as_ref()
     }
 
     /// Says that nobody else has device and sockets any more.
@@ -251,6 +298,9 @@ impl Gateway {
         resources: Resources,
         view: &Arc<View>,
     ) -> Result<Self, StartError> {
+        if plan.fast_path.is_missed {
+            return Err(StartError::FastPath(plan.fast_path.reason));
+        }
         let queues = settings.queues.count();
         let instruments: Vec<Arc<WorkerInstruments>> =
             (0..queues).map(|_| Arc::default()).collect();
@@ -286,6 +336,8 @@ impl Gateway {
             open,
             common,
             instruments,
+            settings: settings.clone(),
+            fast: None,
             workers,
             resources,
         };
@@ -353,7 +405,8 @@ impl Gateway {
     /// Stops the workers and waits for them. Device and sockets are as they were before the start:
     /// another data plane can run on them.
     pub async fn stop(self) -> Resources {
-        let Self { workers, mut resources, .. } = self;
+        let Self { fast, workers, mut resources, .. } = self;
+        drop(fast);
         resources.give_back(workers.stop().await);
         resources
     }

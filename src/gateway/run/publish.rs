@@ -19,6 +19,11 @@ impl Publisher {
         Self(subscribers)
     }
 
+    /// Adds one who is told after the others.
+    pub(super) fn add(&mut self, subscriber: Box<dyn Subscriber>) {
+        self.0.push(subscriber);
+    }
+
     pub(super) fn publish(&mut self, view: &Arc<View>) {
         for subscriber in &mut self.0 {
             subscriber.follow(view);

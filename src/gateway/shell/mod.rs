@@ -8,6 +8,7 @@
 //! All of it is one thread. Nothing here blocks it: what would, runs on a thread of its own.
 
 mod clients;
+mod fast_path;
 #[cfg(feature = "etcd")]
 pub mod flanneld;
 mod handover;

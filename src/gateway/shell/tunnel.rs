@@ -1,5 +1,6 @@
 //! A data plane and its place in the host: peers, addresses, routes, and those who watch over it.
 
+use super::fast_path;
 use super::health::{Health, Part};
 use super::neighbours;
 use super::watch::Watch;
@@ -72,14 +73,18 @@ impl Tunnel {
         let health = Arc::clone(health);
         let mut tunnel =
             Self { settings, gateway, reconciler, network, events, watch, health, tasks };
-        match tunnel.bring_up().await {
+        let up = match tunnel.bring_up().await {
+            Ok(()) => tunnel.gateway.start_fast_path().await.map_err(TunnelError::from),
+            Err(refused) => Err(refused.into()),
+        };
+        match up {
             Ok(()) => {
                 tunnel.look_after(probe);
                 Ok(tunnel)
             }
             Err(refused) => {
                 tunnel.stop().await;
-                Err(refused.into())
+                Err(refused)
             }
         }
     }
@@ -93,6 +98,9 @@ impl Tunnel {
     /// Logs drops, and probes peers if there is an interval to do so.
     fn look_after(&mut self, probe: Option<Duration>) {
         let observer = self.gateway.observer();
+        if let Some(fast) = self.gateway.fast_path() {
+            self.tasks.spawn(fast_path::watch(fast.clone()));
+        }
         self.tasks.spawn(drops::watch(Arc::clone(observer)));
         self.tasks.spawn(neighbours::watch(Arc::clone(observer)));
         let (Some(every), Some(source)) = (probe, self.settings.first_v4()) else { return };
@@ -184,6 +192,9 @@ impl Tunnel {
             self.network.set_mtu(self.gateway.device_index(), mtu.bytes()).await?;
             self.settings.mtu = mtu;
             self.gateway.observer().set_mtu(mtu.bytes());
+            if let Some(fast) = self.gateway.fast_path() {
+                fast.set_mtu(mtu.bytes());
+            }
             let device = self.gateway.device();
             info!(
                 "MTU of {device} changed from {before} to {mtu}: the path MTU to the peers changed"

@@ -1,0 +1,40 @@
+//! The fast path: packets cross the gateway without leaving the kernel.
+//!
+//! Owns the programs of `program/fastpath.bpf.c`, their maps and the pair of links between them. What
+//! the programs look up is made of a [`View`], as the workers' look-ups are; whatever they do not
+//! handle exactly as `twill-datapath` does stays on its way to user space. They never drop a packet
+//! that user space would forward.
+//!
+//! ```text
+//!  pods ──> TUN device ──egress──> underlay          underlay ──ingress──> NAME-in ═══ NAME-gro
+//!               │                                        │                                │
+//!               └──> user space <────────────────────────┘         TUN device <──joined───┘
+//! ```
+
+mod attached;
+mod layout;
+mod paths;
+mod programs;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod underlay;
+mod veth;
+
+pub(crate) use attached::{FastPath, Spec};
+pub(crate) use paths::why_not;
+pub(crate) use programs::probe;
+
+use std::collections::HashMap;
+use twill_datapath::Tally;
+
+/// What the fast path has counted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts {
+    /// The books of both directions, egress first. What was left to user space is not in them.
+    pub(crate) tallies: [Tally; 2],
+    /// Packets that were left to user space, by direction.
+    pub(crate) left: [u64; 2],
+    /// Packets and bytes by peer number: to it, from it.
+    pub(crate) peers: HashMap<u32, [(u64, u64); 2]>,
+}

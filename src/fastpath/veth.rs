@@ -1,0 +1,125 @@
+//! A pair of virtual links whose only purpose is GRO: MTU-sized packets that go into the near end come
+//! out of the far end as super-packets.
+//!
+//! The far end has GRO on, which gives it NAPI; it joins what comes from a near end without TSO
+//! (`veth_skb_is_eligible_for_gro`). The near end cuts whatever super-packet goes in (`gso_max_segs 1`):
+//! one that another host's tunnel made keeps the tunnel's mark, with which no bridge can send it on
+//! (Linux before `BPF_F_ADJ_ROOM_DECAP_L4_UDP`).
+
+use crate::sys::ioctl;
+use crate::sys::netlink::Netlink;
+use crate::sys::route;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use std::fs;
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+
+/// The largest MTU of a veth device, bytes.
+const MTU: u32 = 65_535;
+/// Rings at the far end, each of 256 packets: flows are spread over them.
+const RINGS: u32 = 8;
+
+/// The pair. It is removed when it is dropped.
+#[derive(Debug)]
+pub(super) struct Veth {
+    /// Where packets go in.
+    pub(super) near: u32,
+    /// The name of the link where they come out.
+    pub(super) far: String,
+    /// The address of that link.
+    pub(super) address: [u8; 6],
+}
+
+impl Veth {
+    /// The names of the pair of a device.
+    pub(super) fn names(device: &str) -> [String; 2] {
+        ["in", "gro"].map(|end| {
+            let room = libc::IFNAMSIZ - 1 - 1 - end.len();
+            format!("{}-{end}", &device[..device.len().min(room)])
+        })
+    }
+
+    /// Creates the pair of a device, in place of one that an earlier gateway left.
+    pub(super) fn create(device: &str) -> io::Result<Self> {
+        let mut netlink = Netlink::open()?;
+        let [near, far] = Self::names(device);
+        remove(&mut netlink, &near)?;
+        netlink.create(RouteNetlinkMessage::NewLink(pair(&near, &far)))?;
+        let index = |name: &str| ioctl::interface_index(name).ok_or(io::ErrorKind::NotFound);
+        let (near_index, far_index) = (index(&near)?, index(&far)?);
+        let mut veth = Self { near: near_index, far, address: [0; 6] };
+        let address = route::link(&mut netlink, far_index)?.address;
+        veth.address = address.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        ioctl::clear_tso(socket.as_fd(), &near)?;
+        ioctl::set_gro(socket.as_fd(), &veth.far)?;
+        for (name, index) in [(near.as_str(), near_index), (veth.far.as_str(), far_index)] {
+            // No address, no router solicitation. A host without IPv6 has no such file.
+            let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+            netlink.change(RouteNetlinkMessage::NewLink(up(index)))?;
+        }
+        Ok(veth)
+    }
+
+    /// Packets that found no room in the rings of the far end.
+    pub(super) fn lost(&self) -> u64 {
+        let lost =
+            Netlink::open().and_then(|mut netlink| route::send_drops(&mut netlink, self.near));
+        lost.unwrap_or_default()
+    }
+}
+
+impl Drop for Veth {
+    fn drop(&mut self) {
+        if let Ok(mut netlink) = Netlink::open() {
+            // It may be gone already: somebody removed it, or its namespace ends.
+            let _ = netlink.change(RouteNetlinkMessage::DelLink(indexed(self.near)));
+        }
+    }
+}
+
+/// Removes a link, if there is one of that name.
+fn remove(netlink: &mut Netlink, name: &str) -> io::Result<()> {
+    match ioctl::interface_index(name) {
+        Some(index) => netlink.change(RouteNetlinkMessage::DelLink(indexed(index))),
+        None => Ok(()),
+    }
+}
+
+fn indexed(index: u32) -> LinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link
+}
+
+fn up(index: u32) -> LinkMessage {
+    let mut link = indexed(index);
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    link
+}
+
+fn end(name: &str) -> LinkMessage {
+    let mut link = LinkMessage::default();
+    link.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Mtu(MTU),
+        LinkAttribute::NumTxQueues(RINGS),
+        LinkAttribute::NumRxQueues(RINGS),
+    ];
+    link
+}
+
+fn pair(near: &str, far: &str) -> LinkMessage {
+    let mut link = end(near);
+    link.attributes.push(LinkAttribute::GsoMaxSegs(1));
+    link.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(end(far)))),
+    ]));
+    link
+}
