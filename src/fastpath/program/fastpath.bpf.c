@@ -20,6 +20,7 @@
 #include "layout.h"
 
 #define OUTER ((int)(sizeof(struct iphdr) + sizeof(struct udphdr)))
+#define ALL_HEADERS ((int)(sizeof(struct ethhdr) + OUTER + sizeof(struct iphdr)))
 #define FRAGMENT 0x3fff	// MF and the offset
 #define DONT_FRAGMENT 0x4000
 #define ECN 3
@@ -484,8 +485,9 @@ int ingress(struct __sk_buff *skb)
 
 	if (!now || skb->protocol != bpf_htons(ETH_P_IP))
 		return GO_ON;
-	if (skb->data_end - skb->data < (int)sizeof(*ethernet) + OUTER + (int)sizeof(*inner) &&
-	    bpf_skb_pull_data(skb, sizeof(*ethernet) + OUTER + sizeof(*inner)))
+	// A subtraction would take CAP_PERFMON.
+	if ((void *)(long)skb->data + ALL_HEADERS > (void *)(long)skb->data_end &&
+	    bpf_skb_pull_data(skb, ALL_HEADERS))
 		return GO_ON;
 	ethernet = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
