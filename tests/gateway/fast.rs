@@ -16,7 +16,7 @@ fn fast() -> Setup<'static> {
 }
 
 /// Packets that the programs of a gateway have forwarded: to peers, from peers.
-fn carried(pair: &Pair, index: usize) -> [u64; 2] {
+pub(crate) fn carried(pair: &Pair, index: usize) -> [u64; 2] {
     let fast = &pair.status(index)["fast_path"];
     ["egress_packets", "ingress_packets"].map(|key| fast[key].as_u64().unwrap())
 }
@@ -63,9 +63,9 @@ fn all_kinds_of_traffic_cross_on_each_wire_and_the_usual_ones_stay_in_the_kernel
             let [sent, received] = carried(&pair, index);
             assert!(sent > 1000 && received > 1000, "{wire:?} {mtu}: {:?}", pair.status(index));
         }
-        // Datagrams that are longer than a packet cross in fragments.
+        // Datagrams that are longer than a packet cross in fragments, which user space carries.
         let [fragments, _] = left(&pair, 0);
-        assert!(fragments > 0, "{wire:?} {mtu}: {:?}", pair.status(0)["fast_path"]);
+        assert!(fragments > 0 || mtu > 4000, "{wire:?} {mtu}: {:?}", pair.status(0)["fast_path"]);
         pair.assert_books_balance();
     }
 }

@@ -162,6 +162,7 @@ fn value(key: &str) -> Option<&'static str> {
         "peer_sources" => "\"192.0.2.0/24\"",
         "source_ports" => "\"spread\"",
         "steering" => "\"flows\"",
+        "fast_path" => "\"auto\"",
         "pinning" => "\"cpus\"",
         "busy_poll_us" => "10",
         "socket_buffer" => "65536",

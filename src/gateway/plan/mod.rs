@@ -268,6 +268,7 @@ mod tests {
         },
         Row {
             name: "programs in the kernel must see each datagram on its own",
+            set: |settings| settings.fast_path = crate::config::FastPath::Auto,
             found: |findings| findings.programs = Some(Ok(())),
             expected: |it| {
                 it.needs.gro = false;
