@@ -114,7 +114,7 @@ impl Both {
         let mut out = Datagrams::new(limits, 8, Pieces::new(64, 4096));
         let mut replies = Frames::new(8, Pieces::new(64, 4096));
         let mut slot = packet.to_vec();
-        let frame = TunFrame { slot: Slot(0), start: 0, len: packet.len() as u32 };
+        let frame = TunFrame { slot: Slot(0), start: 0, len: packet.len() as u32, read_ns: 0 };
         let world = World { view: &self.view, now_ns: 0 };
         let progress = egress.frame(&world, frame, &mut slot, &mut out, &mut replies);
         assert_eq!(progress, Progress::Done);

@@ -5,7 +5,7 @@
 //! read the note, but a program that receives the datagram does not see it: user-space twill and
 //! flanneld would deliver wrong checksums, and several packets as one.
 
-use crate::sys::ioctl;
+use crate::sys::ethtool;
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
@@ -16,10 +16,10 @@ const PARAVIRTUAL: [&str; 4] = ["virtio_net", "vif", "hv_netvsc", "vmxnet3"];
 /// Why packets may arrive unfinished by this link; none if they are finished.
 pub(super) fn unfinished(link: &str) -> io::Result<Option<String>> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
-    if !ioctl::leaves_checksums(socket.as_fd(), link)? {
+    if !ethtool::leaves_checksums(socket.as_fd(), link)? {
         return Ok(None);
     }
-    let (driver, bus) = ioctl::driver(socket.as_fd(), link)?;
+    let (driver, bus) = ethtool::driver(socket.as_fd(), link)?;
     Ok(verdict(&driver, &bus).map(|what| {
         format!(
             "{link} is {what} ({driver}), and a peer in user space would receive wrong checksums; if \

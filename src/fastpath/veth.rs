@@ -6,6 +6,7 @@
 //! one that another host's tunnel made keeps the tunnel's mark, with which no bridge can send it on
 //! (Linux before `BPF_F_ADJ_ROOM_DECAP_L4_UDP`).
 
+use crate::sys::ethtool;
 use crate::sys::ioctl;
 use crate::sys::netlink::Netlink;
 use crate::sys::route;
@@ -55,8 +56,8 @@ impl Veth {
         let address = route::link(&mut netlink, far_index)?.address;
         veth.address = address.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
         let socket = UdpSocket::bind("127.0.0.1:0")?;
-        ioctl::clear_tso(socket.as_fd(), &near)?;
-        ioctl::set_gro(socket.as_fd(), &veth.far)?;
+        ethtool::clear_tso(socket.as_fd(), &near)?;
+        ethtool::set_gro(socket.as_fd(), &veth.far)?;
         for (name, index) in [(near.as_str(), near_index), (veth.far.as_str(), far_index)] {
             // No address, no router solicitation. A host without IPv6 has no such file.
             let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");

@@ -4,11 +4,14 @@ pub mod address;
 pub mod affinity;
 pub mod clock;
 pub mod cmsg;
+#[cfg(feature = "fast-path")]
+pub mod ethtool;
 pub mod ioctl;
 pub mod kernel;
 pub mod mmsg;
 pub mod neighbours;
 pub mod netlink;
+#[cfg(feature = "fast-path")]
 pub mod route;
 pub mod seccomp;
 pub mod sockopt;

@@ -1,6 +1,8 @@
 //! Questions to the kernel by rtnetlink(7), answered before the call returns.
 
-use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST};
+#[cfg(feature = "fast-path")]
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
 use rtnetlink::packet_core::{NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -29,32 +31,6 @@ impl Netlink {
         each: impl FnMut(RouteNetlinkMessage),
     ) -> io::Result<()> {
         self.ask(kind, NLM_F_DUMP, each)
-    }
-
-    /// Asks for one.
-    ///
-    /// # Errors
-    /// The kernel's, if there is no such thing.
-    pub(crate) fn get(&mut self, which: RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
-        let mut found = None;
-        self.ask(which, NLM_F_ACK, |answer| found = Some(answer))?;
-        found.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
-    }
-
-    /// Creates what does not exist yet.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub(crate) fn create(&mut self, what: RouteNetlinkMessage) -> io::Result<()> {
-        self.ask(what, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, drop)
-    }
-
-    /// Changes or removes what exists.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub(crate) fn change(&mut self, what: RouteNetlinkMessage) -> io::Result<()> {
-        self.ask(what, NLM_F_ACK, drop)
     }
 
     fn ask(
@@ -88,5 +64,34 @@ impl Netlink {
                 rest = rest.get(len.max(1)..).unwrap_or_default();
             }
         }
+    }
+}
+
+#[cfg(feature = "fast-path")]
+impl Netlink {
+    /// Asks for one.
+    ///
+    /// # Errors
+    /// The kernel's, if there is no such thing.
+    pub(crate) fn get(&mut self, which: RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
+        let mut found = None;
+        self.ask(which, NLM_F_ACK, |answer| found = Some(answer))?;
+        found.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    /// Creates what does not exist yet.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn create(&mut self, what: RouteNetlinkMessage) -> io::Result<()> {
+        self.ask(what, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, drop)
+    }
+
+    /// Changes or removes what exists.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn change(&mut self, what: RouteNetlinkMessage) -> io::Result<()> {
+        self.ask(what, NLM_F_ACK, drop)
     }
 }

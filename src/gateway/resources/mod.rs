@@ -154,6 +154,7 @@ impl Resources {
     }
 
     /// The ports that datagrams are sent from.
+    #[cfg(feature = "fast-path")]
     pub(super) fn source_ports(&self) -> io::Result<Vec<u16>> {
         let each = self.copies.len() / self.queues;
         let senders = self.copies.chunks(each).filter_map(<[_]>::last);
