@@ -387,11 +387,14 @@ mod tests {
         let mut meter = Meter::new(Arc::clone(&instruments), true, 4, 4);
         let runs = runs(&[5, 3]);
 
-        meter.begin(&Inbox { began_ns: clock::monotonic_ns(), ..Inbox::new(4) });
+        let began_ns = clock::monotonic_ns();
+        meter.begin(&Inbox { began_ns, ..Inbox::new(4) });
         meter.refused(1, 1, 100);
         meter.refused(1, 1, 100);
-        meter.sent(&runs);
-        meter.sent(&runs);
+        for _ in 0..2 {
+            meter.frame(began_ns, 8);
+            meter.sent(&runs);
+        }
 
         let peer = traffic(&instruments);
         assert_eq!((peer.egress_packets, peer.egress_drops), (8 + 6, 2));
