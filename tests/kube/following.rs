@@ -101,24 +101,28 @@ fn a_server_that_is_silent_dies_or_loses_its_data_costs_no_peer_for_good() {
 }
 
 /// How long anything here may take: a silent server is noticed within 15 s, a start takes 6.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Following {
-    clusters: watch::Receiver<Cluster>,
+pub(super) struct Following {
+    pub(super) clusters: watch::Receiver<Cluster>,
     task: JoinHandle<FollowEnd>,
 }
 
 impl Following {
-    async fn start(server: &Server, member: Member) -> Self {
+    pub(super) async fn start(server: &Server, member: Member) -> Self {
         let options = Options { kubeconfig: Some(server.kubeconfig()), servers: Vec::new() };
-        let nodes = Nodes::new(Access::new(&options).unwrap());
+        Self::start_with(&options, member).await
+    }
+
+    pub(super) async fn start_with(options: &Options, member: Member) -> Self {
+        let nodes = Nodes::new(Access::new(options).unwrap());
         let joined = tokio::time::timeout(PATIENCE, member.join(&nodes)).await.unwrap().unwrap();
         let (follower, clusters) = Follower::new(nodes, member, joined, 8285);
         let task = tokio::task::spawn_local(follower.run());
         Self { clusters, task }
     }
 
-    async fn until(&mut self, what: &str, condition: impl Fn(&Cluster) -> bool) {
+    pub(super) async fn until(&mut self, what: &str, condition: impl Fn(&Cluster) -> bool) {
         let wait = tokio::time::timeout(PATIENCE, self.clusters.wait_for(&condition));
         let arrived = wait.await.is_ok_and(|seen| seen.is_ok());
         assert!(arrived, "waited for {what} in vain: {:?}", *self.clusters.borrow());
@@ -126,7 +130,10 @@ impl Following {
 }
 
 /// Runs a test's body in a namespace that has a server.
-fn on_a_cluster<F: Future<Output = ()>>(test: &str, body: impl FnOnce(Server, Member) -> F + Send) {
+pub(super) fn on_a_cluster<F: Future<Output = ()>>(
+    test: &str,
+    body: impl FnOnce(Server, Member) -> F + Send,
+) {
     if !is_built(test) {
         return;
     }
@@ -148,7 +155,7 @@ fn on_a_cluster<F: Future<Output = ()>>(test: &str, body: impl FnOnce(Server, Me
     });
 }
 
-fn register(server: &Server, node: &str, address: &str) {
+pub(super) fn register(server: &Server, node: &str, address: &str) {
     let annotations = json!({
         format!("{DEFAULT_PREFIX}/backend-data"): "null",
         format!("{DEFAULT_PREFIX}/backend-type"): "",
@@ -163,12 +170,12 @@ fn annotation(node: &Value, name: &str) -> String {
     node["metadata"]["annotations"][key].as_str().unwrap_or("(none)").to_owned()
 }
 
-fn has(cluster: &Cluster, expected: &[&str]) -> bool {
+pub(super) fn has(cluster: &Cluster, expected: &[&str]) -> bool {
     let peers = cluster.peers.iter();
     peers.map(|peer| format!("{} {}", peer.name, peer.endpoint)).eq(expected.iter().copied())
 }
 
-async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let waiting = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -3,7 +3,8 @@
 use super::server::{Server, is_built};
 use serde_json::{Value, json};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 use twill::subnet::kube::annotations::DEFAULT_PREFIX;
 use twill_testbed::{Background, Host, Namespace, Testbed, Underlay, within};
@@ -217,7 +218,7 @@ impl Cluster {
     }
 
     /// A node that runs.
-    fn start(&self, host: usize, flags: &[&str]) -> Node {
+    pub(super) fn start(&self, host: usize, flags: &[&str]) -> Node {
         let mut node = self.node(host, &format!("n{host}"));
         node.start(flags);
         node.wait_for("Running backend.");
@@ -271,13 +272,34 @@ impl Node {
         old
     }
 
+    /// Starts a node as in a pod that has this folder of a service account.
+    pub(super) fn start_in_pod(&mut self, account: &Path, url: &str) {
+        let (host, port) = url.trim_start_matches("https://").rsplit_once(':').unwrap();
+        let script = r#"
+            set -e
+            mount -t tmpfs tmpfs /var/run/
+            mkdir -p /var/run/secrets/kubernetes.io
+            cp -r "$1" /var/run/secrets/kubernetes.io/serviceaccount
+            shift; exec "$@""#;
+        let mut command = self.namespace.command("unshare");
+        command.args(["--mount", "sh", "-c", script, "sh"]).arg(account);
+        command.arg(env!("CARGO_BIN_EXE_twill"));
+        command.envs([("KUBERNETES_SERVICE_HOST", host), ("KUBERNETES_SERVICE_PORT", port)]);
+        self.spawn(command, &[], "false");
+    }
+
     fn start_with(&mut self, flags: &[&str], take_over: &str) {
+        let command = self.namespace.command(env!("CARGO_BIN_EXE_twill"));
+        let kubeconfig = self.kubeconfig.display().to_string();
+        let flags: Vec<_> =
+            ["-kubeconfig-file", &kubeconfig].iter().chain(flags).copied().collect();
+        self.spawn(command, &flags, take_over);
+    }
+
+    fn spawn(&mut self, mut command: Command, flags: &[&str], take_over: &str) {
         self.starts += 1;
-        let mut command = self.namespace.command(env!("CARGO_BIN_EXE_twill"));
         command
             .args(["flanneld", "-kube-subnet-mgr", "-iface", "u0", "-healthz-port", "8081"])
-            .arg("-kubeconfig-file")
-            .arg(&self.kubeconfig)
             .arg("-net-config-path")
             .arg(self.folder.join("net-conf.json"))
             .arg("-subnet-file")
@@ -354,6 +376,6 @@ impl Node {
     }
 }
 
-fn key(name: &str) -> String {
+pub(super) fn key(name: &str) -> String {
     format!("{DEFAULT_PREFIX}/{name}")
 }

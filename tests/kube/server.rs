@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use twill_testbed::{Background, Namespace, Testbed, within};
 
 const PORT: u16 = 6443;
@@ -247,6 +247,65 @@ impl Server {
         fs::write(&config, text).unwrap();
         let args: Vec<_> = all.into_iter().chain(["--config", &config]).collect();
         self.namespace.run("curl", &args).unwrap();
+    }
+
+    /// A kubeconfig of a user that proves itself like this.
+    pub(crate) fn kubeconfig_for(&self, name: &str, user: &Value) -> PathBuf {
+        let text = fs::read_to_string(self.kubeconfig()).unwrap();
+        let mut kubeconfig: Value = serde_json::from_str(&text).unwrap();
+        kubeconfig["users"][0]["user"] = user.clone();
+        let path = self.folder.join(format!("{name}.kubeconfig"));
+        fs::write(&path, kubeconfig.to_string()).unwrap();
+        path
+    }
+
+    /// A token of a service account that ends so many seconds from now: the server itself gives
+    /// none for less than ten minutes.
+    pub(crate) fn signed_token(&self, account: &str, ends_in: i64) -> String {
+        let path = format!("/api/v1/namespaces/default/serviceaccounts/{account}");
+        let uid = self.call("GET", &path, None)["metadata"]["uid"].clone();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let issuer = "https://kubernetes.default.svc";
+        let claims = json!({
+            "iss": issuer, "aud": [issuer], "sub": format!("system:serviceaccount:default:{account}"),
+            "exp": i64::try_from(now).unwrap() + ends_in, "nbf": now - 600, "iat": now - 600,
+            "kubernetes.io": {
+                "namespace": "default", "serviceaccount": {"name": account, "uid": uid},
+            },
+        });
+        let script = r#"
+            url() { openssl base64 -A | tr '+/' '-_' | tr -d '='; }
+            text=$(printf '{"alg":"RS256","typ":"JWT"}' | url).$(printf %s "$2" | url)
+            printf %s.%s "$text" "$(printf %s "$text" | openssl dgst -sha256 -sign "$1" | url)""#;
+        let key = self.folder.join("sa.key").display().to_string();
+        self.namespace.run("sh", &["-c", script, "sh", &key, &claims.to_string()]).unwrap()
+    }
+
+    /// The certificate of the server's authority.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.folder.join("ca.crt")
+    }
+
+    /// The head of the answer to a request with this header.
+    pub(crate) fn head_of(&self, path: &str, header: &str) -> String {
+        let authority = self.authority().display().to_string();
+        let url = format!("{}{path}", self.url());
+        let token = format!("Authorization: Bearer {TOKEN}");
+        let mut args = vec!["-sS", "--fail", "--max-time", "20", "--cacert", &authority];
+        args.extend(["-H", &token, "-H", header, "-D", "-", "-o", "/dev/null", &url]);
+        self.namespace.run("curl", &args).unwrap()
+    }
+
+    /// Has etcd forget all revisions but the newest.
+    pub(crate) fn compact(&self) {
+        let ask = |path: &str, body: Value| {
+            let url = format!("http://127.0.0.1:2379/v3/kv/{path}");
+            let body = body.to_string();
+            let args = ["-sS", "--fail", "--max-time", "20", &url, "--data", &body];
+            serde_json::from_str::<Value>(&self.namespace.run("curl", &args).unwrap()).unwrap()
+        };
+        let now = ask("range", json!({"key": "AA=="}))["header"]["revision"].clone();
+        ask("compaction", json!({"revision": now, "physical": true}));
     }
 
     pub(crate) fn merge(&self, path: &str, patch: &Value) {

@@ -7,14 +7,14 @@
 //! ```
 //! Nothing here is needed for forwarding: while the API server is away, the peers stay what they are.
 
+use super::api::Node;
 use super::client::CallError;
+use super::cluster::{Cluster, Kept, OwnNode};
 use super::join::{JoinError, Member, Registration, State};
 use super::nodes::{NodeEvent, NodeWatch, Nodes, WatchEnd};
 use super::table::{Need, NodeTable, Own};
 use crate::subnet::PeerSet;
 use ipnet::Ipv4Net;
-use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -29,68 +29,10 @@ const LIVED: Duration = Duration::from_secs(5);
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 /// How often our own node is read, in case that a change of it was missed.
 const OWN_CHECK: Duration = Duration::from_secs(60);
+/// Pause after the first failure to read or write our own node; it doubles up to the second.
+const OWN_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// Findings that are logged one by one; of more at a time only the number.
 const NAMED_FINDINGS: usize = 16;
-
-/// How our own node is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OwnNode {
-    /// It is one of ours.
-    #[default]
-    Registered,
-    /// It is gone from the API server.
-    Gone,
-    /// Its annotations are not ours, and could not be written.
-    Unregistered,
-}
-
-impl OwnNode {
-    /// The state in a word.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Registered => "registered",
-            Self::Gone => "gone",
-            Self::Unregistered => "unregistered",
-        }
-    }
-}
-
-/// What is known of the cluster now.
-#[derive(Clone, Debug, Default)]
-pub struct Cluster {
-    /// The peers.
-    pub peers: Arc<PeerSet>,
-    /// How our own node is.
-    pub own: OwnNode,
-    /// Whether the API server answers.
-    pub connected: bool,
-    /// How often it stopped answering.
-    pub disconnects: u64,
-    /// Attempts to write our annotations that failed.
-    pub failed_writes: u64,
-    /// Nodes that are not followed now.
-    pub ignored: u64,
-    /// What a follower in another process goes on from.
-    pub kept: Option<Arc<Kept>>,
-}
-
-/// What a follower in another process goes on from, besides the peers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
-    /// Our node's name.
-    pub node: String,
-    /// Our address, unless an annotation says otherwise.
-    pub public_ip: Ipv4Addr,
-    /// What the node has.
-    pub joined: Registration,
-    /// How often the API server stopped answering.
-    #[serde(default)]
-    pub disconnects: u64,
-    /// Attempts to write our annotations that failed.
-    #[serde(default)]
-    pub failed_writes: u64,
-}
 
 /// Why following ends.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -130,8 +72,11 @@ pub struct Follower {
     publish: watch::Sender<Cluster>,
     dirty: bool,
     published: Instant,
-    own_checked: Instant,
+    own_due: Instant,
+    own_retry: Duration,
+    /// What was last told of the API server, and of our own node.
     told: Option<String>,
+    own_told: Option<String>,
 }
 
 impl Follower {
@@ -167,8 +112,10 @@ impl Follower {
             publish,
             dirty: false,
             published: Instant::now() - PUBLISH_INTERVAL,
-            own_checked: Instant::now(),
+            own_due: Instant::now() + OWN_CHECK,
+            own_retry: OWN_RETRY.0,
             told: None,
+            own_told: None,
         };
         (follower, published)
     }
@@ -202,7 +149,7 @@ impl Follower {
                     self.publish_now();
                     Ok(())
                 }
-                () = sleep_until(self.own_checked + OWN_CHECK), if watch.is_some() => {
+                () = sleep_until(self.own_due), if watch.is_some() => {
                     self.check_own().await
                 }
                 () = sleep_until(reconnect_at), if watch.is_none() => {
@@ -258,10 +205,8 @@ impl Follower {
         match &event {
             NodeEvent::Seen(object) => {
                 let name = &object.metadata.name;
-                if self.table.seen(&object.metadata) == Need::Node
-                    && let Some(node) = self.nodes.get(name).await?
-                {
-                    self.table.read(&node);
+                if self.table.seen(&object.metadata) == Need::Node {
+                    self.read(name).await?;
                 }
                 if *name == self.member.name {
                     self.check_own().await?;
@@ -282,44 +227,97 @@ impl Follower {
         Ok(())
     }
 
-    async fn check_own(&mut self) -> Result<(), Interruption> {
-        let node = self.nodes.get(&self.member.name).await?;
-        self.own_checked = Instant::now();
-        self.follow_own(node.as_ref()).await
-    }
-
-    /// Our own node as the API server has it: its annotations are written again, its address is
-    /// followed.
-    async fn follow_own(&mut self, node: Option<&super::api::Node>) -> Result<(), Interruption> {
-        let joined = match self.member.state(node).map_err(FollowEnd::from)? {
-            State::Waiting(reason) => {
-                if self.cluster.own != OwnNode::Gone {
-                    warn!("{reason}; still forwarding");
+    /// Reads a node that is new or had no network. A node that cannot be read, for a missing right,
+    /// comes with the next list.
+    async fn read(&mut self, name: &str) -> Result<(), Interruption> {
+        match self.nodes.get(name).await {
+            Ok(Some(node)) => self.table.read(&node),
+            Ok(None) => {}
+            Err(error) => {
+                if is_of_one_call(&error) {
+                    self.revision.clear();
                 }
-                self.set_own(OwnNode::Gone);
-                return Ok(());
-            }
-            State::Ready(joined) => joined,
-        };
-        if joined.subnet != self.joined.subnet {
-            return Err(Interruption::End(FollowEnd::Moved {
-                node: self.member.name.clone(),
-                before: self.joined.subnet,
-                now: joined.subnet,
-            }));
-        }
-        let public_ip = joined.public_ip;
-        self.joined = joined;
-        let Some(node) = node else { return Ok(()) };
-        match self.member.register(&self.nodes, node, public_ip).await {
-            Ok(()) => self.set_own(OwnNode::Registered),
-            Err(refused) => {
-                self.cluster.failed_writes += 1;
-                self.set_own(OwnNode::Unregistered);
-                return Err(WatchEnd::Call(refused).into());
+                return Err(error.into());
             }
         }
         Ok(())
+    }
+
+    async fn check_own(&mut self) -> Result<(), Interruption> {
+        match self.nodes.get(&self.member.name).await {
+            Ok(node) => self.follow_own(node.as_ref()).await,
+            Err(error) if is_of_one_call(&error) => {
+                self.tell_own(&format!("cannot read our own node: {error}"));
+                self.try_own_later();
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Our own node as the API server has it: its annotations are written again, its address is
+    /// followed. A refusal to write does not keep us from following the others.
+    async fn follow_own(&mut self, node: Option<&Node>) -> Result<(), Interruption> {
+        self.own_due = Instant::now() + OWN_CHECK;
+        let state = self.member.state(node).map_err(FollowEnd::from)?;
+        let (place, node) = match (state, node) {
+            (State::Ready(place), Some(node)) => (place, node),
+            (State::Waiting(reason), _) => {
+                self.tell_own(&reason);
+                self.set_own(OwnNode::Gone);
+                return Ok(());
+            }
+            (State::Ready(_), None) => return Ok(()),
+        };
+        if place.subnet != self.joined.subnet {
+            return Err(Interruption::End(FollowEnd::Moved {
+                node: self.member.name.clone(),
+                before: self.joined.subnet,
+                now: place.subnet,
+            }));
+        }
+        let (public_ip, mistake) = match place.public_ip {
+            Ok(public_ip) => (public_ip, None),
+            Err(mistake) => {
+                let address = self.joined.public_ip;
+                (address, Some(format!("{mistake}; keeping the address {address}")))
+            }
+        };
+        self.joined = Registration { uid: place.uid, subnet: place.subnet, public_ip };
+        match self.member.register(&self.nodes, node, public_ip).await {
+            Ok(()) => {
+                self.own_retry = OWN_RETRY.0;
+                self.set_own(OwnNode::Registered);
+                match mistake {
+                    Some(mistake) => self.tell_own(&mistake),
+                    None => self.own_told = None,
+                }
+            }
+            Err(refused) => {
+                self.cluster.failed_writes += 1;
+                self.dirty = true;
+                self.set_own(OwnNode::Unregistered);
+                if !is_of_one_call(&refused) {
+                    return Err(refused.into());
+                }
+                self.tell_own(&format!("cannot write the annotations of our own node: {refused}"));
+                self.try_own_later();
+            }
+        }
+        Ok(())
+    }
+
+    fn try_own_later(&mut self) {
+        self.own_due = Instant::now() + self.own_retry;
+        self.own_retry = (self.own_retry * 2).min(OWN_RETRY.1);
+    }
+
+    /// Logs what is wrong with our own node, when it is news.
+    fn tell_own(&mut self, reason: &str) {
+        if self.own_told.as_deref() != Some(reason) {
+            warn!("{reason}; still forwarding");
+            self.own_told = Some(reason.to_owned());
+        }
     }
 
     /// Notes the end of a watch and says how long to wait.
@@ -417,6 +415,13 @@ impl From<FollowEnd> for Interruption {
     fn from(end: FollowEnd) -> Self {
         Self::End(end)
     }
+}
+
+/// Whether the server answered, and only this call did not succeed: a right is missing, for example.
+/// Without a valid token no call does.
+fn is_of_one_call(error: &CallError) -> bool {
+    matches!(error, CallError::Refused { .. } | CallError::Garbled { .. })
+        && error.code() != Some(401)
 }
 
 async fn next(watch: &mut Option<NodeWatch>) -> Result<NodeEvent, WatchEnd> {

@@ -4,7 +4,7 @@ use super::annotations::{Annotations, network_is_available};
 use super::api::Node;
 use super::client::CallError;
 use super::nodes::Nodes;
-use super::table::PodNetwork;
+use super::table::{PodNetwork, is_host};
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
@@ -70,14 +70,17 @@ pub enum JoinError {
         /// What it has.
         given: String,
     },
-    /// An annotation that is no address.
-    #[error("annotation public-ip-overwrite of node {node:?} is {given:?}: write an IPv4 address")]
-    Overwrite {
-        /// The node.
-        node: String,
-        /// What it has.
-        given: String,
-    },
+}
+
+/// The annotation `public-ip-overwrite` is no address that other nodes could use.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "annotation public-ip-overwrite of node {node:?} is {given:?}: write the IPv4 address that the \
+     other nodes reach it by, or remove it"
+)]
+pub(super) struct Overwrite {
+    node: String,
+    given: String,
 }
 
 /// How far a node is from being part of the network.
@@ -86,7 +89,16 @@ pub(super) enum State {
     /// It must be waited for, for this reason.
     Waiting(String),
     /// It can be one of ours, or is.
-    Ready(Registration),
+    Ready(Place),
+}
+
+/// What the cluster gives a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) uid: String,
+    pub(super) subnet: Ipv4Net,
+    /// Where others reach it; an error if its administrator wrote what is no address.
+    pub(super) public_ip: Result<Ipv4Addr, Overwrite>,
 }
 
 impl Member {
@@ -113,13 +125,16 @@ impl Member {
         if !network.contains(&subnet) {
             return Err(JoinError::Outside { node: name(), subnet, network });
         }
-        let public_ip = match self.annotations.overwrite(&node.metadata) {
-            None => self.public_ip,
-            Some(given) => given
-                .parse()
-                .map_err(|_| JoinError::Overwrite { node: name(), given: given.to_owned() })?,
+        let uid = node.metadata.uid.clone();
+        Ok(State::Ready(Place { uid, subnet, public_ip: self.address(node) }))
+    }
+
+    fn address(&self, node: &Node) -> Result<Ipv4Addr, Overwrite> {
+        let Some(given) = self.annotations.overwrite(&node.metadata) else {
+            return Ok(self.public_ip);
         };
-        Ok(State::Ready(Registration { uid: node.metadata.uid.clone(), subnet, public_ip }))
+        let address = given.parse().ok().filter(|address| is_host(*address));
+        address.ok_or_else(|| Overwrite { node: self.name.clone(), given: given.to_owned() })
     }
 
     /// Waits until the node can be part of the network, and makes it so.
@@ -130,8 +145,8 @@ impl Member {
         let mut told = Reminder::default();
         loop {
             match self.try_join(nodes).await {
-                Ok(State::Ready(joined)) => return Ok(joined),
-                Ok(State::Waiting(reason)) => told.warn(&reason),
+                Ok(Attempt::Joined(joined)) => return Ok(joined),
+                Ok(Attempt::Waiting(reason)) => told.warn(&reason),
                 Err(Failure::Join(error)) => return Err(error),
                 Err(Failure::Call(error)) => told.warn(&error.to_string()),
             }
@@ -139,17 +154,24 @@ impl Member {
         }
     }
 
-    async fn try_join(&self, nodes: &Nodes) -> Result<State, Failure> {
+    async fn try_join(&self, nodes: &Nodes) -> Result<Attempt, Failure> {
         let node = nodes.get(&self.name).await?;
-        let state = self.state(node.as_ref())?;
-        if let (State::Ready(joined), Some(node)) = (&state, &node) {
-            self.register(nodes, node, joined.public_ip).await?;
-            if self.sets_condition {
-                let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-                nodes.patch(&self.name, &network_is_available(&now)).await?;
-            }
+        let Place { uid, subnet, public_ip } = match self.state(node.as_ref())? {
+            State::Ready(place) => place,
+            State::Waiting(reason) => return Ok(Attempt::Waiting(reason)),
+        };
+        let public_ip = match public_ip {
+            Ok(public_ip) => public_ip,
+            Err(overwrite) => return Ok(Attempt::Waiting(overwrite.to_string())),
+        };
+        if let Some(node) = &node {
+            self.register(nodes, node, public_ip).await?;
         }
-        Ok(state)
+        if self.sets_condition {
+            let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+            nodes.patch(&self.name, &network_is_available(&now)).await?;
+        }
+        Ok(Attempt::Joined(Registration { uid, subnet, public_ip }))
     }
 
     /// Writes our annotations unless they are there.
@@ -166,6 +188,11 @@ impl Member {
         info!("Registered node {:?} with address {public_ip}", self.name);
         Ok(())
     }
+}
+
+enum Attempt {
+    Joined(Registration),
+    Waiting(String),
 }
 
 #[derive(Debug)]
@@ -228,20 +255,31 @@ mod tests {
         let mut node = node("10.244.1.0/24");
         let key = format!("{DEFAULT_PREFIX}/public-ip-overwrite");
 
-        let found = public_ip(&node);
-        node.metadata.annotations.insert(key.clone(), "203.0.113.7".to_owned());
-        let overwritten = public_ip(&node);
-        node.metadata.annotations.insert(key, "seven".to_owned());
-        let error = member().state(Some(&node)).unwrap_err().to_string();
+        let found = public_ip(&node).unwrap();
+        node.metadata.annotations.insert(key, "203.0.113.7".to_owned());
+        let overwritten = public_ip(&node).unwrap();
 
         assert_eq!(found, Ipv4Addr::new(192, 0, 2, 1));
         assert_eq!(overwritten, Ipv4Addr::new(203, 0, 113, 7));
-        assert!(error.contains("public-ip-overwrite") && error.contains("\"seven\""), "{error}");
     }
 
-    fn public_ip(node: &Node) -> Ipv4Addr {
+    #[test]
+    fn an_annotation_that_no_other_node_could_use_as_an_address_is_named() {
+        let mut node = node("10.244.1.0/24");
+        let key = format!("{DEFAULT_PREFIX}/public-ip-overwrite");
+        for given in ["seven", "127.0.0.1", "0.0.0.0", "2001:db8::1", "192.0.2.1/24"] {
+            node.metadata.annotations.insert(key.clone(), given.to_owned());
+
+            let error = public_ip(&node).unwrap_err().to_string();
+
+            let is_named = error.contains("public-ip-overwrite of node \"n1\"");
+            assert!(is_named && error.contains(&format!("{given:?}")), "{error}");
+        }
+    }
+
+    fn public_ip(node: &Node) -> Result<Ipv4Addr, Overwrite> {
         match member().state(Some(node)).unwrap() {
-            State::Ready(joined) => joined.public_ip,
+            State::Ready(place) => place.public_ip,
             State::Waiting(reason) => panic!("{reason}"),
         }
     }

@@ -14,6 +14,7 @@ mod access;
 pub mod annotations;
 pub mod api;
 mod client;
+mod cluster;
 mod follow;
 mod join;
 mod kubeconfig;
@@ -24,7 +25,8 @@ mod token;
 
 pub use access::{Access, AccessError, Options};
 pub use client::CallError;
-pub use follow::{Cluster, FollowEnd, Follower, Kept, OwnNode};
+pub use cluster::{Cluster, Kept, OwnNode};
+pub use follow::{FollowEnd, Follower};
 pub use join::{JoinError, Member, Registration};
 pub use kubeconfig::KubeconfigError;
 pub use nodes::{NodeEvent, NodeList, NodeWatch, Nodes, WatchEnd};

@@ -298,7 +298,8 @@ fn place(name: &str, known: &Known, own: &Own) -> Result<Option<(Ipv4Addr, Ipv4N
     }
 }
 
-fn is_host(address: Ipv4Addr) -> bool {
+/// Whether this can be the address of a host.
+pub(super) fn is_host(address: Ipv4Addr) -> bool {
     !(address.is_unspecified()
         || address.is_multicast()
         || address.is_broadcast()
