@@ -24,6 +24,7 @@ mod veth;
 pub(crate) use attached::{FastPath, Spec};
 pub(crate) use paths::why_not;
 pub(crate) use programs::probe;
+pub(crate) use underlay::unfinished;
 
 use std::collections::HashMap;
 use twill_datapath::Tally;

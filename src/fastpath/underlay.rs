@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 const PARAVIRTUAL: [&str; 4] = ["virtio_net", "vif", "hv_netvsc", "vmxnet3"];
 
 /// Why packets may arrive unfinished by this link; none if they are finished.
-pub(super) fn unfinished(link: &str) -> io::Result<Option<String>> {
+pub(crate) fn unfinished(link: &str) -> io::Result<Option<String>> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     if !ethtool::leaves_checksums(socket.as_fd(), link)? {
         return Ok(None);

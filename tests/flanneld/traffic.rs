@@ -33,6 +33,36 @@ fn containers_of_three_nodes_reach_each_other_and_a_node_that_joins() {
 }
 
 #[test]
+fn nodes_with_the_fast_path_and_a_node_without_reach_each_other() {
+    let Some(cluster) = Cluster::new("fast path", 3) else { return };
+    cluster.etcd.configure(NETWORK);
+    let nodes = ["auto", "bpf", "off"].into_iter().zip(0..).map(|(fast_path, host)| {
+        let mut node = cluster.node(host);
+        // Packets leave with their checksums, as by a network card.
+        node.namespace.run("ethtool", &["-K", "u0", "tx", "off"]).unwrap();
+        node.start_with(&cluster.on_underlay(&["-ip-masq"]), &[("TWILL_FAST_PATH", fast_path)]);
+        node.wait_for("Running backend.");
+        node
+    });
+    let nodes = nodes.collect::<Vec<_>>();
+    let pods: Vec<_> = nodes.iter().map(|node| node.container(&cluster.bed)).collect();
+
+    for (from, own) in &pods {
+        for (to, address) in pods.iter().filter(|(_, address)| address != own) {
+            until("an answer", || from.run("ping", &["-c1", "-W1", address]).is_ok());
+            transfer(from, to, address);
+        }
+    }
+
+    for (node, is_fast) in nodes.iter().zip([true, true, false]) {
+        let fast = node.status()["fast_path"].clone();
+        assert_eq!(fast["on"], is_fast, "{fast}");
+        assert_eq!(fast["egress_packets"].as_u64() > Some(1000), is_fast, "{fast}");
+        assert_eq!(node.status()["imbalance"], 0);
+    }
+}
+
+#[test]
 fn a_route_that_went_with_the_link_comes_back_with_it() {
     let Some(cluster) = Cluster::new("link down and up", 1) else { return };
     cluster.etcd.configure(NETWORK);

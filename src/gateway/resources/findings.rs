@@ -50,7 +50,7 @@ pub(in crate::gateway) async fn find_out(
                 Pinning::Cpus | Pinning::Nic => affinity::allowed_cpus()?,
             },
             programs: is_asked.then(programs).flatten(),
-            underlay: if is_asked { unsuitable(toward) } else { None },
+            underlay: if is_asked { unsuitable(toward, listen) } else { None },
             nic: (pinning == Pinning::Nic).then(|| network_card(toward)).flatten(),
         })
     })
@@ -68,16 +68,21 @@ fn programs() -> Option<Result<(), String>> {
     None
 }
 
-/// Why the link on the way there does not suit the fast path.
+/// Why the link with the gateway's address, or else the one on the way there, does not suit the fast
+/// path. A link by which a peer is reached is looked at again when there is a peer.
 #[cfg(feature = "fast-path")]
-fn unsuitable(Toward(to): Toward) -> Option<String> {
+fn unsuitable(Toward(to): Toward, listen: SocketAddr) -> Option<String> {
     let IpAddr::V4(to) = to.ip().to_canonical() else { return None };
-    fastpath::why_not(to)
-        .unwrap_or_else(|error| Some(format!("cannot look at the underlay: {error}")))
+    let own = Some(listen.ip()).filter(|ip| !ip.is_unspecified()).and_then(device_of);
+    let reason = match own {
+        Some(link) => fastpath::unfinished(&link),
+        None => fastpath::why_not(to),
+    };
+    reason.unwrap_or_else(|error| Some(format!("cannot look at the underlay: {error}")))
 }
 
 #[cfg(not(feature = "fast-path"))]
-fn unsuitable(_: Toward) -> Option<String> {
+fn unsuitable(_: Toward, _: SocketAddr) -> Option<String> {
     None
 }
 
@@ -94,7 +99,7 @@ pub(crate) fn expected_fast_path(to: SocketAddr) -> Result<String, String> {
         wanted: FastPath::Auto,
         listen: to,
         program: &programs(),
-        underlay: &unsuitable(Toward(to)),
+        underlay: &unsuitable(Toward(to), to),
     });
     if plan.on { Ok(plan.reason) } else { Err(plan.reason) }
 }
