@@ -111,10 +111,21 @@ impl Gateway {
 
     async fn start_by(open: Open, settings: &Settings, view: View) -> Result<Self, StartError> {
         let view = Arc::new(view);
+        Self::first_that_works(settings, async |choice| {
+            Self::attempt(open, settings, &view, choice).await
+        })
+        .await
+    }
+
+    /// Tries engines in the order of preference, until a gateway runs on one.
+    async fn first_that_works(
+        settings: &Settings,
+        mut attempt: impl AsyncFnMut(&Choice) -> Result<Self, StartError>,
+    ) -> Result<Self, StartError> {
         let wanted = settings.engine;
         let mut choice = blocking(move || Choice::new(wanted)).await;
         loop {
-            match Self::attempt(open, settings, &view, &choice).await {
+            match attempt(&choice).await {
                 Ok(gateway) => {
                     choice.announce();
                     announce(&gateway.plan.offloads);
@@ -170,26 +181,14 @@ impl Gateway {
         facts: &Facts,
         fds: Vec<OwnedFd>,
     ) -> Result<Self, StartError> {
-        let (view, wanted) = (Arc::new(view), settings.engine);
-        let mut choice = blocking(move || Choice::new(wanted)).await;
-        loop {
+        let view = Arc::new(view);
+        Self::first_that_works(settings, async |choice| {
             // An engine that fails closes what it got.
             let copies = fds.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
             let resources = Resources::inherit(facts, copies)?;
-            match Self::attempt_inherited(open, settings, &view, &choice, resources).await {
-                Ok(gateway) => {
-                    choice.announce();
-                    announce(&gateway.plan.offloads);
-                    return Ok(gateway);
-                }
-                Err(StartError::Engine { kind, source }) => {
-                    choice = fall_back(choice, source)
-                        .await
-                        .map_err(|source| StartError::Engine { kind, source })?;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+            Self::attempt_inherited(open, settings, &view, choice, resources).await
+        })
+        .await
     }
 
     async fn attempt_inherited(
