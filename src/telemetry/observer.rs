@@ -166,6 +166,10 @@ impl Observer {
     #[must_use]
     pub(crate) fn books(&self) -> Books {
         self.fast.catch_up();
+        self.summed()
+    }
+
+    fn summed(&self) -> Books {
         Books::sum(self.all().map(|worker| &worker.books))
     }
 
@@ -194,13 +198,15 @@ impl Observer {
     #[must_use]
     pub(crate) fn snapshot(&self) -> GatewayStatus {
         let workers: Vec<_> = self.workers.iter().map(|worker| status(worker)).collect();
-        let books = self.books();
+        // Once: whatever is told of the fast path is of one moment.
+        let fast_path = self.fast.catch_up();
+        let books = self.summed();
         let uptime_ns = clock::monotonic_ns().saturating_sub(self.started_ns);
         GatewayStatus {
             about: About { mtu: self.mtu.load(Ordering::Relaxed), ..self.about.clone() },
             uptime_seconds: uptime_ns as f64 / SECOND,
             offloads: self.offloads_now(&books),
-            fast_path: self.fast.catch_up(),
+            fast_path,
             imbalance: books.egress.imbalance + books.ingress.imbalance,
             egress: books.egress,
             ingress: books.ingress,
@@ -263,6 +269,7 @@ impl Observer {
     /// The peers that are probed, without their round trips: enough to see whether they are silent.
     #[must_use]
     pub(crate) fn suspects(&self) -> Vec<PeerStatus> {
+        self.fast.catch_up();
         self.peers_with(|name, seen_ns| {
             let last_lost = self.probes.is_silent(name, seen_ns)?;
             Some(Some(ProbeStatus { last_lost, ..ProbeStatus::default() }))
@@ -274,7 +281,6 @@ impl Observer {
         &self,
         probe: impl Fn(&str, u64) -> Option<Option<ProbeStatus>>,
     ) -> Vec<PeerStatus> {
-        self.fast.catch_up();
         let now_ns = clock::monotonic_ns();
         let peers = locked(&self.peers);
         let one = |peer: &Peer| {
