@@ -1,10 +1,10 @@
 //! The programs at their places: the TUN device, the links of the underlay, the pair between them.
 
-use super::Counts;
 use super::paths::Paths;
 use super::programs::{Globals, Programs, ProgramsError};
 use super::tables;
 use super::veth::Veth;
+use crate::telemetry::fast::FastCounts;
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions};
 use aya::programs::{SchedClassifier, TcAttachType};
@@ -120,7 +120,7 @@ impl FastPath {
     }
 
     /// What the programs have counted.
-    pub(crate) fn counts(&self) -> Result<Counts, FastPathError> {
+    pub(crate) fn counts(&self) -> Result<FastCounts, FastPathError> {
         Ok(self.programs.counts(self.veth.lost(), &self.view)?)
     }
 

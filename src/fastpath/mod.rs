@@ -25,17 +25,3 @@ pub(crate) use attached::{FastPath, Spec};
 pub(crate) use paths::why_not;
 pub(crate) use programs::probe;
 pub(crate) use underlay::unfinished;
-
-use std::collections::HashMap;
-use twill_datapath::Tally;
-
-/// What the fast path has counted.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Counts {
-    /// The books of both directions, egress first. What was left to user space is not in them.
-    pub(crate) tallies: [Tally; 2],
-    /// Packets that were left to user space, by direction.
-    pub(crate) left: [u64; 2],
-    /// Packets and bytes by peer number: to it, from it.
-    pub(crate) peers: HashMap<u32, [(u64, u64); 2]>,
-}

@@ -1,8 +1,8 @@
 //! The compiled programs in the kernel, and their maps.
 
-use super::Counts;
 use super::layout::{FIRST_PEERS, Key, PeerTally, Route, SOURCE_PORTS, State};
 use super::tables::{self, Table};
+use crate::telemetry::fast::FastCounts;
 use aya::maps::lpm_trie::{self, LpmTrie};
 use aya::maps::{Array, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya::programs::{ProgramError, SchedClassifier};
@@ -102,8 +102,7 @@ impl Programs {
         &mut self,
         name: &'static str,
     ) -> Result<&mut SchedClassifier, ProgramsError> {
-        let program = self.ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
-        Ok(program.try_into()?)
+        program(&mut self.ebpf, name)
     }
 
     /// Takes over the MTU of the TUN device.
@@ -148,8 +147,8 @@ impl Programs {
     }
 
     /// What they have counted. `lost` packets went no further than between `ingress` and `joined`.
-    pub(super) fn counts(&self, lost: u64, view: &View) -> Result<Counts, ProgramsError> {
-        let mut counts = Counts::default();
+    pub(super) fn counts(&self, lost: u64, view: &View) -> Result<FastCounts, ProgramsError> {
+        let mut counts = FastCounts::default();
         for (direction, tally) in counts.tallies.iter_mut().enumerate() {
             for cpu in self.tallies.get(&(direction as u32), 0)?.iter() {
                 tally.add(&Tally {
@@ -228,9 +227,15 @@ fn load(globals: &Globals) -> Result<Ebpf, ProgramsError> {
         .override_global("source_ports", &ports[..], true);
     let mut ebpf = loader.load(OBJECT)?;
     for name in ["egress", "ingress", "joined"] {
-        let program = ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
-        let program: &mut SchedClassifier = program.try_into()?;
-        program.load()?;
+        program(&mut ebpf, name)?.load()?;
     }
     Ok(ebpf)
+}
+
+fn program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, ProgramsError> {
+    let program = ebpf.program_mut(name).ok_or(ProgramsError::Missing(name))?;
+    Ok(program.try_into()?)
 }

@@ -81,13 +81,7 @@ pub(crate) fn hop(
 /// # Errors
 /// The kernel's: there is no such link.
 pub(crate) fn link(netlink: &mut Netlink, index: u32) -> io::Result<Link> {
-    let mut question = LinkMessage::default();
-    question.header.index = index;
-    let RouteNetlinkMessage::NewLink(answer) =
-        netlink.get(RouteNetlinkMessage::GetLink(question))?
-    else {
-        return Err(io::ErrorKind::InvalidData.into());
-    };
+    let answer = described(netlink, index)?;
     let is_ethernet = answer.header.link_layer_type == LinkLayerType::Ether;
     let mut link = Link { name: String::new(), mtu: 0, address: Vec::new(), is_ethernet };
     for attribute in answer.attributes {
@@ -106,18 +100,22 @@ pub(crate) fn link(netlink: &mut Netlink, index: u32) -> io::Result<Link> {
 /// # Errors
 /// The kernel's: there is no such link.
 pub(crate) fn send_drops(netlink: &mut Netlink, index: u32) -> io::Result<u64> {
+    let dropped =
+        described(netlink, index)?.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::Stats64(stats) => Some(stats.tx_dropped),
+            _ => None,
+        });
+    dropped.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// What the kernel says of a link.
+fn described(netlink: &mut Netlink, index: u32) -> io::Result<LinkMessage> {
     let mut question = LinkMessage::default();
     question.header.index = index;
-    let RouteNetlinkMessage::NewLink(answer) =
-        netlink.get(RouteNetlinkMessage::GetLink(question))?
-    else {
-        return Err(io::ErrorKind::InvalidData.into());
-    };
-    let dropped = answer.attributes.into_iter().find_map(|attribute| match attribute {
-        LinkAttribute::Stats64(stats) => Some(stats.tx_dropped),
-        _ => None,
-    });
-    dropped.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    match netlink.get(RouteNetlinkMessage::GetLink(question))? {
+        RouteNetlinkMessage::NewLink(answer) => Ok(answer),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
 }
 
 fn is_no_route(error: &io::Error) -> bool {

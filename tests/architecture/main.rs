@@ -64,7 +64,7 @@ const RULES: &[(&str, &[&str], &str)] = &[
     ),
     (
         "src/fastpath",
-        &["sys"],
+        &["sys", "telemetry"],
         "the fast path is given what it must know of a gateway, as the engines are",
     ),
     (

@@ -63,7 +63,7 @@ struct way_in {
 
 #define REASONS 27
 
-// The numbers of src/../forward/tally.rs's reasons that occur here.
+// The numbers of those reasons of datapath/src/forward/tally.rs that occur here.
 #define SEND_NO_BUFFERS 19
 #define TUN_OTHER 26
 

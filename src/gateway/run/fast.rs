@@ -4,7 +4,7 @@ use super::publish::Subscriber;
 use crate::config::{self, Settings};
 use crate::fastpath::{FastPath, Spec};
 use crate::gateway::resources::{Resources, blocking};
-use crate::telemetry::fast::{FastCounts, Source};
+use crate::telemetry::fast::Source;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tracing::warn;
@@ -44,14 +44,14 @@ impl Fast {
 
     /// Follows the host's routes. It blocks for as long as the kernel takes to answer.
     pub(in crate::gateway) fn refresh(&self) {
-        if let Err(reason) = self.locked().refresh() {
+        if let Err(reason) = locked(&self.0).refresh() {
             warn!("the fast path does not follow the routes to peers: {reason}");
         }
     }
 
     /// Follows the MTU of the TUN device.
     pub(in crate::gateway) fn set_mtu(&self, mtu: u16) {
-        if let Err(reason) = self.locked().set_mtu(mtu) {
+        if let Err(reason) = locked(&self.0).set_mtu(mtu) {
             warn!("the fast path does not follow the MTU of the device: {reason}");
         }
     }
@@ -61,15 +61,13 @@ impl Fast {
         let fast = Arc::downgrade(&self.0);
         Box::new(move || {
             let fast = fast.upgrade()?;
-            let counts = fast.lock().unwrap_or_else(PoisonError::into_inner).counts().ok()?;
-            let (tallies, left, peers) = (counts.tallies, counts.left, counts.peers);
-            Some(FastCounts { tallies, left, peers })
+            locked(&fast).counts().ok()
         })
     }
+}
 
-    fn locked(&self) -> MutexGuard<'_, FastPath> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn locked(fast: &Mutex<FastPath>) -> MutexGuard<'_, FastPath> {
+    fast.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Tells it of new peers.
@@ -78,8 +76,7 @@ struct Following(Weak<Mutex<FastPath>>);
 impl Subscriber for Following {
     fn follow(&mut self, view: &Arc<View>) {
         let Some(fast) = self.0.upgrade() else { return };
-        let mut fast = fast.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(reason) = fast.follow(view) {
+        if let Err(reason) = locked(&fast).follow(view) {
             warn!("the fast path does not follow the peers: {reason}");
         }
     }
