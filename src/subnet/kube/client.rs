@@ -379,6 +379,57 @@ mod tests {
     use super::*;
     use flate2::Compression;
     use flate2::write::GzEncoder;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::time::Instant;
+
+    /// The clock stands still except when nobody has anything to do, so that what passes on it is what
+    /// the settings add up to.
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_falls_silent_is_noticed_within_15_s() {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let answered = tokio::spawn(answer_one_request(theirs));
+        let Ok(Connection::Two(mut sender)) = handshake(ours, true).await else {
+            panic!("HTTP/2 was asked for");
+        };
+        let request = Request::get("http://server/watch").body(Body::default()).unwrap();
+        let mut watch = sender.send_request(request).await.unwrap().into_body();
+        // Held, but nobody reads or writes any more.
+        let _silent = answered.await.unwrap();
+        let began = Instant::now();
+
+        let end = watch.frame().await;
+
+        assert!(matches!(end, Some(Err(_))), "{end:?}");
+        let passed = began.elapsed();
+        assert!((KEEP_ALIVE.0..=KEEP_ALIVE.0 + KEEP_ALIVE.1).contains(&passed), "{passed:?}");
+        assert!(KEEP_ALIVE.0 + KEEP_ALIVE.1 < Duration::from_secs(15));
+        assert!(sender.is_closed(), "the next request gets a connection of its own");
+    }
+
+    /// Speaks as much HTTP/2 as it takes to begin the answer to one request.
+    async fn answer_one_request(mut stream: DuplexStream) -> DuplexStream {
+        const HEADERS: u8 = 1;
+        const END_OF_HEADERS: u8 = 4;
+        // The settings of both sides: ours are empty.
+        stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        stream.write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0]).await.unwrap();
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).await.unwrap();
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await.unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+            stream.read_exact(&mut vec![0; length]).await.unwrap();
+            if head[3] == HEADERS {
+                // `:status: 200` is an entry of the static table.
+                let mut answer = vec![0, 0, 1, HEADERS, END_OF_HEADERS];
+                answer.extend_from_slice(&head[5..9]);
+                answer.push(0x88);
+                stream.write_all(&answer).await.unwrap();
+                return stream;
+            }
+        }
+    }
 
     #[test]
     fn what_unpacks_without_end_is_refused() {
