@@ -20,6 +20,8 @@ pub struct Flanneld {
     pub subnet_file: PathBuf,
     /// The lease is renewed this long before it expires.
     pub renew_margin: Duration,
+    /// How long the store may be silent before the node is not ready; none for as long as it likes.
+    pub silence: Option<Duration>,
     /// Firewall rules and routes to set up.
     pub rules: Rules,
     /// The address that serves `/healthz` and `/readyz`.

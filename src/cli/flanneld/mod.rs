@@ -32,11 +32,22 @@ use std::time::Duration;
 use tracing::{error, warn};
 use twill_datapath::IngressCheck;
 
-/// The variables of `twill run`.
+/// The variables of `twill run`, and those of this command alone.
 #[derive(Debug, Parser)]
 struct Variables {
     #[command(flatten)]
     data: DataArgs,
+    /// Report not ready once etcd or the API server has been silent for so many seconds; 0: never
+    #[arg(long, value_name = "SECONDS", env = "TWILL_UNREADY_AFTER_SECONDS", default_value_t = 0)]
+    unready_after_seconds: u32,
+}
+
+impl Variables {
+    /// How long the store may be silent before the node is not ready.
+    fn silence(&self) -> Option<Duration> {
+        let seconds = u64::from(self.unready_after_seconds);
+        (seconds > 0).then(|| Duration::from_secs(seconds))
+    }
 }
 
 /// Runs `flanneld` with these arguments, the program's name left out.
@@ -58,14 +69,14 @@ pub(super) fn main(args: impl Iterator<Item = String>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let mistakes = add_environment(&mut typed, |key| std::env::var(key).ok());
-    let data = match Variables::try_parse_from(["flanneld"]) {
-        Ok(Variables { data }) => data,
+    let variables = match Variables::try_parse_from(["flanneld"]) {
+        Ok(variables) => variables,
         Err(mistake) => {
             print_error(&format!("{}\n", by_variable(&mistake)));
             return ExitCode::from(2);
         }
     };
-    log::init_verbose(data.log_format, typed.int(&flags::V));
+    log::init_verbose(variables.data.log_format, typed.int(&flags::V));
     warn_of_filter();
     for mistake in mistakes {
         warn!("{mistake}");
@@ -75,7 +86,7 @@ pub(super) fn main(args: impl Iterator<Item = String>) -> ExitCode {
             "ignoring {first:?} and all arguments after it: flags end at the first argument without -"
         );
     }
-    let options = match resolve(&typed, &data) {
+    let options = match resolve(&typed, &variables) {
         Ok(options) => options,
         Err(mistake) => {
             report::failed(&mistake);
@@ -123,7 +134,7 @@ fn add_environment(typed: &mut Typed, get: impl Fn(&str) -> Option<String>) -> V
 }
 
 /// Turns flags into settings.
-fn resolve(typed: &Typed, data: &DataArgs) -> Result<Flanneld, String> {
+fn resolve(typed: &Typed, variables: &Variables) -> Result<Flanneld, String> {
     let margin = typed.int(&flags::RENEW_MARGIN);
     if !(1..=1439).contains(&margin) {
         return Err("Invalid subnet-lease-renew-margin option, out of acceptable range".to_owned());
@@ -147,8 +158,9 @@ fn resolve(typed: &Typed, data: &DataArgs) -> Result<Flanneld, String> {
             resync: Duration::from_secs(resync.max(1)),
         },
         healthz: healthz(typed)?,
-        succession: data.succession(),
-        interface: data_plane(data),
+        silence: variables.silence(),
+        succession: variables.data.succession(),
+        interface: data_plane(&variables.data),
     })
 }
 
@@ -288,7 +300,7 @@ mod tests {
     }
 
     fn resolved(line: &str) -> Result<Flanneld, String> {
-        resolve(&typed(line), &Variables::parse_from(["flanneld"]).data)
+        resolve(&typed(line), &Variables::parse_from(["flanneld"]))
     }
 
     #[test]
@@ -507,7 +519,7 @@ mod tests {
             "-0",
         ];
         let mut random = SmallRng::seed_from_u64(SEED);
-        let data = Variables::parse_from(["flanneld"]).data;
+        let variables = Variables::parse_from(["flanneld"]);
         let mut resolved = 0;
         for _ in 0..LINES {
             let mut args = Vec::new();
@@ -527,7 +539,7 @@ mod tests {
 
             let parsed = go_flags::parse(flags::ALL, args.into_iter());
 
-            let settings = parsed.map(|(typed, _)| resolve(&typed, &data).is_ok());
+            let settings = parsed.map(|(typed, _)| resolve(&typed, &variables).is_ok());
             resolved += usize::from(settings == Ok(true));
         }
         assert!((LINES / 10..LINES).contains(&resolved), "{resolved} are taken");

@@ -21,6 +21,9 @@ pub(super) enum Part {
     /// This node has its subnet.
     #[cfg(feature = "etcd")]
     Lease,
+    /// The store of leases answers, or has not been silent for longer than is allowed.
+    #[cfg(feature = "etcd")]
+    Store,
     /// `subnet.env` is written.
     #[cfg(feature = "etcd")]
     SubnetFile,

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// How often it is said again that there are too many leases.
 const REMINDER: Duration = Duration::from_secs(60);
@@ -33,12 +33,17 @@ const REMINDER: Duration = Duration::from_secs(60);
 pub(super) trait Known: Clone {
     /// Where they are kept, for those who want to change them elsewhere.
     const KEPT_IN: &str;
+    /// The server that says what they are.
+    const SERVER: &str;
 
     /// The peers.
     fn peers(&self) -> &PeerSet;
 
     /// Whether this node has its own.
     fn is_ours(&self) -> bool;
+
+    /// Whether the server answers.
+    fn is_connected(&self) -> bool;
 
     /// What a successor goes on from.
     fn memory(&self) -> Option<Memory>;
@@ -49,6 +54,7 @@ pub(super) trait Known: Clone {
 
 impl Known for Leases {
     const KEPT_IN: &str = "etcd";
+    const SERVER: &str = "etcd";
 
     fn peers(&self) -> &PeerSet {
         &self.peers
@@ -56,6 +62,10 @@ impl Known for Leases {
 
     fn is_ours(&self) -> bool {
         self.own == OwnLease::Held
+    }
+
+    fn is_connected(&self) -> bool {
+        self.connected
     }
 
     fn memory(&self) -> Option<Memory> {
@@ -82,6 +92,7 @@ impl Known for Leases {
 #[cfg(feature = "kube")]
 impl Known for Cluster {
     const KEPT_IN: &str = "the nodes of the Kubernetes cluster";
+    const SERVER: &str = "the API server";
 
     fn peers(&self) -> &PeerSet {
         &self.peers
@@ -89,6 +100,10 @@ impl Known for Cluster {
 
     fn is_ours(&self) -> bool {
         self.own == OwnNode::Registered
+    }
+
+    fn is_connected(&self) -> bool {
+        self.connected
     }
 
     fn memory(&self) -> Option<Memory> {
@@ -114,9 +129,51 @@ pub(super) struct LeaseSource<L> {
     external: External,
     leases: watch::Receiver<L>,
     pace: Pace,
+    silence: Silence,
     /// When it was last said that there are more leases than a gateway can know.
     overfull: Option<Instant>,
     health: Arc<Health>,
+}
+
+/// For how long the server has not answered.
+struct Silence {
+    /// How long it may last before the node is not ready; none for as long as it likes.
+    allowed: Option<Duration>,
+    since: Option<Instant>,
+    /// Whether it has been said that it lasts too long.
+    told: bool,
+}
+
+impl Silence {
+    fn new(allowed: Option<Duration>) -> Self {
+        Self { allowed, since: None, told: false }
+    }
+
+    fn note(&mut self, is_connected: bool) {
+        if is_connected {
+            *self = Self::new(self.allowed);
+        } else {
+            self.since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// When it will have lasted too long, unless that was said.
+    fn due(&self) -> Option<Instant> {
+        Some(self.since? + self.allowed?).filter(|_| !self.told)
+    }
+
+    /// The time that it may last, once it has lasted longer.
+    fn too_long(&self) -> Option<Duration> {
+        self.allowed.filter(|allowed| self.since.is_some_and(|since| since.elapsed() >= *allowed))
+    }
+}
+
+/// What a source learns.
+pub(super) enum News {
+    /// Leases have changed, or how all is.
+    Leases,
+    /// The server has not answered for longer than is allowed.
+    Silence,
 }
 
 /// When the leases are looked at next.
@@ -138,14 +195,39 @@ impl<L: Known> LeaseSource<L> {
     pub(super) fn new(member: &Member, leases: watch::Receiver<L>, health: Arc<Health>) -> Self {
         let pace = Pace::after(Duration::ZERO);
         let (config, external) = (member.config.clone(), member.options.external.clone());
-        let source = Self { config, external, leases, pace, overfull: None, health };
-        source.tell_readiness(source.leases.borrow().is_ours());
+        let silence = Silence::new(member.options.silence);
+        let mut source = Self { config, external, leases, pace, silence, overfull: None, health };
+        let now = source.leases.borrow().clone();
+        source.tell_readiness(&now);
         source
     }
 
+    /// Waits for a change, and until it is time to look at it.
+    async fn change_is_due(&mut self) {
+        if !self.pace.waiting && self.leases.changed().await.is_err() {
+            // Nobody keeps the leases any more: the node ends.
+            return std::future::pending().await;
+        }
+        self.pace.waiting = true;
+        sleep_until(self.pace.next).await;
+    }
+
     /// The status names the lease's state, so that no reason is needed.
-    fn tell_readiness(&self, is_ours: bool) {
-        self.health.set(Part::Lease, if is_ours { Ok(()) } else { Err(String::new()) });
+    fn tell_readiness(&mut self, leases: &L) {
+        self.health.set(Part::Lease, if leases.is_ours() { Ok(()) } else { Err(String::new()) });
+        self.silence.note(leases.is_connected());
+        self.tell_silence();
+    }
+
+    fn tell_silence(&mut self) {
+        let Some(allowed) = self.silence.too_long() else {
+            return self.health.set(Part::Store, Ok(()));
+        };
+        let reason = format!("{} has not answered for {} s", L::SERVER, allowed.as_secs());
+        if !std::mem::replace(&mut self.silence.told, true) {
+            warn!("{reason} (TWILL_UNREADY_AFTER_SECONDS): reporting not ready, still forwarding");
+        }
+        self.health.set(Part::Store, Err(reason));
     }
 
     /// Says, not too often, that the peers stay what they are. To end would end the whole network:
@@ -159,21 +241,23 @@ impl<L: Known> LeaseSource<L> {
 }
 
 impl<L: Known> PeerSource for LeaseSource<L> {
-    type News = ();
+    type News = News;
 
-    async fn news(&mut self) {
-        if !self.pace.waiting && self.leases.changed().await.is_err() {
-            // Nobody keeps the leases any more: the node ends.
-            return std::future::pending().await;
+    async fn news(&mut self) -> News {
+        let due = self.silence.due();
+        tokio::select! {
+            () = self.change_is_due() => News::Leases,
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => News::Silence,
         }
-        self.pace.waiting = true;
-        sleep_until(self.pace.next).await;
     }
 
-    async fn apply(&mut self, tunnel: &mut Tunnel, (): ()) {
+    async fn apply(&mut self, tunnel: &mut Tunnel, news: News) {
+        if matches!(news, News::Silence) {
+            return self.tell_silence();
+        }
         let began = Instant::now();
         let leases = self.leases.borrow_and_update().clone();
-        self.tell_readiness(leases.is_ours());
+        self.tell_readiness(&leases);
         leases.show(tunnel.gateway.observer());
         let applied = tunnel.set_peers(leases.peers().clone());
         self.pace = Pace::after(began.elapsed());
