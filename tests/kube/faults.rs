@@ -43,6 +43,61 @@ fn a_right_that_is_taken_away_is_named_while_the_other_nodes_are_followed() {
 }
 
 #[test]
+fn a_node_that_may_list_but_not_watch_follows_the_others_and_names_the_verb() {
+    let Some(cluster) = Cluster::new("no watch", 1) else { return };
+    let server = &cluster.server;
+    server.add_service_account("flannel");
+    server.allow("flannel", &rules(&["get", "list"], &["patch"]));
+    let mut node = cluster.node(1, "n1");
+    node.kubeconfig = server.kubeconfig_of("flannel");
+    node.start(&[]);
+
+    node.wait_for("cannot watch resource \"nodes\"");
+    node.wait_for("listing all nodes every");
+    server.add_node("n2", "10.244.2.0/24");
+    register(server, "n2", "192.0.2.77");
+    within(PATIENCE, "n2", || peers(&node) == ["10.244.2.0/24 192.0.2.77:8285"]);
+    let kube = &node.status()["kube"];
+    assert_eq!((&kube["connected"], &kube["disconnects"]), (&json!(true), &json!(0)));
+    assert_eq!(node.log().matches("listing all nodes every").count(), 1, "{}", node.log());
+
+    let before = server.watches_on_nodes();
+    server.allow("flannel", &rules(&["get", "list", "watch"], &["patch"]));
+    within(PATIENCE, "a watch", || server.watches_on_nodes() > before);
+}
+
+#[test]
+fn readiness_while_the_api_server_is_away_is_what_the_setting_says() {
+    let Some(mut cluster) = Cluster::new("readiness", 2) else { return };
+    let usual = cluster.start(1, &[]);
+    let mut strict = cluster.node(2, "n2");
+    strict.variables.push(("TWILL_UNREADY_AFTER_SECONDS", "1"));
+    strict.start(&[]);
+    strict.wait_for("Running backend.");
+    for node in [&usual, &strict] {
+        within(PATIENCE, "readiness", || node.probe("/readyz").starts_with("200"));
+    }
+
+    cluster.server.kill();
+
+    within(PATIENCE, "unreadiness", || strict.probe("/readyz").starts_with("503"));
+    let reason = "the API server has not answered for 1 s";
+    let page = strict.probe("/readyz");
+    assert!(page.contains(reason), "{page}");
+    assert!(strict.status()["missing"].to_string().contains(reason));
+    strict.wait_for("(TWILL_UNREADY_AFTER_SECONDS): reporting not ready, still forwarding");
+    within(PATIENCE, "the loss", || usual.probe("/metrics").contains("twill_kube_connected 0"));
+    let log = usual.log();
+    assert!(log.contains("keeping the known peers"), "{log}");
+    assert!(usual.probe("/readyz").starts_with("200"), "packets flow");
+    assert_eq!(peers(&strict).len(), 1, "the peers stay");
+
+    cluster.server.run();
+    within(PATIENCE, "readiness", || strict.probe("/readyz").starts_with("200"));
+    within(PATIENCE, "the return", || usual.probe("/metrics").contains("twill_kube_connected 1"));
+}
+
+#[test]
 fn annotations_that_make_no_sense_end_no_node() {
     let Some(cluster) = Cluster::new("annotations", 1) else { return };
     let server = &cluster.server;

@@ -94,9 +94,16 @@ fn a_server_that_is_silent_dies_or_loses_its_data_costs_no_peer_for_good() {
         server.add_node("n1", "10.244.1.0/24");
         server.add_node("n4", "10.244.4.0/24");
         register(&server, "n4", "192.0.2.4");
-        following.until("the new store", |cluster| has(cluster, &["n4 192.0.2.4:8285"])).await;
+        let both = ["n2 192.0.2.22:8285", "n4 192.0.2.4:8285"];
+        following.until("the new store", |cluster| has(cluster, &both)).await;
         until("our annotation", || annotation(&server.node("n1"), "public-ip") == "192.0.2.1")
             .await;
+        server.add_node("n2", "10.244.2.0/24");
+        register(&server, "n2", "192.0.2.23");
+        let moved = ["n2 192.0.2.23:8285", both[1]];
+        following.until("n2 to return", |cluster| has(cluster, &moved)).await;
+        server.delete_node("n2");
+        following.until("n2 to go for good", |cluster| has(cluster, &both[1..])).await;
     });
 }
 

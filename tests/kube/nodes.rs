@@ -212,6 +212,7 @@ impl Cluster {
             namespace: Namespace::clone(host),
             folder,
             kubeconfig: self.server.kubeconfig(),
+            variables: Vec::new(),
             process: None,
             starts: 0,
         }
@@ -256,6 +257,8 @@ pub(super) struct Node {
     namespace: Namespace,
     pub(super) folder: PathBuf,
     pub(super) kubeconfig: PathBuf,
+    /// More of its environment.
+    pub(super) variables: Vec<(&'static str, &'static str)>,
     process: Option<Background>,
     starts: u32,
 }
@@ -307,7 +310,8 @@ impl Node {
             .args(flags)
             .env("NODE_NAME", &self.name)
             .env("TWILL_SOCKET", self.socket())
-            .env("TWILL_TAKE_OVER", take_over);
+            .env("TWILL_TAKE_OVER", take_over)
+            .envs(self.variables.iter().copied());
         let name = format!("{}-{}", self.name, self.starts);
         self.process = Some(self.namespace.spawn(&name, &mut command).unwrap());
     }

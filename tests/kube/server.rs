@@ -286,6 +286,17 @@ impl Server {
         self.folder.join("ca.crt")
     }
 
+    /// How many watches on nodes the server serves now, its own included.
+    pub(crate) fn watches_on_nodes(&self) -> u32 {
+        let page = self.try_call("GET", "/metrics", None, "").unwrap();
+        let watches = page.lines().filter(|line| {
+            line.starts_with("apiserver_longrunning_requests{")
+                && line.contains("resource=\"nodes\"")
+                && line.contains("verb=\"WATCH\"")
+        });
+        watches.map(|line| line.rsplit(' ').next().unwrap().parse::<u32>().unwrap()).sum()
+    }
+
     /// The head of the answer to a request with this header.
     pub(crate) fn head_of(&self, path: &str, header: &str) -> String {
         let authority = self.authority().display().to_string();

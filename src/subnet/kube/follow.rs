@@ -15,6 +15,7 @@ use super::nodes::{NodeEvent, NodeWatch, Nodes, WatchEnd};
 use super::table::{Need, NodeTable, Own};
 use crate::subnet::PeerSet;
 use ipnet::Ipv4Net;
+use rand::RngExt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -31,6 +32,11 @@ const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 const OWN_CHECK: Duration = Duration::from_secs(60);
 /// Pause after the first failure to read or write our own node; it doubles up to the second.
 const OWN_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// Seconds between two lists of a node that may list but not watch, at random, so that not all nodes
+/// list at once.
+const POLL_SECONDS: std::ops::Range<u64> = 10..20;
+/// How long nodes are peers still that a wiped or restored store does not know.
+const LOST_DATA: Duration = Duration::from_secs(24 * 3600);
 /// Findings that are logged one by one; of more at a time only the number.
 const NAMED_FINDINGS: usize = 16;
 
@@ -64,6 +70,8 @@ pub struct Follower {
     table: NodeTable,
     /// The peers of the follower before this one, until the nodes are listed.
     inherited: Option<Arc<PeerSet>>,
+    /// When it was noticed that the store does not have its former data.
+    data_lost: Option<Instant>,
     /// The revision up to which changes are known; empty if a new list is needed.
     revision: String,
     backoff: Duration,
@@ -102,6 +110,7 @@ impl Follower {
             nodes,
             table: NodeTable::new(member.annotations.clone()),
             inherited: None,
+            data_lost: None,
             member,
             joined,
             port,
@@ -173,17 +182,21 @@ impl Follower {
 
     /// Makes the table current and watches from there.
     async fn reconnect(&mut self) -> Result<NodeWatch, Interruption> {
-        if !self.revision.is_empty() {
-            // A store that was wiped or restored answers a watch from our revision with silence.
-            let now = self.nodes.revision().await?;
-            if is_behind(&now, &self.revision) {
-                warn!("the API server returned older data than before: listing again");
-                self.revision.clear();
-            }
+        // A store that was wiped or restored answers a watch from our revision with silence.
+        if !self.revision.is_empty() && self.is_another_store().await? {
+            warn!(
+                "the API server's data were wiped or restored: listing all nodes again; nodes that \
+                 are missing stay peers for 24 h"
+            );
+            self.revision.clear();
+            self.data_lost = Some(Instant::now());
         }
         if self.revision.is_empty() {
             let list = self.nodes.list().await?;
-            self.table.listed(&list.nodes);
+            match self.data_lost {
+                Some(at) if at.elapsed() < LOST_DATA => self.table.listed_after_loss(&list.nodes),
+                _ => self.table.listed(&list.nodes),
+            }
             self.inherited = None;
             self.dirty = true;
             self.revision = list.revision;
@@ -191,13 +204,42 @@ impl Follower {
             self.follow_own(own).await?;
         }
         let watch = self.nodes.watch(&self.revision).await?;
+        self.answered();
+        self.told = None;
+        self.watched_since = Instant::now();
+        Ok(watch)
+    }
+
+    /// Whether the API server's data are not those that we know: its revision is older, or our own
+    /// node is another one.
+    async fn is_another_store(&self) -> Result<bool, CallError> {
+        let now = self.nodes.revision().await?;
+        if is_behind(&now, &self.revision) {
+            return Ok(true);
+        }
+        if self.cluster.own == OwnNode::Gone || self.joined.uid.is_empty() {
+            return Ok(false);
+        }
+        match self.nodes.get(&self.member.name).await {
+            Ok(node) => Ok(node.is_none_or(|node| node.metadata.uid != self.joined.uid)),
+            Err(error) if is_of_one_call(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stops serving nodes that a wiped or restored store did not get back in time.
+    fn forget_lost(&mut self) {
+        if self.data_lost.is_some_and(|at| at.elapsed() >= LOST_DATA) {
+            self.data_lost = None;
+            self.dirty |= self.table.forget_lost();
+        }
+    }
+
+    fn answered(&mut self) {
         if !self.cluster.connected {
             info!("the API server answers again");
         }
-        self.told = None;
         self.set_connected(true);
-        self.watched_since = Instant::now();
-        Ok(watch)
     }
 
     async fn follow(&mut self, event: NodeEvent) -> Result<(), Interruption> {
@@ -244,6 +286,7 @@ impl Follower {
     }
 
     async fn check_own(&mut self) -> Result<(), Interruption> {
+        self.forget_lost();
         match self.nodes.get(&self.member.name).await {
             Ok(node) => self.follow_own(node.as_ref()).await,
             Err(error) if is_of_one_call(&error) => {
@@ -330,8 +373,15 @@ impl Follower {
             }
             WatchEnd::Expired => self.revision.clear(),
             WatchEnd::Call(error) if error.code() == Some(410) => self.revision.clear(),
+            // Only a list says what has changed.
+            WatchEnd::Forbidden(error) => {
+                self.revision.clear();
+                self.answered();
+                self.tell(&format!("{error}; listing all nodes every 10 to 20 s instead"));
+                return Duration::from_secs(rand::rng().random_range(POLL_SECONDS));
+            }
             WatchEnd::Refused(_) | WatchEnd::Lost(_) | WatchEnd::Call(_) => {
-                self.tell(&end.to_string());
+                self.tell(&format!("{end}; keeping the known peers"));
                 self.set_connected(false);
             }
         }
@@ -343,7 +393,7 @@ impl Follower {
     /// Logs why the API server is no help, when it is news.
     fn tell(&mut self, reason: &str) {
         if self.told.as_deref() != Some(reason) {
-            warn!("{reason}; keeping the known peers");
+            warn!("{reason}");
             self.told = Some(reason.to_owned());
         }
     }

@@ -36,6 +36,9 @@ pub enum WatchEnd {
     /// The server does not have the revision any more: list again.
     #[error("the server does not have that revision any more")]
     Expired,
+    /// The right to watch is missing. The nodes can still be listed.
+    #[error("{0}")]
+    Forbidden(CallError),
     /// It ended in its time: watch again from the last revision.
     #[error("the watch ended")]
     Ended,
@@ -164,6 +167,7 @@ impl Nodes {
         match self.client.open(&Ask::get(path, PARTIAL)).await {
             Ok(answer) => Ok(NodeWatch { body: answer.into_body(), lines: Lines::default() }),
             Err(error) if error.code() == Some(410) => Err(WatchEnd::Expired),
+            Err(error) if error.code() == Some(403) => Err(WatchEnd::Forbidden(error)),
             Err(error) => Err(error.into()),
         }
     }

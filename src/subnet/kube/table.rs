@@ -30,6 +30,8 @@ pub struct Own {
 pub struct NodeTable {
     annotations: Annotations,
     nodes: BTreeMap<String, Known>,
+    /// Nodes of a store that does not have its former data, until they return.
+    lost: BTreeMap<String, Known>,
     /// What was found last: each finding is told once, as long as it stays.
     found: BTreeSet<Finding>,
 }
@@ -169,7 +171,8 @@ impl NodeTable {
     /// A table that knows nothing yet.
     #[must_use]
     pub fn new(annotations: Annotations) -> Self {
-        Self { annotations, nodes: BTreeMap::new(), found: BTreeSet::new() }
+        let (nodes, lost) = (BTreeMap::new(), BTreeMap::new());
+        Self { annotations, nodes, lost, found: BTreeSet::new() }
     }
 
     /// These are all nodes.
@@ -180,6 +183,19 @@ impl NodeTable {
         }
     }
 
+    /// These are all nodes of a store that was wiped or restored. Other nodes stay what they are
+    /// until they return, or something of theirs is given to another node.
+    pub fn listed_after_loss(&mut self, nodes: &[Node]) {
+        let before = std::mem::take(&mut self.nodes);
+        self.lost.extend(before.into_iter().filter(|(_, known)| known.record.is_managed));
+        self.listed(nodes);
+    }
+
+    /// Nodes that have not returned are gone. Says whether there were any.
+    pub fn forget_lost(&mut self) -> bool {
+        !std::mem::take(&mut self.lost).is_empty()
+    }
+
     /// A node was read in full.
     pub fn read(&mut self, node: &Node) {
         let known = Known {
@@ -187,6 +203,9 @@ impl NodeTable {
             pod_network: PodNetwork::of(node),
             record: self.annotations.read(&node.metadata),
         };
+        if known.record.is_managed {
+            self.lost.remove(&node.metadata.name);
+        }
         self.nodes.insert(node.metadata.name.clone(), known);
     }
 
@@ -197,6 +216,9 @@ impl NodeTable {
                 if known.uid == metadata.uid && known.pod_network != PodNetwork::Pending =>
             {
                 known.record = self.annotations.read(metadata);
+                if known.record.is_managed {
+                    self.lost.remove(&metadata.name);
+                }
                 Need::Nothing
             }
             _ => Need::Node,
@@ -207,6 +229,7 @@ impl NodeTable {
     pub fn gone(&mut self, metadata: &Metadata) {
         if self.nodes.get(&metadata.name).is_some_and(|known| known.uid == metadata.uid) {
             self.nodes.remove(&metadata.name);
+            self.lost.remove(&metadata.name);
         }
     }
 
@@ -243,21 +266,63 @@ impl NodeTable {
             }
             // What we would send to our own address would come back to us.
             if public_ip != own.public_ip {
-                peers.push(PeerSpec {
-                    name: name.clone(),
-                    endpoint: SocketAddr::from((public_ip, port)),
-                    subnets: vec![IpNet::V4(subnet)],
-                });
+                peers.push(Place { name, public_ip, subnet });
             }
         }
+        self.add_lost(own, &mut peers, &at);
+        let peers = peers.iter().map(|place| place.peer(port)).collect();
         let news = found.difference(&self.found).cloned().collect();
         self.found = found;
-        Peers { peers: peers.into_iter().collect(), news }
+        Peers { peers, news }
+    }
+
+    /// Adds the nodes that a wiped store has not got back, except for those whose address or pod
+    /// network another node has now.
+    fn add_lost<'a>(
+        &'a self,
+        own: &Own,
+        peers: &mut Vec<Place<'a>>,
+        taken: &HashMap<Ipv4Addr, &str>,
+    ) {
+        if self.lost.is_empty() {
+            return;
+        }
+        let subnets: BTreeMap<_, _> =
+            peers.iter().map(|place| (place.subnet.network(), place.subnet)).collect();
+        let overlaps = |subnet: Ipv4Net| {
+            let last = subnets.range(..=subnet.broadcast()).next_back();
+            last.is_some_and(|(_, other)| other.broadcast() >= subnet.network())
+        };
+        for (name, known) in self.lost.iter().filter(|(name, _)| **name != own.name) {
+            if let Ok(Some((public_ip, subnet))) = place(name, known, own)
+                && !taken.contains_key(&public_ip)
+                && !overlaps(subnet)
+            {
+                peers.push(Place { name, public_ip, subnet });
+            }
+        }
     }
 
     /// What is wrong with other nodes now.
     pub fn findings(&self) -> impl Iterator<Item = &Finding> {
         self.found.iter()
+    }
+}
+
+/// Where a peer is and what is behind it.
+struct Place<'a> {
+    name: &'a str,
+    public_ip: Ipv4Addr,
+    subnet: Ipv4Net,
+}
+
+impl Place<'_> {
+    fn peer(&self, port: u16) -> PeerSpec {
+        PeerSpec {
+            name: self.name.to_owned(),
+            endpoint: SocketAddr::from((self.public_ip, port)),
+            subnets: vec![IpNet::V4(self.subnet)],
+        }
     }
 }
 
@@ -374,6 +439,37 @@ mod tests {
         assert_eq!(named(&table.peers(&own(), 8285)), expected);
         table.gone(&new.metadata);
         assert!(table.is_empty());
+    }
+
+    #[test]
+    fn nodes_that_a_wiped_store_does_not_know_stay_peers_until_they_return_or_lose_their_place() {
+        let mut table = table();
+        let nodes = ["n2", "n3", "n4", "n5"].map(|name| {
+            let number = &name[1..];
+            node(name, &format!("10.244.{number}.0/24"), &format!("192.0.2.{number}"))
+        });
+        table.listed(&nodes);
+        table.listed_after_loss(&[]);
+        let names = |table: &mut NodeTable| -> Vec<String> {
+            named(&table.peers(&own(), 8285)).into_iter().map(|(name, ..)| name).collect()
+        };
+        assert_eq!(names(&mut table), ["n2", "n3", "n4", "n5"]);
+
+        // Another node has the network of n3, another one the address of n4.
+        let mut made_again = node("n2", "10.244.22.0/24", "");
+        made_again.metadata.annotations.clear();
+        table.read(&made_again);
+        table.read(&node("n8", "10.244.3.0/25", "192.0.2.8"));
+        table.read(&node("n9", "10.244.9.0/24", "192.0.2.4"));
+        assert_eq!(names(&mut table), ["n2", "n5", "n8", "n9"], "n2 has no flannel yet");
+        table.read(&node("n2", "10.244.22.0/24", "192.0.2.22"));
+        let n2 = named(&table.peers(&own(), 8285)).remove(0);
+        assert_eq!(n2, text(("n2", "192.0.2.22:8285", "10.244.22.0/24")));
+
+        table.read(&node("n5", "10.244.5.0/24", "192.0.2.5"));
+        table.gone(&node("n5", "", "").metadata);
+        assert_eq!(names(&mut table), ["n2", "n8", "n9"], "n5 was deleted for good");
+        assert!(table.forget_lost() && !table.forget_lost());
     }
 
     #[test]
