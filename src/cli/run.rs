@@ -61,6 +61,9 @@ pub(super) struct DataArgs {
     /// Carry packets by programs in the kernel (eBPF) where possible
     #[arg(long, value_enum, env = "TWILL_FAST_PATH")]
     fast_path: Option<FastPath>,
+    /// Go on with the fast path when the gateway ends, until it starts again
+    #[arg(long, env = "TWILL_KEEP_FORWARDING")]
+    keep_forwarding: Option<bool>,
     /// Bind workers to CPUs
     #[arg(long, value_enum, env = "TWILL_PINNING")]
     pinning: Option<Pinning>,
@@ -125,6 +128,7 @@ impl DataArgs {
         set(&mut interface.queues, self.queues);
         set(&mut interface.ingress_check, self.ingress_check);
         set(&mut interface.fast_path, self.fast_path);
+        set(&mut interface.keep_forwarding, self.keep_forwarding);
         set(&mut interface.pinning, self.pinning);
         set(&mut interface.steering, self.steering);
         set(&mut interface.busy_poll, self.busy_poll_us);

@@ -323,6 +323,7 @@ pub fn settings(interface: &file::Interface, addressing: Addressing) -> io::Resu
         source_ports: interface.source_ports.unwrap_or(spread),
         steering: interface.steering,
         fast_path: interface.fast_path,
+        keep_forwarding: interface.keep_forwarding,
         busy_poll: interface.busy_poll,
         pinning: interface.pinning,
         socket_buffer: interface.socket_buffer,

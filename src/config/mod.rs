@@ -24,6 +24,14 @@ pub(crate) const OVERHEAD_V4: u16 = 28;
 /// Bytes that the tunnel adds to a packet over IPv6.
 pub(crate) const OVERHEAD_V6: u16 = 48;
 
+/// Whether a device's name is one that the kernel makes of a pattern (`flannel%d`).
+pub(crate) fn is_numbered(pattern: &str, device: &str) -> bool {
+    pattern.split_once("%d").is_some_and(|(before, after)| {
+        let number = device.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+        number.is_some_and(|number| number.parse::<u32>().is_ok())
+    })
+}
+
 /// The data plane of one gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -57,6 +65,8 @@ pub struct Settings {
     pub steering: Steering,
     /// Whether packets cross the gateway without leaving the kernel.
     pub fast_path: FastPath,
+    /// Whether the fast path goes on when the gateway ends.
+    pub keep_forwarding: bool,
     /// How long a worker polls for packets before it sleeps.
     pub busy_poll: BusyPoll,
     /// Whether workers are bound to CPUs.

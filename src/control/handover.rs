@@ -13,7 +13,8 @@
 //! The connection is the only thing that both sides watch. When the successor is gone before `go`, the
 //! old gateway goes on; when it is gone between `go` and `running`, the old gateway starts its workers
 //! again. An old gateway that gives up says [`Step::Kept`], so a connection that ends without a word
-//! is that of a process that has ended: then the successor begins.
+//! is that of a process that has ended: then the successor begins. With `go` come the descriptors of the
+//! fast path, whose programs carry packets all the time.
 //! Unknown fields are ignored and missing ones have defaults, so that versions can differ.
 
 use crate::subnet::PeerSpec;
@@ -182,6 +183,11 @@ impl Conversation {
     /// # Errors
     /// [`HandoverError::Talk`].
     pub fn offer(&mut self, offer: &Offer, fds: &[BorrowedFd<'_>]) -> Result<(), HandoverError> {
+        self.send(fds)?;
+        self.write(&crate::control::Response::Ok(serde_json::json!(offer)))
+    }
+
+    fn send(&self, fds: &[BorrowedFd<'_>]) -> Result<(), HandoverError> {
         for fds in fds.chunks(DESCRIPTORS) {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
             let mut control = SendAncillaryBuffer::new(&mut space);
@@ -189,7 +195,7 @@ impl Conversation {
             sendmsg(self.0.get_ref(), &[IoSlice::new(b" ")], &mut control, SendFlags::NOSIGNAL)
                 .map_err(|error| HandoverError::Talk(error.into()))?;
         }
-        self.write(&crate::control::Response::Ok(serde_json::json!(offer)))
+        Ok(())
     }
 
     /// Takes an offer and its descriptors.
@@ -197,18 +203,7 @@ impl Conversation {
     /// # Errors
     /// [`HandoverError`].
     pub fn take(&mut self) -> Result<(Offer, Vec<OwnedFd>), HandoverError> {
-        let mut fds = Vec::new();
-        let first = loop {
-            let mut byte = [0];
-            let (read, more) = self.receive(&mut byte).map_err(HandoverError::Talk)?;
-            fds.extend(more);
-            match (read, byte) {
-                (0, _) => return Err(HandoverError::Talk(io::ErrorKind::UnexpectedEof.into())),
-                (_, [b' ']) => {}
-                (_, [byte]) => break byte,
-            }
-        };
-        let line = self.line(vec![first])?;
+        let (line, fds) = self.line_with()?;
         let offer = match parse(&line)? {
             crate::control::Response::Ok(value) => read_offer(value)?,
             crate::control::Response::Error(reason) => return Err(HandoverError::Refused(reason)),
@@ -226,6 +221,24 @@ impl Conversation {
     /// [`HandoverError::Talk`].
     pub fn tell(&mut self, step: &Step) -> Result<(), HandoverError> {
         self.write(step)
+    }
+
+    /// Tells the other side and gives it descriptors, which a version that knows none closes.
+    ///
+    /// # Errors
+    /// [`HandoverError::Talk`].
+    pub fn tell_with(&mut self, step: &Step, fds: &[BorrowedFd<'_>]) -> Result<(), HandoverError> {
+        self.send(fds)?;
+        self.write(step)
+    }
+
+    /// What the other side tells, and the descriptors that come with it.
+    ///
+    /// # Errors
+    /// [`HandoverError`].
+    pub fn told_with(&mut self) -> Result<(Step, Vec<OwnedFd>), HandoverError> {
+        let (line, fds) = self.line_with()?;
+        Ok((parse(&line)?, fds))
     }
 
     /// What the other side tells.
@@ -253,6 +266,23 @@ impl Conversation {
             true => Ok(line),
             false => Err(HandoverError::Talk(io::ErrorKind::UnexpectedEof.into())),
         }
+    }
+
+    /// A line, and the descriptors that come with bytes in front of it.
+    fn line_with(&mut self) -> Result<(Vec<u8>, Vec<OwnedFd>), HandoverError> {
+        let mut fds = Vec::new();
+        // What is read ahead has lost its descriptors.
+        while self.0.buffer().is_empty() {
+            let mut byte = [0];
+            let (read, more) = self.receive(&mut byte).map_err(HandoverError::Talk)?;
+            fds.extend(more);
+            match (read, byte) {
+                (0, _) => return Err(HandoverError::Talk(io::ErrorKind::UnexpectedEof.into())),
+                (_, [b' ']) => {}
+                (_, [byte]) => return Ok((self.line(vec![byte])?, fds)),
+            }
+        }
+        Ok((self.line(Vec::new())?, fds))
     }
 
     fn receive(&self, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
@@ -330,6 +360,13 @@ mod tests {
             here.tell(&step).unwrap();
             assert_eq!(there.told().unwrap(), step);
         }
+        let files: Vec<_> = (0..70).map(|_| tempfile::tempfile().unwrap()).collect();
+        let fds: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        here.tell_with(&Step::Running, &fds).unwrap();
+        let (step, taken) = there.told_with().unwrap();
+        assert_eq!((step, taken.len()), (Step::Running, 70));
+        here.tell_with(&Step::Running, &fds).unwrap();
+        assert_eq!(there.told().unwrap(), Step::Running, "to a version that knows of none");
         drop(here);
         assert!(matches!(there.told(), Err(HandoverError::Talk(_))));
     }

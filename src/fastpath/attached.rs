@@ -1,19 +1,24 @@
 //! The programs at their places: the TUN device, the links of the underlay, the pair between them.
 
+use super::estate::{About, Estate, Folder, namespace};
+use super::maps::NAMES;
 use super::paths::Paths;
-use super::programs::{Globals, Programs, ProgramsError};
+use super::programs::{Globals, PROGRAMS, Place, Programs, ProgramsError};
 use super::tables;
 use super::veth::Veth;
-use crate::telemetry::fast::FastCounts;
-use aya::programs::links::LinkOrder;
-use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions};
-use aya::programs::{SchedClassifier, TcAttachType};
+use crate::sys::bpf::{self, Hook};
+use crate::telemetry::fast::{Depth, FastCounts};
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use twill_datapath::IngressCheck;
 use twill_datapath::route::View;
+
+/// How long a gateway that knows no peers leaves those of its predecessor in force.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why there is no fast path.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +39,12 @@ pub(crate) enum FastPathError {
     Paths(io::Error),
 }
 
+impl From<aya::maps::MapError> for FastPathError {
+    fn from(error: aya::maps::MapError) -> Self {
+        Self::Programs(error.into())
+    }
+}
+
 /// What the fast path must know of a gateway.
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
@@ -49,24 +60,69 @@ pub(crate) struct Spec {
     pub(crate) check: IngressCheck,
     /// Whether links will do that leave packets unfinished.
     pub(crate) any_link: bool,
+    /// Whether programs go on without a gateway.
+    pub(crate) keep: bool,
 }
 
-/// Programs that carry packets. They are detached when this is dropped.
+/// Programs that carry packets. They are detached when this is dropped, unless they are kept or left to
+/// another gateway.
 pub(crate) struct FastPath {
     spec: Spec,
     view: Arc<View>,
     paths: Paths,
-    /// By the index of the underlay's link. Dropped before the programs.
-    underlay: BTreeMap<u32, SchedClassifierLink>,
+    about: About,
+    /// Dropped before the programs.
+    places: Places,
     programs: Programs,
     veth: Veth,
+    /// Where they are kept, if they are.
+    folder: Option<Folder>,
+    /// Whether the maps are those of a predecessor.
+    goes_on: bool,
+    /// Whether another gateway may have an estate of this one.
+    is_resting: bool,
+    /// Until when no peers mean that they are not known yet: a predecessor's stay meanwhile.
+    waits: Option<Instant>,
+}
+
+/// Where programs are attached.
+#[derive(Default)]
+struct Places {
+    egress: Option<Place>,
+    joined: Option<Place>,
+    /// By the index of the underlay's link.
+    underlay: BTreeMap<u32, Place>,
+}
+
+/// What is at the places before programs are put there.
+#[derive(Default)]
+struct Before {
+    egress: Option<OwnedFd>,
+    joined: Option<OwnedFd>,
+    underlay: BTreeMap<u32, OwnedFd>,
+    /// Whether these are the programs that are wanted.
+    fits: bool,
 }
 
 impl FastPath {
-    /// Attaches programs to a device that is up. It blocks for some milliseconds.
-    pub(crate) fn start(spec: Spec, view: &Arc<View>) -> Result<Self, FastPathError> {
-        let veth = Veth::create(&spec.device.0).map_err(|source| FastPathError::Veth {
-            names: Veth::names(&spec.device.0).join(" and "),
+    /// Attaches programs to a device that is up, or goes on with those that another gateway has left:
+    /// `estate` is what it handed over; what it kept is looked for. It blocks for some milliseconds.
+    pub(crate) fn start(
+        spec: Spec,
+        view: &Arc<View>,
+        estate: Option<Estate>,
+    ) -> Result<Self, FastPathError> {
+        let device = spec.device.0.clone();
+        let folder = Folder::of(&device);
+        let estate = estate.or_else(|| folder.read());
+        let estate = estate.filter(|estate| estate.about.device == spec.device.1);
+        if estate.is_none() && !folder.is_foreign() {
+            folder.remove();
+        }
+        let left = estate.as_ref().and_then(|_| Veth::left(&device));
+        let veth = left.map_or_else(|| Veth::create(&device), Ok);
+        let veth = veth.map_err(|source| FastPathError::Veth {
+            names: Veth::names(&device).join(" and "),
             source,
         })?;
         let globals = Globals {
@@ -78,25 +134,91 @@ impl FastPath {
             near: veth.near,
             far: veth.address,
         };
-        let programs = Programs::load(&globals, spec.mtu)?;
-        let (view, paths) = (Arc::clone(view), Paths::default());
-        let mut fast = Self { spec, view, paths, underlay: BTreeMap::new(), programs, veth };
-        let (device, far) = (fast.spec.device.0.clone(), fast.veth.far.clone());
-        // From its end to its beginning: no packet enters before there is a way out.
-        append(fast.programs.get("joined")?, &far, TcAttachType::Ingress)?;
-        fast.refresh()?;
-        append(fast.programs.get("egress")?, &device, TcAttachType::Egress)?;
+        let is_first = view.peers().next().is_none();
+        let waits = (estate.is_some() && is_first).then(|| Instant::now() + PATIENCE);
+        let (programs, mut before, lost) = match estate {
+            Some(estate) => inherit(estate, &globals, spec.mtu)?,
+            None => (Programs::load(&globals, spec.mtu)?, Before::default(), None),
+        };
+        if !before.fits && !folder.is_foreign() {
+            folder.invalidate();
+        }
+        let about = About {
+            version: globals.version(),
+            namespace: namespace().unwrap_or_default(),
+            device: spec.device.1,
+            listen: Some(spec.listen),
+            source_ports: spec.source_ports.clone(),
+            lost: lost.unwrap_or_else(|| veth.lost()),
+            underlay: Vec::new(),
+        };
+        let (view, paths, places) = (Arc::clone(view), Paths::default(), Places::default());
+        let (folder, goes_on) = (None, before.fits);
+        let mut fast = Self {
+            spec,
+            view,
+            paths,
+            about,
+            places,
+            programs,
+            veth,
+            folder,
+            goes_on,
+            is_resting: false,
+            waits,
+        };
+        fast.forget_others();
+        fast.attach(&mut before)?;
+        fast.keep_or_not();
         Ok(fast)
+    }
+
+    /// Whether the counters are those of a predecessor's programs, too.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.goes_on
+    }
+
+    /// Whether the programs stay when this process ends.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.folder.is_some()
+    }
+
+    /// What another gateway needs to go on, in the order of [`Estate::handed`]; none where programs
+    /// cannot be handed over (before Linux 6.6).
+    pub(crate) fn estate(&self) -> Option<(About, Vec<OwnedFd>)> {
+        let ends = [self.places.joined.as_ref(), self.places.egress.as_ref()];
+        let [joined, egress] = ends.map(|place| place.and_then(Place::link));
+        let mut fds: Vec<_> = self.programs.maps.fds().collect();
+        fds.extend(self.programs.fds().ok()?);
+        fds.extend([egress?, joined?]);
+        for place in self.places.underlay.values() {
+            fds.push(place.link()?);
+        }
+        let fds = fds.iter().map(BorrowedFd::try_clone_to_owned).collect::<io::Result<_>>();
+        let underlay = self.places.underlay.keys().copied().collect();
+        Some((About { underlay, ..self.about.clone() }, fds.ok()?))
+    }
+
+    /// Changes nothing in the kernel from here on, because another gateway does, or goes on.
+    pub(crate) fn rest(&mut self, is_resting: bool) {
+        self.is_resting = is_resting;
+        self.goes_on = true;
     }
 
     /// Has packets follow a view from now on.
     pub(crate) fn follow(&mut self, view: &Arc<View>) -> Result<(), FastPathError> {
         let before = std::mem::replace(&mut self.view, Arc::clone(view));
+        if self.is_resting {
+            return Ok(());
+        }
+        if self.waits.take().is_some() {
+            self.forget_others();
+        }
         self.refresh()?;
         for peer in before.peers() {
             if view.peer(peer.index).is_none_or(|now| now.name != peer.name) {
                 // Another peer may get its number.
-                self.programs.forget(peer.index);
+                self.programs.maps.forget(peer.index);
             }
         }
         Ok(())
@@ -104,57 +226,214 @@ impl FastPath {
 
     /// Asks for the routes to peers again, and follows what has changed.
     pub(crate) fn refresh(&mut self) -> Result<(), FastPathError> {
+        if self.is_resting {
+            return Ok(());
+        }
+        if self.waits.is_some_and(|until| Instant::now() < until) {
+            return Ok(());
+        }
+        self.waits = None;
+        self.publish()?;
+        self.attach_to_underlay(&mut Before::default())
+    }
+
+    /// Takes over the MTU of the TUN device.
+    pub(crate) fn set_mtu(&mut self, mtu: u16) -> Result<(), FastPathError> {
+        Ok(self.programs.maps.set_mtu(mtu)?)
+    }
+
+    /// What the programs have counted.
+    pub(crate) fn counts(&self, depth: Depth) -> Result<FastCounts, FastPathError> {
+        let lost = self.veth.lost().saturating_sub(self.about.lost);
+        Ok(self.programs.maps.counts(lost, &self.view, depth)?)
+    }
+
+    fn publish(&mut self) -> Result<(), FastPathError> {
         let addresses: HashSet<_> =
             self.view.peers().filter_map(|peer| v4(peer.endpoint.ip())).collect();
         let from = Some(*self.spec.listen.ip()).filter(|ip| !ip.is_unspecified());
         let paths = Paths::ask(addresses.into_iter(), from, self.spec.any_link);
         self.paths = paths.map_err(FastPathError::Paths)?;
         let paths = &self.paths;
-        self.programs.publish(tables::table(&self.view, |address| paths.to(address)))?;
-        self.attach_to_underlay()
+        let table = tables::table(&self.view, |address| paths.to(address));
+        Ok(self.programs.maps.publish(&table)?)
     }
 
-    /// Takes over the MTU of the TUN device.
-    pub(crate) fn set_mtu(&mut self, mtu: u16) -> Result<(), FastPathError> {
-        Ok(self.programs.set_mtu(mtu)?)
+    /// A predecessor may have given numbers to other peers.
+    fn forget_others(&mut self) {
+        let before = self.programs.maps.endpoints();
+        for peer in self.view.peers() {
+            let endpoint = before.get(&peer.index.0);
+            if endpoint.is_some_and(|endpoint| *endpoint != peer.endpoint) {
+                self.programs.maps.forget(peer.index);
+            }
+        }
     }
 
-    /// What the programs have counted.
-    pub(crate) fn counts(&self) -> Result<FastCounts, FastPathError> {
-        Ok(self.programs.counts(self.veth.lost(), &self.view)?)
+    /// From the end of a packet's way to its beginning: none enters before there is a way out.
+    fn attach(&mut self, before: &mut Before) -> Result<(), FastPathError> {
+        let far = (self.veth.far.as_str(), self.veth.far_index);
+        let there = before.joined.take().map(|link| (link, before.fits));
+        self.places.joined = Some(put(&mut self.programs, "joined", there, far, Hook::Ingress)?);
+        if self.waits.is_some() {
+            self.renew_underlay(before)?;
+        } else {
+            self.publish()?;
+            self.attach_to_underlay(before)?;
+        }
+        let (device, index) = &self.spec.device;
+        let (device, there) =
+            ((device.as_str(), *index), before.egress.take().map(|link| (link, before.fits)));
+        self.places.egress = Some(put(&mut self.programs, "egress", there, device, Hook::Egress)?);
+        Ok(())
+    }
+
+    /// Has programs stay at the links by which a predecessor's peers are reached.
+    fn renew_underlay(&mut self, before: &mut Before) -> Result<(), FastPathError> {
+        for (index, link) in std::mem::take(&mut before.underlay) {
+            // A link that is gone has taken its place along.
+            if bpf::device_of(link.as_fd()).is_ok_and(|there| there == index)
+                && (before.fits || self.programs.replace(&link, "ingress").is_ok())
+            {
+                self.places.underlay.insert(index, Place::Link(link));
+            }
+        }
+        Ok(())
     }
 
     /// Datagrams arrive by the links by which peers are reached.
-    fn attach_to_underlay(&mut self) -> Result<(), FastPathError> {
+    fn attach_to_underlay(&mut self, before: &mut Before) -> Result<(), FastPathError> {
         let wanted: BTreeMap<_, _> =
             self.paths.links().map(|(index, link)| (index, link.name.clone())).collect();
-        self.underlay.retain(|index, _| wanted.contains_key(index));
-        for (index, name) in wanted {
-            if !self.underlay.contains_key(&index) {
-                let ingress = self.programs.get("ingress")?;
-                let id = append(ingress, &name, TcAttachType::Ingress)?;
-                let link = ingress.take_link(id).map_err(ProgramsError::from)?;
-                self.underlay.insert(index, link);
+        let (places, folder) = (&mut self.places.underlay, self.folder.as_ref());
+        places.retain(|index, _| {
+            let stays = wanted.contains_key(index);
+            if let (false, Some(folder)) = (stays, folder) {
+                folder.forget(*index);
             }
+            stays
+        });
+        for (index, name) in wanted {
+            if places.contains_key(&index) {
+                continue;
+            }
+            let there = before.underlay.remove(&index).map(|link| (link, before.fits));
+            let at = (name.as_str(), index);
+            let place = put(&mut self.programs, "ingress", there, at, Hook::Ingress)?;
+            if let (Some(folder), Some(link)) = (folder, place.link()) {
+                let named = folder.name_place(&format!("ingress-{index}"), link);
+                named.map_err(ProgramsError::from)?;
+            }
+            places.insert(index, place);
+        }
+        Ok(())
+    }
+
+    /// Gives everything names by which it stays, or removes names that a predecessor gave.
+    fn keep_or_not(&mut self) {
+        let folder = Folder::of(&self.spec.device.0);
+        if folder.is_foreign() {
+            if self.spec.keep {
+                tracing::warn!(
+                    "keep_forwarding has no effect: a gateway in another network namespace keeps a \
+                     device of the same name: choose another name"
+                );
+            }
+            return;
+        }
+        if !self.spec.keep {
+            return folder.remove();
+        }
+        let kept = folder.prepare().and_then(|()| self.keep(&folder));
+        match kept {
+            Ok(()) => self.folder = Some(folder),
+            Err(reason) => {
+                folder.remove();
+                tracing::warn!("keep_forwarding has no effect: {reason}");
+            }
+        }
+    }
+
+    fn keep(&mut self, folder: &Folder) -> Result<(), String> {
+        let about = serde_json::json!(self.about).to_string();
+        self.programs.maps.set_about(&about).map_err(|error| error.to_string())?;
+        let failed = |error: io::Error| format!("naming the programs: {error}");
+        let old = || "programs cannot outlive a process before Linux 6.6".to_owned();
+        let programs = self.programs.fds().map_err(|error| error.to_string())?;
+        for (name, program) in PROGRAMS.iter().zip(programs) {
+            folder.name(name, program).map_err(failed)?;
+        }
+        let underlay = self.places.underlay.iter();
+        let underlay = underlay.map(|(index, place)| (format!("ingress-{index}"), Some(place)));
+        let ends = [("egress", &self.places.egress), ("joined", &self.places.joined)];
+        let ends = ends.map(|(name, place)| (name.to_owned(), place.as_ref()));
+        for (name, place) in ends.into_iter().chain(underlay) {
+            let link = place.and_then(Place::link).ok_or_else(old)?;
+            folder.name_place(&name, link).map_err(failed)?;
+        }
+        for index in folder.underlay() {
+            if !self.places.underlay.contains_key(&index) {
+                folder.forget(index);
+            }
+        }
+        // The last map says that all is there.
+        for (name, map) in NAMES.iter().zip(self.programs.maps.fds()) {
+            folder.name(name, map).map_err(failed)?;
         }
         Ok(())
     }
 }
 
-/// Appends a program to those of a link: whoever was there first goes first.
-fn append(
-    program: &mut SchedClassifier,
-    link: &str,
-    at: TcAttachType,
-) -> Result<tc::SchedClassifierLinkId, ProgramsError> {
-    let last = TcAttachOptions::TcxOrder(LinkOrder::last());
-    if let Ok(id) = program.attach_with_options(link, at, last) {
-        return Ok(id);
+impl Drop for FastPath {
+    fn drop(&mut self) {
+        if self.folder.is_some() || self.is_resting {
+            self.veth.leave();
+        }
     }
-    // Before Linux 6.6, programs are attached to a queueing discipline, which may be there already.
-    let _ = tc::qdisc_add_clsact(link);
-    let options = TcAttachOptions::Netlink(NlOptions::default());
-    Ok(program.attach_with_options(link, at, options)?)
+}
+
+/// Goes on with what another gateway has left, or loads programs that will take the place of its.
+/// Returns also how many packets had got lost when the maps were made, if that is known.
+fn inherit(
+    estate: Estate,
+    globals: &Globals,
+    mtu: u16,
+) -> Result<(Programs, Before, Option<u64>), ProgramsError> {
+    let Estate { about, maps, programs, egress, joined, underlay } = estate;
+    let table = match Programs::adopt(programs, maps, mtu) {
+        Ok(programs) if about.version == globals.version() => {
+            let before = Before { egress, joined, underlay, fits: true };
+            return Ok((programs, before, Some(about.lost)));
+        }
+        Ok(programs) => Some(programs.maps.into_table()),
+        Err(reason) => {
+            tracing::debug!("the peers of a predecessor's programs cannot be read: {reason}");
+            None
+        }
+    };
+    let mut new = Programs::load(globals, mtu)?;
+    if let Some(table) = table {
+        new.maps.publish(&table)?;
+    }
+    Ok((new, Before { egress, joined, underlay, fits: false }, None))
+}
+
+/// Puts a program at a device, given by name and index: into the link that is there, which may have it
+/// already, or into one of its own.
+fn put(
+    programs: &mut Programs,
+    name: &'static str,
+    there: Option<(OwnedFd, bool)>,
+    device: (&str, u32),
+    hook: Hook,
+) -> Result<Place, ProgramsError> {
+    if let Some((link, fits)) = there
+        && bpf::device_of(link.as_fd()).is_ok_and(|index| index == device.1)
+        && (fits || programs.replace(&link, name).is_ok())
+    {
+        return Ok(Place::Link(link));
+    }
+    programs.attach(name, device, hook)
 }
 
 fn v4(address: IpAddr) -> Option<Ipv4Addr> {

@@ -10,6 +10,9 @@ pub(super) const KEY_BITS: u32 = 32;
 /// Entries of the program's list of source ports.
 pub(super) const SOURCE_PORTS: usize = 64;
 
+/// Bytes that a gateway writes down for the next one.
+pub(super) const ABOUT_BYTES: usize = 4096;
+
 /// Peers with lower numbers are counted in an array, others in a hash table.
 pub(super) const FIRST_PEERS: u32 = 4096;
 
@@ -129,6 +132,7 @@ mod tests {
             ("SEND_NO_BUFFERS", DropReason::SendNoBuffers as usize),
             ("TUN_OTHER", DropReason::TunOther as usize),
             ("SOURCE_PORTS", SOURCE_PORTS),
+            ("ABOUT_BYTES", ABOUT_BYTES),
             ("FIRST_PEERS", FIRST_PEERS as usize),
             ("KEY_BITS", KEY_BITS as usize),
             ("LOCAL", LOCAL as usize),

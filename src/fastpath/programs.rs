@@ -1,17 +1,17 @@
-//! The compiled programs in the kernel, and their maps.
+//! The compiled programs in the kernel, and their places.
 
-use super::layout::{FIRST_PEERS, Key, PeerTally, Route, SOURCE_PORTS, State};
-use super::tables::{self, Table};
-use crate::telemetry::fast::FastCounts;
-use aya::maps::lpm_trie::{self, LpmTrie};
-use aya::maps::{Array, MapData, MapError, PerCpuArray, PerCpuHashMap};
-use aya::programs::{ProgramError, SchedClassifier};
-use aya::util::nr_cpus;
+use super::layout::SOURCE_PORTS;
+use super::maps::{Maps, NAMES};
+use crate::sys::bpf::{self, Hook};
+use aya::maps::{Map, MapError};
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use twill_datapath::route::{PeerIndex, View};
-use twill_datapath::{DropReason, IngressCheck, Tally};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use twill_datapath::IngressCheck;
 
 /// The object that build.rs made; empty if there was no clang.
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fastpath.o"));
@@ -31,6 +31,9 @@ pub(crate) enum ProgramsError {
     /// A map was refused.
     #[error("the kernel refused a map: {0}")]
     Map(#[from] MapError),
+    /// A descriptor.
+    #[error("a descriptor of a program or a map: {0}")]
+    Descriptor(#[from] io::Error),
     /// A program or a map is missing in the object.
     #[error("the object has no {0}")]
     Missing(&'static str),
@@ -49,6 +52,9 @@ fn first_line(error: &ProgramError) -> String {
         (first, _) => first.unwrap_or_default().to_owned(),
     }
 }
+
+/// The names of the programs, in the order of their descriptors.
+pub(super) const PROGRAMS: [&str; 3] = ["egress", "ingress", "joined"];
 
 /// What the programs know from the start.
 #[derive(Clone, Debug)]
@@ -69,122 +75,136 @@ pub(super) struct Globals {
     pub(super) far: [u8; 6],
 }
 
-/// Programs that are loaded.
+impl Globals {
+    /// A number that programs share which do the same with the same maps.
+    pub(super) fn version(&self) -> u64 {
+        let mut hash = DefaultHasher::new();
+        OBJECT.hash(&mut hash);
+        (self.listen, &self.source_ports, self.check.name()).hash(&mut hash);
+        (self.device, self.link_header, self.near, self.far).hash(&mut hash);
+        hash.finish()
+    }
+}
+
+/// Programs in the kernel, with their maps.
 pub(super) struct Programs {
-    ebpf: Ebpf,
-    state: Array<MapData, State>,
-    tables: [LpmTrie<MapData, Key, Route>; 2],
-    /// What is in each of them.
-    contents: [Table; 2],
-    now: State,
-    tallies: PerCpuArray<MapData, super::layout::Tally>,
-    /// By the numbers of peers below [`FIRST_PEERS`].
-    first: PerCpuArray<MapData, PeerTally>,
-    /// By the others.
-    peers: PerCpuHashMap<MapData, u32, PeerTally>,
+    pub(super) maps: Maps,
+    code: Code,
+}
+
+/// Programs, and who loaded them.
+enum Code {
+    /// This process.
+    Loaded(Box<Ebpf>),
+    /// One before it; in the order of [`PROGRAMS`].
+    Adopted(Vec<OwnedFd>),
+}
+
+/// Where a program is attached, for as long as this is there.
+pub(super) enum Place {
+    /// By a link, which others may hold, too (Linux 6.6).
+    Link(OwnedFd),
+    /// By a filter of a queueing discipline.
+    Filter(#[expect(dead_code, reason = "its end detaches")] SchedClassifierLink),
+}
+
+impl Place {
+    /// What another process can hold; none for a filter.
+    pub(super) fn link(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Link(link) => Some(link.as_fd()),
+            Self::Filter(_) => None,
+        }
+    }
 }
 
 impl Programs {
     /// Loads them. It blocks for some milliseconds.
     pub(super) fn load(globals: &Globals, mtu: u16) -> Result<Self, ProgramsError> {
-        let mut ebpf = load(globals)?;
-        let mut map = |name| ebpf.take_map(name).ok_or(ProgramsError::Missing(name));
-        let now = State { table: 0, mtu: mtu.into(), generation: 1 };
-        let mut state: Array<_, State> = map("STATE")?.try_into()?;
-        state.set(0, now, 0)?;
-        let tables = [map("TABLE_0")?.try_into()?, map("TABLE_1")?.try_into()?];
-        let (tallies, contents) = (map("TALLIES")?.try_into()?, Default::default());
-        let (first, peers) = (map("FIRST")?.try_into()?, map("PEERS")?.try_into()?);
-        Ok(Self { state, tables, contents, now, tallies, first, peers, ebpf })
+        let ebpf = load(globals)?;
+        let fds = NAMES.map(|name| match ebpf.map(name) {
+            Some(
+                Map::Array(map)
+                | Map::PerCpuArray(map)
+                | Map::LpmTrie(map)
+                | Map::PerCpuHashMap(map),
+            ) => Ok(map.fd().as_fd().try_clone_to_owned()?),
+            _ => Err(ProgramsError::Missing(name)),
+        });
+        let maps = Maps::new(fds.into_iter().collect::<Result<_, _>>()?, mtu)?;
+        Ok(Self { maps, code: Code::Loaded(Box::new(ebpf)) })
     }
 
+    /// Goes on with programs that another process loaded, in the order of [`PROGRAMS`], and with their
+    /// maps.
+    pub(super) fn adopt(
+        programs: Vec<OwnedFd>,
+        maps: Vec<OwnedFd>,
+        mtu: u16,
+    ) -> Result<Self, ProgramsError> {
+        Ok(Self { maps: Maps::adopt(maps, mtu)?, code: Code::Adopted(programs) })
+    }
+
+    /// Their descriptors, in the order of [`PROGRAMS`].
+    pub(super) fn fds(&self) -> Result<Vec<BorrowedFd<'_>>, ProgramsError> {
+        PROGRAMS.iter().map(|name| self.fd(name)).collect()
+    }
+
+    fn fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, ProgramsError> {
+        match &self.code {
+            Code::Loaded(ebpf) => {
+                let program = ebpf.program(name).ok_or(ProgramsError::Missing(name))?;
+                let program: &SchedClassifier = program.try_into()?;
+                Ok(program.fd()?.as_fd())
+            }
+            Code::Adopted(programs) => {
+                let at = PROGRAMS.iter().position(|it| *it == name);
+                let program = at.and_then(|at| programs.get(at));
+                program.map(AsFd::as_fd).ok_or(ProgramsError::Missing(name))
+            }
+        }
+    }
+
+    /// Appends a program to those of a device, given by name and index: whoever was there first goes
+    /// first.
+    pub(super) fn attach(
+        &mut self,
+        name: &'static str,
+        (device, index): (&str, u32),
+        hook: Hook,
+    ) -> Result<Place, ProgramsError> {
+        let refused = match bpf::attach(self.fd(name)?, index, hook) {
+            Ok(link) => return Ok(Place::Link(link)),
+            Err(refused) => refused,
+        };
+        let Code::Loaded(ebpf) = &mut self.code else { return Err(refused.into()) };
+        // Before Linux 6.6, programs are attached to a queueing discipline, which may be there already.
+        let _ = tc::qdisc_add_clsact(device);
+        let program = program(ebpf, name)?;
+        let at = match hook {
+            Hook::Ingress => TcAttachType::Ingress,
+            Hook::Egress => TcAttachType::Egress,
+        };
+        let options = TcAttachOptions::Netlink(NlOptions::default());
+        let id = program.attach_with_options(device, at, options)?;
+        Ok(Place::Filter(program.take_link(id)?))
+    }
+
+    /// Puts a program in the place of another version of it, with which a link came.
+    pub(super) fn replace(&self, link: &OwnedFd, name: &'static str) -> Result<(), ProgramsError> {
+        Ok(bpf::replace(link.as_fd(), self.fd(name)?)?)
+    }
+
+    /// A program that this process loaded, to be tried.
+    #[cfg(test)]
     pub(super) fn get(
         &mut self,
         name: &'static str,
     ) -> Result<&mut SchedClassifier, ProgramsError> {
-        program(&mut self.ebpf, name)
-    }
-
-    /// Takes over the MTU of the TUN device.
-    pub(super) fn set_mtu(&mut self, mtu: u16) -> Result<(), ProgramsError> {
-        self.now.mtu = mtu.into();
-        Ok(self.state.set(0, self.now, 0)?)
-    }
-
-    /// Fills the table that is not in force and puts it in force at once: a packet meets the old
-    /// contents or the new ones, since a program reads once which table it is.
-    pub(super) fn publish(&mut self, wanted: Table) -> Result<(), ProgramsError> {
-        if self.contents[self.now.table as usize] == wanted {
-            return Ok(());
+        match &mut self.code {
+            Code::Loaded(ebpf) => program(ebpf, name),
+            Code::Adopted(_) => Err(ProgramsError::Missing(name)),
         }
-        let next = 1 - self.now.table;
-        let (table, contents) =
-            (&mut self.tables[next as usize], &mut self.contents[next as usize]);
-        let change = tables::difference(contents, &wanted);
-        for key in change.removed {
-            table.remove(&lpm_trie::Key::new(key.0, key.1))?;
-            contents.remove(&key);
-        }
-        for (key, route) in change.set {
-            table.insert(&lpm_trie::Key::new(key.0, key.1), route, 0)?;
-            contents.insert(key, route);
-        }
-        self.now.table = next;
-        self.now.generation = self.now.generation.wrapping_add(1).max(1);
-        Ok(self.state.set(0, self.now, 0)?)
-    }
-
-    /// Forgets what was counted for a peer number.
-    pub(super) fn forget(&mut self, peer: PeerIndex) {
-        // It may have counted nothing yet.
-        if peer.0 < FIRST_PEERS {
-            let none =
-                nr_cpus().ok().and_then(|cpus| vec![PeerTally::default(); cpus].try_into().ok());
-            let _ = none.map(|none| self.first.set(peer.0, none, 0));
-        } else {
-            let _ = self.peers.remove(&peer.0);
-        }
-    }
-
-    /// What they have counted. `lost` packets went no further than between `ingress` and `joined`.
-    pub(super) fn counts(&self, lost: u64, view: &View) -> Result<FastCounts, ProgramsError> {
-        let mut counts = FastCounts::default();
-        for (direction, tally) in counts.tallies.iter_mut().enumerate() {
-            for cpu in self.tallies.get(&(direction as u32), 0)?.iter() {
-                tally.add(&Tally {
-                    packets_in: cpu.packets_in - cpu.packets_up,
-                    bytes_in: cpu.bytes_in - cpu.bytes_up,
-                    packets_out: cpu.packets_out,
-                    bytes_out: cpu.bytes_out,
-                    drops: cpu.drops,
-                });
-                counts.left[direction] += cpu.packets_up;
-            }
-        }
-        let ingress = &mut counts.tallies[1];
-        ingress.refuse(DropReason::TunOther, lost.min(ingress.packets_out), 0);
-        counts.peers = self.peers(view)?;
-        Ok(counts)
-    }
-
-    fn peers(&self, view: &View) -> Result<HashMap<u32, [(u64, u64); 2]>, ProgramsError> {
-        let mut peers = HashMap::new();
-        for PeerIndex(peer) in view.peers().map(|peer| peer.index) {
-            let cpus = if peer < FIRST_PEERS {
-                self.first.get(&peer, 0)?
-            } else {
-                match self.peers.get(&peer, 0) {
-                    Err(MapError::KeyNotFound) => continue,
-                    found => found?,
-                }
-            };
-            let of = |direction: usize| {
-                let packets = cpus.iter().map(|cpu| cpu.packets[direction]).sum();
-                (packets, cpus.iter().map(|cpu| cpu.bytes[direction]).sum())
-            };
-            peers.insert(peer, [of(0), of(1)]);
-        }
-        Ok(peers)
     }
 }
 
@@ -226,7 +246,7 @@ fn load(globals: &Globals) -> Result<Ebpf, ProgramsError> {
         .override_global("source_port_mask", &mask, true)
         .override_global("source_ports", &ports[..], true);
     let mut ebpf = loader.load(OBJECT)?;
-    for name in ["egress", "ingress", "joined"] {
+    for name in PROGRAMS {
         program(&mut ebpf, name)?.load()?;
     }
     Ok(ebpf)

@@ -3,7 +3,7 @@
 use super::layout::{KEY_BITS, Key, LOCAL, OTHER, PEER, Route, Space};
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use twill_datapath::route::{Holder, Peer, PeerIndex, View};
 
 /// How a peer is reached through the underlay.
@@ -64,6 +64,17 @@ pub(super) fn difference(from: &Table, to: &Table) -> Change {
             .map(|(key, route)| (*key, *route))
             .collect(),
     }
+}
+
+/// Where each peer of a table is reached, by its number.
+pub(super) fn endpoints(table: &Table) -> HashMap<u32, SocketAddr> {
+    let peers = table.values().filter(|route| route.holder == PEER);
+    peers
+        .map(|route| {
+            let port = u16::from_be_bytes(route.port);
+            (route.peer, (Ipv4Addr::from(route.endpoint), port).into())
+        })
+        .collect()
 }
 
 const OTHERS: Route = Route {

@@ -5,6 +5,7 @@
 use super::layout::SOURCE_PORTS;
 use super::programs::{Globals, Programs};
 use super::tables::{self, Reach};
+use crate::telemetry::fast::Depth;
 use aya::programs::{TestRun, TestRunOptions};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -55,7 +56,7 @@ impl Both {
         };
         let mut programs = Programs::load(&globals, MTU).unwrap();
         let reach = |_| Some(Reach { device: 1, source: *LISTEN.ip(), mtu: 1500 });
-        programs.publish(tables::table(&view, reach)).unwrap();
+        programs.maps.publish(&tables::table(&view, reach)).unwrap();
         Some(Self { programs: RefCell::new(programs), view, check })
     }
 
@@ -173,7 +174,7 @@ impl Both {
     }
 
     fn tallies(&self) -> [Tally; 2] {
-        self.programs.borrow().counts(0, &self.view).unwrap().tallies
+        self.programs.borrow().maps.counts(0, &self.view, Depth::Totals).unwrap().tallies
     }
 }
 

@@ -24,15 +24,17 @@ const MTU: u32 = 65_535;
 /// Rings at the far end, each of 256 packets: flows are spread over them.
 const RINGS: u32 = 8;
 
-/// The pair. It is removed when it is dropped.
+/// The pair. It is removed when it is dropped, unless it is left to another gateway.
 #[derive(Debug)]
 pub(super) struct Veth {
     /// Where packets go in.
     pub(super) near: u32,
     /// The name of the link where they come out.
     pub(super) far: String,
-    /// The address of that link.
+    /// The index of that link, and its address.
+    pub(super) far_index: u32,
     pub(super) address: [u8; 6],
+    is_left: bool,
 }
 
 impl Veth {
@@ -50,20 +52,52 @@ impl Veth {
         let [near, far] = Self::names(device);
         remove(&mut netlink, &near)?;
         netlink.create(RouteNetlinkMessage::NewLink(pair(&near, &far)))?;
-        let index = |name: &str| ioctl::interface_index(name).ok_or(io::ErrorKind::NotFound);
-        let (near_index, far_index) = (index(&near)?, index(&far)?);
-        let mut veth = Self { near: near_index, far, address: [0; 6] };
-        let address = route::link(&mut netlink, far_index)?.address;
-        veth.address = address.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
+        let mut veth = Self::find(&mut netlink, device)?;
+        // What fails from here on takes the pair along.
+        veth.is_left = false;
         let socket = UdpSocket::bind("127.0.0.1:0")?;
         ethtool::clear_tso(socket.as_fd(), &near)?;
         ethtool::set_gro(socket.as_fd(), &veth.far)?;
-        for (name, index) in [(near.as_str(), near_index), (veth.far.as_str(), far_index)] {
+        for (name, index) in [(near.as_str(), veth.near), (veth.far.as_str(), veth.far_index)] {
             // No address, no router solicitation. A host without IPv6 has no such file.
             let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
             netlink.change(RouteNetlinkMessage::NewLink(up(index)))?;
         }
         Ok(veth)
+    }
+
+    /// The pair that an earlier gateway left; none unless all of it is there, and up.
+    pub(super) fn left(device: &str) -> Option<Self> {
+        let mut netlink = Netlink::open().ok()?;
+        let mut veth = Self::find(&mut netlink, device).ok()?;
+        let is_up = |index| route::link(&mut netlink, index).is_ok_and(|link| link.is_running);
+        if ![veth.near, veth.far_index].into_iter().all(is_up) {
+            return None;
+        }
+        veth.is_left = false;
+        Some(veth)
+    }
+
+    fn find(netlink: &mut Netlink, device: &str) -> io::Result<Self> {
+        let [near, far] = Self::names(device);
+        let index = |name: &str| ioctl::interface_index(name).ok_or(io::ErrorKind::NotFound);
+        let (near, far_index) = (index(&near)?, index(&far)?);
+        let address = route::link(netlink, far_index)?.address;
+        let address = address.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
+        Ok(Self { near, far, far_index, address, is_left: true })
+    }
+
+    /// Removes the pair of a device; whether there was one.
+    pub(super) fn remove(device: &str) -> io::Result<bool> {
+        let [near, _] = Self::names(device);
+        let is_there = ioctl::interface_index(&near).is_some();
+        remove(&mut Netlink::open()?, &near)?;
+        Ok(is_there)
+    }
+
+    /// Leaves the pair to another gateway.
+    pub(super) fn leave(&mut self) {
+        self.is_left = true;
     }
 
     /// Packets that found no room in the rings of the far end.
@@ -76,9 +110,12 @@ impl Veth {
 
 impl Drop for Veth {
     fn drop(&mut self) {
+        if self.is_left {
+            return;
+        }
         if let Ok(mut netlink) = Netlink::open() {
             // It may be gone already: somebody removed it, or its namespace ends.
-            let _ = netlink.change(RouteNetlinkMessage::DelLink(indexed(self.near)));
+            let _ = route::remove_link(&mut netlink, self.near);
         }
     }
 }
@@ -86,7 +123,7 @@ impl Drop for Veth {
 /// Removes a link, if there is one of that name.
 fn remove(netlink: &mut Netlink, name: &str) -> io::Result<()> {
     match ioctl::interface_index(name) {
-        Some(index) => netlink.change(RouteNetlinkMessage::DelLink(indexed(index))),
+        Some(index) => route::remove_link(netlink, index),
         None => Ok(()),
     }
 }

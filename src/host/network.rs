@@ -165,6 +165,50 @@ impl Network {
         HostError::all(failures)
     }
 
+    /// Removes the addresses of a device but these, and the routes to it that a gateway has added but
+    /// those of these networks.
+    ///
+    /// # Errors
+    /// [`HostError`], of every address and route that is still there.
+    pub(crate) async fn prune(
+        &self,
+        index: u32,
+        addresses: &[IpNet],
+        networks: &[IpNet],
+    ) -> Result<(), HostError> {
+        let wanted: HashSet<_> = networks.iter().map(IpNet::trunc).collect();
+        let mut stale = HashSet::new();
+        self.each_route(|route| {
+            let is_ours = route.header.protocol == RouteProtocol::Boot
+                && survey::is_main(&route)
+                && survey::outgoing(&route) == Some(index);
+            let to = survey::destination(&route).filter(|to| is_ours && !wanted.contains(to));
+            stale.extend(to);
+        })
+        .await?;
+        let mut failures = Vec::new();
+        for network in stale {
+            failures.extend(self.remove_route(index, network).await.err());
+        }
+        let mut messages = Box::pin(self.handle.address().get().execute());
+        while let Some(message) = messages
+            .try_next()
+            .await
+            .map_err(|source| failed("cannot list addresses".to_owned(), source))?
+        {
+            let Some(own) = survey::own_address(&message) else { continue };
+            if message.header.index != index || addresses.contains(&own) {
+                continue;
+            }
+            let done = self.handle.address().del(message).execute().await;
+            failures.extend(
+                done.err()
+                    .map(|source| failed_for(own, format!("cannot remove address {own}"), source)),
+            );
+        }
+        HostError::all(failures)
+    }
+
     /// Routes networks to a device; succeeds for routes that are there already, and on a device that
     /// is down: the kernel keeps no routes to it, add them when it comes up.
     ///
@@ -236,9 +280,21 @@ impl Network {
         networks: &[IpNet],
     ) -> Result<HashMap<IpNet, Option<u32>>, HostError> {
         let wanted: HashSet<_> = networks.iter().map(IpNet::trunc).collect();
+        let mut owners = HashMap::new();
+        self.each_route(|route| {
+            let Some(to) = survey::destination(&route) else { return };
+            if survey::is_main(&route) && wanted.contains(&to) {
+                // The kernel lists the route that it uses first.
+                owners.entry(to).or_insert(survey::outgoing(&route));
+            }
+        })
+        .await?;
+        Ok(owners)
+    }
+
+    async fn each_route(&self, mut each: impl FnMut(RouteMessage)) -> Result<(), HostError> {
         let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
-        let mut owners = HashMap::new();
         for all in [v4, v6] {
             let mut routes = self.handle.route().get(all).execute();
             while let Some(route) = routes
@@ -246,14 +302,10 @@ impl Network {
                 .await
                 .map_err(|source| failed("cannot list routes".to_owned(), source))?
             {
-                let Some(to) = survey::destination(&route) else { continue };
-                if survey::is_main(&route) && wanted.contains(&to) {
-                    // The kernel lists the route that it uses first.
-                    owners.entry(to).or_insert(survey::outgoing(&route));
-                }
+                each(route);
             }
         }
-        Ok(owners)
+        Ok(())
     }
 
     async fn link_name(&self, index: u32) -> String {

@@ -90,6 +90,17 @@ impl Survey {
     }
 }
 
+impl Survey {
+    /// Leaves interfaces out, with their routes.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn leave_out(&mut self, is_out: impl Fn(&str) -> bool) {
+        let out = |interface: &Interface| is_out(&interface.name);
+        let gone: Vec<_> = self.interfaces.iter().filter(|it| out(it)).map(|it| it.index).collect();
+        self.interfaces.retain(|interface| !out(interface));
+        self.routes.retain(|route| route.interface.is_none_or(|index| !gone.contains(&index)));
+    }
+}
+
 impl Network {
     /// Looks at interfaces, addresses and routes.
     ///

@@ -53,11 +53,22 @@ pub fn steer(
 }
 
 /// A socket to send from, for one worker: the low byte of its port is the worker's number, unless
-/// the host has no such port left.
+/// the host has no such port left. `before` is the port that a predecessor's worker had.
 ///
 /// # Errors
 /// [`SocketError`].
-pub(crate) fn open_spread(spec: &SocketSpec, worker: usize) -> Result<OwnedFd, SocketError> {
+pub(crate) fn open_spread(
+    spec: &SocketSpec,
+    worker: usize,
+    before: Option<u16>,
+) -> Result<OwnedFd, SocketError> {
+    if let Some(port) = before {
+        let listen = SocketAddr::new(spec.listen.ip(), port);
+        match open(&SocketSpec { listen, shared: false, ..*spec }) {
+            Err(error) if error.is_in_use() => {}
+            done => return done,
+        }
+    }
     for _ in 0..ATTEMPTS {
         let any = socket2::Socket::from(open(&SocketSpec { shared: false, ..*spec })?);
         let port = any.local_addr().ok().and_then(|address| address.as_socket());

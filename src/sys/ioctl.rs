@@ -85,6 +85,18 @@ pub(crate) fn set_vnet_little_endian(queue: BorrowedFd<'_>) -> io::Result<()> {
     check(rc)
 }
 
+/// Says whether the device outlives its queues (`TUNSETPERSIST`).
+///
+/// # Errors
+/// The kernel's.
+#[cfg(feature = "fast-path")]
+pub(crate) fn set_persistent(queue: BorrowedFd<'_>, is_persistent: bool) -> io::Result<()> {
+    let value = libc::c_ulong::from(is_persistent);
+    // SAFETY: the argument is a number, not a pointer.
+    let rc = unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETPERSIST, value) };
+    check(rc)
+}
+
 /// The index of an interface, `None` when there is none of that name.
 #[must_use]
 pub(crate) fn interface_index(name: &str) -> Option<u32> {

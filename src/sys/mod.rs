@@ -2,6 +2,8 @@
 
 pub mod address;
 pub mod affinity;
+#[cfg(feature = "fast-path")]
+pub mod bpf;
 pub mod clock;
 pub mod cmsg;
 #[cfg(feature = "fast-path")]

@@ -1,7 +1,7 @@
 //! How the host reaches an address, and the link on the way (ip-route(8), `ip route get`).
 
 use super::netlink::Netlink;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType,
 };
@@ -31,6 +31,9 @@ pub(crate) struct Link {
     pub(crate) address: Vec<u8>,
     /// Whether its frames are those of Ethernet.
     pub(crate) is_ethernet: bool,
+    /// Whether it is up and has somebody at its other end (`IFF_LOWER_UP`); of a TUN device, a process
+    /// that reads it.
+    pub(crate) is_running: bool,
 }
 
 /// The way to an address; none if there is no route, or the address is our own.
@@ -83,7 +86,9 @@ pub(crate) fn hop(
 pub(crate) fn link(netlink: &mut Netlink, index: u32) -> io::Result<Link> {
     let answer = described(netlink, index)?;
     let is_ethernet = answer.header.link_layer_type == LinkLayerType::Ether;
-    let mut link = Link { name: String::new(), mtu: 0, address: Vec::new(), is_ethernet };
+    let is_running = answer.header.flags.contains(LinkFlags::LowerUp);
+    let mut link =
+        Link { name: String::new(), mtu: 0, address: Vec::new(), is_ethernet, is_running };
     for attribute in answer.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
@@ -106,6 +111,16 @@ pub(crate) fn send_drops(netlink: &mut Netlink, index: u32) -> io::Result<u64> {
             _ => None,
         });
     dropped.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Removes a link.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn remove_link(netlink: &mut Netlink, index: u32) -> io::Result<()> {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    netlink.change(RouteNetlinkMessage::DelLink(link))
 }
 
 /// What the kernel says of a link.

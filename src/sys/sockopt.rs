@@ -45,6 +45,28 @@ pub fn int(
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
 }
 
+/// A number that no other network namespace has until the next boot, of the one that a socket is in
+/// (`SO_NETNS_COOKIE`, Linux 5.14).
+///
+/// # Errors
+/// The kernel's.
+#[cfg(feature = "fast-path")]
+pub(crate) fn network_namespace(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut value = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, the size of `value`, and the new `len`.
+    let rc = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
 /// One instruction of a classic BPF program.
 pub use libc::sock_filter as Instruction;
 

@@ -1,7 +1,7 @@
 //! Reads the numbers of a running gateway, from any thread, without delaying its workers.
 
 use super::counter::Books;
-use super::fast::FastBooks;
+use super::fast::{Depth, FastBooks};
 use super::histogram::{Distribution, Summary};
 use super::instruments::{self, WorkerInstruments};
 use super::past::Past;
@@ -90,7 +90,7 @@ impl Observer {
 
     /// What a successor goes on from. No worker may run.
     pub(crate) fn past(&self) -> Past {
-        self.fast.catch_up();
+        let fast = self.fast.past();
         let peers = locked(&self.peers);
         let traffic = |peer: &Peer| peers.ledger.traffic(peer.index, self.tables());
         Past {
@@ -98,6 +98,7 @@ impl Observer {
             peers: peers.view.peers().map(|peer| (peer.name.to_string(), traffic(peer))).collect(),
             histograms: self.workers.iter().map(|worker| recorded(worker)).collect(),
             probes: self.probes.past(),
+            fast,
         }
     }
 
@@ -107,6 +108,7 @@ impl Observer {
         for (worker, books) in self.all().zip(&past.workers) {
             worker.books.inherit(books);
         }
+        self.fast.inherit(&past.fast);
     }
 
     /// What workers before these counted; none if there were none.
@@ -165,7 +167,7 @@ impl Observer {
     /// The counters of all workers and of the fast path, summed.
     #[must_use]
     pub(crate) fn books(&self) -> Books {
-        self.fast.catch_up();
+        self.fast.catch_up(Depth::Totals);
         self.summed()
     }
 
@@ -199,7 +201,7 @@ impl Observer {
     pub(crate) fn snapshot(&self) -> GatewayStatus {
         let workers: Vec<_> = self.workers.iter().map(|worker| status(worker)).collect();
         // Once: whatever is told of the fast path is of one moment.
-        let fast_path = self.fast.catch_up();
+        let fast_path = self.fast.catch_up(Depth::Peers);
         let books = self.summed();
         let uptime_ns = clock::monotonic_ns().saturating_sub(self.started_ns);
         GatewayStatus {
@@ -269,7 +271,7 @@ impl Observer {
     /// The peers that are probed, without their round trips: enough to see whether they are silent.
     #[must_use]
     pub(crate) fn suspects(&self) -> Vec<PeerStatus> {
-        self.fast.catch_up();
+        self.fast.catch_up(Depth::Peers);
         self.peers_with(|name, seen_ns| {
             let last_lost = self.probes.is_silent(name, seen_ns)?;
             Some(Some(ProbeStatus { last_lost, ..ProbeStatus::default() }))

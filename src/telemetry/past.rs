@@ -1,6 +1,7 @@
 //! What gateways counted before: counters and histograms that a successor goes on from.
 
 use super::counter::Books;
+use super::fast::FastPast;
 use super::histogram::Distribution;
 use super::peers::PeerTraffic;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,8 @@ pub(crate) struct Past {
     pub(crate) histograms: Vec<BTreeMap<String, Distribution>>,
     /// Probes by peer's name.
     pub(crate) probes: BTreeMap<String, PastProbes>,
+    /// The fast path. What it counted is among the workers' and the peers' numbers, too.
+    pub(crate) fast: FastPast,
 }
 
 /// The probes of a peer.

@@ -41,10 +41,22 @@ impl Device {
     /// # Errors
     /// [`TunError`]; nothing is left behind then.
     pub fn create(spec: &DeviceSpec<'_>) -> Result<Self, TunError> {
+        // Only the first queue is exclusive: that is what makes a second instance fail.
+        Self::open(spec, libc::IFF_TUN_EXCL)
+    }
+
+    /// Takes a device that is there and that nobody reads, as it is.
+    ///
+    /// # Errors
+    /// [`TunError`]: it has other properties, for one.
+    pub(crate) fn adopt(spec: &DeviceSpec<'_>) -> Result<Self, TunError> {
+        Self::open(spec, 0)
+    }
+
+    fn open(spec: &DeviceSpec<'_>, first_flags: i32) -> Result<Self, TunError> {
         let first = open_queue()?;
         let flags = queue_flags(spec);
-        // Only the first queue is exclusive: that is what makes a second instance fail.
-        let name = ioctl::set_interface(first.as_fd(), spec.name, flags | libc::IFF_TUN_EXCL)
+        let name = ioctl::set_interface(first.as_fd(), spec.name, flags | first_flags)
             .map_err(|source| TunError::create(spec.name, source))?;
         let mut queues = vec![first];
         for _ in 1..spec.queues {

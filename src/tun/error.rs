@@ -23,6 +23,16 @@ pub enum TunError {
         /// What to do.
         cure: &'static str,
     },
+    /// A device cannot be removed.
+    #[error(
+        "removing the device {name:?} of an earlier gateway: {source}: run `ip link del {name}`"
+    )]
+    Remove {
+        /// Its name.
+        name: String,
+        /// What came back.
+        source: io::Error,
+    },
     /// A property of the device cannot be set.
     #[error("setting {what} of TUN device {name:?}: {source}")]
     Configure {
@@ -40,6 +50,15 @@ impl TunError {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         matches!(self, Self::Create { source, .. } if source.raw_os_error() == Some(libc::EBUSY))
+    }
+
+    /// Another process reads the device.
+    pub(crate) fn busy(name: &str) -> Self {
+        Self::create(name, io::Error::from_raw_os_error(libc::EBUSY))
+    }
+
+    pub(crate) fn remove(name: &str, source: io::Error) -> Self {
+        Self::Remove { name: name.to_owned(), source }
     }
 
     pub(super) fn open(source: io::Error) -> Self {

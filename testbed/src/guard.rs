@@ -37,6 +37,11 @@ for path in /run/netns/"$1"*; do
     done
     ip netns del "$namespace"
 done
+for mount in "$2"/bpf-*; do
+    [ -d "$mount" ] || continue
+    rm -rf "$mount"/* 2>/dev/null
+    umount -l "$mount" 2>/dev/null
+done
 rm -rf "$2"
 "#;
 

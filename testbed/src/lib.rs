@@ -139,6 +139,20 @@ impl Testbed {
         Ok(hosts)
     }
 
+    /// A bpf file system of its own, which goes with the test bed.
+    ///
+    /// # Errors
+    /// When it cannot be mounted.
+    pub fn bpf_file_system(&self, name: &str) -> Result<std::path::PathBuf, TestbedError> {
+        let folder = self.folder().join(format!("bpf-{name}"));
+        let created = std::fs::create_dir_all(&folder);
+        created.map_err(TestbedError::io(format!("creating {}", folder.display())))?;
+        let (source, kind) = ("bpf", "bpf");
+        rustix::mount::mount(source, &folder, kind, rustix::mount::MountFlags::empty(), None)
+            .map_err(|error| TestbedError::io("mounting a bpf file system")(error.into()))?;
+        Ok(folder)
+    }
+
     /// A folder for configuration, sockets and logs, removed with the test bed.
     #[must_use]
     pub fn folder(&self) -> &Path {

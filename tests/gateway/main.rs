@@ -13,6 +13,7 @@ mod guide;
 mod handover;
 mod host;
 mod ingress;
+mod kept;
 mod kernels;
 mod lifecycle;
 mod limits;

@@ -7,8 +7,8 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::ops::Sub;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use twill_testbed::Namespace;
 use twill_testbed::pair::{DEVICE, PATIENCE, Pair};
+use twill_testbed::{Namespace, Pod, within};
 
 /// Where datagrams go and come back from. No protocol that tcpdump knows has this port.
 pub(crate) const ECHO: u16 = 7100;
@@ -179,17 +179,24 @@ fn socket_drops(namespace: &Namespace) -> u64 {
 /// numbers at both ends.
 pub(crate) fn echo_numbered(pair: &Pair, load: &Load<'_>) -> Counted {
     let before = Lost::so_far(pair);
-    let to = SocketAddr::from((pair.pods[1].address(), ECHO));
+    let mut counted = echo_between(&pair.pods, load, || (Lost::so_far(pair) - before).all());
+    counted.lost = Lost::so_far(pair) - before;
+    counted
+}
+
+/// The same between two pods; `lost` says how many are known to be lost.
+pub(crate) fn echo_between(pods: &[Pod; 2], load: &Load<'_>, lost: impl Fn() -> u64) -> Counted {
+    let to = SocketAddr::from((pods[1].address(), ECHO));
     let mut echo = None;
     // A child that another test is just starting may still hold a copy of the last one.
-    pair.eventually("the port of echoes", |pair| {
-        echo = pair.pods[1].enter(|| UdpSocket::bind(to)).ok();
+    within(PATIENCE, "the port of echoes", || {
+        echo = pods[1].enter(|| UdpSocket::bind(to)).ok();
         echo.is_some()
     });
     let echo = echo.unwrap();
     let flows: Vec<_> = (0..load.flows)
         .map(|_| {
-            let flow = pair.pods[0].enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
+            let flow = pods[0].enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
             flow.connect(to).unwrap();
             flow
         })
@@ -235,8 +242,7 @@ pub(crate) fn echo_numbered(pair: &Pair, load: &Load<'_>) -> Counted {
                 heard = Instant::now();
             } else if heard.elapsed() > SILENCE && asked.elapsed() > SILENCE {
                 // A machine that is busy with others delivers late.
-                let lost = (Lost::so_far(pair) - before).all();
-                if lost >= counted.missing() || heard.elapsed() > PATIENCE {
+                if lost() >= counted.missing() || heard.elapsed() > PATIENCE {
                     given_up = counted.missing();
                     break;
                 }
@@ -244,7 +250,6 @@ pub(crate) fn echo_numbered(pair: &Pair, load: &Load<'_>) -> Counted {
             }
         }
     }
-    counted.lost = Lost::so_far(pair) - before;
     counted
 }
 

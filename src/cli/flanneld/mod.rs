@@ -173,6 +173,8 @@ fn data_plane(data: &DataArgs) -> Interface {
         ingress_check: IngressCheck::Peer,
         // flanneld sends nothing of its own into the overlay.
         probe_seconds: 0,
+        // Of a node's containers, most outlive a restart of the daemon.
+        keep_forwarding: true,
         ..Interface::default()
     };
     data.change(&mut interface);

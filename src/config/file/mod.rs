@@ -96,6 +96,8 @@ pub struct Interface {
     pub steering: Steering,
     /// Whether packets cross the gateway without leaving the kernel.
     pub fast_path: FastPath,
+    /// Whether the fast path goes on when the gateway ends.
+    pub keep_forwarding: bool,
     /// Whether workers are bound to CPUs.
     pub pinning: Pinning,
     /// How long a worker polls for packets before it sleeps.
@@ -133,6 +135,7 @@ impl Default for Interface {
             source_ports: None,
             steering: Steering::Peers,
             fast_path: FastPath::Off,
+            keep_forwarding: false,
             pinning: Pinning::None,
             busy_poll: BusyPoll::For(Duration::ZERO),
             socket_buffer: 4 << 20,
@@ -183,6 +186,7 @@ impl Interface {
             ("source_ports", self.source_ports == other.source_ports),
             ("steering", self.steering == other.steering),
             ("fast_path", self.fast_path == other.fast_path),
+            ("keep_forwarding", self.keep_forwarding == other.keep_forwarding),
             ("pinning", self.pinning == other.pinning),
             ("busy_poll_us", self.busy_poll == other.busy_poll),
             ("socket_buffer", self.socket_buffer == other.socket_buffer),

@@ -26,6 +26,7 @@ pub(super) const INTERFACE: &[Key<Interface>] = &[
     ("source_ports", |it, value| parsed(value).map(|ports| it.source_ports = Some(ports))),
     ("steering", |it, value| parsed(value).map(|steering| it.steering = steering)),
     ("fast_path", |it, value| parsed(value).map(|fast_path| it.fast_path = fast_path)),
+    ("keep_forwarding", |it, value| flag(value).map(|on| it.keep_forwarding = on)),
     ("pinning", |it, value| parsed(value).map(|pinning| it.pinning = pinning)),
     ("busy_poll_us", |it, value| busy_poll(value).map(|poll| it.busy_poll = poll)),
     ("socket_buffer", |it, value| {

@@ -73,7 +73,7 @@ adress = "10.0.0.1/32""#,
         (
             "[interface]\ncolour = 1",
             &[
-                "2:1: unknown key \"colour\" in [interface]: known keys: name, address, local, mtu, underlay_mtu, listen, queues, engine, offload, ingress_check, peer_sources, source_ports, steering, fast_path, pinning, busy_poll_us, socket_buffer, device_queue, socket, socket_group, metrics, telemetry, probe_seconds",
+                "2:1: unknown key \"colour\" in [interface]: known keys: name, address, local, mtu, underlay_mtu, listen, queues, engine, offload, ingress_check, peer_sources, source_ports, steering, fast_path, keep_forwarding, pinning, busy_poll_us, socket_buffer, device_queue, socket, socket_group, metrics, telemetry, probe_seconds",
             ],
         ),
         (

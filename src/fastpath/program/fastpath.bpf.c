@@ -98,6 +98,13 @@ struct {
 	__type(value, struct peer_tally);
 } PEERS SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct about);
+} ABOUT SEC(".maps");
+
 // What a packet is, for the books.
 struct size {
 	__u32 packets;

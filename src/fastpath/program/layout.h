@@ -86,3 +86,9 @@ struct peer_tally {
 };
 
 #define SOURCE_PORTS 64
+
+// What a gateway writes down for the next one; programs do not read it.
+#define ABOUT_BYTES 4096
+struct about {
+	__u8 text[ABOUT_BYTES];
+};

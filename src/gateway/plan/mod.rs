@@ -182,7 +182,8 @@ fn offloads(
     })
 }
 
-fn fast_path(settings: &Settings, findings: &Findings) -> FastPathPlan {
+/// Whether packets cross the gateway without leaving the kernel.
+pub(super) fn fast_path(settings: &Settings, findings: &Findings) -> FastPathPlan {
     decide_fast_path(&FastPathGrounds {
         wanted: settings.fast_path,
         listen: settings.listen,

@@ -5,10 +5,15 @@
 //! those that another data plane returned when it stopped.
 
 mod findings;
+#[cfg_attr(not(feature = "fast-path"), path = "kept_absent.rs")]
+mod kept;
 
 pub(super) use findings::{Toward, find_out};
 pub(crate) use findings::{expected_fast_path, expected_offloads};
+#[cfg(feature = "etcd")]
+pub(super) use kept::kept_devices;
 
+use self::kept::Kept;
 use super::plan::Needs;
 use crate::config::{Settings, SourcePorts, Steering};
 use crate::engine::Ports;
@@ -58,6 +63,10 @@ pub struct Resources {
     copies: Vec<OwnedFd>,
     /// Whether a successor has them: then they outlive this process.
     is_handed_over: bool,
+    /// Whether the device is one that an earlier gateway left, with its addresses and routes.
+    is_adopted: bool,
+    /// Whether the device outlives this process.
+    is_kept: bool,
 }
 
 /// What a successor must know about descriptors that it gets.
@@ -72,19 +81,31 @@ pub(in crate::gateway) struct Facts {
 }
 
 impl Resources {
-    /// Creates the device, which is down and without addresses yet, and opens everything else.
-    pub(super) async fn create(settings: &Settings, needs: Needs) -> Result<Self, ResourceError> {
+    /// Creates the device, which is down and without addresses yet, and opens everything else. If
+    /// `keeps`, a device that an earlier gateway left is taken instead, as it is.
+    pub(super) async fn create(
+        settings: &Settings,
+        needs: Needs,
+        keeps: bool,
+    ) -> Result<Self, ResourceError> {
         let device = patiently(TunError::is_busy, async || {
             let settings = settings.clone();
-            blocking(move || create_device(&settings, needs)).await
+            blocking(move || create_device(&settings, needs, keeps)).await
         });
         let (device, settings) = (device.await?, settings.clone());
         blocking(move || Self::open(&settings, needs, device)).await
     }
 
-    fn open(settings: &Settings, needs: Needs, device: Device) -> Result<Self, ResourceError> {
+    fn open(
+        settings: &Settings,
+        needs: Needs,
+        (device, kept): (Device, Option<Kept>),
+    ) -> Result<Self, ResourceError> {
         let Device { name, index, queues, granted } = device;
+        let is_adopted = kept.is_some();
         let address = settings.first_v4().map(|network| (network.addr(), network.netmask()));
+        // To set an address takes the former one and its routes away.
+        let address = address.filter(|_| !is_adopted);
         tun::configure(queues[0].as_fd(), &name, settings.mtu.bytes(), address)?;
         // From here on an error closes the device and waits until it is gone.
         let mut resources = Self {
@@ -96,9 +117,13 @@ impl Resources {
             queues: queues.len(),
             copies: Vec::new(),
             is_handed_over: false,
+            is_adopted,
+            is_kept: false,
         };
+        let before = kept.map(|kept| kept.source_ports).unwrap_or_default();
         for (worker, queue) in queues.into_iter().enumerate() {
-            resources.ports.push(ports(settings, needs, worker, queue)?);
+            let before = before.get(worker).copied();
+            resources.ports.push(ports(settings, needs, worker, (queue, before))?);
         }
         steer(settings, &resources.ports);
         resources.copies = copies(&resources.ports)?;
@@ -126,7 +151,24 @@ impl Resources {
             queues: facts.queues,
             // The predecessor has them, too, until it ends.
             is_handed_over: true,
+            is_adopted: false,
+            is_kept: false,
         })
+    }
+
+    /// Whether the device is one that an earlier gateway left: it may have other addresses and routes
+    /// than are wanted.
+    pub(super) fn is_adopted(&self) -> bool {
+        self.is_adopted
+    }
+
+    /// Says whether the device outlives this process.
+    #[cfg(feature = "fast-path")]
+    pub(super) fn keep(&mut self, is_kept: bool) -> io::Result<()> {
+        let queue = self.copies.first().ok_or(io::ErrorKind::NotFound)?;
+        crate::sys::ioctl::set_persistent(queue.as_fd(), is_kept)?;
+        self.is_kept = is_kept;
+        Ok(())
     }
 
     /// Gives the sockets of a predecessor buffers of this size.
@@ -220,7 +262,7 @@ impl Drop for Resources {
     fn drop(&mut self) {
         self.ports.clear();
         self.copies.clear();
-        if self.is_handed_over {
+        if self.is_handed_over || self.is_kept {
             return;
         }
         let (name, index) = &self.device;
@@ -260,22 +302,36 @@ async fn patiently<T, E>(
     call().await
 }
 
-fn create_device(settings: &Settings, needs: Needs) -> Result<Device, TunError> {
-    Device::create(&DeviceSpec {
+/// Takes the device that an earlier gateway left, or creates one.
+fn create_device(
+    settings: &Settings,
+    needs: Needs,
+    keeps: bool,
+) -> Result<(Device, Option<Kept>), TunError> {
+    let spec = DeviceSpec {
         name: &settings.device,
         queues: settings.queues.count(),
         vnet_hdr: needs.vnet_hdr,
         offloads: settings.offloads,
-    })
+    };
+    let Some(kept) = Kept::find(settings)? else { return Ok((Device::create(&spec)?, None)) };
+    if keeps {
+        match Device::adopt(&DeviceSpec { name: &kept.device, ..spec }) {
+            Ok(device) => return Ok((device, Some(kept))),
+            Err(reason) => warn!("{reason}: it is replaced by a new one"),
+        }
+    }
+    kept.remove()?;
+    Ok((Device::create(&DeviceSpec { name: &kept.device, ..spec })?, None))
 }
 
-/// What a worker works on. Its socket is the one of its number in the reuseport group, as sockets
+/// What a worker works on; `before` is the port that its predecessor sent from. Its socket is the one of its number in the reuseport group, as sockets
 /// are opened in order.
 fn ports(
     settings: &Settings,
     needs: Needs,
     worker: usize,
-    tun: OwnedFd,
+    (tun, before): (OwnedFd, Option<u16>),
 ) -> Result<Ports, ResourceError> {
     let spec = SocketSpec {
         listen: settings.listen,
@@ -288,7 +344,8 @@ fn ports(
         SourcePorts::Fixed => None,
         SourcePorts::Spread => {
             let listen = SocketAddr::new(settings.listen.ip(), 0);
-            Some(socket::open_spread(&SocketSpec { listen, gro: false, ..spec }, worker)?)
+            let spec = SocketSpec { listen, gro: false, ..spec };
+            Some(socket::open_spread(&spec, worker, before)?)
         }
     };
     Ok(Ports { tun, udp, udp_send, wake: wake()? })

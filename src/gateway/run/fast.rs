@@ -2,24 +2,41 @@
 
 use super::publish::Subscriber;
 use crate::config::{self, Settings};
-use crate::fastpath::{FastPath, Spec};
+use crate::fastpath::{self, About, Estate, FastPath, Spec};
 use crate::gateway::resources::{Resources, blocking};
-use crate::telemetry::fast::Source;
+use crate::telemetry::fast::Counting;
+use serde_json::{Value, json};
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use tracing::warn;
+use tracing::{info, warn};
 use twill_datapath::route::View;
 
-/// Programs that run, for all who deal with them.
+/// Programs that run, for all who deal with them. None once they have ended.
 #[derive(Clone)]
-pub(in crate::gateway) struct Fast(Arc<Mutex<FastPath>>);
+pub(in crate::gateway) struct Fast(Arc<Mutex<Option<FastPath>>>);
+
+/// What a gateway hands over of its fast path: words for the message, and descriptors.
+pub(in crate::gateway) struct FastEstate {
+    pub(in crate::gateway) about: Value,
+    pub(in crate::gateway) fds: Vec<OwnedFd>,
+}
+
+impl FastEstate {
+    fn read(self) -> io::Result<Estate> {
+        Estate::handed(serde_json::from_value::<About>(self.about)?, self.fds)
+    }
+}
 
 impl Fast {
-    /// Attaches the programs to the device of these resources, which is up.
+    /// Attaches the programs to the device of these resources, which is up, or goes on with what a
+    /// predecessor has handed over or left.
     pub(super) async fn start(
         settings: &Settings,
-        resources: &Resources,
+        resources: &mut Resources,
         view: Arc<View>,
+        estate: Option<FastEstate>,
     ) -> Result<Self, String> {
         let SocketAddr::V4(listen) = settings.listen else {
             return Err("datagrams over IPv6 go through user space".to_owned());
@@ -31,10 +48,37 @@ impl Fast {
             source_ports: resources.source_ports().map_err(|error| error.to_string())?,
             check: settings.ingress_check,
             any_link: settings.fast_path == config::FastPath::Bpf,
+            keep: settings.keep_forwarding,
         };
-        let started = blocking(move || FastPath::start(spec, &view)).await;
-        let fast = started.map_err(|error| error.to_string())?;
-        Ok(Self(Arc::new(Mutex::new(fast))))
+        let estate = estate.and_then(|estate| {
+            let read = estate.read();
+            read.inspect_err(|reason| warn!("the fast path begins anew: {reason}")).ok()
+        });
+        let started = blocking(move || FastPath::start(spec, &view, estate)).await;
+        let fast = match started {
+            Ok(fast) => fast,
+            Err(error) => {
+                Self::refuse(resources, None).await;
+                return Err(error.to_string());
+            }
+        };
+        // A device that outlives its programs would swallow packets.
+        match resources.keep(fast.is_kept()) {
+            Ok(()) if fast.is_kept() => info!("forwarding goes on when this gateway ends"),
+            Ok(()) => {}
+            Err(reason) => warn!("keep_forwarding has no effect: keeping the device: {reason}"),
+        }
+        Ok(Self(Arc::new(Mutex::new(Some(fast)))))
+    }
+
+    /// Removes what a predecessor has left of a fast path.
+    pub(super) async fn refuse(resources: &mut Resources, estate: Option<FastEstate>) {
+        drop(estate);
+        let device = resources.device().to_owned();
+        let removed = blocking(move || fastpath::remove(&device)).await;
+        if let Err(reason) = removed.map(drop).and_then(|()| resources.keep(false)) {
+            warn!("removing the fast path of an earlier gateway: {reason}");
+        }
     }
 
     /// Who follows the peers for it, for as long as it is there.
@@ -44,39 +88,69 @@ impl Fast {
 
     /// Follows the host's routes. It blocks for as long as the kernel takes to answer.
     pub(in crate::gateway) fn refresh(&self) {
-        if let Err(reason) = locked(&self.0).refresh() {
+        let Some(fast) = &mut *locked(&self.0) else { return };
+        if let Err(reason) = fast.refresh() {
             warn!("the fast path does not follow the routes to peers: {reason}");
         }
     }
 
     /// Follows the MTU of the TUN device.
     pub(in crate::gateway) fn set_mtu(&self, mtu: u16) {
-        if let Err(reason) = locked(&self.0).set_mtu(mtu) {
+        let Some(fast) = &mut *locked(&self.0) else { return };
+        if let Err(reason) = fast.set_mtu(mtu) {
             warn!("the fast path does not follow the MTU of the device: {reason}");
         }
     }
 
+    /// Leaves the programs to a successor, which gets this; none if they cannot be handed over.
+    pub(super) fn rest(&self) -> Option<FastEstate> {
+        let mut fast = locked(&self.0);
+        let fast = fast.as_mut()?;
+        let (about, fds) = fast.estate()?;
+        fast.rest(true);
+        Some(FastEstate { about: json!(about), fds })
+    }
+
+    /// Takes them back; whether they are there.
+    pub(super) fn resume(&self) -> bool {
+        let Some(fast) = &mut *locked(&self.0) else { return false };
+        fast.rest(false);
+        if let Err(reason) = fast.refresh() {
+            warn!("the fast path does not follow the routes to peers: {reason}");
+        }
+        true
+    }
+
+    /// Ends it: its programs are detached, unless they are kept or a successor has them.
+    pub(super) fn end(self) {
+        drop(locked(&self.0).take());
+    }
+
     /// Where its counters are read. They end with it.
-    pub(super) fn source(&self) -> Source {
+    pub(super) fn counting(&self) -> Option<Counting> {
+        let goes_on = locked(&self.0).as_ref()?.goes_on();
         let fast = Arc::downgrade(&self.0);
-        Box::new(move || {
+        let source = Box::new(move |depth| {
             let fast = fast.upgrade()?;
-            locked(&fast).counts().ok()
-        })
+            let fast = locked(&fast);
+            fast.as_ref()?.counts(depth).ok()
+        });
+        Some(Counting { source, goes_on })
     }
 }
 
-fn locked(fast: &Mutex<FastPath>) -> MutexGuard<'_, FastPath> {
+fn locked(fast: &Mutex<Option<FastPath>>) -> MutexGuard<'_, Option<FastPath>> {
     fast.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Tells it of new peers.
-struct Following(Weak<Mutex<FastPath>>);
+struct Following(Weak<Mutex<Option<FastPath>>>);
 
 impl Subscriber for Following {
     fn follow(&mut self, view: &Arc<View>) {
         let Some(fast) = self.0.upgrade() else { return };
-        if let Err(reason) = locked(&fast).follow(view) {
+        let Some(fast) = &mut *locked(&fast) else { return };
+        if let Err(reason) = fast.follow(view) {
             warn!("the fast path does not follow the peers: {reason}");
         }
     }

@@ -6,11 +6,11 @@ mod publish;
 mod worker;
 mod workers;
 
-pub(in crate::gateway) use self::fast::Fast;
+pub(in crate::gateway) use self::fast::{Fast, FastEstate};
 use self::publish::{Publisher, ToWorkers};
 use self::worker::Common;
 use self::workers::{Open, WorkerSpec, Workers};
-use super::plan::{FastPathPlan, Needs, Plan};
+use super::plan::{FastPathPlan, Needs, Plan, fast_path};
 use super::resources::{Facts, ResourceError, Resources, Toward, await_port, blocking, find_out};
 use crate::config::{self, Settings};
 use crate::engine::{self, Choice, EngineError, EngineKind};
@@ -91,6 +91,8 @@ pub struct Gateway {
     common: Common,
     instruments: Vec<Arc<WorkerInstruments>>,
     settings: Settings,
+    /// What a predecessor handed over of its fast path.
+    estate: Option<FastEstate>,
     // Dropped in this order: nobody closes what programs or a worker work on.
     fast: Option<Fast>,
     workers: Workers,
@@ -153,7 +155,8 @@ impl Gateway {
         await_port(settings.listen).await?;
         let findings = find_out(settings, Toward::peers(view, settings.listen)).await?;
         let needs = Needs::new(settings, choice.kind(), &findings);
-        let resources = Resources::create(settings, needs).await?;
+        let keeps = settings.keep_forwarding && fast_path(settings, &findings).on;
+        let resources = Resources::create(settings, needs, keeps).await?;
         let plan = Plan::new(settings, choice.kind(), &findings, resources.granted());
         let mut gateway = Self::run(open, settings, plan, choice, resources, view).await?;
         gateway.workers.begin();
@@ -223,17 +226,21 @@ impl Gateway {
         self.resources.offer()
     }
 
-    /// Stops the workers, which hand on all that they have read. Returns the counters. Device and
-    /// sockets stay, also when the gateway ends.
-    pub(in crate::gateway) async fn pause(&mut self) -> Past {
-        self.stop_fast_path();
+    /// Stops the workers, which hand on all that they have read. Returns the counters, and what a
+    /// successor needs of the fast path, which goes on. Device and sockets stay, also when the gateway
+    /// ends.
+    pub(in crate::gateway) async fn pause(&mut self) -> (Past, Option<FastEstate>) {
+        let estate = self.fast.as_ref().and_then(Fast::rest);
+        if estate.is_none() {
+            self.stop_fast_path();
+        }
         let stop = Arc::new(AtomicBool::new(false));
         let next = Workers::held(Arc::clone(&stop));
         self.common.stop = stop;
         let workers = std::mem::replace(&mut self.workers, next);
         self.resources.give_back(workers.stop().await);
         self.resources.set_handed_over(true);
-        self.observer.past()
+        (self.observer.past(), estate)
     }
 
     /// Starts the workers of a paused gateway again, whose device and sockets nobody else has.
@@ -242,7 +249,18 @@ impl Gateway {
         self.observer.inherit(past);
         self.add_workers().await?;
         self.workers.begin();
-        self.start_fast_path().await
+        match self.fast.as_ref().filter(|fast| fast.resume()) {
+            Some(fast) => {
+                self.observer.fast.set(true, self.plan.fast_path.reason.clone(), fast.counting());
+                Ok(())
+            }
+            None => self.start_fast_path().await,
+        }
+    }
+
+    /// Takes what a predecessor handed over of its fast path, for [`Self::start_fast_path`].
+    pub(in crate::gateway) fn take_estate(&mut self, estate: Option<FastEstate>) {
+        self.estate = estate;
     }
 
     /// Has programs in the kernel carry packets, if that is planned. The device is up.
@@ -251,12 +269,13 @@ impl Gateway {
     /// [`StartError::FastPath`], if the user demands it. Otherwise packets go through user space.
     pub(in crate::gateway) async fn start_fast_path(&mut self) -> Result<(), StartError> {
         let FastPathPlan { on, mut reason, .. } = self.plan.fast_path.clone();
+        let estate = self.estate.take();
         if on {
             let view = self.observer.view();
-            match Fast::start(&self.settings, &self.resources, view).await {
+            match Fast::start(&self.settings, &mut self.resources, view, estate).await {
                 Ok(fast) => {
                     self.publisher.add(fast.subscriber());
-                    self.observer.fast.set(true, reason, Some(fast.source()));
+                    self.observer.fast.set(true, reason, fast.counting());
                     self.fast = Some(fast);
                     return Ok(());
                 }
@@ -265,6 +284,8 @@ impl Gateway {
                 }
                 Err(refused) => reason = refused,
             }
+        } else if estate.is_some() {
+            Fast::refuse(&mut self.resources, estate).await;
         }
         self.observer.fast.set(false, reason, None);
         Ok(())
@@ -272,10 +293,15 @@ impl Gateway {
 
     /// Detaches the programs; what they have counted stays.
     fn stop_fast_path(&mut self) {
-        if self.fast.is_some() {
+        if let Some(fast) = self.fast.take() {
             self.observer.fast.set(false, "it has ended".to_owned(), None);
-            self.fast = None;
+            fast.end();
         }
+    }
+
+    /// Whether the device is one that an earlier gateway left, with its addresses and routes.
+    pub(in crate::gateway) fn has_adopted(&self) -> bool {
+        self.resources.is_adopted()
     }
 
     /// The programs in the kernel, while they carry packets.
@@ -336,6 +362,7 @@ impl Gateway {
             common,
             instruments,
             settings: settings.clone(),
+            estate: None,
             fast: None,
             workers,
             resources,
@@ -405,7 +432,9 @@ impl Gateway {
     /// another data plane can run on them.
     pub async fn stop(self) -> Resources {
         let Self { fast, workers, mut resources, .. } = self;
-        drop(fast);
+        if let Some(fast) = fast {
+            fast.end();
+        }
         resources.give_back(workers.stop().await);
         resources
     }
@@ -496,7 +525,7 @@ mod tests {
             assert_eq!(second.engine().0, EngineKind::Epoll);
             assert!(carries(b"first"), "the gateway that runs still has its packets");
             let mut first = first;
-            let past = block_on(first.pause());
+            let (past, _) = block_on(first.pause());
             second.begin(&past);
             assert!(carries(b"second"));
             block_on(async { first.stop().await.close().await });

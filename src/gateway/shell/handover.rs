@@ -7,18 +7,18 @@
 use super::clients::Clients;
 use super::health::Health;
 use super::tunnel::{Tunnel, TunnelError};
-use crate::config::{Settings, SourcePorts, Steering};
+use crate::config::{Settings, SourcePorts, Steering, is_numbered};
 use crate::control::handover::{self, Conversation, HandoverError, Offer, Step};
 use crate::control::{Place, ServerError};
 use crate::gateway::resources::{Facts, blocking};
-use crate::gateway::run::{Gateway, StartError};
+use crate::gateway::run::{FastEstate, Gateway, StartError};
 use crate::host::{HostEvents, Network};
 use crate::subnet::{MemoryError, PeerSpec, Reconciler};
 use crate::telemetry::past::Past;
 use ipnet::IpNet;
 use serde_json::json;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,6 +26,8 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 use twill_datapath::offload::feature::{Feature, FeatureSet};
 
+/// Where the words about the fast path are among the counters.
+const FAST_PATH: &str = "fast_path";
 /// How long each side waits for the other's next step.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often, and how long each time, a successor waits for an address that is still served.
@@ -109,10 +111,13 @@ pub(super) async fn give(
             return Ok(None);
         }
     };
-    let past = tunnel.gateway.pause().await;
-    let counters = json!(past);
+    let (past, fast) = tunnel.gateway.pause().await;
+    let mut told = json!(past);
+    let (about, fds) = fast.map_or_else(Default::default, |fast| (fast.about, fast.fds));
+    told[FAST_PATH] = about;
     let ended = blocking(move || {
-        let said = talk.tell(&Step::Go(counters)).and_then(|()| talk.told());
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let said = talk.tell_with(&Step::Go(told), &fds).and_then(|()| talk.told());
         match said {
             Ok(Step::Running) => Ok(talk),
             other => {
@@ -155,7 +160,7 @@ async fn prepare(
     let fds = fds.map_err(HandoverError::Talk)?;
     blocking(move || {
         let mut talk = Conversation::new(stream, PATIENCE)?;
-        let borrowed: Vec<_> = fds.iter().map(std::os::fd::AsFd::as_fd).collect();
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         talk.offer(&offer, &borrowed)?;
         match talk.told() {
             Ok(Step::Ready) => Ok(talk),
@@ -335,11 +340,7 @@ fn compare(offer: &Offer, settings: &Settings) -> Result<(), TakeOverError> {
 
 /// The device's name, if it is one of those that the kernel makes of a pattern (`flannel%d`).
 pub(super) fn named(pattern: &str, device: &str) -> String {
-    let is_numbered = pattern.split_once("%d").is_some_and(|(before, after)| {
-        let number = device.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
-        number.is_some_and(|number| number.parse::<u32>().is_ok())
-    });
-    if is_numbered { device.to_owned() } else { pattern.to_owned() }
+    if is_numbered(pattern, device) { device.to_owned() } else { pattern.to_owned() }
 }
 
 /// A successor whose workers carry packets, and whose predecessor has not ended yet.
@@ -353,15 +354,24 @@ impl Pending {
     async fn begin(self, gateway: &mut Gateway) -> Result<Begun, TakeOverError> {
         let mut talk = self.0;
         let (talk, told) = blocking(move || {
-            let told = talk.tell(&Step::Ready).and_then(|()| talk.told());
+            let told = talk.tell(&Step::Ready).and_then(|()| talk.told_with());
             (talk, told)
         })
         .await;
-        let past = match told {
-            Ok(Step::Go(counters)) => serde_json::from_value(counters).unwrap_or_else(|error| {
-                warn!("counters begin at zero: cannot read the old gateway's: {error}");
-                Past::default()
-            }),
+        let (step, fds) = match told {
+            Ok((step, fds)) => (Ok(step), fds),
+            Err(error) => (Err(error), Vec::new()),
+        };
+        let past = match step {
+            Ok(Step::Go(mut told)) => {
+                let about = told.get_mut(FAST_PATH).map(serde_json::Value::take);
+                let about = about.filter(|about| !about.is_null());
+                gateway.take_estate(about.map(|about| FastEstate { about, fds }));
+                serde_json::from_value(told).unwrap_or_else(|error| {
+                    warn!("counters begin at zero: cannot read the old gateway's: {error}");
+                    Past::default()
+                })
+            }
             Ok(Step::Kept) => return Err(TakeOverError::Kept),
             Ok(_) => return Err(HandoverError::Unexpected("another step".to_owned()).into()),
             Err(HandoverError::Talk(error)) if has_ended(&error) => {

@@ -126,6 +126,12 @@ impl Tunnel {
     /// keeps the gateway from being ready, and is tried again.
     pub(super) async fn install(&mut self, routes: &[IpNet]) {
         let index = self.gateway.device_index();
+        if self.gateway.has_adopted() {
+            let pruned = self.network.prune(index, &self.settings.addresses, routes).await;
+            if let Err(reason) = pruned {
+                error!("{reason}");
+            }
+        }
         let done = self.network.configure(index, &self.settings.addresses, routes).await;
         if done.is_err() {
             self.restore(routes).await;

@@ -122,6 +122,9 @@ impl Pair {
             prepare: setup.prepare,
         };
         for index in 0..2 {
+            if setup.lines.contains("keep_forwarding") {
+                pair.bed.bpf_file_system(&format!("h{index}")).unwrap();
+            }
             let config = pair.bed.folder().join(format!("h{index}.toml"));
             let socket = pair.bed.folder().join(format!("h{index}.sock"));
             fs::write(&config, pair.configuration(index, setup)).unwrap();
@@ -164,10 +167,18 @@ impl Pair {
     ) -> Background {
         let host = &self.hosts[index];
         let mut command = host.command(&self.twill);
+        // Commands in a network namespace have another /sys.
+        command.env("TWILL_BPF_FS", self.bpf_file_system(index));
         command.args(["run", "--engine", engine, "--config"]).arg(config);
         command.arg("--socket").arg(socket).args(["--metrics", METRICS]).args(more);
         (self.prepare)(&mut command);
         host.spawn("twill", &mut command).unwrap()
+    }
+
+    /// Where a gateway's bpf file system is, if there is one: see [`Testbed::bpf_file_system`].
+    #[must_use]
+    pub fn bpf_file_system(&self, index: usize) -> PathBuf {
+        self.bed.folder().join(format!("bpf-h{index}"))
     }
 
     /// Starts a process that takes over from a gateway.
@@ -181,13 +192,22 @@ impl Pair {
         self.spawn(index, engine, config, socket, &more)
     }
 
+    /// Starts one more process for a gateway whose process has ended, and waits until it runs.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start_again(&self, index: usize) -> Background {
+        let Gateway { config, socket, .. } = &self.gateways[index];
+        self.launch(index, config, socket)
+    }
+
     /// Starts a gateway again whose process has ended.
     ///
     /// # Panics
     /// When it does not start.
     pub fn restart(&mut self, index: usize) {
-        let Gateway { config, socket, .. } = &self.gateways[index];
-        self.gateways[index].process = self.launch(index, config, socket);
+        self.gateways[index].process = self.start_again(index);
     }
 
     /// Starts both gateways again with one more line below `[interface]`.
@@ -221,6 +241,7 @@ impl Pair {
     /// What it prints when it fails.
     pub fn twill_there(&self, index: usize, args: &[&str]) -> Result<String, String> {
         let mut command = self.hosts[index].command(&self.twill);
+        command.env("TWILL_BPF_FS", self.bpf_file_system(index));
         (self.prepare)(command.args(args));
         output(&mut command)
     }

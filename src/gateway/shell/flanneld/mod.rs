@@ -28,7 +28,7 @@ use crate::config::load::{self, Addressing, default_socket};
 use crate::config::{Mtu, OVERHEAD_V4, Settings};
 use crate::control::Place;
 use crate::control::handover::Conversation;
-use crate::gateway::resources::{ResourceError, await_port};
+use crate::gateway::resources::{ResourceError, await_port, kept_devices};
 use crate::host::external_interface::{self, ExternalError, ExternalInterface};
 use crate::host::{HostError, HostEvents, Network, Path, Previous, Survey};
 #[cfg(feature = "kube")]
@@ -185,7 +185,8 @@ impl Ground {
         }
         let (network, events) = Network::connect()?;
         let (mut survey, path) = look(&options.external, &network).await?;
-        survey.interfaces.retain(|interface| Some(&*interface.name) != predecessor);
+        let kept = kept_devices(&options.interface.name);
+        survey.leave_out(|name| Some(name) == predecessor || kept.iter().any(|it| it == name));
         let external = external_interface::choose(&options.external, &survey, path)?;
         let addresses = survey.interfaces.iter().flat_map(|interface| &interface.addresses);
         let local = addresses.map(|address| address.network.addr()).collect();
@@ -269,7 +270,9 @@ async fn start(
     let Ground { network, events, external, .. } = ground;
     // What a killed node left is not a collision; it is gone with its port.
     await_port((external.address, member.config.backend.port).into()).await?;
-    let survey = network.survey().await?;
+    let mut survey = network.survey().await?;
+    let kept = kept_devices(&member.options.interface.name);
+    survey.leave_out(|name| kept.iter().any(|it| it == name));
     for collision in external_interface::collisions(&survey, member.config.network, member.subnet) {
         warn!("{collision}: packets to that address may take the wrong route");
     }
