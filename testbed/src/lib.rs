@@ -29,7 +29,7 @@
 //!
 //! | feature | modules | builds on |
 //! |---|---|---|
-//! | none | hosts, pods, [`Background`] programs, [`within`], [`process`], [`privileges`], [`snmp`], [`missing`] | no other crate of twill |
+//! | none | hosts, pods, containers of flannel's nodes, [`numbered`] datagrams, [`Background`] programs, [`within`], [`process`], [`privileges`], [`snmp`], [`missing`] | no other crate of twill |
 //! | `packets` | `packets` builds packets; `cases` says what bad ones come to; `overlay` is what both are about | `twill-datapath` |
 //! | `gateway` | `pair::Pair`: two hosts with a gateway process each; `local`: gateways in the test's own process; `rig::Rig`: one engine between a device and a socket; `engines`, `settings` | `twill` |
 //!
@@ -39,6 +39,7 @@
 mod background;
 #[cfg(feature = "packets")]
 pub mod cases;
+mod container;
 #[cfg(feature = "gateway")]
 mod engines;
 mod error;
@@ -48,6 +49,7 @@ mod host;
 pub mod local;
 pub mod missing;
 mod namespace;
+pub mod numbered;
 #[cfg(feature = "packets")]
 pub mod overlay;
 #[cfg(feature = "packets")]

@@ -183,29 +183,9 @@ impl Node {
         until(&format!("peers {expected:?}"), || self.peers() == expected);
     }
 
-    /// A container behind a bridge that is built from `subnet.env`, as a container runtime does.
+    /// A container, and its address.
     pub(crate) fn container(&self, bed: &Testbed) -> (Namespace, String) {
-        let gateway: ipnet::Ipv4Net = self.variable("FLANNEL_SUBNET").parse().unwrap();
-        let mtu: u16 = self.variable("FLANNEL_MTU").parse().unwrap();
-        let pod = bed.namespace(&format!("{}pod", self.namespace.label())).unwrap();
-        let address = std::net::Ipv4Addr::from(u32::from(gateway.addr()) + 1).to_string();
-        self.namespace
-            .ip(&format!(
-                "link add cni0 type bridge forward_delay 0 mcast_snooping 0
-                 address add {gateway} dev cni0
-                 link set cni0 up"
-            ))
-            .unwrap();
-        self.namespace.link("veth1", &pod, "eth0", mtu).unwrap();
-        self.namespace.ip("link set veth1 master cni0").unwrap();
-        pod.ip(&format!(
-            "address add {address}/{} dev eth0
-             route add default via {}",
-            gateway.prefix_len(),
-            gateway.addr()
-        ))
-        .unwrap();
-        (pod, address)
+        bed.container(&self.namespace, &self.subnet_file()).unwrap()
     }
 
     /// A probe's status line and body.

@@ -7,13 +7,12 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::ops::Sub;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use twill_testbed::numbered::{Arrivals, Disorder, datagram};
 use twill_testbed::pair::{DEVICE, PATIENCE, Pair};
 use twill_testbed::{Namespace, Pod, within};
 
 /// Where datagrams go and come back from. No protocol that tcpdump knows has this port.
 pub(crate) const ECHO: u16 = 7100;
-/// Flow and number, at the beginning of each datagram.
-const HEAD: usize = 8;
 /// How long nothing arrives until it is asked whether what is still out is lost.
 const SILENCE: Duration = Duration::from_millis(200);
 
@@ -35,19 +34,8 @@ impl Load<'_> {
 
     /// Neighbours often have equal sizes, so that runs and trains of several come about.
     fn size(&self, flow: usize, number: u32) -> usize {
-        self.sizes[(flow + number as usize / 2) % self.sizes.len()].max(HEAD)
+        self.sizes[(flow + number as usize / 2) % self.sizes.len()]
     }
-
-    fn datagram(&self, flow: usize, number: u32) -> Vec<u8> {
-        let mut datagram = vec![fill(flow, number); self.size(flow, number)];
-        datagram[..4].copy_from_slice(&(flow as u32).to_be_bytes());
-        datagram[4..HEAD].copy_from_slice(&number.to_be_bytes());
-        datagram
-    }
-}
-
-fn fill(flow: usize, number: u32) -> u8 {
-    (flow * 31) as u8 ^ number as u8
 }
 
 /// What became of a load.
@@ -56,9 +44,7 @@ pub(crate) struct Counted {
     pub(crate) sent: u64,
     pub(crate) there: u64,
     pub(crate) back: u64,
-    pub(crate) reordered: u64,
-    pub(crate) duplicates: u64,
-    pub(crate) changed: u64,
+    pub(crate) wrong: Disorder,
     pub(crate) lost: Lost,
 }
 
@@ -69,8 +55,7 @@ impl Counted {
 
     /// Everything arrived at most once, in its flow's order and unchanged.
     pub(crate) fn assert_in_order(&self) {
-        let wrong = (self.reordered, self.duplicates, self.changed);
-        assert_eq!(wrong, (0, 0, 0), "{self:?}");
+        assert_eq!(self.wrong, Disorder::default(), "{self:?}");
         assert!(self.back <= self.there && self.there <= self.sent && self.back > 0, "{self:?}");
     }
 
@@ -207,21 +192,22 @@ pub(crate) fn echo_between(pods: &[Pod; 2], load: &Load<'_>, lost: impl Fn() -> 
     }
 
     let mut counted = Counted::default();
-    let (mut there, mut back) = (vec![None; load.flows], vec![None; load.flows]);
+    let (mut there, mut back) = (Arrivals::new(load.flows), Arrivals::new(load.flows));
+    let size = |flow, number| load.size(flow, number);
     let mut room = vec![0; 1 << 16];
     let mut drain = |counted: &mut Counted| {
         let mut arrived = 0;
         while let Ok((len, from)) = echo.recv_from(&mut room) {
             counted.there += 1;
             arrived += 1;
-            note(load, &room[..len], &mut there, counted);
+            there.note(&room[..len], &mut counted.wrong, size);
             let _ = echo.send_to(&room[..len], from);
         }
         for flow in &flows {
             while let Ok(len) = flow.recv(&mut room) {
                 counted.back += 1;
                 arrived += 1;
-                note(load, &room[..len], &mut back, counted);
+                back.note(&room[..len], &mut counted.wrong, size);
             }
         }
         arrived
@@ -230,8 +216,9 @@ pub(crate) fn echo_between(pods: &[Pod; 2], load: &Load<'_>, lost: impl Fn() -> 
     for round in 0..load.rounds {
         for (number, flow) in flows.iter().enumerate() {
             for burst in 0..Load::BURST {
-                let datagram = load.datagram(number, round * Load::BURST + burst);
-                counted.sent += u64::from(flow.send(&datagram).is_ok());
+                let of_flow = round * Load::BURST + burst;
+                let bytes = datagram(number, of_flow, size(number, of_flow));
+                counted.sent += u64::from(flow.send(&bytes).is_ok());
             }
         }
         drain(&mut counted);
@@ -251,19 +238,6 @@ pub(crate) fn echo_between(pods: &[Pod; 2], load: &Load<'_>, lost: impl Fn() -> 
         }
     }
     counted
-}
-
-fn note(load: &Load<'_>, datagram: &[u8], last: &mut [Option<u32>], counted: &mut Counted) {
-    let word = |at: usize| u32::from_be_bytes(datagram[at..at + 4].try_into().unwrap());
-    let (flow, number) = (word(0) as usize, word(4));
-    let whole = datagram.len() == load.size(flow, number)
-        && datagram[HEAD..].iter().all(|byte| *byte == fill(flow, number));
-    counted.changed += u64::from(!whole);
-    match last[flow] {
-        Some(before) if number == before => counted.duplicates += 1,
-        Some(before) if number < before => counted.reordered += 1,
-        _ => last[flow] = Some(number),
-    }
 }
 
 /// Does one thing while another goes on, which ends soon after it is told so.
