@@ -25,6 +25,7 @@ fn every_manifest_is_accepted_by_the_api_server_to_the_last_field() {
     let base = kustomized("base");
     server.call("POST", "/api/v1/namespaces", base.get("Namespace kube-flannel"));
 
+    objects(&read("flannel-pods.yaml")).values().for_each(|object| accept(&server, object));
     let own = objects(&read("own-node-only.yaml"));
     let all = base.iter().chain(&own);
     let others = all.clone().filter(|(name, _)| *name != "Namespace kube-flannel");

@@ -78,6 +78,22 @@ fn under_the_policy_a_pod_changes_the_status_of_its_own_node_only() {
     other.wait_for(refusal);
 }
 
+#[test]
+fn a_pod_of_flannels_finds_its_node_while_twill_takes_its_place() {
+    let Some(cluster) = Cluster::new("flannel's pods", 1) else { return };
+    let server = &cluster.server;
+    make(server, &objects(&read("base/namespace.yaml")));
+    make(server, &objects(&read("base/rbac.yaml")));
+    let token = token_of_pod_on(server, "n1");
+    let pod = "/api/v1/namespaces/kube-flannel/pods/twill-on-n1";
+    let ask = || server.get_as(&token, pod);
+    assert!(ask().is_err_and(|refused| refused.contains("cannot get resource")));
+
+    make(server, &objects(&read("flannel-pods.yaml")));
+
+    within(PATIENCE, "the right", || ask().is_ok_and(|pod| pod.contains("\"nodeName\": \"n1\"")));
+}
+
 /// A node whose service account has these rights.
 fn node_with(cluster: &Cluster, host: usize, rules: &Value) -> Node {
     let (name, account) = (format!("n{host}"), format!("account{host}"));

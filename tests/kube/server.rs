@@ -66,6 +66,10 @@ impl Server {
         &self.namespace
     }
 
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("https://{}:{PORT}", self.address)
     }
@@ -217,6 +221,11 @@ impl Server {
         let path = self.folder.join(format!("{name}.kubeconfig"));
         fs::write(&path, text).unwrap();
         path
+    }
+
+    /// Reads an object with somebody's token: the object, or the server's refusal.
+    pub(crate) fn get_as(&self, token: &str, path: &str) -> Result<String, String> {
+        self.try_call_as(token, "GET", path, None, "").map_err(|refused| refused.to_string())
     }
 
     /// Sets annotations with somebody's token: the answer, or the server's refusal.
