@@ -266,7 +266,7 @@ fn a_pod_finds_the_api_server_by_its_service_account() {
     assert_eq!(annotation(&cluster, "public-ip"), "192.0.2.1");
 }
 
-fn rules(on_nodes: &[&str], on_status: &[&str]) -> Value {
+pub(super) fn rules(on_nodes: &[&str], on_status: &[&str]) -> Value {
     json!([
         {"apiGroups": [""], "resources": ["nodes"], "verbs": on_nodes},
         {"apiGroups": [""], "resources": ["nodes/status"], "verbs": on_status},
@@ -279,7 +279,7 @@ fn annotation(cluster: &Cluster, name: &str) -> String {
 }
 
 /// `SUBNET ADDRESS:PORT` of each peer.
-fn peers(node: &Node) -> Vec<String> {
+pub(super) fn peers(node: &Node) -> Vec<String> {
     let status = node.status();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let peers = status["peers"].as_array().unwrap().iter();

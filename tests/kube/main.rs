@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
+mod beside_flannel;
 mod faults;
 mod following;
 mod manifests;
@@ -9,3 +10,4 @@ mod nodes;
 mod rights;
 mod scale;
 mod server;
+mod without_loss;

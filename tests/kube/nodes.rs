@@ -1,5 +1,6 @@
 //! Hosts whose nodes are in a Kubernetes cluster, with pods behind them.
 
+use super::faults::peers;
 use super::server::{Server, is_built};
 use serde_json::{Value, json};
 use std::fs;
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use twill::subnet::kube::annotations::DEFAULT_PREFIX;
+use twill_testbed::numbered::Stream;
 use twill_testbed::{Background, Host, Namespace, Testbed, Underlay, within};
 
 /// How long anything here may take.
@@ -14,8 +16,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 const NET_CONFIG: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp"}}"#;
 
 #[test]
-fn pods_of_three_nodes_reach_each_other_whatever_happens_to_the_api_server() {
-    let Some(mut cluster) = Cluster::new("three nodes", 3) else { return };
+fn pods_of_three_nodes_reach_each_other() {
+    let Some(cluster) = Cluster::new("three nodes", 3) else { return };
     let nodes: Vec<_> = (1..=3).map(|number| cluster.start(number, &[])).collect();
     let pods: Vec<_> = nodes.iter().map(|node| node.pod(&cluster.bed)).collect();
     for (pod, _) in &pods {
@@ -23,20 +25,6 @@ fn pods_of_three_nodes_reach_each_other_whatever_happens_to_the_api_server() {
             within(PATIENCE, "a ping", || pod.run("ping", &["-c1", "-W1", address]).is_ok());
         }
     }
-
-    let mut stream = cluster.stream(&pods[0].0, &pods[1].1);
-    cluster.server.freeze();
-    within(PATIENCE, "silence", || nodes[0].status()["kube"]["connected"] == false);
-    cluster.server.thaw();
-    within(PATIENCE, "an answer", || nodes[0].status()["kube"]["connected"] == true);
-    cluster.server.kill();
-    within(PATIENCE, "the loss", || nodes[0].status()["kube"]["connected"] == false);
-    cluster.server.run();
-    within(PATIENCE, "the return", || nodes[0].status()["kube"]["connected"] == true);
-
-    stream.signal(rustix::process::Signal::INT).unwrap();
-    let log = stream.finished();
-    assert!(log.contains(" 0% packet loss"), "{log}");
 }
 
 #[test]
@@ -112,12 +100,44 @@ fn a_node_starts_from_subnet_env_while_the_api_server_is_away() {
 }
 
 #[test]
+fn a_node_whose_host_gets_another_address_starts_again_and_the_others_follow() {
+    let Some(cluster) = Cluster::new("other address", 2) else { return };
+    let (mut first, second) = (cluster.start(1, &[]), cluster.start(2, &[]));
+    let pods = [first.pod(&cluster.bed), second.pod(&cluster.bed)];
+    within(PATIENCE, "a ping", || pods[0].0.run("ping", &["-c1", "-W1", &pods[1].1]).is_ok());
+    let subnet_file = fs::read_to_string(first.subnet_file()).unwrap();
+
+    let moving = "address del 192.0.2.1/24 dev u0\naddress add 192.0.2.71/24 dev u0";
+    first.namespace.ip(moving).unwrap();
+    within(PATIENCE, "the end", || first.process().ended().is_some());
+    let line = "this host's address has changed from 192.0.2.1 to 192.0.2.71: ending";
+    assert!(first.log().contains(line), "{}", first.log());
+    // As a kubelet does with a container that ended.
+    first.start(&[]);
+    first.wait_for("Running backend.");
+
+    assert_eq!(
+        cluster.server.node("n1")["metadata"]["annotations"][key("public-ip")],
+        "192.0.2.71"
+    );
+    within(PATIENCE, "the new address", || peers(&second) == ["10.244.1.0/24 192.0.2.71:8285"]);
+    assert_eq!(first.status()["listen"], "192.0.2.71:8285");
+    assert_eq!(fs::read_to_string(first.subnet_file()).unwrap(), subnet_file);
+    for (from, to) in [(0, 1), (1, 0)] {
+        let stream =
+            Stream::start(&pods[from].0, &pods[to].0, pods[to].1.parse().unwrap()).unwrap();
+        stream.wait_for(u64::from(Stream::RATE), PATIENCE);
+        stream.stop().assert_complete();
+    }
+}
+
+#[test]
 fn hand_overs_lose_nothing_and_need_no_api_server() {
     let Some(mut cluster) = Cluster::new("hand-over", 2) else { return };
     let mut nodes = [cluster.start(1, &[]), cluster.start(2, &[])];
     let pods = nodes.each_ref().map(|node| node.pod(&cluster.bed));
     within(PATIENCE, "a ping", || pods[0].0.run("ping", &["-c1", "-W1", &pods[1].1]).is_ok());
-    let mut stream = cluster.stream(&pods[0].0, &pods[1].1);
+    let stream = Stream::start(&pods[0].0, &pods[1].0, pods[1].1.parse().unwrap()).unwrap();
 
     for number in 0..4 {
         // The last two have only what their predecessors knew.
@@ -132,9 +152,8 @@ fn hand_overs_lose_nothing_and_need_no_api_server() {
         assert_eq!(peers, 1, "{}", node.log());
     }
 
-    stream.signal(rustix::process::Signal::INT).unwrap();
-    let log = stream.finished();
-    assert!(log.contains(" 0% packet loss"), "{log}");
+    stream.wait_for(u64::from(Stream::RATE), PATIENCE);
+    stream.stop().assert_complete();
     cluster.server.run();
     cluster.server.add_node("n3", "10.244.3.0/24");
     cluster.server.annotate(
@@ -225,36 +244,12 @@ impl Cluster {
         node.wait_for("Running backend.");
         node
     }
-
-    /// Pings that go on until they are stopped.
-    fn stream(&self, from: &Namespace, to: &str) -> Stream {
-        let mut command = from.command("ping");
-        command.args(["-q", "-i", "0.02", to]);
-        Stream(from.spawn("stream", &mut command).unwrap())
-    }
-}
-
-/// A `ping` under way.
-struct Stream(Background);
-
-impl Stream {
-    fn signal(
-        &mut self,
-        signal: rustix::process::Signal,
-    ) -> Result<(), twill_testbed::TestbedError> {
-        self.0.signal(signal)
-    }
-
-    fn finished(mut self) -> String {
-        within(PATIENCE, "the end of the pings", || self.0.ended().is_some());
-        self.0.log()
-    }
 }
 
 /// A `twill flanneld -kube-subnet-mgr`.
 pub(super) struct Node {
     name: String,
-    namespace: Namespace,
+    pub(super) namespace: Namespace,
     pub(super) folder: PathBuf,
     pub(super) kubeconfig: PathBuf,
     /// More of its environment.
@@ -291,6 +286,16 @@ impl Node {
         self.spawn(command, &[], "false");
     }
 
+    /// Starts a node of flannel's own code.
+    pub(super) fn start_flannel(&mut self, program: &Path) {
+        self.starts += 1;
+        let mut command = self.namespace.command(program);
+        let files = [&self.kubeconfig, &self.folder.join("net-conf.json"), &self.subnet_file()];
+        command.args(files).arg("u0").env("NODE_NAME", &self.name);
+        let name = format!("{}-{}", self.name, self.starts);
+        self.process = Some(self.namespace.spawn(&name, &mut command).unwrap());
+    }
+
     fn start_with(&mut self, flags: &[&str], take_over: &str) {
         let command = self.namespace.command(env!("CARGO_BIN_EXE_twill"));
         let kubeconfig = self.kubeconfig.display().to_string();
@@ -306,7 +311,7 @@ impl Node {
             .arg("-net-config-path")
             .arg(self.folder.join("net-conf.json"))
             .arg("-subnet-file")
-            .arg(self.folder.join("subnet.env"))
+            .arg(self.subnet_file())
             .args(flags)
             .env("NODE_NAME", &self.name)
             .env("TWILL_SOCKET", self.socket())
@@ -314,6 +319,10 @@ impl Node {
             .envs(self.variables.iter().copied());
         let name = format!("{}-{}", self.name, self.starts);
         self.process = Some(self.namespace.spawn(&name, &mut command).unwrap());
+    }
+
+    fn subnet_file(&self) -> PathBuf {
+        self.folder.join("subnet.env")
     }
 
     fn socket(&self) -> PathBuf {
@@ -332,7 +341,7 @@ impl Node {
         self.process().wait_for(text, PATIENCE).unwrap();
     }
 
-    fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         self.process().stop(Duration::from_secs(10)).unwrap();
     }
 
@@ -354,29 +363,9 @@ impl Node {
         format!("{code} {body}")
     }
 
-    /// A container behind a bridge that is built from `subnet.env`, and its address.
-    fn pod(&self, bed: &Testbed) -> (Namespace, String) {
-        let text = fs::read_to_string(self.folder.join("subnet.env")).unwrap();
-        let variable = |name: &str| {
-            let prefix = format!("{name}=");
-            text.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap().to_owned()
-        };
-        let gateway: ipnet::Ipv4Net = variable("FLANNEL_SUBNET").parse().unwrap();
-        let mtu: u16 = variable("FLANNEL_MTU").parse().unwrap();
-        let pod = bed.namespace(&format!("{}pod", self.name)).unwrap();
-        let address = std::net::Ipv4Addr::from(u32::from(gateway.addr()) + 1).to_string();
-        let bridge = format!(
-            "link add cni0 type bridge forward_delay 0 mcast_snooping 0
-             address add {gateway} dev cni0
-             link set cni0 up"
-        );
-        self.namespace.ip(&bridge).unwrap();
-        self.namespace.link("veth1", &pod, "eth0", mtu).unwrap();
-        self.namespace.ip("link set veth1 master cni0").unwrap();
-        let (len, via) = (gateway.prefix_len(), gateway.addr());
-        pod.ip(&format!("address add {address}/{len} dev eth0\nroute add default via {via}"))
-            .unwrap();
-        (pod, address)
+    /// A container, and its address.
+    pub(super) fn pod(&self, bed: &Testbed) -> (Namespace, String) {
+        bed.container(&self.namespace, &self.subnet_file()).unwrap()
     }
 }
 
