@@ -17,9 +17,11 @@ PREFIX ?= /usr/local
 # Debian packages for the virtual machine of `make kernels`, and the suites whose kernels it boots.
 EMULATOR := qemu-system-x86 busybox-static cpio kmod xz-utils
 KERNELS ?= bookworm bullseye trixie
+# How long `make soak` runs.
+SOAK_MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo perf test packages-test arm64-test kernels lint deny miri bench build install deb image static release setup building packaging measuring clean
+.PHONY: help demo perf soak test packages-test arm64-test kernels lint deny miri bench build install deb image static release setup building packaging measuring clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +31,9 @@ demo: measuring build ## send traffic between two hosts in network namespaces, p
 
 perf: measuring build ## compare throughput, latency and CPU cost of network paths; report in results/ (needs root)
 	./target/release/twill-perf run
+
+soak: setup build ## ten minutes of faults under load, with invariants checked all the time (needs root)
+	./target/release/twill-perf soak --minutes $(SOAK_MINUTES)
 
 test: setup ## run all tests on this machine's kernel (needs root)
 	@tests/kube/build

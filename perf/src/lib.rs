@@ -10,6 +10,7 @@
 //! - `experiment` interleaves runs in rounds; [`results`] stores them with their `environment`;
 //!   `stats` computes medians, intervals and ratios.
 //! - `report` writes tables, percentile files and one HTML page.
+//! - `soak` keeps gateways under load for hours while faults come from a plan.
 //! - `targets` compares results with required numbers.
 
 // Printing panics when the reader goes away: `cli::output` is the one place that prints.
@@ -25,6 +26,7 @@ pub mod path;
 mod report;
 pub mod results;
 pub mod sample;
+mod soak;
 mod stats;
 mod sys;
 mod targets;

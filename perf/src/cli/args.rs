@@ -1,6 +1,7 @@
 //! The command line as the user types it.
 
 use super::shell::{CompletionsArgs, ManualArgs, paths, workloads};
+use super::soak::SoakArgs;
 use crate::path::{ENGINES, External};
 use crate::workload::Workload;
 use clap::builder::PossibleValuesParser;
@@ -37,6 +38,8 @@ pub(super) enum Command {
     Check(CheckArgs),
     /// Show one path under five kinds of traffic
     Demo(DemoArgs),
+    /// Run gateways under load with faults for hours, and check invariants
+    Soak(SoakArgs),
     /// Print the JSON schema of results.json
     Schema,
     /// Print the script that completes command lines in a shell

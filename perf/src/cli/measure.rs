@@ -207,12 +207,12 @@ fn wires(names: &[WireName]) -> Vec<Wire> {
     if names.is_empty() { Wire::ALL.to_vec() } else { names.iter().map(|n| (*n).into()).collect() }
 }
 
-fn clock() -> u64 {
+pub(super) fn clock() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 /// A date and time that sorts as text, UTC.
-fn stamp(seconds: u64) -> String {
+pub(super) fn stamp(seconds: u64) -> String {
     const FORMAT: &[BorrowedFormatItem<'_>] =
         format_description!("[year]-[month]-[day]T[hour][minute][second]");
     let at = OffsetDateTime::from_unix_timestamp(seconds as i64);

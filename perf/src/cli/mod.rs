@@ -8,6 +8,7 @@ mod measure;
 mod output;
 mod progress;
 mod shell;
+mod soak;
 
 use crate::path::{
     External, InvalidTemplate, PathSpec, Setting, Unavailable, UnknownPath, find_twill,
@@ -57,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::Compare(args) => compare(&args),
         Command::Report(args) => report(&args),
         Command::Check(args) => check::run(&args),
+        Command::Soak(args) => soak::run(&args),
         Command::Schema => print(&Results::schema()),
         Command::Completions(args) => shell::completions(&args),
         Command::Manual(args) => shell::manual(&args),

@@ -45,6 +45,13 @@ struct Snapshot {
     pods: Network,
 }
 
+/// Packets that full queues have dropped so far: of sockets and devices in these namespaces, and of the
+/// machine's CPUs.
+pub(crate) fn overflows<'a>(namespaces: impl Iterator<Item = &'a Namespace>) -> u64 {
+    let network: Network = namespaces.map(|namespace| Network::read(namespace, &[])).sum();
+    network.socket_drops + network.device_drops + Machine::read().backlog_drops
+}
+
 impl Meter {
     /// One that reads nothing.
     pub(crate) fn idle() -> Self {

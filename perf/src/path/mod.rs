@@ -14,7 +14,7 @@ mod twill;
 pub use external::{External, InvalidTemplate};
 pub(crate) use spec::ENGINES;
 pub use spec::{PathSpec, TwillSpec, UnknownPath};
-pub(crate) use twill::{Twill, find_twill};
+pub(crate) use twill::{Twill, configuration, find_twill};
 
 use crate::books::Books;
 use crate::measure::Meter;

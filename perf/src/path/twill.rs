@@ -78,7 +78,12 @@ pub(super) fn confined(
     }
 }
 
-fn configuration(spec: &TwillSpec, setting: &Setting, host: &Host, hosts: &[Host]) -> String {
+pub(crate) fn configuration(
+    spec: &TwillSpec,
+    setting: &Setting,
+    host: &Host,
+    hosts: &[Host],
+) -> String {
     let mtu = setting.underlay.mtu - 28;
     let (address, network) = (host.address(), host.pod_network());
     let mut text = format!(

@@ -10,7 +10,7 @@ mod latency;
 mod pace;
 mod request;
 mod search;
-mod sequence;
+pub(crate) mod sequence;
 mod tcp;
 mod udp;
 mod watch;

@@ -60,7 +60,7 @@ pub(crate) fn slowed_twill(folder: &Path) -> PathBuf {
 }
 
 /// A twill that does something else first.
-fn twill_after(line: &str, folder: &Path) -> PathBuf {
+pub(crate) fn twill_after(line: &str, folder: &Path) -> PathBuf {
     let script = folder.join("twill");
     let text = format!("#!/bin/sh\n{line}\nexec {} \"$@\"\n", twill().display());
     fs::write(&script, text).expect("a script");

@@ -3,6 +3,7 @@
 mod command;
 mod faulty;
 mod manners;
+mod soak;
 mod truth;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
