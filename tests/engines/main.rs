@@ -5,5 +5,6 @@
 mod creation;
 mod device;
 mod faults;
+mod queues;
 mod steering;
 mod traffic;
