@@ -4,7 +4,8 @@ use super::cluster::{Cluster, END, NETWORK, Node};
 use super::etcd::until;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 use twill_testbed::Namespace;
 
@@ -12,6 +13,7 @@ use twill_testbed::Namespace;
 const ECHO: u16 = 7100;
 /// Datagrams that may be out at once.
 const WINDOW: u64 = 64;
+const HAND_OVERS: usize = 10;
 /// Only a loss takes longer.
 const SILENCE: Duration = Duration::from_secs(20);
 const FLAGS: &[&str] = &["-ip-masq", "-healthz-ip", "127.0.0.1", "-healthz-port", "8081"];
@@ -25,21 +27,23 @@ fn hand_overs_of_both_nodes_under_load_lose_nothing_and_touch_neither_lease_nor_
     until("an answer", || pods[0].0.run("ping", &["-c1", "-W1", &pods[1].1]).is_ok());
     let before = nodes.each_ref().map(|node| kept(&cluster, node));
     let forwarded = nodes.each_ref().map(packets_out);
-    let over = AtomicBool::new(false);
+    let (over, sent) = (AtomicBool::new(false), AtomicU64::new(0));
 
     let counted = std::thread::scope(|scope| {
-        let load = scope.spawn(|| echo_until(&over, &pods));
-        for number in 0..6 {
+        let load = scope.spawn(|| echo_until(&over, &sent, &pods));
+        for number in 0..HAND_OVERS {
+            wait_until_sent(number as u64 * datagrams() / HAND_OVERS as u64, &sent, &load);
             let mut old = nodes[number % 2].succeed(&cluster.on_underlay(FLAGS));
             nodes[number % 2].wait_for("Running backend.");
             assert!(old.finish(END).unwrap().success(), "{}", old.log());
             assert!(old.log().contains("a successor has taken over"), "{}", old.log());
         }
+        wait_until_sent(datagrams(), &sent, &load);
         over.store(true, Ordering::Relaxed);
         load.join().unwrap()
     });
 
-    println!("{counted:?} over six hand-overs");
+    println!("{counted:?} over {HAND_OVERS} hand-overs");
     assert!(counted.sent > 0 && counted.sent == counted.back && counted.wrong == 0, "{counted:?}");
     for ((node, before), forwarded) in nodes.iter().zip(before).zip(forwarded) {
         assert_eq!(kept(&cluster, node), before);
@@ -153,8 +157,20 @@ struct Counted {
     wrong: u64,
 }
 
+/// Datagrams under which the hand-overs happen, at least.
+fn datagrams() -> u64 {
+    std::env::var("TWILL_TEST_DATAGRAMS").map_or(0, |count| count.parse().unwrap())
+}
+
+/// Waits until the load has sent so many datagrams, or has ended for a loss.
+fn wait_until_sent(count: u64, sent: &AtomicU64, load: &ScopedJoinHandle<'_, Counted>) {
+    while sent.load(Ordering::Relaxed) < count && !load.is_finished() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Sends numbered datagrams to the other pod, which sends them back, until told to end.
-fn echo_until(over: &AtomicBool, pods: &[(Namespace, String); 2]) -> Counted {
+fn echo_until(over: &AtomicBool, sent: &AtomicU64, pods: &[(Namespace, String); 2]) -> Counted {
     let bind = |pod: &(Namespace, String), port| {
         let socket = pod.0.enter(|| UdpSocket::bind((pod.1.as_str(), port)).unwrap());
         socket.set_nonblocking(true).unwrap();
@@ -171,6 +187,7 @@ fn echo_until(over: &AtomicBool, pods: &[(Namespace, String); 2]) -> Counted {
             let mut datagram = [0; 300];
             datagram[..8].copy_from_slice(&counted.sent.to_be_bytes());
             counted.sent += u64::from(here.send(&datagram).is_ok());
+            sent.store(counted.sent, Ordering::Relaxed);
         }
         while let Ok((len, from)) = there.recv_from(&mut room) {
             let number = number(&room);
