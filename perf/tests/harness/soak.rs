@@ -20,7 +20,8 @@ fn soak(program: &Path, folder: &Path, options: &[&str]) -> (Command, std::path:
 }
 
 fn json(folder: &Path) -> Value {
-    serde_json::from_slice(&fs::read(folder.join("soak.json")).unwrap()).unwrap()
+    let text = fs::read(folder.join("soak.json")).expect("a report");
+    serde_json::from_slice(&text).expect("JSON")
 }
 
 #[test]
