@@ -9,6 +9,8 @@ TESTING := systemd etcd-server etcd-client iptables tcpdump procps prometheus tm
 PACKAGING := binutils umoci skopeo
 STATIC := musl-tools
 ROOTS := debootstrap systemd-container
+# To run containers by Docker and by CNI.
+CONTAINERS := busybox-static jq
 # To run arm64 programs.
 CROSS := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static
 PACKAGES := $(BUILDING) $(MEASURING) $(TESTING)
@@ -21,10 +23,10 @@ KERNELS ?= bookworm bullseye trixie
 SOAK_MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo perf soak test packages-test arm64-test kernels lint deny miri bench build install deb image static release setup building packaging measuring clean
+.PHONY: help demo perf soak test packages-test arm64-test kernels lint deny miri bench build install deb deb-arm64 image static release setup building packaging measuring clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: measuring build ## send traffic between two hosts in network namespaces, print one table (needs root)
 	./target/release/twill-perf demo
@@ -41,14 +43,15 @@ test: setup ## run all tests on this machine's kernel (needs root)
 	@tests/flanneld/newer-etcd "$(CARGO)"
 
 packages-test: deb image static ## start Debian packages in clean machines, the image, and the static program (needs root)
-	@tests/install $(TESTING) $(ROOTS)
+	@tests/install $(TESTING) $(ROOTS) $(CONTAINERS)
+	@command -v dockerd >/dev/null || tests/install docker.io
 	tests/packages/debian
+	tests/packages/containers
 	tests/packages/image
 	tests/packages/static
 	tests/packages/release
 
-arm64-test: ## run tests of twill-datapath as arm64 programs, in an emulator
-	@tests/install $(CROSS)
+arm64-test: deb-arm64 ## run the arm64 programs, and tests of twill-datapath for arm64, in an emulator
 	tests/packages/arm64
 
 kernels: setup ## run engine and gateway tests on Debian's kernels in a virtual machine (slow)
@@ -82,6 +85,11 @@ install: build ## install into DESTDIR and PREFIX (default /usr/local): programs
 deb: build ## make Debian packages in target/packages
 	packages/deb $$(dpkg --print-architecture) target/release
 
+deb-arm64: building ## make Debian packages for arm64 in target/packages, with a cross compiler
+	@tests/install $(CROSS)
+	packages/cross arm64
+	packages/deb arm64 target/aarch64-unknown-linux-gnu/release
+
 image: build packaging ## make an OCI image, without a daemon
 	packages/image target/release/twill
 
@@ -89,7 +97,7 @@ static: building ## make an archive of a program that needs no library
 	@tests/install $(STATIC)
 	packages/static
 
-release: deb image static ## make all packages, lists of their crates, and checksums
+release: deb deb-arm64 image static ## make all packages, lists of their crates, and checksums
 	packages/release
 
 setup: ## install the Debian packages that are missing (needs root)
