@@ -1,63 +1,20 @@
-//! `twill completions`: scripts that let a shell complete twill's command lines.
-//!
-//! A script asks this program at each completion, so that it offers what there is at that time:
-//! gateways that run, their peers, the host's interfaces. The variable [`VARIABLE`] tells the program
-//! to answer the script instead of running a command.
+//! What a shell is offered to complete twill's command lines: gateways that run, their peers, the
+//! host's interfaces. `twill completions` prints the scripts that ask for it.
 
 use super::show::{self, print};
-use super::{Args as TwillArgs, GatewayArgs, Outcome};
+use super::{GatewayArgs, Outcome};
 use crate::config::load::SOCKET_FOLDER;
 use crate::control;
 use crate::telemetry::instruments::{PEER_RTT, WORKER};
 use crate::telemetry::status::PeerStatus;
-use clap::{Args, CommandFactory, ValueEnum};
-use clap_complete::CompleteEnv;
 use clap_complete::engine::CompletionCandidate;
-use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
 use std::path::Path;
-
-/// Set by the scripts to the shell's name.
-const VARIABLE: &str = "TWILL_COMPLETE";
-
-#[derive(Clone, Debug, Args)]
-#[command(
-    after_help = "Load the script at the start of the shell: source <(twill completions bash)"
-)]
-pub(super) struct CompletionsArgs {
-    /// Shell that reads the script
-    shell: Shell,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Shell {
-    Bash,
-    Zsh,
-    Fish,
-}
-
-/// Answers a script and ends the process, if a script has started it.
-pub(super) fn answer() {
-    CompleteEnv::with_factory(TwillArgs::command).var(VARIABLE).complete();
-}
+use twill_shell::completion::{CompletionsArgs, script};
 
 /// Prints the script of a shell.
 pub(super) fn completions(args: &CompletionsArgs) -> Outcome {
-    let shell: &dyn EnvCompleter = match args.shell {
-        Shell::Bash => &Bash,
-        Shell::Zsh => &Zsh,
-        Shell::Fish => &Fish,
-    };
-    let mut script = Vec::new();
-    shell.write_registration(VARIABLE, "twill", "twill", "twill", &mut script)?;
-    if args.shell == Shell::Zsh {
-        script.extend_from_slice(AUTOLOADED.as_bytes());
-    }
-    print(&String::from_utf8(script)?)
+    print(&script("twill", args)?)
 }
-
-/// zsh reads a script in its search path at the first completion, as the body of the function that
-/// completes.
-const AUTOLOADED: &str = "[[ $funcstack[1] != _twill ]] || _clap_dynamic_completer_twill \"$@\"\n";
 
 /// The words of the command line that is completed, the program's name first.
 pub(super) fn words() -> Vec<String> {

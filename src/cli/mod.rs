@@ -1,6 +1,6 @@
 //! The command line: parses arguments, runs the command, prints the result.
 //!
-//! All output goes through `show`, which ends quietly when the reader has closed the pipe.
+//! All output goes through `twill-shell`, which ends quietly when the reader has closed the pipe.
 
 mod check;
 mod completion;
@@ -19,13 +19,16 @@ mod upgrade;
 
 use crate::config::load::{SOCKET_FOLDER, default_socket};
 use crate::control::{self, report};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::ArgValueCandidates;
 #[cfg(feature = "etcd")]
 use clap_complete::ArgValueCompleter;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
+use twill_shell::completion::CompletionsArgs;
+use twill_shell::manual::ManualArgs;
+use twill_shell::print_error;
 
 /// UDP encapsulation gateway: flannel's udp backend, many times the speed.
 #[derive(Debug, Parser)]
@@ -65,9 +68,12 @@ enum Command {
     /// Show what this kernel and container support
     Doctor(doctor::DoctorArgs),
     /// Print the script that completes command lines in a shell
-    Completions(completion::CompletionsArgs),
+    #[command(
+        after_help = "Load the script at the start of the shell: source <(twill completions bash)"
+    )]
+    Completions(CompletionsArgs),
     /// Write the manual pages to a folder
-    Manual(manual::ManualArgs),
+    Manual(ManualArgs),
 }
 
 /// The gateway that a command is for.
@@ -134,7 +140,7 @@ fn devices(sockets: &[PathBuf]) -> String {
 /// status 2 and the usage.
 #[must_use]
 pub fn main() -> ExitCode {
-    completion::answer();
+    twill_shell::completion::answer(<Args as CommandFactory>::command);
     #[cfg(feature = "etcd")]
     if is_called("flanneld") {
         return flanneld::main(std::env::args().skip(1));
@@ -159,7 +165,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             report::failed(&error);
             // The long form shows the lines of a file with its mistakes.
-            show::print_error(&format!("twill: {error:#}\n"));
+            print_error(&format!("twill: {error:#}\n"));
             ExitCode::FAILURE
         }
     }
@@ -186,7 +192,6 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_only_gateway_is_taken_and_several_are_listed() {

@@ -6,8 +6,8 @@ use crate::config::{BusyPoll, FastPath, Pinning, SourcePorts, Steering, Successi
 use crate::engine::EngineChoice;
 use crate::gateway::standalone;
 use crate::telemetry::log::{self, LogFormat};
-use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -46,8 +46,8 @@ pub(super) struct DataArgs {
     #[arg(long, value_name = "NAME=on|off", value_delimiter = ',', env = "TWILL_OFFLOAD")]
     offload: Vec<Switch>,
     /// Validate the source of datagrams
-    #[arg(long, value_parser = ingress_check(), env = "TWILL_INGRESS_CHECK")]
-    ingress_check: Option<IngressCheck>,
+    #[arg(long, value_enum, env = "TWILL_INGRESS_CHECK")]
+    ingress_check: Option<CheckName>,
     /// Accept any peer's datagrams from these outer networks, too
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = network,
           env = "TWILL_PEER_SOURCE")]
@@ -110,10 +110,18 @@ impl std::str::FromStr for Switch {
     }
 }
 
-/// Lists the values in the help; the pure crate has no clap.
-fn ingress_check() -> impl TypedValueParser<Value = IngressCheck> {
-    let names = IngressCheck::ALL.map(IngressCheck::name);
-    PossibleValuesParser::new(names).try_map(|name| name.parse::<IngressCheck>())
+/// An [`IngressCheck`] on the command line; the pure crate has no clap.
+#[derive(Clone, Copy, Debug)]
+struct CheckName(IngressCheck);
+
+impl ValueEnum for CheckName {
+    fn value_variants<'a>() -> &'a [Self] {
+        const { &[Self(IngressCheck::ALL[0]), Self(IngressCheck::ALL[1]), Self(IngressCheck::ALL[2])] }
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(self.0.name().into())
+    }
 }
 
 impl DataArgs {
@@ -126,7 +134,7 @@ impl DataArgs {
     pub(super) fn change(&self, interface: &mut Interface) {
         set(&mut interface.engine, self.engine);
         set(&mut interface.queues, self.queues);
-        set(&mut interface.ingress_check, self.ingress_check);
+        set(&mut interface.ingress_check, self.ingress_check.map(|CheckName(check)| check));
         set(&mut interface.fast_path, self.fast_path);
         set(&mut interface.keep_forwarding, self.keep_forwarding);
         set(&mut interface.pinning, self.pinning);

@@ -3,7 +3,6 @@
 use super::Outcome;
 use crate::control::{Request, call};
 use crate::telemetry::status::{GatewayStatus, Histograms};
-use std::io::{self, Write};
 use std::path::Path;
 
 /// Asks a gateway for its numbers.
@@ -18,16 +17,7 @@ pub(super) fn histograms(socket: &Path) -> Result<Histograms, Box<dyn std::error
 
 /// Prints to standard output. A reader that has closed the pipe is no error.
 pub(super) fn print(text: &str) -> Outcome {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        done => Ok(done?),
-    }
-}
-
-/// Prints to standard error, as far as anybody reads it.
-pub(super) fn print_error(text: &str) {
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    Ok(twill_shell::print(text)?)
 }
 
 /// Bytes with three digits and a binary prefix: `1.21 GiB`.

@@ -15,6 +15,9 @@ pub(super) struct StatusArgs {
     /// Print all numbers as JSON, one object per gateway
     #[arg(long, conflicts_with = "form")]
     json: bool,
+    /// Print the JSON schema of --json
+    #[arg(long, conflicts_with_all = ["json", "form"])]
+    schema: bool,
     /// Print one line per gateway and per peer, separated by tabs
     form: Option<Form>,
 }
@@ -25,6 +28,9 @@ enum Form {
 }
 
 pub(super) fn status(args: &StatusArgs) -> Outcome {
+    if args.schema {
+        return print(&GatewayStatus::schema());
+    }
     let (mut text, mut failed) = (String::new(), None);
     for socket in args.gateway.sockets()? {
         match show::status(&socket) {

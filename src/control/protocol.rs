@@ -68,6 +68,8 @@ pub enum Request {
     },
     /// Lists the peers.
     PeerList,
+    /// Asks from which file the peers come, and which of them have no address.
+    PeerOrigin,
     /// Reads the configuration file again.
     Reload,
     /// Reads all numbers, as docs/status.schema.json describes them.
@@ -83,7 +85,7 @@ impl Request {
     #[must_use]
     pub(super) fn is_read_only(&self) -> bool {
         match self {
-            Self::PeerList | Self::Status | Self::Histograms => true,
+            Self::PeerList | Self::PeerOrigin | Self::Status | Self::Histograms => true,
             Self::PeerAdd { .. }
             | Self::PeerDel { .. }
             | Self::PeerSync { .. }
@@ -128,6 +130,7 @@ mod tests {
             Request::PeerDel { which: "b".to_owned() },
             Request::PeerSync { peers: Vec::new() },
             Request::PeerList,
+            Request::PeerOrigin,
             Request::Reload,
         ] {
             let message = Message::new(request);

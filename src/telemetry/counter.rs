@@ -7,6 +7,7 @@
 
 use crate::engine::EngineStats;
 use arc_swap::ArcSwapOption;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -81,7 +82,7 @@ macro_rules! events {
         }
 
         /// Events, summed over workers.
-        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         #[serde(default)]
         pub(crate) struct Counters {
             $($(#[doc = $doc])+ pub(crate) $name: u64,)+
@@ -239,7 +240,7 @@ pub(crate) struct Books {
 }
 
 /// One direction's sums.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(crate) struct Direction {
     /// Inner packets received.

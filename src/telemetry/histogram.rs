@@ -13,6 +13,7 @@
 use super::counter::Counter;
 use arc_swap::ArcSwapOption;
 use hdrhistogram::Histogram;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -205,7 +206,7 @@ impl Distribution {
 }
 
 /// Count, mean and percentiles in the instrument's unit; all zero without values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Summary {
     /// How many values.
     pub(crate) count: u64,

@@ -6,6 +6,7 @@
 //! was counted before ([`Ledger`]), the worker never clears anything.
 
 use super::counter::Counter;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, OnceLock};
 use twill_datapath::route::{PeerIndex, View};
@@ -101,7 +102,7 @@ impl PeerTable {
 }
 
 /// A peer's traffic, summed over workers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(crate) struct PeerTraffic {
     /// Packets that the kernel took for the peer.

@@ -268,8 +268,17 @@ fn functions_fit_on_a_screen() {
 #[test]
 fn unsafe_code_is_listed_with_its_reason_and_nothing_else_is() {
     let list = fs::read_to_string("docs/UNSAFE.md").expect("docs/UNSAFE.md");
-    let folders =
-        ["src", "tests", "datapath", "testbed", "perf/src", "perf/tests", "bench/src", "fuzz/src"];
+    let folders = [
+        "src",
+        "tests",
+        "datapath",
+        "shell",
+        "testbed",
+        "perf/src",
+        "perf/tests",
+        "bench/src",
+        "fuzz/src",
+    ];
 
     let listed: BTreeSet<_> = list
         .lines()
@@ -293,7 +302,7 @@ fn unsafe_code_is_listed_with_its_reason_and_nothing_else_is() {
 /// Promises name the test that shows them.
 #[test]
 fn every_test_that_a_promise_names_exists() {
-    let folders = ["src", "tests", "datapath", "testbed", "perf", "fuzz"];
+    let folders = ["src", "tests", "datapath", "shell", "testbed", "perf", "fuzz"];
     let sources: String = folders
         .into_iter()
         .flat_map(|folder| files(Path::new(folder)))

@@ -11,7 +11,7 @@ use syn::visit::{self, Visit};
 use syn::{Attribute, Item, UseTree};
 
 /// The crates that have rules.
-const ROOTS: [&str; 4] = ["src", "datapath/src", "testbed/src", "perf/src"];
+const ROOTS: [&str; 5] = ["src", "datapath/src", "shell/src", "testbed/src", "perf/src"];
 
 /// What a source file has apart from its tests.
 pub(crate) struct Source {

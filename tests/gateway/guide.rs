@@ -66,10 +66,17 @@ fn a_peer_is_added_saved_and_removed_as_the_guide_says_and_a_reload_names_what_i
     let table =
         "[[peer]]\nname = \"d\"\nendpoint = \"192.0.2.4:8285\"\nsubnets = [\"10.10.4.0/24\"]\n";
     assert!(saved.contains(table) && saved.matches("[[peer]]").count() == 3, "{saved}");
+    let file = path.display();
+    assert_eq!(twill("twill peer save"), format!("{file}: added d\n"));
+    let with_d = fs::read_to_string(&path).unwrap();
+    assert!(with_d.starts_with(&blocks("toml")[0]) && with_d.contains("name = \"d\""), "{with_d}");
     for alias in ["rm", "remove", "del"] {
         assert_eq!(twill(&format!("twill peer {alias} d")), "");
     }
     assert_eq!(twill("twill peer list").lines().count(), 2);
+    assert_eq!(twill("twill peer save"), format!("{file}: removed d\n"));
+    assert_eq!(fs::read_to_string(&path).unwrap(), blocks("toml")[0]);
+    assert_eq!(twill("twill peer save"), format!("{file}: has these peers already\n"));
 
     // The file with the saved peers, and a key that a reload cannot put in force.
     let (interface, _) = blocks("toml")[0].split_once("[[peer]]").map(own).unwrap();

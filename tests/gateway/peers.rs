@@ -5,6 +5,8 @@ use crate::with;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use twill::control::{self, Request};
 use twill::subnet::PeerSpec;
@@ -33,6 +35,44 @@ fn peers_are_added_changed_and_removed_by_arguments_alone() {
     assert!(!list(&pair).contains("10.99.1.0/24"));
     assert!(!routes(&pair).contains("10.99.1.0/24"));
     assert!(list(&pair).contains("other"));
+}
+
+#[test]
+fn peers_that_were_saved_survive_a_reload_and_the_file_keeps_its_comments_owner_and_mode() {
+    let Some(pair) = Pair::start("saved_peers", &with(engines()[0])) else { return };
+    let config = &pair.gateways[0].config;
+    let before = fs::read_to_string(config).unwrap();
+    // The file of a gateway is often a link, and readable by its group only.
+    let linked = config.with_extension("linked");
+    fs::write(&linked, format!("{before}\n# far is not here yet.\n[[peer]]\nname = \"far\"\nendpoint = \"no.invalid\"\nsubnets = \"10.98.0.0/16\"\n"))
+        .unwrap();
+    fs::set_permissions(&linked, fs::Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::chown(&linked, Some(0), Some(4)).unwrap();
+    fs::remove_file(config).unwrap();
+    std::os::unix::fs::symlink(&linked, config).unwrap();
+    pair.twill(0, &["reload"]).unwrap();
+    pair.twill(0, &["peer", "add", "10.99.1.0/24", "198.51.100.7", "--name", "new"]).unwrap();
+
+    let said = pair.twill(0, &["peer", "save"]).unwrap();
+
+    assert_eq!(said, format!("{}: added new\n", config.display()));
+    let file = fs::metadata(&linked).unwrap();
+    assert_eq!((file.mode() & 0o777, file.gid()), (0o640, 4));
+    assert!(fs::symlink_metadata(config).unwrap().is_symlink());
+    let text = fs::read_to_string(config).unwrap();
+    assert!(text.starts_with(&before) && text.contains("# far is not here yet.\n"), "{text}");
+    assert!(text.contains("endpoint = \"no.invalid\""), "a peer without an address stays: {text}");
+    // From now on the file is where the peer comes from: without it there, a reload removes it.
+    pair.twill(0, &["reload"]).unwrap();
+    fs::write(config, &before).unwrap();
+    pair.twill(0, &["reload"]).unwrap();
+    assert!(!pair.twill(0, &["peer", "list"]).unwrap().contains("new"));
+    pair.assert_connected();
+
+    // Without the file there is nothing to write to.
+    fs::remove_file(config).unwrap();
+    let error = pair.twill(0, &["peer", "save"]).unwrap_err();
+    assert!(error.contains(&format!("cannot read {}", config.display())), "{error}");
 }
 
 #[test]

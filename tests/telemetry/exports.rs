@@ -41,6 +41,26 @@ fn promtool_finds_nothing_to_say_about_the_metrics() {
 }
 
 #[test]
+fn the_status_of_a_loaded_gateway_fits_the_schema_that_the_program_prints() {
+    let Some(pair) = Pair::start("schema", &with(PROBED)) else { return };
+    pair.send(100, 200);
+    pair.status_when(1, "traffic", |status| status["ingress"]["packets_out"] == 100);
+
+    let schema = pair.twill(1, &["status", "--schema"]).unwrap();
+    let schema = serde_json::from_str(&schema).unwrap();
+    let validator = jsonschema::validator_for(&schema).expect("a valid schema");
+    let mut status: Value =
+        serde_json::from_str(&pair.twill(1, &["status", "--json"]).unwrap()).unwrap();
+
+    let mistakes = |status: &Value| -> Vec<_> {
+        validator.iter_errors(status).map(|it| it.to_string()).collect()
+    };
+    assert_eq!(mistakes(&status), Vec::<String>::new(), "{status:#}");
+    status["peers"][0]["endpoint"] = 7.into();
+    assert_eq!(mistakes(&status).len(), 1, "{status:#}");
+}
+
+#[test]
 fn a_prometheus_reads_a_loaded_gateway_and_computes_quantiles() {
     let Some(pair) = Pair::start("prometheus", &with(UNPROBED)) else { return };
     let folder = pair.bed.folder().join("prometheus");

@@ -1,13 +1,14 @@
 //! The command line as the user types it.
 
-use super::shell::{CompletionsArgs, ManualArgs, paths, workloads};
+use super::shell::{paths, workloads};
 use super::soak::SoakArgs;
-use crate::path::{ENGINES, External};
+use crate::path::{Engine, External};
 use crate::workload::Workload;
-use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::ArgValueCandidates;
 use std::path::PathBuf;
+use twill_shell::completion::CompletionsArgs;
+use twill_shell::manual::ManualArgs;
 use twill_testbed::Wire;
 
 /// Compare network paths between containers
@@ -43,6 +44,9 @@ pub(super) enum Command {
     /// Print the JSON schema of results.json
     Schema,
     /// Print the script that completes command lines in a shell
+    #[command(
+        after_help = "Load the script at the start of the shell: source <(twill-perf completions bash)"
+    )]
     Completions(CompletionsArgs),
     /// Write the manual pages to a folder
     Manual(ManualArgs),
@@ -134,8 +138,8 @@ pub(super) struct ScaleArgs {
     #[arg(long)]
     pub(super) queues: Option<u16>,
     /// Use this engine [default: auto]
-    #[arg(long, value_parser = PossibleValuesParser::new(ENGINES))]
-    pub(super) engine: Option<String>,
+    #[arg(long, value_enum)]
+    pub(super) engine: Option<Engine>,
     /// Limit each worker to this share of a CPU
     ///
     /// Shows on a machine with few CPUs whether many workers share the work well.

@@ -2,7 +2,7 @@
 
 use super::Failure;
 use super::measure::save;
-use super::output::{Output, report};
+use super::output::Output;
 use super::progress;
 use crate::experiment::lock;
 use crate::results::Results;
@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::exit;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use twill_shell::print_error;
 
 /// Waits for a signal while results grow. The test bed's guardian removes the namespaces, as after
 /// every end of the process.
@@ -54,11 +55,11 @@ fn keep(results: &mut Results, folder: &std::path::Path, output: Output) {
     if results.cells.is_empty() {
         // Only if it is empty: an earlier run may have written there.
         let _ = fs::remove_dir(folder);
-        report("twill-perf: interrupted before the first round ended; nothing is saved\n");
+        print_error("twill-perf: interrupted before the first round ended; nothing is saved\n");
     } else if let Err(failure) = save(results, folder, output) {
-        report(&format!("twill-perf: interrupted, and {failure}\n"));
+        print_error(&format!("twill-perf: interrupted, and {failure}\n"));
     } else {
         let how_far = results.interrupted.as_deref().unwrap_or_default();
-        report(&format!("twill-perf: interrupted: {how_far}; what was measured is saved\n"));
+        print_error(&format!("twill-perf: interrupted: {how_far}; what was measured is saved\n"));
     }
 }

@@ -17,7 +17,7 @@ use crate::report::{changes, comparison};
 use crate::results::{Results, ResultsError};
 use crate::workload::{UnknownWorkload, WorkloadError};
 use args::{Cli, Command, CompareArgs, ReportArgs, SettingArgs};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use output::{Output, print};
 use std::path::Path;
 use std::process::ExitCode;
@@ -50,7 +50,7 @@ enum Failure {
 /// if that could not be found out.
 #[must_use]
 pub fn main() -> ExitCode {
-    shell::answer();
+    twill_shell::completion::answer(Cli::command);
     let result = match Cli::parse().command {
         Command::Run(args) => measure::run(&args),
         Command::Quick(args) => measure::quick(&args),
@@ -69,7 +69,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output::report(&format!("twill-perf: {failure}\n"));
+            twill_shell::print_error(&format!("twill-perf: {failure}\n"));
             ExitCode::from(if matches!(failure, Failure::Regression(_)) { 1 } else { 2 })
         }
     }

@@ -3,24 +3,14 @@
 use super::Failure;
 use super::args::FormatArgs;
 use crate::report::Layout;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, IsTerminal};
+use twill_shell::print_error;
 
 /// Prints on standard output. If the reader closes the pipe, as `head` does, the rest is not
 /// printed; this is no failure, and the exit code still tells the result.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
-    let mut output = io::stdout().lock();
-    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::Unusable(format!("cannot write to standard output: {error}")))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Prints on standard error; ignores errors, since there is no place to report them.
-pub(super) fn report(text: &str) {
-    let mut errors = io::stderr().lock();
-    let _ = errors.write_all(text.as_bytes()).and_then(|()| errors.flush());
+    twill_shell::print(text)
+        .map_err(|error| Failure::Unusable(format!("cannot write to standard output: {error}")))
 }
 
 /// How a command prints its tables.
@@ -52,7 +42,7 @@ impl Output {
         if matches!(self.layout, Layout::Terminal { .. }) {
             return print(text);
         }
-        report(text.trim_start_matches('\n'));
+        print_error(text.trim_start_matches('\n'));
         Ok(())
     }
 }

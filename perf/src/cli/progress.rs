@@ -1,10 +1,10 @@
 //! The progress line on standard error.
 
-use super::output::report;
 use std::io::{IsTerminal, stderr};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
+use twill_shell::print_error;
 
 /// How often the line on a terminal changes.
 const TICK: Duration = Duration::from_millis(200);
@@ -51,7 +51,7 @@ impl Progress {
             })
         } else {
             let (step, steps, left) = (self.step, self.steps, clock(self.left));
-            report(&format!("[{step}/{steps}] {label} ({left} left)\n"));
+            print_error(&format!("[{step}/{steps}] {label} ({left} left)\n"));
             work()
         };
         self.left = self.left.saturating_sub(expected);
@@ -75,14 +75,14 @@ impl Progress {
         let bar = format!("{}{}", "━".repeat(filled), "─".repeat(WIDTH - filled));
         let left = clock(left);
         let (step, steps) = (self.step, self.steps);
-        report(&format!("\r\x1b[K{bar} {step}/{steps}  {label}  {left} left"));
+        print_error(&format!("\r\x1b[K{bar} {step}/{steps}  {label}  {left} left"));
     }
 }
 
 /// Removes the line from a terminal.
 pub(crate) fn clear_line() {
     if stderr().is_terminal() {
-        report("\r\x1b[K");
+        print_error("\r\x1b[K");
     }
 }
 

@@ -3,71 +3,32 @@
 use super::Failure;
 use super::args::Cli;
 use super::output::print;
-use clap::{Args, CommandFactory, ValueEnum};
-use clap_complete::CompleteEnv;
+use clap::CommandFactory;
 use clap_complete::engine::CompletionCandidate;
-use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
-use std::path::PathBuf;
+use twill_shell::completion::{CompletionsArgs, script};
+use twill_shell::manual::{Manual, ManualArgs};
 
-/// Set by the scripts to the shell's name.
-const VARIABLE: &str = "TWILL_COMPLETE";
-/// zsh reads a script in its search path at the first completion, as the body of the function that
-/// completes.
-const AUTOLOADED: &str =
-    "[[ $funcstack[1] != _twill-perf ]] || _clap_dynamic_completer_twill_perf \"$@\"\n";
-
-#[derive(Clone, Debug, Args)]
-#[command(
-    after_help = "Load the script at the start of the shell: source <(twill-perf completions bash)"
-)]
-pub(super) struct CompletionsArgs {
-    /// Shell that reads the script
-    shell: Shell,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Shell {
-    Bash,
-    Zsh,
-    Fish,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(super) struct ManualArgs {
-    /// Folder for the pages, such as /usr/local/share/man/man1
-    folder: PathBuf,
-}
-
-/// Answers a script and ends the process, if a script has started it.
-pub(super) fn answer() {
-    CompleteEnv::with_factory(Cli::command).var(VARIABLE).complete();
-}
+/// What the manual pages say besides commands and options.
+const MANUAL: Manual = Manual {
+    source: concat!("twill-perf ", env!("CARGO_PKG_VERSION")),
+    files: &[
+        ("results/TIME/results.json", "all numbers of a run; `twill-perf schema` describes them"),
+        ("results/TIME/report.html", "the same as a page with tables and curves"),
+    ],
+    other: "twill",
+    options: |_| None,
+};
 
 /// Prints the script of a shell.
 pub(super) fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
-    let shell: &dyn EnvCompleter = match args.shell {
-        Shell::Bash => &Bash,
-        Shell::Zsh => &Zsh,
-        Shell::Fish => &Fish,
-    };
-    let mut script = Vec::new();
-    shell
-        .write_registration(VARIABLE, "twill-perf", "twill-perf", "twill-perf", &mut script)
+    let script = script("twill-perf", args)
         .map_err(|error| Failure::Unusable(format!("cannot write the script: {error}")))?;
-    if args.shell == Shell::Zsh {
-        script.extend_from_slice(AUTOLOADED.as_bytes());
-    }
-    print(&String::from_utf8_lossy(&script))
+    print(&script)
 }
 
 /// Writes one manual page for each command.
 pub(super) fn manual(args: &ManualArgs) -> Result<(), Failure> {
-    let folder = args.folder.display();
-    std::fs::create_dir_all(&args.folder)
-        .and_then(|()| clap_mangen::generate_to(Cli::command(), &args.folder))
-        .map_err(|error| {
-            Failure::Unusable(format!("cannot write manual pages to {folder}: {error}"))
-        })
+    MANUAL.write(Cli::command(), &args.folder).map_err(|error| Failure::Unusable(error.to_string()))
 }
 
 /// Names of paths; words after `twill:` are up to the user.
@@ -121,7 +82,8 @@ mod tests {
 
         for command in Cli::command().get_subcommands() {
             let page = folder.path().join(format!("man1/twill-perf-{}.1", command.get_name()));
-            assert!(page.exists(), "{}", page.display());
+            let text = std::fs::read_to_string(&page).expect("a page");
+            assert!(text.contains("Traffic is not encrypted."), "{}", page.display());
         }
     }
 }

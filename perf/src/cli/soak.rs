@@ -2,7 +2,7 @@
 
 use super::Failure;
 use super::measure::{clock, stamp};
-use super::output::{print, report};
+use super::output::print;
 use crate::environment::Environment;
 use crate::path::{Setting, find_twill};
 use crate::soak::{self, Kind, Options};
@@ -15,6 +15,7 @@ use std::process::exit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use twill_shell::print_error;
 use twill_testbed::{Testbed, Underlay};
 
 #[derive(Clone, Debug, Args)]
@@ -97,10 +98,10 @@ pub(super) fn run(args: &SoakArgs) -> Result<(), Failure> {
             .map_err(|error| Failure::Unusable(format!("cannot wait for signals: {error}")))?;
     }
     let (minutes, seed) = (options.length.as_secs_f64() / 60.0, options.seed);
-    report(&format!("soak for {minutes} minutes, --seed {seed}\n"));
+    print_error(&format!("soak for {minutes} minutes, --seed {seed}\n"));
 
     let environment = Environment::read(&options.setting.twill);
-    let soaked = soak::run(&options, environment, &signal, &folder, &report)?;
+    let soaked = soak::run(&options, environment, &signal, &folder, &print_error)?;
 
     let text = soaked.text();
     let json = serde_json::to_string_pretty(&soaked)

@@ -12,7 +12,7 @@ mod spec;
 mod twill;
 
 pub use external::{External, InvalidTemplate};
-pub(crate) use spec::ENGINES;
+pub(crate) use spec::Engine;
 pub use spec::{PathSpec, TwillSpec, UnknownPath};
 pub(crate) use twill::{Twill, configuration, find_twill};
 

@@ -1,12 +1,29 @@
 //! The names of paths, and what they ask for.
 
 use super::External;
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Engines that twill has, by name.
-pub(crate) const ENGINES: [&str; 5] = ["auto", "uring", "tokio-uring", "epoll", "classic"];
+/// Engines that twill has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Engine {
+    Auto,
+    Uring,
+    TokioUring,
+    Epoll,
+    Classic,
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.to_possible_value();
+        f.write_str(value.as_ref().map_or("", PossibleValue::get_name))
+    }
+}
+
 /// Offloads that twill has, by name.
 const OFFLOADS: [&str; 6] = ["tso", "uso", "gso", "gro", "coalesce-tcp", "coalesce-udp"];
 
@@ -41,7 +58,7 @@ pub struct TwillSpec {
     /// The program, if it is not that of the [`super::Setting`].
     pub(crate) program: Option<PathBuf>,
     /// The engine, if twill is not to choose.
-    pub(crate) engine: Option<String>,
+    pub(crate) engine: Option<Engine>,
     /// Offloads to switch off.
     pub(crate) without: Vec<String>,
     /// The number of queues, if twill is not to choose.
@@ -83,9 +100,9 @@ impl fmt::Display for TwillSpec {
         let mut words = Vec::new();
         let mut base = "twill";
         words.extend(self.program.iter().map(|program| format!("bin={}", program.display())));
-        match self.engine.as_deref() {
-            Some("classic") => base = "classic",
-            Some(engine) => words.push(engine.to_owned()),
+        match self.engine {
+            Some(Engine::Classic) => base = "classic",
+            Some(engine) => words.push(engine.to_string()),
             None => {}
         }
         words.extend(self.without.iter().map(|offload| format!("-{offload}")));
@@ -113,7 +130,7 @@ impl FromStr for PathSpec {
             ("vxlan", "") => Ok(Self::Vxlan),
             ("twill", _) => TwillSpec::parse(None, words).map(Self::Twill).ok_or_else(unknown),
             ("classic", _) => {
-                TwillSpec::parse(Some("classic"), words).map(Self::Twill).ok_or_else(unknown)
+                TwillSpec::parse(Some(Engine::Classic), words).map(Self::Twill).ok_or_else(unknown)
             }
             _ => Err(unknown()),
         }
@@ -121,8 +138,8 @@ impl FromStr for PathSpec {
 }
 
 impl TwillSpec {
-    fn parse(engine: Option<&str>, words: &str) -> Option<Self> {
-        let mut spec = Self { engine: engine.map(str::to_owned), ..Self::default() };
+    fn parse(engine: Option<Engine>, words: &str) -> Option<Self> {
+        let mut spec = Self { engine, ..Self::default() };
         for word in words.split(',').filter(|word| !word.is_empty()) {
             if let Some(program) = word.strip_prefix("bin=") {
                 spec.program = (!program.is_empty()).then(|| Some(program.into()))?;
@@ -141,8 +158,8 @@ impl TwillSpec {
                 let is_known = us == "auto" || us.parse::<u32>().is_ok();
                 spec.busy_poll_us = is_known.then(|| us.to_owned()).map(Some)?;
             } else {
-                let known = ENGINES.contains(&word) && spec.engine.is_none();
-                known.then(|| spec.engine = Some(word.to_owned()))?;
+                let engine = Engine::from_str(word, false).ok();
+                spec.engine = Some(engine.filter(|_| spec.engine.is_none())?);
             }
         }
         Some(spec)

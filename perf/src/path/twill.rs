@@ -1,5 +1,6 @@
 //! Runs a twill on each host: its configuration, its process, its status.
 
+use super::spec::Engine;
 use super::{Setting, TwillSpec};
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -93,10 +94,10 @@ pub(crate) fn configuration(
     let mut line = |key: &str, value: String| {
         let _ = writeln!(text, "{key} = {value}");
     };
-    if let Some(engine) = &spec.engine {
-        line("engine", format!("{engine:?}"));
+    if let Some(engine) = spec.engine {
+        line("engine", format!("\"{engine}\""));
     }
-    if spec.engine.as_deref() == Some("classic") {
+    if spec.engine == Some(Engine::Classic) {
         // flannel's: the kernel's default buffer, which setting it doubles, and device queue.
         line("socket_buffer", "106496".to_owned());
         line("device_queue", "500".to_owned());

@@ -33,6 +33,7 @@ fn a_slowed_twill_makes_the_check_fail_and_an_equal_one_or_a_slowed_neighbour_do
     let before = folder.path().join("before");
     let output = measure(&["gateway", "twill"], &twill(), &before);
     assert!(output.status.success(), "{output:?}");
+    assert_fits_schema(&before.join("results.json"));
 
     let check = |twill: &Path, faults: Faults, tolerance: &str| {
         let mut command = twill_perf(&["check", "--against"]);
@@ -51,6 +52,16 @@ fn a_slowed_twill_makes_the_check_fail_and_an_equal_one_or_a_slowed_neighbour_do
     assert_eq!(equal.status.code(), Some(0), "{equal:?}");
     assert_eq!(neighbour.status.code(), Some(0), "{neighbour:?}");
     assert!(String::from_utf8_lossy(&neighbour.stdout).contains("WORSE"), "{neighbour:?}");
+}
+
+/// Fails if a file of results does not have the form that `twill-perf schema` prints.
+fn assert_fits_schema(results: &Path) {
+    let schema = twill_perf(&["schema"]).output().expect("the program runs").stdout;
+    let schema = serde_json::from_slice(&schema).expect("a schema");
+    let results = serde_json::from_str(&fs::read_to_string(results).unwrap()).unwrap();
+    let validator = jsonschema::validator_for(&schema).expect("a valid schema");
+    let mistakes: Vec<_> = validator.iter_errors(&results).map(|it| it.to_string()).collect();
+    assert!(mistakes.is_empty(), "{mistakes:?}");
 }
 
 /// A twill whose host sends no more than 5 Mbit/s.

@@ -9,7 +9,6 @@ mod go_flags;
 pub(super) mod page;
 
 use super::run::DataArgs;
-use super::show::print_error;
 use super::warn_of_filter;
 use crate::config::file::Interface;
 #[cfg(feature = "kube")]
@@ -31,6 +30,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tracing::{error, warn};
 use twill_datapath::IngressCheck;
+use twill_shell::print_error;
 
 /// The variables of `twill run`, and those of this command alone.
 #[derive(Debug, Parser)]

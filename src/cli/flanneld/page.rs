@@ -3,8 +3,9 @@
 use super::flags;
 use clap_mangen::roff::{Roff, bold, italic, roman};
 
-/// Writes the sections OPTIONS and ENVIRONMENT.
-pub(in crate::cli) fn write(page: &mut Roff) {
+/// The sections OPTIONS and ENVIRONMENT.
+pub(in crate::cli) fn sections() -> Roff {
+    let mut page = Roff::new();
     page.control("SH", ["OPTIONS"]);
     page.text([roman(
         "Flags are read as Go reads them: one dash or two; a value follows after = or as the next \
@@ -33,4 +34,5 @@ pub(in crate::cli) fn write(page: &mut Roff) {
         bold("TWILL_"),
         roman(" variables, which twill-run(1) lists."),
     ]);
+    page
 }

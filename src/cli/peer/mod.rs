@@ -2,6 +2,8 @@
 //!
 //! For programs, too: it asks no questions, and to repeat a command changes nothing.
 
+mod save;
+
 use super::completion::peers;
 use super::show::{self, print};
 use super::{GatewayArgs, Outcome};
@@ -50,6 +52,12 @@ enum PeerCommand {
         /// Configuration file; only its [[peer]] tables are read
         file: PathBuf,
     },
+    /// Write the peers to the gateway's configuration file
+    #[command(
+        after_help = "The file's comments stay. Peers that differ are changed in their places, \
+                            new ones come at the end."
+    )]
+    Save,
     /// List the peers
     List {
         /// Print JSON
@@ -89,6 +97,7 @@ pub(super) fn peer(args: PeerArgs) -> Outcome {
             let peers = peers.collect::<Result<_, AddressError>>()?;
             call(&socket, Request::PeerSync { peers })?;
         }
+        PeerCommand::Save => return save::run(&socket),
         PeerCommand::List { json, toml } => {
             print(&match (json, toml) {
                 (true, _) => format!("{:#}\n", call(&socket, Request::PeerList)?),

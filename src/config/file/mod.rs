@@ -7,6 +7,7 @@ mod endpoint;
 mod mistake;
 mod read;
 mod reload;
+mod save;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use mistake::{FileErrors, Located, Mistake};
 pub use read::{address, network};
 pub use reload::{ON_RELOAD, OnReload};
+pub use save::{Live, Saved, save};
 pub use tables::parse;
 
 use super::{BusyPoll, FastPath, InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering};

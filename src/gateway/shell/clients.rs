@@ -63,11 +63,11 @@ pub(super) enum Wanted {
 pub(super) enum Asked {
     /// It was a look; this is what there is to see.
     Seen(Response),
-    /// It wants something of the peers' source.
+    /// It is for the peers' source.
     Change(PeerChange),
 }
 
-/// What a client wants to be done about the peers.
+/// What a client wants of the peers' source.
 pub(super) enum PeerChange {
     Add(PeerSpec),
     /// By name or by one of its networks.
@@ -75,6 +75,8 @@ pub(super) enum PeerChange {
     /// Make these the peers.
     Sync(Vec<PeerSpec>),
     Reload,
+    /// Say from which file they come, and which of them have no address.
+    Origin,
 }
 
 /// Answers what every daemon answers in the same way.
@@ -87,6 +89,7 @@ pub(super) fn look(tunnel: &Tunnel, request: Request) -> Asked {
         Request::PeerAdd { peer } => return Asked::Change(PeerChange::Add(peer)),
         Request::PeerDel { which } => return Asked::Change(PeerChange::Delete(which)),
         Request::PeerSync { peers } => return Asked::Change(PeerChange::Sync(peers)),
+        Request::PeerOrigin => return Asked::Change(PeerChange::Origin),
         Request::Reload => return Asked::Change(PeerChange::Reload),
         // The server keeps such connections for itself, see `successor`.
         Request::HandOver => return Asked::Seen(Response::Error("no hand-over here".to_owned())),

@@ -60,6 +60,12 @@ impl FileSource {
                 synced
             }
             PeerChange::Reload => return self.reloads.want(Some(answer)),
+            PeerChange::Origin => {
+                let unresolved: Vec<_> = self.names.waiting().collect();
+                let origin = json!({"file": self.reloads.config(), "unresolved": unresolved});
+                let _ = answer.send(Response::Ok(origin));
+                return;
+            }
         };
         // The client may have gone away.
         let _ = answer.send(response(result));

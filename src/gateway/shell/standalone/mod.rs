@@ -112,7 +112,7 @@ async fn until_the_end(
 ) -> Result<Option<Conversation>, RunError> {
     let mut source = FileSource {
         hangup: signal(SignalKind::hangup())?,
-        reloads: Reloads::new(config, flags),
+        reloads: Reloads::new(std::path::absolute(config)?, flags),
         names: Names::new(loaded.settings.listen, loaded.unresolved.clone()),
         from_file: loaded.names().cloned().collect(),
         interface: loaded.interface.clone(),

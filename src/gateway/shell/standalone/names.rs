@@ -24,6 +24,11 @@ impl Names {
         Self { listen, waiting, attempt: None, next: Instant::now() + RETRY }
     }
 
+    /// The names of the peers that wait for an address.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &str> {
+        self.waiting.iter().map(|peer| peer.name.as_str())
+    }
+
     /// Forgets the names so far and waits for these.
     pub(super) fn replace(&mut self, waiting: Vec<Unresolved>) {
         *self = Self::new(self.listen, waiting);

@@ -3,7 +3,7 @@
 use crate::config::file::Interface;
 use crate::config::load::{LoadError, Standalone, load};
 use crate::control::Response;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -27,6 +27,11 @@ pub(super) struct Reloads {
 impl Reloads {
     pub(super) fn new(config: PathBuf, flags: ApplyFlags) -> Self {
         Self { config, flags, running: None, next: None }
+    }
+
+    /// The file.
+    pub(super) fn config(&self) -> &Path {
+        &self.config
     }
 
     /// Reads the file as soon as nothing else is being read.
