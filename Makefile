@@ -23,7 +23,7 @@ KERNELS ?= bookworm bullseye trixie
 SOAK_MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo perf soak test packages-test arm64-test kernels lint deny miri bench build install deb deb-arm64 image static release setup building packaging measuring clean
+.PHONY: help demo perf soak test packages-test pages-test arm64-test kernels lint deny miri bench build install deb deb-arm64 image static release setup building packaging measuring clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ packages-test: deb image static ## start Debian packages in clean machines, the 
 	tests/packages/image
 	tests/packages/static
 	tests/packages/release
+
+pages-test: build ## look at a report in a browser: wide and narrow, light and dark (needs root)
+	@tests/install chromium fonts-liberation
+	tests/pages/report
 
 arm64-test: deb-arm64 ## run the arm64 programs, and tests of twill-datapath for arm64, in an emulator
 	tests/packages/arm64

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
 mod alerts;
+mod dashboard;
 mod delays;
 mod exports;
 mod several;
