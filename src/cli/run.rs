@@ -58,7 +58,7 @@ pub(super) struct DataArgs {
     /// Distribute datagrams over workers by peer or by inner flow
     #[arg(long, value_enum, env = "TWILL_STEERING")]
     steering: Option<Steering>,
-    /// Carry packets by programs in the kernel (eBPF) where possible
+    /// Carry packets in the kernel, by eBPF programs or module devices
     #[arg(long, value_enum, env = "TWILL_FAST_PATH")]
     fast_path: Option<FastPath>,
     /// Go on with the fast path when the gateway ends, until it starts again

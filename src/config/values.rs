@@ -205,13 +205,25 @@ words! {
 
 words! {
     /// Whether packets cross the gateway without leaving the kernel.
-    FastPath, "fast path", "off, auto or bpf",
+    FastPath, "fast path", "off, auto, bpf, bareudp or fou",
     /// All packets go through user space.
     Off => "off",
     /// By programs in the kernel, where that is safe for peers of any kind.
     Auto => "auto",
     /// By programs in the kernel, or the start fails.
     Bpf => "bpf",
+    /// By a device of the kernel's module bareudp, or the start fails.
+    Bareudp => "bareudp",
+    /// By devices of the kernel's modules fou and ipip, one for each peer, or the start fails.
+    Fou => "fou",
+}
+
+impl FastPath {
+    /// Whether devices of the kernel's own carry packets, which then have the UDP port.
+    #[must_use]
+    pub fn is_device(self) -> bool {
+        matches!(self, Self::Bareudp | Self::Fou)
+    }
 }
 
 words! {

@@ -37,6 +37,19 @@ pub(crate) enum FastPathError {
     /// The routes to peers.
     #[error("asking for the routes to peers: {0}")]
     Paths(io::Error),
+    /// A step toward devices of the kernel's own.
+    #[error("{what}: {source}")]
+    Module {
+        /// What was tried.
+        what: String,
+        /// What came back.
+        source: io::Error,
+    },
+    /// The overlay has IPv6 networks.
+    #[error(
+        "{0} carries no IPv6, and the overlay has IPv6 networks: remove them, or set fast_path = \"bpf\""
+    )]
+    InnerV6(super::Kind),
 }
 
 impl From<aya::maps::MapError> for FastPathError {

@@ -9,10 +9,10 @@
 use crate::sys::ethtool;
 use crate::sys::ioctl;
 use crate::sys::netlink::Netlink;
-use crate::sys::route;
+use crate::sys::route::{self, up};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
 };
 use std::fs;
 use std::io;
@@ -102,9 +102,9 @@ impl Veth {
 
     /// Packets that found no room in the rings of the far end.
     pub(super) fn lost(&self) -> u64 {
-        let lost =
-            Netlink::open().and_then(|mut netlink| route::send_drops(&mut netlink, self.near));
-        lost.unwrap_or_default()
+        let counted =
+            Netlink::open().and_then(|mut netlink| route::statistics(&mut netlink, self.near));
+        counted.map_or(0, |counted| counted.tx_dropped)
     }
 }
 
@@ -126,19 +126,6 @@ fn remove(netlink: &mut Netlink, name: &str) -> io::Result<()> {
         Some(index) => route::remove_link(netlink, index),
         None => Ok(()),
     }
-}
-
-fn indexed(index: u32) -> LinkMessage {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    link
-}
-
-fn up(index: u32) -> LinkMessage {
-    let mut link = indexed(index);
-    link.header.flags = LinkFlags::Up;
-    link.header.change_mask = LinkFlags::Up;
-    link
 }
 
 fn end(name: &str) -> LinkMessage {

@@ -4,8 +4,13 @@
 
 use super::events::{self, HostEvents};
 use super::survey;
-use futures_util::TryStreamExt;
+use crate::sys::netlink::PROTOCOL;
+use futures_util::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
@@ -234,12 +239,38 @@ impl Network {
                 Some(Some(owner)) if *owner == index => continue,
                 Some(Some(owner)) => format!("through {}", self.link_name(*owner).await),
                 Some(None) => "through no device".to_owned(),
-                // It was removed since; the next link event or change adds it.
-                None => continue,
+                // Only a fast path has one, which goes before this one.
+                None => match self.append_route(index, network).await {
+                    Err(source) if errno(&source) != Some(libc::EEXIST) => {
+                        failures.push(failed_for(
+                            network,
+                            format!("cannot route {network}"),
+                            source,
+                        ));
+                        continue;
+                    }
+                    _ => continue,
+                },
             };
             failures.push(HostError::Routed { network, by });
         }
         HostError::all(failures)
+    }
+
+    /// Adds a route behind those to the same network.
+    async fn append_route(&self, index: u32, network: IpNet) -> Result<(), rtnetlink::Error> {
+        let mut request =
+            NetlinkMessage::from(RouteNetlinkMessage::NewRoute(route(index, network)));
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND;
+        let mut answers = self.handle.clone().request(request)?;
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload
+                && error.code.is_some()
+            {
+                return Err(rtnetlink::Error::NetlinkError(error));
+            }
+        }
+        Ok(())
     }
 
     /// The addresses of the host, each with the index of its link.
@@ -274,7 +305,8 @@ impl Network {
         Ok(networks.iter().filter(is_missing).copied().collect())
     }
 
-    /// Through which link each of these networks is routed, if through any.
+    /// Through which link each of these networks is routed, if through any; routes of a fast path, which
+    /// goes before the TUN device, do not count.
     async fn route_owners(
         &self,
         networks: &[IpNet],
@@ -283,7 +315,8 @@ impl Network {
         let mut owners = HashMap::new();
         self.each_route(|route| {
             let Some(to) = survey::destination(&route) else { return };
-            if survey::is_main(&route) && wanted.contains(&to) {
+            let is_fast = route.header.protocol == RouteProtocol::Other(PROTOCOL);
+            if survey::is_main(&route) && wanted.contains(&to) && !is_fast {
                 // The kernel lists the route that it uses first.
                 owners.entry(to).or_insert(survey::outgoing(&route));
             }

@@ -8,6 +8,8 @@ pub mod clock;
 pub mod cmsg;
 #[cfg(feature = "fast-path")]
 pub mod ethtool;
+#[cfg(feature = "fast-path")]
+pub mod fou;
 pub mod ioctl;
 pub mod kernel;
 pub mod mmsg;
@@ -17,3 +19,7 @@ pub mod netlink;
 pub mod route;
 pub mod seccomp;
 pub mod sockopt;
+#[cfg(feature = "fast-path")]
+pub mod tool;
+#[cfg(feature = "fast-path")]
+pub mod tunnel;

@@ -8,6 +8,10 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::io;
 
+/// Who made a route (`proto 116` in ip-route(8)): that of a fast path, which goes before the one to the
+/// TUN device.
+pub(crate) const PROTOCOL: u8 = 116;
+
 /// A connection to the kernel.
 pub(crate) struct Netlink(Socket);
 
@@ -85,6 +89,14 @@ impl Netlink {
     /// The kernel's.
     pub(crate) fn create(&mut self, what: RouteNetlinkMessage) -> io::Result<()> {
         self.ask(what, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, drop)
+    }
+
+    /// Creates a route before others to the same network.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn prepend(&mut self, what: RouteNetlinkMessage) -> io::Result<()> {
+        self.ask(what, NLM_F_ACK | NLM_F_CREATE, drop)
     }
 
     /// Changes or removes what exists.

@@ -1,7 +1,9 @@
 //! How the host reaches an address, and the link on the way (ip-route(8), `ip route get`).
 
 use super::netlink::Netlink;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::link::{
+    LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, Stats64,
+};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType,
 };
@@ -100,17 +102,32 @@ pub(crate) fn link(netlink: &mut Netlink, index: u32) -> io::Result<Link> {
     Ok(link)
 }
 
-/// Packets that a link dropped instead of sending.
+/// What a link has counted.
 ///
 /// # Errors
 /// The kernel's: there is no such link.
-pub(crate) fn send_drops(netlink: &mut Netlink, index: u32) -> io::Result<u64> {
-    let dropped =
+pub(crate) fn statistics(netlink: &mut Netlink, index: u32) -> io::Result<Stats64> {
+    let statistics =
         described(netlink, index)?.attributes.into_iter().find_map(|attribute| match attribute {
-            LinkAttribute::Stats64(stats) => Some(stats.tx_dropped),
+            LinkAttribute::Stats64(statistics) => Some(statistics),
             _ => None,
         });
-    dropped.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    statistics.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// A message about the link with an index.
+pub(crate) fn indexed(index: u32) -> LinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link
+}
+
+/// A message that brings it up.
+pub(crate) fn up(index: u32) -> LinkMessage {
+    let mut link = indexed(index);
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    link
 }
 
 /// Removes a link.
@@ -118,16 +135,12 @@ pub(crate) fn send_drops(netlink: &mut Netlink, index: u32) -> io::Result<u64> {
 /// # Errors
 /// The kernel's.
 pub(crate) fn remove_link(netlink: &mut Netlink, index: u32) -> io::Result<()> {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    netlink.change(RouteNetlinkMessage::DelLink(link))
+    netlink.change(RouteNetlinkMessage::DelLink(indexed(index)))
 }
 
 /// What the kernel says of a link.
 fn described(netlink: &mut Netlink, index: u32) -> io::Result<LinkMessage> {
-    let mut question = LinkMessage::default();
-    question.header.index = index;
-    match netlink.get(RouteNetlinkMessage::GetLink(question))? {
+    match netlink.get(RouteNetlinkMessage::GetLink(indexed(index)))? {
         RouteNetlinkMessage::NewLink(answer) => Ok(answer),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }

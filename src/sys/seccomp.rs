@@ -11,7 +11,6 @@ use std::ptr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Programs {
     /// It does.
-    #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "only flanneld runs programs"))]
     Run,
     /// It does not.
     Never,

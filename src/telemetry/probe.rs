@@ -198,14 +198,20 @@ impl Prober {
     /// # Errors
     /// What the kernel answers: EPERM or EACCES without CAP_NET_RAW and outside of
     /// `net.ipv4.ping_group_range`.
-    pub(crate) fn open(device: &str, source: Ipv4Addr, every: Duration) -> io::Result<Self> {
+    pub(crate) fn open(
+        device: Option<&str>,
+        source: Ipv4Addr,
+        every: Duration,
+    ) -> io::Result<Self> {
         let icmp = Some(Protocol::ICMPV4);
         let (socket, raw) = match Socket::new(Domain::IPV4, Type::RAW, icmp) {
             Ok(socket) => (socket, true),
             Err(_) => (Socket::new(Domain::IPV4, Type::DGRAM, icmp)?, false),
         };
         socket.set_nonblocking(true)?;
-        socket.bind_device(Some(device.as_bytes()))?;
+        if let Some(device) = device {
+            socket.bind_device(Some(device.as_bytes()))?;
+        }
         socket.bind(&SockAddr::from(SocketAddrV4::new(source, 0)))?;
         Ok(Self {
             socket: UdpSocket::from_std(socket.into())?,

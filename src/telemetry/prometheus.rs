@@ -137,7 +137,7 @@ impl Exposition {
         let fast = &self.snapshot.fast_path;
         page.gauge(
             "fast_path",
-            "1 if programs in the kernel carry packets, else 0",
+            "1 if the fast path carries packets, else 0",
             &[(vec![], f64::from(fast.on))],
         )?;
         let by_direction = |egress, ingress| {
@@ -145,12 +145,12 @@ impl Exposition {
         };
         page.counter(
             "fast_path_packets",
-            "Inner packets that programs in the kernel forwarded; part of forwarded_packets",
+            "Inner packets that the fast path forwarded; part of forwarded_packets",
             &by_direction(fast.egress_packets, fast.ingress_packets),
         )?;
         page.counter(
             "fast_path_left_packets",
-            "Inner packets that programs in the kernel left to user space",
+            "Inner packets that the fast path left to user space",
             &by_direction(fast.egress_left, fast.ingress_left),
         )
     }

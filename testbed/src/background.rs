@@ -1,4 +1,5 @@
 use crate::TestbedError;
+use crate::wait::patient;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -65,6 +66,7 @@ impl Background {
         limit: Duration,
         mut ready: impl FnMut(&Self) -> bool,
     ) -> Result<(), TestbedError> {
+        let limit = patient(limit);
         let deadline = Instant::now() + limit;
         loop {
             if ready(self) {
@@ -119,6 +121,7 @@ impl Background {
     /// # Errors
     /// When it does not end within `limit`; then it is killed.
     pub fn finish(&mut self, limit: Duration) -> Result<ExitStatus, TestbedError> {
+        let limit = patient(limit);
         let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = self.ended() {

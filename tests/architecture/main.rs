@@ -39,7 +39,11 @@ const RULES: &[(&str, &[&str], &str)] = &[
     ),
     ("src/control", &["subnet"], "requests speak of peers; what they do is the gateway's matter"),
     ("src/subnet", &[], "who holds which subnet is independent of how packets move"),
-    ("src/host", &["config"], "the machine around the gateway knows neither peers nor engines"),
+    (
+        "src/host",
+        &["config", "sys::netlink::PROTOCOL"],
+        "the machine around the gateway knows neither peers nor engines",
+    ),
     (
         "src/telemetry",
         &["control::clients", "engine", "sys"],

@@ -17,6 +17,7 @@ mod kept;
 mod kernels;
 mod lifecycle;
 mod limits;
+mod modules;
 mod names;
 mod narrow;
 mod numbered;

@@ -2,6 +2,7 @@
 
 use super::super::show::bytes;
 use super::{Finding, engines};
+use crate::config::FastPath;
 use crate::config::file::Interface;
 use crate::engine::{Choice, EngineChoice};
 use crate::gateway::{expected_fast_path, expected_offloads};
@@ -183,19 +184,22 @@ fn plan(granted: FeatureSet) -> Vec<Finding> {
             Finding::warn(PLAN, format!("{} off: {}", offload.name, offload.reason), since)
         });
     }
-    findings.push(fast_path());
+    findings.extend([FastPath::Auto, FastPath::Bareudp, FastPath::Fou].map(fast_path));
     findings
 }
 
-/// What `fast_path = "auto"` would do toward the default route.
-fn fast_path() -> Finding {
+/// What a value of `fast_path` would do toward the default route.
+fn fast_path(wanted: FastPath) -> Finding {
     let to = socket::anywhere(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-    match expected_fast_path(to) {
+    match expected_fast_path(wanted, to) {
+        Ok(_) if wanted.is_device() => {
+            Finding::ok(PLAN, format!("fast path possible with fast_path = \"{wanted}\""))
+        }
         Ok(reason) => {
-            Finding::ok(PLAN, format!("fast path possible with fast_path = \"auto\": {reason}"))
+            Finding::ok(PLAN, format!("fast path possible with fast_path = \"{wanted}\": {reason}"))
         }
         Err(reason) => {
-            Finding::note(PLAN, format!("fast path not possible with \"auto\": {reason}"))
+            Finding::note(PLAN, format!("fast path not possible with \"{wanted}\": {reason}"))
         }
     }
 }

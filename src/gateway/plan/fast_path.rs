@@ -2,6 +2,7 @@
 
 use crate::config::FastPath;
 use std::net::SocketAddr;
+use twill_datapath::IngressCheck;
 
 /// What the decision rests on.
 #[derive(Clone, Copy, Debug)]
@@ -10,10 +11,14 @@ pub(in crate::gateway) struct FastPathGrounds<'a> {
     pub(in crate::gateway) wanted: FastPath,
     /// Where the gateway receives.
     pub(in crate::gateway) listen: SocketAddr,
-    /// What the kernel said to the programs; none if nobody asked.
+    /// What the kernel said to the programs, or to devices if those are wanted; none if nobody asked.
     pub(in crate::gateway) program: &'a Option<Result<(), String>>,
     /// Why packets to the first peer cannot take it, if they cannot.
     pub(in crate::gateway) underlay: &'a Option<String>,
+    /// What ingress demands.
+    pub(in crate::gateway) check: IngressCheck,
+    /// Whether there are addresses that may speak for every peer.
+    pub(in crate::gateway) has_peer_sources: bool,
 }
 
 /// The decision.
@@ -30,8 +35,9 @@ pub(in crate::gateway) struct FastPathPlan {
 pub(in crate::gateway) fn decide_fast_path(grounds: &FastPathGrounds<'_>) -> FastPathPlan {
     match refusal(grounds) {
         Some((reason, is_missed)) => FastPathPlan { on: false, reason, is_missed },
-        None if grounds.wanted == FastPath::Bpf => {
-            FastPathPlan { on: true, reason: "fast_path = \"bpf\"".to_owned(), is_missed: false }
+        None if grounds.wanted != FastPath::Auto => {
+            let reason = format!("fast_path = \"{}\"", grounds.wanted);
+            FastPathPlan { on: true, reason, is_missed: false }
         }
         None => {
             let reason = "the kernel takes the programs, and the underlay finishes packets";
@@ -42,8 +48,8 @@ pub(in crate::gateway) fn decide_fast_path(grounds: &FastPathGrounds<'_>) -> Fas
 
 /// Why there is none, and whether the user demands it.
 fn refusal(grounds: &FastPathGrounds<'_>) -> Option<(String, bool)> {
-    let FastPathGrounds { wanted, listen, program, underlay } = *grounds;
-    let is_demanded = wanted == FastPath::Bpf;
+    let FastPathGrounds { wanted, listen, program, underlay, .. } = *grounds;
+    let is_demanded = wanted != FastPath::Auto;
     match (wanted, program, underlay) {
         (FastPath::Off, _, _) => Some(("switched off".to_owned(), false)),
         _ if listen.is_ipv6() => {
@@ -52,13 +58,49 @@ fn refusal(grounds: &FastPathGrounds<'_>) -> Option<(String, bool)> {
         (_, None, _) => Some(("this twill was built without it".to_owned(), is_demanded)),
         (_, Some(Err(reason)), _) => Some((reason.clone(), is_demanded)),
         (FastPath::Auto, _, Some(reason)) => Some((reason.clone(), false)),
-        (FastPath::Bpf, Some(Ok(())), _) | (FastPath::Auto, Some(Ok(())), None) => None,
+        (FastPath::Auto | FastPath::Bpf, Some(Ok(())), _) => None,
+        (FastPath::Bareudp | FastPath::Fou, Some(Ok(())), _) => {
+            unkept(grounds).map(|reason| (reason, true))
+        }
     }
+}
+
+/// The setting that devices of the kernel cannot keep.
+fn unkept(grounds: &FastPathGrounds<'_>) -> Option<String> {
+    let FastPathGrounds { wanted, check, has_peer_sources, .. } = *grounds;
+    if has_peer_sources {
+        return Some(format!("{wanted} cannot keep peer_sources: remove it, or use \"bpf\""));
+    }
+    (wanted == FastPath::Fou && check == IngressCheck::Off).then(|| {
+        "fou receives from peers only, and ingress_check = \"off\" wants all: set \"peer\""
+            .to_owned()
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PLAIN: FastPathGrounds<'_> = FastPathGrounds {
+        wanted: FastPath::Auto,
+        listen: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 8285),
+        program: &Some(Ok(())),
+        underlay: &None,
+        check: IngressCheck::Strict,
+        has_peer_sources: false,
+    };
+
+    #[test]
+    fn devices_are_refused_where_they_cannot_keep_a_setting() {
+        let missed = |grounds: &FastPathGrounds<'_>| decide_fast_path(grounds).is_missed;
+        for wanted in [FastPath::Bareudp, FastPath::Fou] {
+            let grounds = FastPathGrounds { wanted, ..PLAIN };
+            assert!(decide_fast_path(&grounds).on);
+            assert!(missed(&FastPathGrounds { has_peer_sources: true, ..grounds }));
+            let off = FastPathGrounds { check: IngressCheck::Off, ..grounds };
+            assert_eq!(missed(&off), wanted == FastPath::Fou);
+        }
+    }
 
     #[test]
     fn settings_kernel_and_underlay_decide_together() {
@@ -74,10 +116,12 @@ mod tests {
             (FastPath::Bpf, &refused, &None, (false, "no CAP_BPF", true)),
             (FastPath::Bpf, &None, &None, (false, "built without it", true)),
             (FastPath::Off, &taken, &None, (false, "switched off", false)),
+            (FastPath::Fou, &taken, &veth, (true, "fast_path = \"fou\"", false)),
+            (FastPath::Bareudp, &refused, &None, (false, "no CAP_BPF", true)),
         ];
         for (wanted, program, underlay, (on, reason, is_missed)) in table {
             let listen = ([0, 0, 0, 0], 8285).into();
-            let grounds = FastPathGrounds { wanted, listen, program, underlay };
+            let grounds = FastPathGrounds { wanted, listen, program, underlay, ..PLAIN };
 
             let plan = decide_fast_path(&grounds);
 
@@ -88,12 +132,7 @@ mod tests {
 
     #[test]
     fn datagrams_over_ipv6_go_through_user_space() {
-        let grounds = FastPathGrounds {
-            wanted: FastPath::Auto,
-            listen: ([0u16; 8], 8285).into(),
-            program: &Some(Ok(())),
-            underlay: &None,
-        };
+        let grounds = FastPathGrounds { listen: ([0u16; 8], 8285).into(), ..PLAIN };
 
         assert!(!decide_fast_path(&grounds).on);
         assert!(decide_fast_path(&FastPathGrounds { wanted: FastPath::Bpf, ..grounds }).is_missed);

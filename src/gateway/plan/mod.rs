@@ -85,13 +85,20 @@ pub(super) struct Needs {
     pub(super) vnet_hdr: bool,
     /// `UDP_GRO` on the sockets.
     pub(super) gro: bool,
+    /// The sockets have the port at which the gateway receives; a device of the kernel has it otherwise.
+    pub(super) listens: bool,
 }
 
 impl Needs {
     pub(super) fn new(settings: &Settings, engine: EngineKind, findings: &Findings) -> Self {
         // The device does not exist yet. What it grants does not matter to the sockets.
         let offloads = offloads(settings, engine, findings, settings.offloads);
-        Self { vnet_hdr: has_vnet_hdr(engine), gro: offloads::in_use(&offloads).has(Feature::Gro) }
+        let has_device = settings.fast_path.is_device() && fast_path(settings, findings).on;
+        Self {
+            vnet_hdr: has_vnet_hdr(engine),
+            gro: offloads::in_use(&offloads).has(Feature::Gro),
+            listens: !has_device,
+        }
     }
 }
 
@@ -178,7 +185,7 @@ fn offloads(
         gso: &gso_policy(&findings.release, settings.gso_forced),
         gro: &findings.gro,
         by_flow: settings.queues.count() > 1 && settings.steering == Steering::Flows,
-        fast_path: fast_path(settings, findings).on,
+        fast_path: fast_path(settings, findings).on && !settings.fast_path.is_device(),
     })
 }
 
@@ -189,6 +196,8 @@ pub(super) fn fast_path(settings: &Settings, findings: &Findings) -> FastPathPla
         listen: settings.listen,
         program: &findings.programs,
         underlay: &findings.underlay,
+        check: settings.ingress_check,
+        has_peer_sources: !settings.peer_sources.is_empty(),
     })
 }
 
@@ -249,7 +258,7 @@ mod tests {
             name: "the classic engine has no virtio header and no offload",
             engine: EngineKind::Classic,
             expected: |it| {
-                it.needs = Needs { vnet_hdr: false, gro: false };
+                it.needs = Needs { vnet_hdr: false, gro: false, listens: true };
                 it.features = FeatureSet::NONE;
                 it.tuning = (false, false, false);
                 it.vnet_hdr = false;
@@ -276,6 +285,13 @@ mod tests {
                 it.features = FeatureSet::ALL.with(Feature::Gro, false);
                 it.tuning.1 = false;
             },
+            ..PLAIN
+        },
+        Row {
+            name: "a device of the kernel has the port, and the sockets are as usual",
+            set: |settings| settings.fast_path = crate::config::FastPath::Fou,
+            found: |findings| findings.programs = Some(Ok(())),
+            expected: |it| it.needs.listens = false,
             ..PLAIN
         },
         Row {
@@ -389,7 +405,7 @@ mod tests {
 
     fn everything() -> Expected {
         Expected {
-            needs: Needs { vnet_hdr: true, gro: true },
+            needs: Needs { vnet_hdr: true, gro: true, listens: true },
             features: FeatureSet::ALL,
             tuning: (true, true, true),
             datagrams: 127,

@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::Path;
+use twill_datapath::IngressCheck;
 use twill_datapath::offload::feature::FeatureSet;
 use twill_datapath::route::View;
 
@@ -49,22 +50,32 @@ pub(in crate::gateway) async fn find_out(
                 Pinning::None => Vec::new(),
                 Pinning::Cpus | Pinning::Nic => affinity::allowed_cpus()?,
             },
-            programs: is_asked.then(programs).flatten(),
-            underlay: if is_asked { unsuitable(toward, listen) } else { None },
+            programs: is_asked.then(|| offered(wanted)).flatten(),
+            underlay: if is_asked && !wanted.is_device() {
+                unsuitable(toward, listen)
+            } else {
+                None
+            },
             nic: (pinning == Pinning::Nic).then(|| network_card(toward)).flatten(),
         })
     })
     .await
 }
 
-/// What the kernel says to the programs of the fast path; none if there are none.
+/// What the kernel says to a fast path: to programs, or to devices; none if this twill has none.
 #[cfg(feature = "fast-path")]
-fn programs() -> Option<Result<(), String>> {
-    Some(fastpath::probe().map_err(|error| error.to_string()))
+fn offered(wanted: FastPath) -> Option<Result<(), String>> {
+    Some(match wanted {
+        FastPath::Bareudp => fastpath::probe_module(fastpath::Kind::Bareudp),
+        FastPath::Fou => fastpath::probe_module(fastpath::Kind::Fou),
+        FastPath::Off | FastPath::Auto | FastPath::Bpf => {
+            fastpath::probe().map_err(|error| error.to_string())
+        }
+    })
 }
 
 #[cfg(not(feature = "fast-path"))]
-fn programs() -> Option<Result<(), String>> {
+fn offered(_: FastPath) -> Option<Result<(), String>> {
     None
 }
 
@@ -92,14 +103,16 @@ fn network_card(Toward(to): Toward) -> Option<Nic> {
     Nic::read(Path::new("/sys"), Path::new("/proc"), &name).ok()
 }
 
-/// Whether a gateway with default settings would have programs in the kernel carry packets toward an
+/// Whether a gateway with default settings but this one would have the kernel carry packets toward an
 /// address, and why, or why not.
-pub(crate) fn expected_fast_path(to: SocketAddr) -> Result<String, String> {
+pub(crate) fn expected_fast_path(wanted: FastPath, to: SocketAddr) -> Result<String, String> {
     let plan = decide_fast_path(&FastPathGrounds {
-        wanted: FastPath::Auto,
+        wanted,
         listen: to,
-        program: &programs(),
+        program: &offered(wanted),
         underlay: &unsuitable(Toward(to), to),
+        check: IngressCheck::Strict,
+        has_peer_sources: false,
     });
     if plan.on { Ok(plan.reason) } else { Err(plan.reason) }
 }

@@ -131,7 +131,11 @@ impl Resources {
     }
 
     /// Takes over what a predecessor handed out. The device is up, and has its addresses.
-    pub(in crate::gateway) fn inherit(facts: &Facts, fds: Vec<OwnedFd>) -> io::Result<Self> {
+    pub(in crate::gateway) fn inherit(
+        facts: &Facts,
+        fds: Vec<OwnedFd>,
+        listen: SocketAddr,
+    ) -> io::Result<Self> {
         let mut fds = fds.into_iter();
         let mut next = || fds.next().ok_or_else(|| io::Error::other("a descriptor is missing"));
         let ports = (0..facts.queues).map(|_| {
@@ -140,7 +144,9 @@ impl Resources {
             Ok(Ports { tun, udp, udp_send, wake: wake()? })
         });
         let ports = ports.collect::<io::Result<Vec<_>>>()?;
-        let needs = Needs { vnet_hdr: facts.vnet_hdr, gro: facts.gro };
+        let first = ports.first().map(|ports| port(&ports.udp)).transpose()?;
+        let listens = first == Some(listen.port());
+        let needs = Needs { vnet_hdr: facts.vnet_hdr, gro: facts.gro, listens };
         Ok(Self {
             device: facts.device.clone(),
             granted: facts.granted,
@@ -200,13 +206,7 @@ impl Resources {
     pub(super) fn source_ports(&self) -> io::Result<Vec<u16>> {
         let each = self.copies.len() / self.queues;
         let senders = self.copies.chunks(each).filter_map(<[_]>::last);
-        senders
-            .map(|socket| {
-                let address = rustix::net::getsockname(socket)?;
-                let address = SocketAddr::try_from(address)?;
-                Ok(address.port())
-            })
-            .collect()
+        senders.map(port).collect()
     }
 
     /// Says whether somebody else has the descriptors as well: then the device stays when they are
@@ -273,10 +273,37 @@ impl Drop for Resources {
     }
 }
 
-/// Waits a little for a port that a killed gateway may still have.
-pub(super) async fn await_port(listen: SocketAddr) -> Result<(), ResourceError> {
-    patiently(SocketError::is_in_use, async || socket::check_free(listen)).await?;
+/// Waits a little for a port that a killed gateway may still have. If a device of a gateway with this
+/// device's name has it, that is removed.
+pub(super) async fn await_port(listen: SocketAddr, device: &str) -> Result<(), ResourceError> {
+    patiently(SocketError::is_in_use, async || {
+        let checked = socket::check_free(listen);
+        if checked.is_err() && has_cleared(device, listen.port()).await {
+            return socket::check_free(listen);
+        }
+        checked
+    })
+    .await?;
     Ok(())
+}
+
+/// Removes what a killed gateway has left in the kernel. One that lives has its TUN device.
+#[cfg(feature = "fast-path")]
+async fn has_cleared(device: &str, port: u16) -> bool {
+    // A numbered device (`flannel%d`) has most likely been the first.
+    let device = device.replace("%d", "0");
+    if interface_index(&device).is_some() {
+        return false;
+    }
+    blocking(move || crate::fastpath::clear(&device, port)).await.unwrap_or_else(|error| {
+        warn!("cannot remove what an earlier gateway left in the kernel: {error}");
+        false
+    })
+}
+
+#[cfg(not(feature = "fast-path"))]
+async fn has_cleared(_: &str, _: u16) -> bool {
+    false
 }
 
 /// Does what blocks on a thread of its own, which is in the caller's network namespace.
@@ -333,8 +360,10 @@ fn ports(
     worker: usize,
     (tun, before): (OwnedFd, Option<u16>),
 ) -> Result<Ports, ResourceError> {
+    let listen =
+        if needs.listens { settings.listen } else { SocketAddr::new(settings.listen.ip(), 0) };
     let spec = SocketSpec {
-        listen: settings.listen,
+        listen,
         shared: settings.queues.count() > 1,
         gro: needs.gro,
         buffer: settings.socket_buffer,
@@ -349,6 +378,12 @@ fn ports(
         }
     };
     Ok(Ports { tun, udp, udp_send, wake: wake()? })
+}
+
+/// The port that a socket has.
+fn port(socket: &OwnedFd) -> io::Result<u16> {
+    let address = rustix::net::getsockname(socket)?;
+    Ok(SocketAddr::try_from(address)?.port())
 }
 
 fn wake() -> io::Result<OwnedFd> {

@@ -2,7 +2,7 @@
 
 use super::publish::Subscriber;
 use crate::config::{self, Settings};
-use crate::fastpath::{self, About, Estate, FastPath, Spec};
+use crate::fastpath::{self, About, Carrier, Estate, Kind, Spec};
 use crate::gateway::resources::{Resources, blocking};
 use crate::telemetry::fast::Counting;
 use serde_json::{Value, json};
@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tracing::{info, warn};
 use twill_datapath::route::View;
 
-/// Programs that run, for all who deal with them. None once they have ended.
+/// What runs in the kernel, for all who deal with them. None once it has ended.
 #[derive(Clone)]
-pub(in crate::gateway) struct Fast(Arc<Mutex<Option<FastPath>>>);
+pub(in crate::gateway) struct Fast(Arc<Mutex<Option<Carrier>>>);
 
 /// What a gateway hands over of its fast path: words for the message, and descriptors.
 pub(in crate::gateway) struct FastEstate {
@@ -30,8 +30,8 @@ impl FastEstate {
 }
 
 impl Fast {
-    /// Attaches the programs to the device of these resources, which is up, or goes on with what a
-    /// predecessor has handed over or left.
+    /// Attaches programs to the device of these resources, which is up, or goes on with what a
+    /// predecessor has handed over or left; or creates devices beside it.
     pub(super) async fn start(
         settings: &Settings,
         resources: &mut Resources,
@@ -54,7 +54,8 @@ impl Fast {
             let read = estate.read();
             read.inspect_err(|reason| warn!("the fast path begins anew: {reason}")).ok()
         });
-        let started = blocking(move || FastPath::start(spec, &view, estate)).await;
+        let devices = devices(settings.fast_path);
+        let started = blocking(move || Carrier::start(devices, spec, &view, estate)).await;
         let fast = match started {
             Ok(fast) => fast,
             Err(error) => {
@@ -139,12 +140,21 @@ impl Fast {
     }
 }
 
-fn locked(fast: &Mutex<Option<FastPath>>) -> MutexGuard<'_, Option<FastPath>> {
+/// Devices of which kind carry packets; none if programs do.
+fn devices(wanted: config::FastPath) -> Option<Kind> {
+    match wanted {
+        config::FastPath::Bareudp => Some(Kind::Bareudp),
+        config::FastPath::Fou => Some(Kind::Fou),
+        config::FastPath::Off | config::FastPath::Auto | config::FastPath::Bpf => None,
+    }
+}
+
+fn locked(fast: &Mutex<Option<Carrier>>) -> MutexGuard<'_, Option<Carrier>> {
     fast.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Tells it of new peers.
-struct Following(Weak<Mutex<Option<FastPath>>>);
+struct Following(Weak<Mutex<Option<Carrier>>>);
 
 impl Subscriber for Following {
     fn follow(&mut self, view: &Arc<View>) {

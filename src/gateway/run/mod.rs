@@ -152,10 +152,11 @@ impl Gateway {
     ) -> Result<Self, StartError> {
         // Before the device: after a kill, the kernel gives back port and device together, and a
         // numbered device (`flannel%d`) would not wait for the number that is about to be free.
-        await_port(settings.listen).await?;
+        await_port(settings.listen, &settings.device).await?;
         let findings = find_out(settings, Toward::peers(view, settings.listen)).await?;
         let needs = Needs::new(settings, choice.kind(), &findings);
-        let keeps = settings.keep_forwarding && fast_path(settings, &findings).on;
+        let has_programs = fast_path(settings, &findings).on && !settings.fast_path.is_device();
+        let keeps = settings.keep_forwarding && has_programs;
         let resources = Resources::create(settings, needs, keeps).await?;
         let plan = Plan::new(settings, choice.kind(), &findings, resources.granted());
         let mut gateway = Self::run(open, settings, plan, choice, resources, view).await?;
@@ -188,7 +189,7 @@ impl Gateway {
         Self::first_that_works(settings, async |choice| {
             // An engine that fails closes what it got.
             let copies = fds.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
-            let resources = Resources::inherit(facts, copies)?;
+            let resources = Resources::inherit(facts, copies, settings.listen)?;
             Self::attempt_inherited(open, settings, &view, choice, resources).await
         })
         .await
@@ -208,6 +209,9 @@ impl Gateway {
         }
         if needs.gro != resources.needs().gro {
             return Err(StartError::Inherited("sockets with another setting of the offload gro"));
+        }
+        if needs.listens != resources.needs().listens {
+            return Err(StartError::Inherited("sockets for or from another fast_path"));
         }
         let plan = Plan::new(settings, choice.kind(), &findings, resources.granted());
         resources.set_buffers(settings.socket_buffer)?;
@@ -279,7 +283,7 @@ impl Gateway {
                     self.fast = Some(fast);
                     return Ok(());
                 }
-                Err(refused) if self.settings.fast_path == config::FastPath::Bpf => {
+                Err(refused) if self.settings.fast_path != config::FastPath::Auto => {
                     return Err(StartError::FastPath(refused));
                 }
                 Err(refused) => reason = refused,

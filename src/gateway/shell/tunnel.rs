@@ -104,7 +104,10 @@ impl Tunnel {
         self.tasks.spawn(drops::watch(Arc::clone(observer)));
         self.tasks.spawn(neighbours::watch(Arc::clone(observer)));
         let (Some(every), Some(source)) = (probe, self.settings.first_v4()) else { return };
-        match Prober::open(self.gateway.device(), source.addr(), every) {
+        // Answers do not come in by the TUN device where others carry packets.
+        let is_device = self.settings.fast_path.is_device();
+        let device = (!is_device).then(|| self.gateway.device());
+        match Prober::open(device, source.addr(), every) {
             Ok(prober) => {
                 self.tasks.spawn(prober.run(Arc::clone(observer)));
                 self.tasks.spawn(silence::watch(Arc::clone(observer)));

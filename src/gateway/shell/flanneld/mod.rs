@@ -269,9 +269,10 @@ async fn start(
 ) -> Result<(Tunnel, Clients), FlanneldError> {
     let Ground { network, events, external, .. } = ground;
     // What a killed node left is not a collision; it is gone with its port.
-    await_port((external.address, member.config.backend.port).into()).await?;
+    let device = &member.options.interface.name;
+    await_port((external.address, member.config.backend.port).into(), device).await?;
     let mut survey = network.survey().await?;
-    let kept = kept_devices(&member.options.interface.name);
+    let kept = kept_devices(device);
     survey.leave_out(|name| kept.iter().any(|it| it == name));
     for collision in external_interface::collisions(&survey, member.config.network, member.subnet) {
         warn!("{collision}: packets to that address may take the wrong route");

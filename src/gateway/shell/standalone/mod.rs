@@ -139,7 +139,9 @@ async fn until_the_end(
     health.set(Part::Start, Ok(()));
     tunnel.announce("running", Some(tunnel.reconciler.current().len()));
     tell_ready();
-    restrict(Programs::Never);
+    // The rules that go with devices are set by nft.
+    let needs_nft = tunnel.settings.fast_path.is_device();
+    restrict(if needs_nft { Programs::Run } else { Programs::Never });
 
     let named = (socket.as_path(), group);
     let ended = carry(&mut tunnel, &mut source, &mut clients, named, stop).await;
