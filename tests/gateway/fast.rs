@@ -37,7 +37,7 @@ fn restart_as(pair: &mut Pair, index: usize, fast_path: &str) {
 }
 
 /// Has the stack finish packets before they leave a host, as a network card would.
-fn finish_packets(pair: &Pair) {
+pub(crate) fn finish_packets(pair: &Pair) {
     for host in &pair.hosts {
         host.run("ethtool", &["-K", "u0", "tx", "off"]).unwrap();
     }

@@ -3,7 +3,7 @@
 //! They run where the kernel has the modules. `TWILL_TEST_MODULES` names, separated by commas, those that
 //! this kernel must have: then a test without them fails. `tests/kernels/all` sets it.
 
-use crate::fast::carried;
+use crate::fast::{carried, finish_packets};
 use crate::with;
 use rustix::process::Signal;
 use std::fs;
@@ -85,6 +85,7 @@ fn all_kinds_of_traffic_cross_by_the_devices() {
 fn a_gateway_in_user_space_understands_a_device_and_the_reverse() {
     for (kind, line) in there("a device and user space") {
         let Some(mut pair) = start("modules_mixed", line) else { return };
+        finish_packets(&pair);
         rewrite(&pair, 1, line, OFF);
         pair.gateways[1].process.stop(PATIENCE).unwrap();
         pair.restart(1);
