@@ -28,6 +28,13 @@ pub(super) fn devices() -> Vec<CompletionCandidate> {
     sockets.iter().filter_map(|socket| socket.file_stem()).map(CompletionCandidate::new).collect()
 }
 
+/// Names of the devices that gateways have left or keep.
+#[cfg(feature = "fast-path")]
+pub(super) fn kept() -> Vec<CompletionCandidate> {
+    let all = crate::fastpath::Folder::list();
+    all.iter().map(|folder| CompletionCandidate::new(folder.device())).collect()
+}
+
 /// Names of the peers.
 pub(super) fn peers() -> Vec<CompletionCandidate> {
     peers_of(&words()).iter().map(|peer| described(&peer.name, peer)).collect()

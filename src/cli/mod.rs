@@ -5,6 +5,8 @@
 mod check;
 mod completion;
 mod doctor;
+#[cfg(feature = "fast-path")]
+mod down;
 #[cfg(feature = "etcd")]
 mod flanneld;
 mod hist;
@@ -65,6 +67,9 @@ enum Command {
     Hist(hist::HistArgs),
     /// Start this program in the place of a running gateway, without losing a packet
     Upgrade(upgrade::UpgradeArgs),
+    /// Remove the device and the programs of a gateway that has ended and kept forwarding
+    #[cfg(feature = "fast-path")]
+    Down(down::DownArgs),
     /// Show what this kernel and container support
     Doctor(doctor::DoctorArgs),
     /// Print the script that completes command lines in a shell
@@ -156,6 +161,8 @@ pub fn main() -> ExitCode {
         Command::Top(args) => top::top(&args),
         Command::Hist(args) => hist::hist(&args),
         Command::Upgrade(args) => upgrade::upgrade(&args),
+        #[cfg(feature = "fast-path")]
+        Command::Down(args) => down::down(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Completions(args) => completion::completions(&args),
         Command::Manual(args) => manual::manual(&args),

@@ -10,6 +10,8 @@ use crate::config::load::default_socket;
 use crate::control::{self, report};
 use clap::Args;
 use clap_complete::ArgValueCandidates;
+#[cfg(feature = "fast-path")]
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -139,7 +141,7 @@ fn failure(child: &mut Child, reason: &str, old: i32) -> String {
 }
 
 /// A gateway that runs.
-struct Running {
+pub(super) struct Running {
     pid: i32,
     proc: PathBuf,
 }
@@ -153,6 +155,35 @@ impl Running {
         }
     }
 
+    /// The one at a control socket.
+    #[cfg(feature = "fast-path")]
+    pub(super) fn at(socket: &Path) -> Result<Self, String> {
+        Self::of(owner(socket)?)
+    }
+
+    #[cfg(feature = "fast-path")]
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Asks it to end (`SIGTERM`), and waits for that.
+    #[cfg(feature = "fast-path")]
+    pub(super) fn end(&self) -> Result<(), String> {
+        let pid = self.pid;
+        let cannot = |reason: rustix::io::Errno| format!("cannot end process {pid}: {reason}");
+        let process = rustix::process::Pid::from_raw(pid).ok_or(rustix::io::Errno::SRCH);
+        let process = process.map_err(cannot)?;
+        let handle = pidfd_open(process, PidfdFlags::empty()).map_err(cannot)?;
+        rustix::process::pidfd_send_signal(&handle, rustix::process::Signal::TERM)
+            .map_err(cannot)?;
+        let mut ends = [PollFd::new(&handle, PollFlags::IN)];
+        let limit = PATIENCE.try_into().map_err(|_| cannot(rustix::io::Errno::INVAL))?;
+        match poll(&mut ends, Some(&limit)).map_err(cannot)? {
+            0 => Err(format!("process {pid} does not end within {PATIENCE:?}: see its log")),
+            _ => Ok(()),
+        }
+    }
+
     fn read(&self, name: &str) -> Result<Vec<u8>, String> {
         let path = self.proc.join(name);
         fs::read(&path)
@@ -160,7 +191,7 @@ impl Running {
     }
 
     /// The systemd unit that runs it, unless this command is in the same one.
-    fn unit(&self) -> Option<String> {
+    pub(super) fn unit(&self) -> Option<String> {
         let groups = |proc: &Path| fs::read_to_string(proc.join("cgroup")).unwrap_or_default();
         let theirs = groups(&self.proc);
         if theirs == groups(Path::new("/proc/self")) || !Path::new("/run/systemd/system").exists() {

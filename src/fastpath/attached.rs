@@ -8,7 +8,7 @@ use super::tables;
 use super::veth::Veth;
 use crate::sys::bpf::{self, Hook};
 use crate::telemetry::fast::{Depth, FastCounts};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -77,6 +77,20 @@ pub(crate) struct Spec {
     pub(crate) keep: bool,
 }
 
+impl Spec {
+    fn globals(&self, veth: &Veth) -> Globals {
+        Globals {
+            listen: self.listen,
+            source_ports: self.source_ports.clone(),
+            check: self.check,
+            device: self.device.1,
+            link_header: 0,
+            near: veth.near,
+            far: veth.address,
+        }
+    }
+}
+
 /// Programs that carry packets. They are detached when this is dropped, unless they are kept or left to
 /// another gateway.
 pub(crate) struct FastPath {
@@ -96,6 +110,8 @@ pub(crate) struct FastPath {
     is_resting: bool,
     /// Until when no peers mean that they are not known yet: a predecessor's stay meanwhile.
     waits: Option<Instant>,
+    /// Whether the maps lack something that is known.
+    is_stale: bool,
 }
 
 /// Where programs are attached.
@@ -138,15 +154,7 @@ impl FastPath {
             names: Veth::names(&device).join(" and "),
             source,
         })?;
-        let globals = Globals {
-            listen: spec.listen,
-            source_ports: spec.source_ports.clone(),
-            check: spec.check,
-            device: spec.device.1,
-            link_header: 0,
-            near: veth.near,
-            far: veth.address,
-        };
+        let globals = spec.globals(&veth);
         let is_first = view.peers().next().is_none();
         let waits = (estate.is_some() && is_first).then(|| Instant::now() + PATIENCE);
         let (programs, mut before, lost) = match estate {
@@ -165,7 +173,9 @@ impl FastPath {
             lost: lost.unwrap_or_else(|| veth.lost()),
             underlay: Vec::new(),
         };
-        let (view, paths, places) = (Arc::clone(view), Paths::default(), Places::default());
+        let from = Some(*spec.listen.ip()).filter(|ip| !ip.is_unspecified());
+        let (view, paths) = (Arc::clone(view), Paths::new(from, spec.any_link));
+        let places = Places::default();
         let (folder, goes_on) = (None, before.fits);
         let mut fast = Self {
             spec,
@@ -179,6 +189,7 @@ impl FastPath {
             goes_on,
             is_resting: false,
             waits,
+            is_stale: false,
         };
         fast.forget_others();
         fast.attach(&mut before)?;
@@ -224,10 +235,12 @@ impl FastPath {
         if self.is_resting {
             return Ok(());
         }
+        self.is_stale = true;
         if self.waits.take().is_some() {
             self.forget_others();
         }
-        self.refresh()?;
+        self.publish()?;
+        self.attach_to_underlay(&mut Before::default())?;
         for peer in before.peers() {
             if view.peer(peer.index).is_none_or(|now| now.name != peer.name) {
                 // Another peer may get its number.
@@ -245,8 +258,11 @@ impl FastPath {
         if self.waits.is_some_and(|until| Instant::now() < until) {
             return Ok(());
         }
-        self.waits = None;
-        self.publish()?;
+        self.is_stale |= self.waits.take().is_some();
+        self.is_stale |= self.paths.refresh().map_err(FastPathError::Paths)?;
+        if self.is_stale {
+            self.publish()?;
+        }
         self.attach_to_underlay(&mut Before::default())
     }
 
@@ -262,14 +278,14 @@ impl FastPath {
     }
 
     fn publish(&mut self) -> Result<(), FastPathError> {
-        let addresses: HashSet<_> =
+        let addresses: BTreeSet<_> =
             self.view.peers().filter_map(|peer| v4(peer.endpoint.ip())).collect();
-        let from = Some(*self.spec.listen.ip()).filter(|ip| !ip.is_unspecified());
-        let paths = Paths::ask(addresses.into_iter(), from, self.spec.any_link);
-        self.paths = paths.map_err(FastPathError::Paths)?;
+        self.paths.follow(&addresses).map_err(FastPathError::Paths)?;
         let paths = &self.paths;
         let table = tables::table(&self.view, |address| paths.to(address));
-        Ok(self.programs.maps.publish(&table)?)
+        self.programs.maps.publish(&table)?;
+        self.is_stale = false;
+        Ok(())
     }
 
     /// A predecessor may have given numbers to other peers.

@@ -59,3 +59,30 @@ fn the_drop_in_replaces_the_programs_of_a_flanneld_unit_and_clears_nothing_else(
     let own: Vec<_> = set.iter().filter(|line| !unit.contains(**line)).collect();
     assert!(own.is_empty(), "not in flanneld.service: {own:?}");
 }
+
+#[test]
+fn systemd_accepts_each_unit_with_the_drop_in_for_the_fast_path() {
+    let drop_in = fs::read_to_string("dist/fast-path.d/fast-path.conf").unwrap();
+    for unit in UNITS {
+        let folder = tempfile::tempdir().unwrap();
+        let text = fs::read_to_string(format!("dist/{unit}")).unwrap();
+        // The programs are not installed here.
+        let text =
+            text.replace("/usr/bin/twill", "/bin/true").replace("/usr/bin/flanneld", "/bin/true");
+        let path = folder.path().join(unit.replace('@', "@lab"));
+        fs::write(&path, text).unwrap();
+        let drop_ins = folder.path().join(format!("{}.d", path.file_name().unwrap().display()));
+        fs::create_dir(&drop_ins).unwrap();
+        fs::write(drop_ins.join("fast-path.conf"), &drop_in).unwrap();
+
+        let verified = Command::new("systemd-analyze")
+            .args(["verify", "--man=no", "--recursive-errors=no"])
+            .arg(&path)
+            .env("SYSTEMD_UNIT_PATH", format!("{}:", folder.path().display()))
+            .output()
+            .unwrap();
+
+        let said = String::from_utf8_lossy(&verified.stderr);
+        assert!(verified.status.success() && !said.contains("fast-path.conf"), "{unit}: {said}");
+    }
+}

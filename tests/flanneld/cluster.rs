@@ -117,6 +117,10 @@ impl Node {
         self.folder.join("run/subnet.env")
     }
 
+    pub(crate) fn control_socket(&self) -> PathBuf {
+        self.socket()
+    }
+
     fn socket(&self) -> PathBuf {
         self.folder.join("control.sock")
     }

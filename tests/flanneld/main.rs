@@ -11,6 +11,7 @@ mod host;
 mod hostile;
 mod interfaces;
 mod keeping;
+mod kept;
 mod leases;
 mod outages;
 mod privileges;

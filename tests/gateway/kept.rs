@@ -128,3 +128,151 @@ fn packets_cross_without_a_gateway_and_the_next_one_goes_on() {
         pair.assert_books_balance();
     }
 }
+
+#[test]
+fn programs_of_another_version_take_the_place_of_the_old_ones_in_one_step() {
+    let Some(mut pair) = Pair::start("kept_version", &kept()) else { return };
+    pair.assert_connected();
+    let config = pair.gateways[0].config.clone();
+    let text = fs::read_to_string(&config).unwrap();
+    let version = |check: &str| {
+        let line = format!("[interface]\ningress_check = {check:?}");
+        fs::write(&config, text.replace("[interface]", &line)).unwrap();
+    };
+
+    let last = under_load(&pair, ROUND, |crossed| {
+        let mut last: Option<Background> = None;
+        for (check, takes_over) in
+            [("peer", false), ("strict", true), ("off", true), ("strict", false)]
+        {
+            version(check);
+            let process = last.as_ref().unwrap_or(&pair.gateways[0].process);
+            let pid = process.pid();
+            last = Some(if takes_over {
+                let mut successor = pair.successor(0, "epoll", &[]);
+                successor.wait_for("running", PATIENCE).unwrap();
+                await_end(pid);
+                successor
+            } else {
+                process.signal(Signal::KILL).unwrap();
+                await_end(pid);
+                crossed.more(ROUND);
+                pair.start_again(0)
+            });
+            crossed.more(2 * ROUND);
+        }
+        last.unwrap()
+    });
+
+    pair.gateways[0].process = last;
+    pair.assert_connected();
+    pair.assert_books_balance();
+    // What comes from a stranger is dropped again: the programs have the last file's rules.
+    assert!(carried(&pair, 0)[1] > 0);
+}
+
+#[test]
+fn hand_overs_leave_packets_in_the_kernel() {
+    for lines in [KEPT, "fast_path = \"bpf\"\nprobe_seconds = 0"] {
+        let Some(mut pair) = Pair::start("kept_hand_over", &Setup { lines, ..kept() }) else {
+            return;
+        };
+        pair.assert_connected();
+        let by_workers = |pair: &Pair| {
+            let out = pair.status(0)["egress"]["packets_out"].as_u64().unwrap();
+            out - carried(pair, 0)[0]
+        };
+        let (before, total) = (by_workers(&pair), carried(&pair, 0)[0]);
+        let there = links(&pair);
+
+        let mut processes = under_load(&pair, datagrams(), |crossed| {
+            let mut processes = Vec::new();
+            for _ in 0..6 {
+                let mut successor = pair.successor(0, "epoll", &[]);
+                successor.wait_for("running", PATIENCE).unwrap();
+                processes.push(successor);
+                crossed.more(ROUND);
+            }
+            processes
+        });
+
+        pair.gateways[0].process = processes.pop().unwrap();
+        for process in &mut processes {
+            assert!(process.finish(PATIENCE).unwrap().success(), "{}", process.log());
+        }
+        assert!(carried(&pair, 0)[0] - total >= datagrams(), "{}", pair.status(0)["fast_path"]);
+        assert_eq!(by_workers(&pair), before, "no packet has crossed by user space");
+        assert_eq!(links(&pair), there);
+        pair.assert_books_balance();
+        pair.gateways[0].process.stop(PATIENCE).unwrap();
+        assert_eq!(links(&pair).len() == there.len(), lines == KEPT);
+    }
+}
+
+#[test]
+fn a_gateway_that_does_not_keep_removes_what_was_kept_and_others_programs_stay() {
+    let Some(mut pair) = Pair::start("kept_no_more", &kept()) else { return };
+    pair.assert_connected();
+    let host = &pair.hosts[0];
+    host.run("tc", &["qdisc", "add", "dev", "u0", "clsact"]).unwrap();
+    let (source, object) = (pair.bed.folder().join("other.c"), pair.bed.folder().join("other.o"));
+    let program = "__attribute__((section(\"classifier\"))) int other(void *skb) { return -1; }\n";
+    fs::write(&source, program).unwrap();
+    let mut clang = std::process::Command::new("clang");
+    clang.args(["-O2", "-target", "bpf", "-c"]).arg(&source).arg("-o").arg(&object);
+    assert!(clang.status().unwrap().success());
+    let object = object.to_str().unwrap();
+    let others = ["filter", "add", "dev", "u0", "ingress", "bpf", "da", "obj", object];
+    host.run("tc", &[&others[..], &["sec", "classifier"]].concat()).unwrap();
+    let filters =
+        |pair: &Pair| pair.hosts[0].run("tc", &["filter", "show", "dev", "u0", "ingress"]).unwrap();
+    let there = filters(&pair);
+    assert!(there.contains("other"), "{there}");
+
+    pair.gateways[0].process.signal(Signal::KILL).unwrap();
+    pair.gateways[0].process.finish(PATIENCE).unwrap();
+    pair.assert_connected();
+    let config = pair.gateways[0].config.clone();
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("keep_forwarding = true", "keep_forwarding = false")).unwrap();
+    pair.restart(0);
+    pair.assert_connected();
+
+    assert_eq!(names(&pair, 0), [""; 0]);
+    assert!(links(&pair).iter().any(|link| link.contains(DEVICE)));
+    pair.gateways[0].process.signal(Signal::KILL).unwrap();
+    pair.gateways[0].process.finish(PATIENCE).unwrap();
+    within(PATIENCE, "the end of the device", || !ip(&pair, &["link"]).contains(" tw0:"));
+    assert_eq!(filters(&pair), there);
+}
+
+#[test]
+fn down_removes_a_gateway_that_has_ended_and_refuses_one_that_runs() {
+    let Some(mut pair) = Pair::start("kept_down", &kept()) else { return };
+    pair.assert_connected();
+    let socket = pair.gateways[0].socket.display().to_string();
+    let down = |more: &[&str]| {
+        let args = [&["down", DEVICE, "--socket", &socket], more].concat();
+        pair.twill_there(0, &args)
+    };
+
+    let runs = down(&[]).unwrap_err();
+    let pid = pair.gateways[0].process.pid();
+    assert!(runs.contains(&format!("runs (process {pid})")) && runs.contains("--stop"), "{runs}");
+    pair.assert_connected();
+    let said = down(&["--stop"]).unwrap();
+
+    assert_eq!(said, "tw0: removed programs and their links, the device\n");
+    assert!(!ip(&pair, &["link"]).contains(DEVICE), "{}", ip(&pair, &["link"]));
+    assert!(!pair.bpf_file_system(0).join("twill").exists());
+    let none = down(&[]).unwrap_err();
+    assert!(none.contains("no gateway has left a device \"tw0\" here"), "{none}");
+    pair.gateways[0].process.finish(PATIENCE).unwrap();
+    pair.restart(0);
+    pair.assert_connected();
+    pair.gateways[0].process.signal(Signal::KILL).unwrap();
+    pair.gateways[0].process.finish(PATIENCE).unwrap();
+    let socket = pair.gateways[0].socket.display().to_string();
+    pair.twill_there(0, &["down", DEVICE, "--socket", &socket]).unwrap();
+    assert!(!ip(&pair, &["link"]).contains(DEVICE));
+}

@@ -43,6 +43,16 @@ pub async fn forget(network: Ipv4Net) {
     nftables::forget(network).await;
 }
 
+/// Removes the rules of a network, and the chains and tables if no other network has rules in them. What
+/// fails is logged.
+#[cfg(feature = "fast-path")]
+pub async fn remove(network: Ipv4Net) {
+    iptables::remove(network).await;
+    if let Err(reason) = nftables::remove(network).await {
+        debug!("could not clean-up nftables tables: {reason}");
+    }
+}
+
 /// Never masqueraded, whatever the network.
 const MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
 
