@@ -94,6 +94,32 @@ fn a_pod_of_flannels_finds_its_node_while_twill_takes_its_place() {
     within(PATIENCE, "the right", || ask().is_ok_and(|pod| pod.contains("\"nodeName\": \"n1\"")));
 }
 
+#[test]
+fn a_pod_without_node_name_asks_for_its_node_and_takes_prefix_address_and_condition_from_flags() {
+    let Some(cluster) = Cluster::new("pod's node", 1) else { return };
+    let server = &cluster.server;
+    make(server, &objects(&read("base/namespace.yaml")));
+    make(server, &objects(&read("base/rbac.yaml")));
+    let key = |name: &str| format!("example.com/net-{name}");
+    server.annotate("n1", &json!({key("node-public-ip"): "203.0.113.9"}));
+    let mut node = cluster.node(1, "n1");
+    node.kubeconfig = server.kubeconfig_with("pod", &token_of_pod_on(server, "n1"));
+    node.variables =
+        vec![("NODE_NAME", ""), ("POD_NAME", "twill-on-n1"), ("POD_NAMESPACE", "kube-flannel")];
+    node.start(&["-kube-annotation-prefix=example.com/net", "-set-node-network-unavailable=false"]);
+
+    node.wait_for("cannot get resource \"pods\"");
+    make(server, &objects(&read("flannel-pods.yaml")));
+    node.wait_for("Running backend.");
+
+    let object = server.node("n1");
+    let annotations = &object["metadata"]["annotations"];
+    assert_eq!(annotations[key("public-ip")], "203.0.113.9");
+    assert_eq!(annotations[key("kube-subnet-manager")], "true");
+    assert!(!annotations.to_string().contains(DEFAULT_PREFIX), "{annotations}");
+    assert!(!object["status"]["conditions"].to_string().contains("NetworkUnavailable"));
+}
+
 /// A node whose service account has these rights.
 fn node_with(cluster: &Cluster, host: usize, rules: &Value) -> Node {
     let (name, account) = (format!("n{host}"), format!("account{host}"));
