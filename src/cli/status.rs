@@ -72,6 +72,9 @@ fn describe(status: &GatewayStatus, out: &mut String) -> fmt::Result {
         writeln!(out, "    without {}: {}", offload.name, offload.reason)?;
     }
     fast_path(&status.fast_path, out)?;
+    let backpressure = &about.backpressure;
+    let on = if backpressure.on { "on" } else { "off" };
+    writeln!(out, "  backpressure: {on} ({})", backpressure.reason)?;
     for (name, books) in [("egress", &status.egress), ("ingress", &status.ingress)] {
         direction(out, name, books, status.histograms.get(name))?;
     }
@@ -240,6 +243,7 @@ mod tests {
             "  engine: uring, 2 workers (the kernel has all that it needs)",
             "  offloads: tso",
             "    without gso: switched off",
+            "  backpressure: off (IFF_BACKPRESSURE needs Linux 7.3)",
             "  egress: 7 packets, 7.00 KiB, 3 dropped (no_route 2, ttl 1), latency 12.3 µs p50, \
              88.0 µs p99",
             "  queue overflows: 4 packets at twill0, 5 datagrams at UDP 0.0.0.0:8285",

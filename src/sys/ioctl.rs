@@ -18,6 +18,9 @@ pub const TUN_F_USO4: u32 = 0x20;
 /// UDP over IPv6 super-packets (Linux 6.2).
 pub const TUN_F_USO6: u32 = 0x40;
 
+/// A full queue stops whoever sends into the device, instead of dropping packets (Linux 7.3).
+pub const IFF_BACKPRESSURE: i32 = 0x80;
+
 /// `struct ifreq` with the flags member of its union.
 #[repr(C)]
 struct InterfaceFlags {
@@ -49,6 +52,29 @@ pub(crate) fn set_interface(queue: BorrowedFd<'_>, name: &str, flags: i32) -> io
     check(rc)?;
     let end = request.name.iter().position(|byte| *byte == 0).unwrap_or(libc::IFNAMSIZ);
     Ok(String::from_utf8_lossy(&request.name[..end]).into_owned())
+}
+
+/// The flags of a device that the driver knows, a mask of `IFF_*` (`TUNGETFEATURES`).
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn known_flags(queue: BorrowedFd<'_>) -> io::Result<i32> {
+    let mut flags: libc::c_int = 0;
+    // SAFETY: the kernel writes one `int` and keeps no pointer to it.
+    let rc = unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNGETFEATURES, &raw mut flags) };
+    check(rc).map(|()| flags)
+}
+
+/// The flags of the device that a queue belongs to, a mask of `IFF_*` (`TUNGETIFF`).
+///
+/// # Errors
+/// `EBADFD` when it belongs to none.
+pub(crate) fn interface_flags(queue: BorrowedFd<'_>) -> io::Result<i32> {
+    let mut request = InterfaceFlags { name: [0; libc::IFNAMSIZ], flags: 0, rest: [0; 22] };
+    // SAFETY: the kernel writes one `struct ifreq`, whose size `InterfaceFlags` has, and keeps no
+    // pointer to it.
+    let rc = unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNGETIFF, &raw mut request) };
+    check(rc).map(|()| i32::from(request.flags))
 }
 
 /// Sets which super-packets the device may hand out, a mask of `TUN_F_*` (`TUNSETOFFLOAD`). The

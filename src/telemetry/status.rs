@@ -74,8 +74,20 @@ pub(crate) struct About {
     /// Whether the preferred engine does not work and another one runs.
     #[serde(default)]
     pub(crate) engine_fallback: bool,
+    /// Whether packets wait when the device's queue is full (`IFF_BACKPRESSURE`).
+    #[serde(default)]
+    pub(crate) backpressure: Decision,
     /// When it started, seconds since 1970.
     pub(crate) start_time_seconds: f64,
+}
+
+/// Something that is on or off.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Decision {
+    /// Whether it is in use.
+    pub(crate) on: bool,
+    /// Why it is on or off.
+    pub(crate) reason: String,
 }
 
 /// One offload.
@@ -280,6 +292,10 @@ pub(crate) mod tests {
                 engine: "uring".to_owned(),
                 engine_reason: "the kernel has all that it needs".to_owned(),
                 engine_fallback: false,
+                backpressure: Decision {
+                    on: false,
+                    reason: "IFF_BACKPRESSURE needs Linux 7.3".to_owned(),
+                },
                 start_time_seconds: 1.7e9,
             },
             uptime_seconds: 3700.0,

@@ -1,6 +1,6 @@
 //! Creating a TUN device with one or many queues.
 
-use super::TunError;
+use super::{TunError, backpressure};
 use crate::sys::ioctl;
 use std::fs::OpenOptions;
 use std::os::fd::{AsFd, OwnedFd};
@@ -55,7 +55,7 @@ impl Device {
 
     fn open(spec: &DeviceSpec<'_>, first_flags: i32) -> Result<Self, TunError> {
         let first = open_queue()?;
-        let flags = queue_flags(spec);
+        let flags = queue_flags(spec) | backpressure::flag(first.as_fd());
         let name = ioctl::set_interface(first.as_fd(), spec.name, flags | first_flags)
             .map_err(|source| TunError::create(spec.name, source))?;
         let mut queues = vec![first];

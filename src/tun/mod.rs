@@ -1,10 +1,12 @@
 //! The TUN device: its queues and its offloads.
 
+mod backpressure;
 mod configure;
 mod device;
 mod error;
 mod probe;
 
+pub use backpressure::Backpressure;
 pub use configure::configure;
 pub use device::{Device, DeviceSpec};
 pub use error::TunError;

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use twill::engine::{self, Choice, EngineChoice, EngineKind};
 use twill::socket::{self, SocketSpec};
-use twill::tun::{self, Device, DeviceSpec};
+use twill::tun::{self, Backpressure, Device, DeviceSpec};
 use twill_datapath::offload::feature::{Feature, FeatureSet};
 use twill_testbed::rig::PATIENCE;
 use twill_testbed::{Namespace, Testbed, missing, within};
@@ -127,6 +127,34 @@ fn the_device_has_the_offloads_that_were_asked_for_and_no_others() {
             within(PATIENCE, "the end of the device", || !interface_exists("tun0"));
         }
     });
+}
+
+#[test]
+fn a_device_has_backpressure_where_the_driver_knows_it_and_works_without() {
+    in_namespace("a_device_has_backpressure", |namespace| {
+        for queues in [1, 4] {
+            let device = Device::create(&DeviceSpec { queues, ..SPEC }).unwrap();
+
+            let found: Vec<_> =
+                device.queues.iter().map(|queue| Backpressure::of(queue.as_fd())).collect();
+
+            let expected = match release() >= (7, 3) {
+                true => Backpressure::On,
+                false => Backpressure::KernelLacks,
+            };
+            assert_eq!(found, vec![expected; queues]);
+            namespace.ip("link set tun0 up").unwrap();
+            drop(device);
+            within(PATIENCE, "the end of the device", || !interface_exists("tun0"));
+        }
+    });
+}
+
+/// The first two numbers of the kernel's release.
+fn release() -> (u32, u32) {
+    let release = twill::sys::kernel::release();
+    let mut numbers = release.split('.').map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 #[test]

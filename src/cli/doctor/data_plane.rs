@@ -8,7 +8,7 @@ use crate::engine::{Choice, EngineChoice};
 use crate::gateway::{expected_fast_path, expected_offloads};
 use crate::socket::{self, Originator, SocketSpec};
 use crate::sys::{affinity, kernel, sockopt};
-use crate::tun;
+use crate::tun::{self, Backpressure};
 use rustix::process::{Resource, getrlimit};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -43,6 +43,7 @@ pub(super) fn examine() -> Vec<Finding> {
     findings.extend(sockets());
     if let Ok(device) = device {
         findings.extend(plan(device.granted));
+        findings.push(backpressure(Backpressure::of(device.queues[0].as_fd())));
     }
     findings
 }
@@ -186,6 +187,14 @@ fn plan(granted: FeatureSet) -> Vec<Finding> {
     }
     findings.extend([FastPath::Auto, FastPath::Bareudp, FastPath::Fou].map(fast_path));
     findings
+}
+
+/// What becomes of packets that find the device's queue full.
+fn backpressure(found: Backpressure) -> Finding {
+    match found {
+        Backpressure::On => Finding::ok(PLAN, format!("backpressure on: {}", found.reason())),
+        _ => Finding::note(PLAN, format!("backpressure off: {}", found.reason())),
+    }
 }
 
 /// What a value of `fast_path` would do toward the default route.

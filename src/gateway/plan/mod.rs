@@ -18,7 +18,7 @@ use crate::engine::{EngineKind, Tuning};
 use crate::host::nic::Nic;
 use crate::socket::{gso_policy, max_run};
 use crate::telemetry::status::Offload;
-use crate::tun::SuperPackets;
+use crate::tun::{Backpressure, SuperPackets};
 use std::io;
 use std::time::Duration;
 use twill_datapath::batch::RunLimits;
@@ -102,6 +102,14 @@ impl Needs {
     }
 }
 
+/// What the device does that was created or taken over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DeviceFacts {
+    /// The offloads that it granted.
+    pub(super) granted: FeatureSet,
+    pub(super) backpressure: Backpressure,
+}
+
 /// What a data plane does.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -109,6 +117,8 @@ pub(super) struct Plan {
     /// Every offload, on or off, with the reason.
     pub(super) offloads: Vec<Offload>,
     pub(super) fast_path: FastPathPlan,
+    /// What becomes of packets that find the device's queue full.
+    pub(super) backpressure: Backpressure,
     pub(super) tuning: Tuning,
     pub(super) limits: RunLimits,
     pub(super) egress: EgressRules,
@@ -119,14 +129,14 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Decides for an engine and for a device that granted these offloads.
+    /// Decides for an engine and for a device.
     pub(super) fn new(
         settings: &Settings,
         engine: EngineKind,
         findings: &Findings,
-        granted: FeatureSet,
+        device: DeviceFacts,
     ) -> Self {
-        let offloads = offloads(settings, engine, findings, granted);
+        let offloads = offloads(settings, engine, findings, device.granted);
         let features = offloads::in_use(&offloads);
         let vnet_hdr = has_vnet_hdr(engine);
         let mtu = settings.largest_mtu().bytes();
@@ -134,6 +144,7 @@ impl Plan {
             engine,
             offloads,
             fast_path: fast_path(settings, findings),
+            backpressure: device.backpressure,
             tuning: Tuning {
                 batch: BATCH,
                 gro: features.has(Feature::Gro),
@@ -385,7 +396,9 @@ mod tests {
             (row.expected)(&mut expected);
 
             let needs = Needs::new(&settings, row.engine, &findings);
-            let plan = Plan::new(&settings, row.engine, &findings, row.granted);
+            let device =
+                DeviceFacts { granted: row.granted, backpressure: Backpressure::KernelLacks };
+            let plan = Plan::new(&settings, row.engine, &findings, device);
 
             let Plan { tuning, ingress, .. } = &plan;
             let decided = Expected {

@@ -14,12 +14,12 @@ pub(crate) use findings::{expected_fast_path, expected_offloads};
 pub(super) use kept::kept_devices;
 
 use self::kept::Kept;
-use super::plan::Needs;
+use super::plan::{DeviceFacts, Needs};
 use crate::config::{Settings, SourcePorts, Steering};
 use crate::engine::Ports;
 use crate::socket::{self, Originator, SocketError, SocketSpec};
 use crate::sys::ioctl::interface_index;
-use crate::tun::{self, Device, DeviceSpec, TunError};
+use crate::tun::{self, Backpressure, Device, DeviceSpec, TunError};
 use rustix::event::{EventfdFlags, eventfd};
 use std::io;
 use std::net::SocketAddr;
@@ -230,9 +230,12 @@ impl Resources {
         self.device.1
     }
 
-    /// The offloads that the device granted.
-    pub(super) fn granted(&self) -> FeatureSet {
-        self.granted
+    /// What the device does; it is asked, whoever created it.
+    pub(super) fn device_facts(&self) -> DeviceFacts {
+        DeviceFacts {
+            granted: self.granted,
+            backpressure: Backpressure::of(self.copies[0].as_fd()),
+        }
     }
 
     /// How ICMP errors leave, where the host allows it.

@@ -18,7 +18,8 @@ use crate::sys::clock;
 use crate::telemetry::instruments::WorkerInstruments;
 use crate::telemetry::observer::Observer;
 use crate::telemetry::past::Past;
-use crate::telemetry::status::{About, Offload};
+use crate::telemetry::status::{About, Decision, Offload};
+use crate::tun::Backpressure;
 use arc_swap::ArcSwap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -158,7 +159,7 @@ impl Gateway {
         let has_programs = fast_path(settings, &findings).on && !settings.fast_path.is_device();
         let keeps = settings.keep_forwarding && has_programs;
         let resources = Resources::create(settings, needs, keeps).await?;
-        let plan = Plan::new(settings, choice.kind(), &findings, resources.granted());
+        let plan = Plan::new(settings, choice.kind(), &findings, resources.device_facts());
         let mut gateway = Self::run(open, settings, plan, choice, resources, view).await?;
         gateway.workers.begin();
         Ok(gateway)
@@ -213,7 +214,7 @@ impl Gateway {
         if needs.listens != resources.needs().listens {
             return Err(StartError::Inherited("sockets for or from another fast_path"));
         }
-        let plan = Plan::new(settings, choice.kind(), &findings, resources.granted());
+        let plan = Plan::new(settings, choice.kind(), &findings, resources.device_facts());
         resources.set_buffers(settings.socket_buffer)?;
         Self::run(open, settings, plan, choice, resources, view).await
     }
@@ -333,7 +334,7 @@ impl Gateway {
         let queues = settings.queues.count();
         let instruments: Vec<Arc<WorkerInstruments>> =
             (0..queues).map(|_| Arc::default()).collect();
-        let about = about(settings, resources.device(), choice);
+        let about = about(settings, resources.device(), choice, plan.backpressure);
         let observer = Observer::new(about, plan.offloads.clone(), instruments.clone(), view);
         let observer = Arc::new(observer);
         let views = Arc::new(ArcSwap::new(Arc::clone(view)));
@@ -455,7 +456,7 @@ fn announce(offloads: &[Offload]) {
     }
 }
 
-fn about(settings: &Settings, device: &str, choice: &Choice) -> About {
+fn about(settings: &Settings, device: &str, choice: &Choice, backpressure: Backpressure) -> About {
     About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         device: device.to_owned(),
@@ -465,6 +466,10 @@ fn about(settings: &Settings, device: &str, choice: &Choice) -> About {
         engine: choice.kind().name().to_owned(),
         engine_reason: choice.reason(),
         engine_fallback: choice.is_fallback(),
+        backpressure: Decision {
+            on: backpressure == Backpressure::On,
+            reason: backpressure.reason().to_owned(),
+        },
         start_time_seconds: clock::realtime_ns() as f64 / 1e9,
     }
 }
@@ -620,7 +625,7 @@ mod tests {
         let view = Arc::new(view());
         let choice = Choice::new(settings.engine);
         let findings = find_out(settings, Toward::peers(&view, settings.listen)).await?;
-        let plan = Plan::new(settings, choice.kind(), &findings, resources.granted());
+        let plan = Plan::new(settings, choice.kind(), &findings, resources.device_facts());
         let mut gateway =
             Gateway::run(engine::open, settings, plan, &choice, resources, &view).await?;
         gateway.workers.begin();
