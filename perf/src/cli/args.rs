@@ -93,8 +93,8 @@ pub(super) struct RunArgs {
     ///
     /// veth, host-gw, vxlan, twill, classic, or a NAME from --external. twill:WORDS takes words
     /// separated by commas: an engine (auto, uring, tokio-uring, epoll), -OFFLOAD (tso, uso, gso,
-    /// gro, coalesce-tcp, coalesce-udp), queues=N, busy-poll=MICROSECONDS or auto, -telemetry, and
-    /// bin=FILE for another twill program.
+    /// gro, coalesce-tcp, coalesce-udp), queues=N, busy-poll=MICROSECONDS or auto,
+    /// device-queue=PACKETS, -telemetry, and bin=FILE for another twill program.
     #[arg(long, short, num_args = 1.., add = ArgValueCandidates::new(paths))]
     pub(super) path: Vec<String>,
     /// Run these workloads [default: tcp-1 tcp-4 udp-64 udp-64x64 latency latency+tcp]

@@ -67,6 +67,8 @@ pub struct TwillSpec {
     pub(crate) fast: Option<String>,
     /// How long workers poll before they sleep: microseconds, or `auto`.
     pub(crate) busy_poll_us: Option<String>,
+    /// Packets that the TUN device's queue holds, if not twill's default.
+    pub(crate) device_queue: Option<u32>,
     /// Whether histograms and numbers by peer are switched off.
     pub(crate) telemetry_off: bool,
 }
@@ -112,6 +114,7 @@ impl fmt::Display for TwillSpec {
             other => format!("fast={other}"),
         }));
         words.extend(self.busy_poll_us.iter().map(|us| format!("busy-poll={us}")));
+        words.extend(self.device_queue.map(|packets| format!("device-queue={packets}")));
         words.extend(self.telemetry_off.then(|| "-telemetry".to_owned()));
         f.write_str(base)?;
         if words.is_empty() { Ok(()) } else { write!(f, ":{}", words.join(",")) }
@@ -157,6 +160,8 @@ impl TwillSpec {
             } else if let Some(us) = word.strip_prefix("busy-poll=") {
                 let is_known = us == "auto" || us.parse::<u32>().is_ok();
                 spec.busy_poll_us = is_known.then(|| us.to_owned()).map(Some)?;
+            } else if let Some(packets) = word.strip_prefix("device-queue=") {
+                spec.device_queue = Some(packets.parse().ok().filter(|packets| *packets > 0)?);
             } else {
                 let engine = Engine::from_str(word, false).ok();
                 spec.engine = Some(engine.filter(|_| spec.engine.is_none())?);
@@ -172,7 +177,7 @@ impl TwillSpec {
     "unknown path {0:?}: use veth, host-gw, vxlan, twill, classic or a NAME from --external; \
      twill:WORDS takes an engine (auto, uring, tokio-uring, epoll), -OFFLOAD (tso, uso, gso, gro, \
      coalesce-tcp, coalesce-udp), fast (or fast=auto), queues=N, busy-poll=MICROSECONDS or auto, \
-     -telemetry and bin=FILE, \
+     device-queue=PACKETS, -telemetry and bin=FILE, \
      separated by commas"
 )]
 pub struct UnknownPath(pub String);
@@ -197,6 +202,7 @@ mod tests {
             "twill:epoll,queues=2,fast=auto",
             "twill:uring,busy-poll=50",
             "twill:busy-poll=auto",
+            "twill:uring,device-queue=2500",
             "twill:uring,-telemetry",
             "twill:bin=/tmp/before/twill",
             "classic:bin=/tmp/before/twill,queues=2",
@@ -215,6 +221,7 @@ mod tests {
             "twill:fast=warp",
             "twill:-lro",
             "twill:queues=0",
+            "twill:device-queue=0",
             "twill:bin=",
             "classic:epoll",
         ] {

@@ -111,6 +111,9 @@ pub(crate) fn configuration(
     if let Some(us) = &spec.busy_poll_us {
         line("busy_poll_us", if us == "auto" { "\"auto\"".to_owned() } else { us.clone() });
     }
+    if let Some(packets) = spec.device_queue {
+        line("device_queue", packets.to_string());
+    }
     if spec.telemetry_off {
         line("telemetry", "false".to_owned());
     }
