@@ -75,6 +75,26 @@ mod tests {
     }
 
     #[test]
+    fn options_with_a_closed_set_list_their_values() {
+        let help = |command: &str| {
+            let mut cli = Cli::command();
+            let help = cli.find_subcommand_mut(command).expect(command).render_long_help();
+            help.to_string()
+        };
+
+        for value in ["auto", "uring", "tokio-uring", "epoll", "classic"] {
+            let scale = help("scale");
+            let (_, engines) = scale.split_once("--engine").expect("--engine");
+            let (_, values) = engines.split_once("possible values: ").expect("its values");
+            let (values, _) = values.split_once(']').expect("their end");
+            assert!(values.split(", ").any(|it| it == value), "{value}: {values}");
+        }
+        for wire in ["offloaded", "mtu"] {
+            assert!(help("run").contains(&format!("- {wire}:")), "{}", help("run"));
+        }
+    }
+
+    #[test]
     fn each_command_has_a_manual_page() {
         let folder = tempfile::tempdir().unwrap();
 
