@@ -19,10 +19,10 @@ fn prefix() -> Prefix {
 }
 
 fn own() -> Own {
-    let subnet = subnet(0);
-    let attrs = LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, 1) };
-    let network = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8);
-    Own { network, subnet, key: prefix().lease(subnet).into(), attrs, local: Vec::new() }
+    let subnets = subnet(0).into();
+    let attrs = LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, 1).into() };
+    let networks = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8).into();
+    Own { networks, subnets, key: prefix().lease(subnets).into(), attrs, local: Vec::new() }
 }
 
 fn subnet(lease: u32) -> Ipv4Net {
@@ -30,9 +30,9 @@ fn subnet(lease: u32) -> Ipv4Net {
 }
 
 fn entry(lease: u32, revision: i64) -> Entry {
-    let public_ip = Ipv4Addr::from(0xac10_0000 | lease);
+    let public_ip = Ipv4Addr::from(0xac10_0000 | lease).into();
     Entry {
-        key: prefix().lease(subnet(lease)).into(),
+        key: prefix().lease(subnet(lease).into()).into(),
         value: LeaseAttrs { public_ip }.value().into(),
         revision,
         lease: i64::from(lease) + 1,
@@ -53,7 +53,7 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        let subnet = own().subnet;
+        let subnet = subnet(0);
         let reconciler = Reconciler::new(vec![IpNet::V4(subnet)], vec![subnet.addr().into()]);
         Self { table: LeaseTable::new(own()), reconciler }
     }

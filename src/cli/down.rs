@@ -5,11 +5,11 @@ use super::upgrade::Running;
 use super::{Outcome, completion};
 use crate::config::load::default_socket;
 use crate::fastpath::{self, Folder};
-use crate::host::{Network, Previous, firewall};
+use crate::host::{HostError, Network, Previous, firewall};
 use crate::sys::ioctl::interface_index;
 use clap::Args;
 use clap_complete::ArgValueCandidates;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -68,10 +68,14 @@ pub(super) fn down(args: &DownArgs) -> Outcome {
         fastpath::remove_device(index)?;
         removed.push("the device");
     }
-    if let Some((network, subnet)) = rules {
+    if let Some(Previous { networks, subnets }) = rules {
         block_on(async {
-            firewall::remove(network).await;
-            Network::connect()?.0.remove_blackhole(subnet).await
+            firewall::remove(&networks.iter().collect::<Vec<_>>()).await;
+            let (network, _events) = Network::connect()?;
+            for subnet in subnets.iter() {
+                network.remove_blackhole(subnet).await?;
+            }
+            Ok::<(), HostError>(())
         })??;
         removed.push("firewall rules");
     }
@@ -91,18 +95,16 @@ fn is_read(index: u32) -> std::io::Result<bool> {
     Ok(false)
 }
 
-/// Network and subnet of the node whose device this is, if it is one's.
-fn rules(
-    index: u32,
-    file: &Path,
-) -> Result<Option<(Ipv4Net, Ipv4Net)>, Box<dyn std::error::Error>> {
+/// Networks and subnets of the node whose device this is, if it is one's.
+fn rules(index: u32, file: &Path) -> Result<Option<Previous>, Box<dyn std::error::Error>> {
     let previous = Previous::read(file);
-    let (Some(network), Some(subnet)) = (previous.network, previous.subnet) else {
+    let Some(subnet) = previous.subnets.iter().next() else { return Ok(None) };
+    if previous.networks.is_empty() {
         return Ok(None);
-    };
+    }
     let addresses = block_on(async { Network::connect()?.0.addresses().await })??;
-    let own = IpNet::from(Ipv4Net::from(subnet.trunc().addr()));
-    Ok(addresses.contains(&(index, own)).then_some((network, subnet)))
+    let own = IpNet::from(subnet.addr());
+    Ok(addresses.contains(&(index, own)).then_some(previous))
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {

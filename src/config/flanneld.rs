@@ -2,10 +2,11 @@
 
 use super::Succession;
 use super::file::Interface;
+use crate::subnet::Addresses;
 use crate::subnet::etcd::client::{Credentials, TlsFiles};
 #[cfg(feature = "kube")]
 use crate::subnet::kube;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -73,9 +74,9 @@ pub struct External {
     /// Regular expressions for addresses, then for names.
     pub patterns: Vec<String>,
     /// Use the interface from which this address is reached.
-    pub can_reach: Option<Ipv4Addr>,
-    /// The address at which other hosts reach this one.
-    pub public_ip: Option<Ipv4Addr>,
+    pub can_reach: Option<IpAddr>,
+    /// The addresses at which other hosts reach this one.
+    pub public_ip: Addresses,
 }
 
 /// Firewall rules and routes around the tunnel.

@@ -7,6 +7,7 @@ pub mod flanneld;
 pub mod load;
 mod values;
 
+pub use crate::subnet::{Addresses, Subnets};
 pub use values::{
     BusyPoll, FastPath, InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering, Succession,
 };

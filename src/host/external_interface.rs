@@ -2,9 +2,9 @@
 
 use super::survey::{Interface, Path, Survey};
 use crate::config::flanneld::External;
-use ipnet::Ipv4Net;
+use crate::config::{Addresses, Subnets};
 use regex::Regex;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tracing::info;
 
 /// The interface that carries the tunnel.
@@ -14,10 +14,11 @@ pub struct ExternalInterface {
     pub name: String,
     /// Its MTU, bytes.
     pub mtu: u32,
-    /// The address on which datagrams arrive.
-    pub address: Ipv4Addr,
-    /// The address to which others send them.
-    pub public_ip: Ipv4Addr,
+    /// The address on which datagrams arrive: of IPv4, unless the network has none or the flags name an
+    /// IPv6 address.
+    pub address: IpAddr,
+    /// The addresses to which others send them, first of all the one of the family of `address`.
+    pub public_ip: Addresses,
 }
 
 /// Why there is no external interface.
@@ -41,7 +42,10 @@ pub enum NoInterface {
         "error looking up interface {0}: no interface with given IP found; behind NAT, name \
              the interface with -iface"
     )]
-    Address(Ipv4Addr),
+    Address(IpAddr),
+    /// The address is of a family that the network does not have.
+    #[error("{0} is not of a family that the network has: see EnableIPv4 and EnableIPv6")]
+    Family(IpAddr),
     /// No interface has the name.
     #[error("error looking up interface {0}: no such network interface")]
     Name(String),
@@ -60,42 +64,55 @@ pub enum NoInterface {
     },
     /// There is no route.
     #[error("failed to get ifcanreach based interface: no route to {0}")]
-    Unreachable(Ipv4Addr),
+    Unreachable(IpAddr),
     /// There is no default route.
-    #[error("failed to get default interface: unable to find default route")]
-    NoDefaultRoute,
+    #[error("failed to get default {v6}interface: unable to find default route", v6 = if *.v6 { "v6 " } else { "" })]
+    NoDefaultRoute {
+        /// Of IPv6.
+        v6: bool,
+    },
     /// The interface has no address.
-    #[error("failed to find IPv4 address for interface {0}")]
-    NoAddress(String),
+    #[error("failed to find {family} address for interface {name}")]
+    NoAddress {
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+        /// The interface.
+        name: String,
+    },
     /// The interface has no MTU.
     #[error("failed to determine MTU for {0} interface")]
-    NoMtu(Ipv4Addr),
+    NoMtu(IpAddr),
 }
 
-/// Chooses the interface. `path` is how the host reaches `external.can_reach`, if it does.
+/// Chooses the interface for a network of these families. `path` is how the host reaches
+/// `external.can_reach`, if it does.
 ///
 /// # Errors
 /// [`ExternalError`].
 pub fn choose(
     external: &External,
+    networks: Subnets,
     survey: &Survey,
     path: Option<Path>,
 ) -> Result<ExternalInterface, ExternalError> {
     let External { interfaces, patterns, can_reach, public_ip } = external;
-    let finish = |(interface, address)| finish(interface, address, *public_ip);
+    let search = Search { survey, networks };
+    let finish = |found| search.finish(found, *public_ip);
     if interfaces.is_empty() && patterns.is_empty() && can_reach.is_none() {
-        let found = match public_ip {
-            Some(address) => owner(survey, *address).map(|owner| (owner, Some(*address))),
-            None => default_route(survey).map(|interface| (interface, None)),
+        let found = match search.of_network(*public_ip).outer() {
+            Some(address) => search.owner(address),
+            None => search.default_route(),
         };
         return found.and_then(finish).map_err(ExternalError::NoDefault);
     }
-    let by_word = interfaces.iter().map(|word| (word.clone(), by(survey, word, by_word)));
-    let by_pattern = patterns.iter().map(|word| (word.clone(), by(survey, word, by_pattern)));
+    let by_word = interfaces.iter().map(|word| (word.clone(), search.by(word, Search::by_word)));
+    let by_pattern =
+        patterns.iter().map(|word| (word.clone(), search.by(word, Search::by_pattern)));
     let by_path = can_reach.iter().map(|address| {
-        (address.to_string(), by_path(survey, path).ok_or(NoInterface::Unreachable(*address)))
+        let found = search.by_path(path).ok_or(NoInterface::Unreachable(*address));
+        (address.to_string(), found)
     });
-    let mut last = NoInterface::NoDefaultRoute;
+    let mut last = NoInterface::NoDefaultRoute { v6: false };
     for (word, found) in by_word.chain(by_pattern).chain(by_path) {
         match found.and_then(finish) {
             Ok(found) => return Ok(found),
@@ -108,124 +125,206 @@ pub fn choose(
     Err(ExternalError::NoMatch(last))
 }
 
-type Found<'a> = Result<(&'a Interface, Option<Ipv4Addr>), NoInterface>;
-
-/// As in flannel, nothing stands for the default: `-iface=$VARIABLE` with an empty variable.
-fn by<'a>(survey: &'a Survey, word: &str, find: fn(&'a Survey, &str) -> Found<'a>) -> Found<'a> {
-    if word.is_empty() {
-        return default_route(survey).map(|interface| (interface, None));
-    }
-    find(survey, word)
+/// An interface, and those of its addresses that the flags name.
+struct Found<'a> {
+    interface: &'a Interface,
+    named: Addresses,
 }
 
-fn by_word<'a>(survey: &'a Survey, word: &str) -> Found<'a> {
-    if let Ok(address) = word.parse() {
-        return owner(survey, address).map(|owner| (owner, Some(address)));
-    }
-    let named = survey.interfaces.iter().find(|interface| interface.name == word);
-    named.map(|interface| (interface, None)).ok_or_else(|| NoInterface::Name(word.to_owned()))
+/// The host, and the families of the network.
+#[derive(Clone, Copy)]
+struct Search<'a> {
+    survey: &'a Survey,
+    networks: Subnets,
 }
 
-/// Addresses of all interfaces first, then names.
-fn by_pattern<'a>(survey: &'a Survey, pattern: &str) -> Found<'a> {
-    let expression = Regex::new(pattern)
-        .map_err(|error| NoInterface::Pattern(pattern.to_owned(), error.to_string()))?;
-    for interface in &survey.interfaces {
-        let mut addresses = preferred(interface).into_iter();
-        if let Some(found) = addresses.find(|address| expression.is_match(&address.to_string())) {
-            return Ok((interface, Some(found)));
+impl<'a> Search<'a> {
+    /// As in flannel, nothing stands for the default: `-iface=$VARIABLE` with an empty variable.
+    fn by(
+        self,
+        word: &str,
+        find: fn(Self, &str) -> Result<Found<'a>, NoInterface>,
+    ) -> Result<Found<'a>, NoInterface> {
+        if word.is_empty() { self.default_route() } else { find(self, word) }
+    }
+
+    fn by_word(self, word: &str) -> Result<Found<'a>, NoInterface> {
+        if let Ok(address) = word.parse() {
+            return self.owner(address);
+        }
+        let named = self.survey.interfaces.iter().find(|interface| interface.name == word);
+        named.map(unnamed).ok_or_else(|| NoInterface::Name(word.to_owned()))
+    }
+
+    /// Addresses of all interfaces first, then names.
+    fn by_pattern(self, pattern: &str) -> Result<Found<'a>, NoInterface> {
+        let expression = Regex::new(pattern)
+            .map_err(|error| NoInterface::Pattern(pattern.to_owned(), error.to_string()))?;
+        for interface in &self.survey.interfaces {
+            let is_like = |address: &IpAddr| expression.is_match(&address.to_string());
+            let found = self.of_network(first_of_each(preferred(interface).filter(is_like)));
+            if !found.is_empty() {
+                // Of IPv6 alone it names the interface only: the tunnel's family is not a matter of patterns.
+                let named = if self.networks.v4.is_some() && found.v4.is_none() {
+                    Addresses::default()
+                } else {
+                    found
+                };
+                return Ok(Found { interface, named });
+            }
+        }
+        let mut interfaces = self.survey.interfaces.iter();
+        match interfaces.find(|interface| expression.is_match(&interface.name)) {
+            Some(interface) => Ok(unnamed(interface)),
+            None => {
+                let there = self.survey.interfaces.iter().map(|interface| {
+                    let addresses = preferred(interface).filter(|address| self.has(*address));
+                    format!("{}:{:?}", interface.name, addresses.collect::<Vec<_>>())
+                });
+                let there = there.collect::<Vec<_>>().join(", ");
+                Err(NoInterface::NotLike { pattern: pattern.to_owned(), there })
+            }
         }
     }
-    let mut interfaces = survey.interfaces.iter();
-    match interfaces.find(|interface| expression.is_match(&interface.name)) {
-        Some(interface) => Ok((interface, None)),
-        None => {
-            let there = survey.interfaces.iter();
-            let there: Vec<_> = there.map(|i| format!("{}:{:?}", i.name, preferred(i))).collect();
-            Err(NoInterface::NotLike { pattern: pattern.to_owned(), there: there.join(", ") })
+
+    fn by_path(self, path: Option<Path>) -> Option<Found<'a>> {
+        let path = path.filter(|path| self.has(path.source))?;
+        let interface = self.with_index(path.interface)?;
+        Some(Found { interface, named: first_of_each([path.source].into_iter()) })
+    }
+
+    fn default_route(self) -> Result<Found<'a>, NoInterface> {
+        let v6 = self.networks.v4.is_none();
+        let mut routes = self.survey.routes.iter();
+        let route = routes.find(|route| {
+            let to = route.destination;
+            to.prefix_len() == 0 && to.addr().is_ipv6() == v6
+        });
+        let index = route.and_then(|route| route.interface);
+        let interface = index.and_then(|index| self.with_index(index));
+        interface.map(unnamed).ok_or(NoInterface::NoDefaultRoute { v6 })
+    }
+
+    fn with_index(self, index: u32) -> Option<&'a Interface> {
+        self.survey.interfaces.iter().find(|interface| interface.index == index)
+    }
+
+    fn owner(self, address: IpAddr) -> Result<Found<'a>, NoInterface> {
+        if !self.has(address) {
+            return Err(NoInterface::Family(address));
+        }
+        let has = |interface: &&Interface| {
+            interface.addresses.iter().any(|own| own.network.addr() == address)
+        };
+        let owner = self.survey.interfaces.iter().find(has);
+        let interface = owner.ok_or(NoInterface::Address(address))?;
+        Ok(Found { interface, named: first_of_each([address].into_iter()) })
+    }
+
+    /// Whether the network has an address's family.
+    fn has(self, address: IpAddr) -> bool {
+        if address.is_ipv4() { self.networks.v4.is_some() } else { self.networks.v6.is_some() }
+    }
+
+    /// Addresses of the network's families.
+    fn of_network(self, addresses: Addresses) -> Addresses {
+        Addresses {
+            v4: addresses.v4.filter(|_| self.networks.v4.is_some()),
+            v6: addresses.v6.filter(|_| self.networks.v6.is_some()),
         }
     }
-}
 
-fn by_path(survey: &Survey, path: Option<Path>) -> Option<(&Interface, Option<Ipv4Addr>)> {
-    let path = path?;
-    Some((with_index(survey, path.interface)?, Some(path.source)))
-}
-
-fn default_route(survey: &Survey) -> Result<&Interface, NoInterface> {
-    let route = survey.routes.iter().find(|route| route.destination.prefix_len() == 0);
-    let index = route.and_then(|route| route.interface);
-    index.and_then(|index| with_index(survey, index)).ok_or(NoInterface::NoDefaultRoute)
-}
-
-fn with_index(survey: &Survey, index: u32) -> Option<&Interface> {
-    survey.interfaces.iter().find(|interface| interface.index == index)
-}
-
-fn owner(survey: &Survey, address: Ipv4Addr) -> Result<&Interface, NoInterface> {
-    let has = |interface: &&Interface| {
-        interface.addresses.iter().any(|own| own.network.addr() == address)
-    };
-    survey.interfaces.iter().find(has).ok_or(NoInterface::Address(address))
-}
-
-fn finish(
-    interface: &Interface,
-    address: Option<Ipv4Addr>,
-    public_ip: Option<Ipv4Addr>,
-) -> Result<ExternalInterface, NoInterface> {
-    let address = match address.or_else(|| preferred(interface).first().copied()) {
-        Some(address) => address,
-        None => return Err(NoInterface::NoAddress(interface.name.clone())),
-    };
-    if interface.mtu == 0 {
-        return Err(NoInterface::NoMtu(address));
+    fn finish(
+        self,
+        Found { interface, named }: Found<'_>,
+        public_ip: Addresses,
+    ) -> Result<ExternalInterface, NoInterface> {
+        let missing = |family| NoInterface::NoAddress { family, name: interface.name.clone() };
+        let mut own = self.of_network(named.or(first_of_each(preferred(interface))));
+        if named.v4.is_none() && named.v6.is_some() {
+            // Who names an IPv6 address wants the tunnel there.
+            own.v4 = None;
+        } else if self.networks.v4.is_some() && own.v4.is_none() {
+            return Err(missing("IPv4"));
+        }
+        // With IPv4 on the outside, the IPv6 address only tells that this node carries IPv6.
+        let is_usable = |v6: Ipv6Addr| own.v4.is_some() || !v6.is_unicast_link_local();
+        if self.networks.v6.is_some() && !own.v6.is_some_and(is_usable) {
+            return Err(missing("IPv6"));
+        }
+        let Some(address) = own.outer() else { return Err(missing("IPv4")) };
+        if interface.mtu == 0 {
+            return Err(NoInterface::NoMtu(address));
+        }
+        let public = Addresses { v4: own.v4.and(public_ip.v4), v6: own.v6.and(public_ip.v6) };
+        let told = own.iter().zip(["", "v6 "].into_iter().skip(usize::from(own.v4.is_none())));
+        for (own, v6) in told {
+            info!("Using interface with name {} and {v6}address {own}", interface.name);
+            match public.iter().find(|public| public.is_ipv6() == own.is_ipv6()) {
+                Some(public) => info!("Using {public} as external address"),
+                None => info!("Defaulting external {v6}address to interface address ({own})"),
+            }
+        }
+        let (name, mtu) = (interface.name.clone(), interface.mtu);
+        Ok(ExternalInterface { name, mtu, address, public_ip: public.or(own) })
     }
-    info!("Using interface with name {} and address {address}", interface.name);
-    match public_ip {
-        Some(public_ip) => info!("Using {public_ip} as external address"),
-        None => info!("Defaulting external address to interface address ({address})"),
+}
+
+fn unnamed(interface: &Interface) -> Found<'_> {
+    Found { interface, named: Addresses::default() }
+}
+
+fn first_of_each(addresses: impl Iterator<Item = IpAddr>) -> Addresses {
+    let mut first = Addresses::default();
+    for address in addresses {
+        match address {
+            IpAddr::V4(v4) => _ = first.v4.get_or_insert(v4),
+            IpAddr::V6(v6) => _ = first.v6.get_or_insert(v6),
+        }
     }
-    Ok(ExternalInterface {
-        name: interface.name.clone(),
-        mtu: interface.mtu,
-        address,
-        public_ip: public_ip.unwrap_or(address),
-    })
+    first
 }
 
 /// An interface's addresses that may be used: global before link-local, permanent before those that
 /// run out, first of their network before others.
-fn preferred(interface: &Interface) -> Vec<Ipv4Addr> {
+fn preferred(interface: &Interface) -> impl Iterator<Item = IpAddr> {
     let usable = |address: &&super::survey::Address| {
         let ip = address.network.addr();
         !address.deprecated && !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified()
     };
+    let is_link_local = |ip: IpAddr| match ip {
+        IpAddr::V4(v4) => Ipv4Addr::is_link_local(&v4),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
     let mut addresses: Vec<_> = interface.addresses.iter().filter(usable).collect();
     addresses.sort_by_key(|address| {
-        (address.network.addr().is_link_local(), !address.permanent, address.secondary)
+        (is_link_local(address.network.addr()), !address.permanent, address.secondary)
     });
-    addresses.into_iter().map(|address| address.network.addr()).collect()
+    addresses.into_iter().map(|address| address.network.addr())
 }
 
 /// What of the host the overlay would hide: addresses and routes inside it that are not in our own
 /// subnet, where the containers' bridge belongs. One sentence for each.
 #[must_use]
-pub(crate) fn collisions(survey: &Survey, network: Ipv4Net, subnet: Ipv4Net) -> Vec<String> {
+pub(crate) fn collisions(survey: &Survey, networks: Subnets, subnets: Subnets) -> Vec<String> {
     let mut found = Vec::new();
-    for interface in &survey.interfaces {
-        for address in interface.addresses.iter().map(|address| address.network.addr()) {
-            if network.contains(&address) && !subnet.contains(&address) {
-                let name = &interface.name;
-                found.push(format!("address {address} of {name} is inside the overlay {network}"));
+    for network in networks.iter() {
+        for interface in &survey.interfaces {
+            for address in interface.addresses.iter().map(|address| address.network.addr()) {
+                if network.contains(&address) && !subnets.have(address) {
+                    let name = &interface.name;
+                    found.push(format!(
+                        "address {address} of {name} is inside the overlay {network}"
+                    ));
+                }
             }
         }
-    }
-    for route in &survey.routes {
-        let to = route.destination;
-        let overlaps = network.contains(&to) || to.contains(&network);
-        if overlaps && to.prefix_len() != 0 && !subnet.contains(&to) {
-            found.push(format!("the host's route to {to} overlaps the overlay {network}"));
+        for to in survey.routes.iter().map(|route| route.destination) {
+            let overlaps = network.contains(&to) || to.contains(&network);
+            let at_home = subnets.iter().any(|subnet| subnet.contains(&to));
+            if overlaps && to.prefix_len() != 0 && !at_home {
+                found.push(format!("the host's route to {to} overlaps the overlay {network}"));
+            }
         }
     }
     found
@@ -235,6 +334,24 @@ pub(crate) fn collisions(survey: &Survey, network: Ipv4Net, subnet: Ipv4Net) -> 
 mod tests {
     use super::super::survey::{Address, Route};
     use super::*;
+    use ipnet::IpNet;
+
+    /// For a network of IPv4.
+    fn choose(
+        external: &External,
+        survey: &Survey,
+        path: Option<Path>,
+    ) -> Result<ExternalInterface, ExternalError> {
+        super::choose(external, subnets("10.5.0.0/16"), survey, path)
+    }
+
+    fn subnets(text: &str) -> Subnets {
+        text.parse().unwrap()
+    }
+
+    fn addresses(text: &str) -> Addresses {
+        text.parse().unwrap()
+    }
 
     #[test]
     fn without_a_word_it_is_the_default_routes() {
@@ -242,7 +359,7 @@ mod tests {
 
         assert_eq!((found.name.as_str(), found.mtu), ("eth1", 9000));
         assert_eq!(found.address, ip("198.51.100.1"));
-        assert_eq!(found.public_ip, found.address);
+        assert_eq!(found.public_ip, addresses("198.51.100.1"));
     }
 
     #[test]
@@ -263,13 +380,13 @@ mod tests {
 
         let error = choose(&External::default(), &host, None).unwrap_err();
 
-        assert_eq!(error, ExternalError::NoDefault(NoInterface::NoDefaultRoute));
+        assert_eq!(error, ExternalError::NoDefault(NoInterface::NoDefaultRoute { v6: false }));
     }
 
     #[test]
     fn a_public_address_alone_names_the_interface_that_owns_it() {
-        let own = External { public_ip: Some(ip("192.0.2.2")), ..External::default() };
-        let foreign = External { public_ip: Some(ip("203.0.113.9")), ..External::default() };
+        let own = External { public_ip: addresses("192.0.2.2"), ..External::default() };
+        let foreign = External { public_ip: addresses("203.0.113.9"), ..External::default() };
 
         let found = choose(&own, &host(), None).unwrap();
         let error = choose(&foreign, &host(), None).unwrap_err();
@@ -282,13 +399,13 @@ mod tests {
     fn behind_nat_the_public_address_goes_with_a_named_interface() {
         let external = External {
             interfaces: vec!["eth0".to_owned()],
-            public_ip: Some(ip("203.0.113.9")),
+            public_ip: addresses("203.0.113.9"),
             ..External::default()
         };
 
         let found = choose(&external, &host(), None).unwrap();
 
-        assert_eq!((found.address, found.public_ip), (ip("192.0.2.1"), ip("203.0.113.9")));
+        assert_eq!((found.address, found.public_ip), (ip("192.0.2.1"), addresses("203.0.113.9")));
     }
 
     #[test]
@@ -330,7 +447,7 @@ mod tests {
             interfaces: vec!["eth9".to_owned()],
             patterns: vec!["nope".to_owned()],
             can_reach: Some(ip("192.0.2.77")),
-            public_ip: None,
+            public_ip: Addresses::default(),
         };
         let path = Path { interface: 2, source: ip("192.0.2.2") };
 
@@ -343,7 +460,7 @@ mod tests {
 
     #[test]
     fn the_address_is_global_permanent_and_first_if_there_is_a_choice() {
-        let order = preferred(&host().interfaces[1]);
+        let order: Vec<_> = preferred(&host().interfaces[1]).collect();
 
         assert_eq!(order, ["192.0.2.1", "192.0.2.2", "192.0.2.50", "169.254.1.1"].map(ip));
     }
@@ -360,24 +477,105 @@ mod tests {
         host.interfaces[2].addresses.clear();
         assert_eq!(
             choose(&External::default(), &host, None),
-            Err(ExternalError::NoDefault(NoInterface::NoAddress("eth1".to_owned())))
+            Err(ExternalError::NoDefault(NoInterface::NoAddress {
+                family: "IPv4",
+                name: "eth1".to_owned()
+            }))
         );
     }
 
     #[test]
     fn what_the_overlay_would_hide_is_named() {
         let mut host = host();
-        let (network, subnet) = (net("10.5.0.0/16"), net("10.5.1.0/24"));
+        let (network, subnet) = (subnets("10.5.0.0/16"), subnets("10.5.1.0/24"));
         assert_eq!(collisions(&host, network, subnet).len(), 0);
 
         host.interfaces[1].addresses.push(address("10.5.1.1/24"));
-        host.routes.push(Route { destination: subnet, interface: Some(2) });
+        host.routes.push(Route { destination: net("10.5.1.0/24"), interface: Some(2) });
         assert_eq!(collisions(&host, network, subnet).len(), 0, "the bridge is at home there");
 
         host.interfaces[1].addresses.push(address("10.5.9.1/24"));
         host.routes.push(Route { destination: net("10.0.0.0/8"), interface: Some(2) });
         let found = collisions(&host, network, subnet);
         assert!(found.len() == 2 && found[0].contains("10.5.9.1"), "{found:?}");
+
+        let both = subnets("10.5.0.0/16, fd00:5::/48");
+        let own = subnets("10.5.1.0/24, fd00:5:0:1::/64");
+        host.interfaces[1].addresses.push(address("fd00:5:0:1::1/64"));
+        assert_eq!(collisions(&host, both, own).len(), 2, "the bridge is at home there");
+        host.interfaces[1].addresses.push(address("fd00:5:0:9::1/64"));
+        let found = collisions(&host, both, own);
+        assert!(found.len() == 3 && found[2].contains("fd00:5:0:9::1"), "{found:?}");
+    }
+
+    #[test]
+    fn a_network_of_both_families_has_its_tunnel_at_ipv4() {
+        let both = subnets("10.5.0.0/16, fd00:5::/48");
+        let found = |external: External| super::choose(&external, both, &dual(), None);
+        let by = |word: &str| External { interfaces: vec![word.to_owned()], ..External::default() };
+        let like = |word: &str| External { patterns: vec![word.to_owned()], ..External::default() };
+
+        for external in
+            [External::default(), by("eth1"), by("198.51.100.1"), like("^2001"), like("eth1")]
+        {
+            let found = found(external.clone()).unwrap();
+            assert_eq!(found.address, ip("198.51.100.1"), "{external:?}");
+            assert_eq!(found.public_ip, addresses("198.51.100.1, 2001:db8::1"), "{external:?}");
+        }
+        let named = External { public_ip: addresses("203.0.113.9, 2001:db8::99"), ..by("eth1") };
+        assert_eq!(found(named).unwrap().public_ip, addresses("203.0.113.9, 2001:db8::99"));
+
+        let v6 = found(by("2001:db8::1")).unwrap();
+        assert_eq!((v6.address, v6.public_ip), (ip("2001:db8::1"), addresses("2001:db8::1")));
+
+        let mut link_local = dual();
+        let global: IpNet = net("2001:db8::/32");
+        link_local.interfaces[2].addresses.retain(|own| !global.contains(&own.network));
+        let found = super::choose(&External::default(), both, &link_local, None).unwrap();
+        assert_eq!(found.public_ip, addresses("198.51.100.1, fe80::1"), "enough to say so");
+        let none = super::choose(&External::default(), both, &host(), None).unwrap_err();
+        assert!(
+            none.to_string().contains("failed to find IPv6 address for interface eth1"),
+            "{none}"
+        );
+    }
+
+    #[test]
+    fn a_network_of_ipv6_has_its_tunnel_there() {
+        let v6 = subnets("fd00:5::/48");
+        let found = |external: External| super::choose(&external, v6, &dual(), None);
+        let by = |word: &str| External { interfaces: vec![word.to_owned()], ..External::default() };
+        let public = External { public_ip: addresses("2001:db8::1"), ..External::default() };
+
+        for external in [External::default(), by("eth1"), by("2001:db8::1"), public] {
+            let found = found(external.clone()).unwrap();
+            assert_eq!(found.address, ip("2001:db8::1"), "{external:?}");
+            assert_eq!(found.public_ip, addresses("2001:db8::1"), "{external:?}");
+        }
+
+        assert_eq!(
+            found(by("198.51.100.1")),
+            Err(ExternalError::NoMatch(NoInterface::Family(ip("198.51.100.1"))))
+        );
+        assert_eq!(
+            super::choose(&External::default(), v6, &host(), None),
+            Err(ExternalError::NoDefault(NoInterface::NoDefaultRoute { v6: true }))
+        );
+        let link_local = super::choose(&by("eth0"), v6, &dual(), None).unwrap_err();
+        assert!(link_local.to_string().contains("failed to find IPv6 address for interface eth0"));
+    }
+
+    /// The host with IPv6, too.
+    fn dual() -> Survey {
+        let mut host = host();
+        host.interfaces[1].addresses.push(address("fe80::2/64"));
+        host.interfaces[2].addresses.extend([
+            address("fe80::1/64"),
+            Address { permanent: false, secondary: true, ..address("2001:db8::abcd/64") },
+            address("2001:db8::1/64"),
+        ]);
+        host.routes.push(Route { destination: net("::/0"), interface: Some(3) });
+        host
     }
 
     /// A loopback, and two interfaces on the network.
@@ -414,11 +612,11 @@ mod tests {
         Address { network, permanent: true, secondary: false, deprecated: false }
     }
 
-    fn net(text: &str) -> Ipv4Net {
+    fn net(text: &str) -> IpNet {
         text.parse().unwrap()
     }
 
-    fn ip(text: &str) -> Ipv4Addr {
+    fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 }

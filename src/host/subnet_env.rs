@@ -1,19 +1,20 @@
 //! `subnet.env`: the file from which container runtimes read this node's subnet.
 
-use ipnet::Ipv4Net;
+use crate::config::Subnets;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// The file's contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubnetEnv {
-    /// The whole overlay.
-    pub network: Ipv4Net,
-    /// This node's subnet.
-    pub subnet: Ipv4Net,
+    /// The whole overlay, of each family.
+    pub networks: Subnets,
+    /// This node's subnets.
+    pub subnets: Subnets,
     /// MTU of the TUN device.
     pub mtu: u16,
     /// Whether twill masquerades, so that the container runtime need not.
@@ -24,9 +25,9 @@ pub struct SubnetEnv {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Previous {
     /// The overlay then.
-    pub network: Option<Ipv4Net>,
-    /// The subnet then.
-    pub subnet: Option<Ipv4Net>,
+    pub networks: Subnets,
+    /// The subnets then.
+    pub subnets: Subnets,
 }
 
 /// The file could not be written.
@@ -46,14 +47,20 @@ impl SubnetEnv {
     /// The text, byte for byte flannel's.
     #[must_use]
     pub fn text(&self) -> String {
-        let Self { network, subnet, mtu, masquerade } = self;
-        // The bridge takes the first address.
-        let first = Ipv4Addr::from(u32::from(subnet.addr()).wrapping_add(1));
-        format!(
-            "FLANNEL_NETWORK={network}\nFLANNEL_SUBNET={first}/{}\nFLANNEL_MTU={mtu}\n\
-             FLANNEL_IPMASQ={masquerade}\n",
-            subnet.prefix_len()
-        )
+        let Self { networks, subnets, mtu, masquerade } = self;
+        let mut text = String::new();
+        // The bridge takes the first address of each subnet.
+        if let (Some(network), Some(subnet)) = (networks.v4, subnets.v4) {
+            let first = Ipv4Addr::from_bits(subnet.addr().to_bits().wrapping_add(1));
+            let len = subnet.prefix_len();
+            text += &format!("FLANNEL_NETWORK={network}\nFLANNEL_SUBNET={first}/{len}\n");
+        }
+        if let (Some(network), Some(subnet)) = (networks.v6, subnets.v6) {
+            let first = Ipv6Addr::from_bits(subnet.addr().to_bits().wrapping_add(1));
+            let len = subnet.prefix_len();
+            text += &format!("FLANNEL_IPV6_NETWORK={network}\nFLANNEL_IPV6_SUBNET={first}/{len}\n");
+        }
+        text + &format!("FLANNEL_MTU={mtu}\nFLANNEL_IPMASQ={masquerade}\n")
     }
 
     /// Writes the file if it is missing or differs; says whether it did. Call it again and again: a
@@ -101,31 +108,41 @@ impl Previous {
     }
 
     fn parse(text: &str) -> Self {
-        let value = |wanted: &str| {
-            let mut lines = text.lines().filter_map(|line| {
-                let line = line.trim().trim_start_matches("export ");
-                let (key, value) = line.split_once('=')?;
-                (key.trim() == wanted).then_some(value)
-            });
-            let value = lines.next_back()?.trim().trim_matches(['"', '\'']);
-            value.parse::<Ipv4Net>().ok().map(|network| network.trunc())
-        };
-        Self { network: value("FLANNEL_NETWORK"), subnet: value("FLANNEL_SUBNET") }
+        Self {
+            networks: Subnets {
+                v4: value(text, "FLANNEL_NETWORK").map(|net: ipnet::Ipv4Net| net.trunc()),
+                v6: value(text, "FLANNEL_IPV6_NETWORK").map(|net: ipnet::Ipv6Net| net.trunc()),
+            },
+            subnets: Subnets {
+                v4: value(text, "FLANNEL_SUBNET").map(|net: ipnet::Ipv4Net| net.trunc()),
+                v6: value(text, "FLANNEL_IPV6_SUBNET").map(|net: ipnet::Ipv6Net| net.trunc()),
+            },
+        }
     }
+}
+
+/// The value of a variable, the last one in the text.
+fn value<T: FromStr>(text: &str, wanted: &str) -> Option<T> {
+    let mut lines = text.lines().filter_map(|line| {
+        let line = line.trim().trim_start_matches("export ");
+        let (key, value) = line.split_once('=')?;
+        (key.trim() == wanted).then_some(value)
+    });
+    lines.next_back()?.trim().trim_matches(['"', '\'']).parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn net(text: &str) -> Ipv4Net {
+    fn net(text: &str) -> Subnets {
         text.parse().unwrap()
     }
 
     fn env() -> SubnetEnv {
         SubnetEnv {
-            network: net("10.10.0.0/16"),
-            subnet: net("10.10.52.0/24"),
+            networks: net("10.10.0.0/16"),
+            subnets: net("10.10.52.0/24"),
             mtu: 1472,
             masquerade: false,
         }
@@ -138,6 +155,28 @@ mod tests {
             "FLANNEL_NETWORK=10.10.0.0/16\nFLANNEL_SUBNET=10.10.52.1/24\nFLANNEL_MTU=1472\n\
              FLANNEL_IPMASQ=false\n"
         );
+        let both = SubnetEnv {
+            networks: net("10.10.0.0/16, fd00:10::/48"),
+            subnets: net("10.10.52.0/24, fd00:10:0:52::/64"),
+            ..env()
+        };
+        assert_eq!(
+            both.text(),
+            "FLANNEL_NETWORK=10.10.0.0/16\nFLANNEL_SUBNET=10.10.52.1/24\n\
+             FLANNEL_IPV6_NETWORK=fd00:10::/48\nFLANNEL_IPV6_SUBNET=fd00:10:0:52::1/64\n\
+             FLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n"
+        );
+        let v6 =
+            SubnetEnv { networks: net("fd00:10::/48"), subnets: net("fd00:10:0:52::/64"), ..env() };
+        assert_eq!(
+            v6.text(),
+            "FLANNEL_IPV6_NETWORK=fd00:10::/48\nFLANNEL_IPV6_SUBNET=fd00:10:0:52::1/64\n\
+             FLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n"
+        );
+        for env in [both, v6] {
+            let previous = Previous { networks: env.networks, subnets: env.subnets };
+            assert_eq!(Previous::parse(&env.text()), previous);
+        }
     }
 
     #[test]
@@ -197,8 +236,8 @@ mod tests {
 
         let previous = Previous::read(&path);
 
-        assert_eq!(previous.network, Some(net("10.10.0.0/16")));
-        assert_eq!(previous.subnet, Some(net("10.10.52.0/24")), "the network, not the bridge");
+        assert_eq!(previous.networks, net("10.10.0.0/16"));
+        assert_eq!(previous.subnets, net("10.10.52.0/24"), "the network, not the bridge");
     }
 
     #[test]
@@ -212,13 +251,15 @@ mod tests {
             "FLANNEL_SUBNET=10.10.1.1/24,10.10.2.1/24",
             "#FLANNEL_SUBNET=10.10.52.1/24",
             "FLANNEL_SUBNET",
+            "FLANNEL_SUBNET=fd00::1/64",
+            "FLANNEL_IPV6_SUBNET=10.10.52.1/24",
         ] {
             assert_eq!(Previous::parse(text), Previous::default(), "{text:?}");
         }
         assert_eq!(Previous::read(Path::new("/nonexistent")), Previous::default());
         assert_eq!(
-            Previous::parse("export FLANNEL_SUBNET=\"10.10.52.1/24\"").subnet,
-            Some(net("10.10.52.0/24"))
+            Previous::parse("export FLANNEL_SUBNET=\"10.10.52.1/24\"").subnets,
+            net("10.10.52.0/24")
         );
     }
 }

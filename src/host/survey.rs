@@ -2,7 +2,7 @@
 
 use super::network::{HostError, Network, failed};
 use futures_util::TryStreamExt;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
@@ -12,7 +12,7 @@ use rtnetlink::packet_route::route::{
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The host's IPv4 configuration.
+/// The host's IP configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
     /// Interfaces by index.
@@ -31,28 +31,28 @@ pub struct Interface {
     pub name: String,
     /// Its MTU, bytes.
     pub mtu: u32,
-    /// Its IPv4 addresses.
+    /// Its addresses.
     pub addresses: Vec<Address>,
 }
 
-/// An IPv4 address of an interface.
+/// An address of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
     /// The address and the network that it is in.
-    pub network: Ipv4Net,
+    pub network: IpNet,
     /// Set by hand, not by DHCP for a time.
     pub permanent: bool,
-    /// Not the first of its network.
+    /// Not the first of its network; of IPv6, one that changes for privacy.
     pub secondary: bool,
     /// Not to be used for anything new.
     pub deprecated: bool,
 }
 
-/// An IPv4 route.
+/// A route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Where to.
-    pub destination: Ipv4Net,
+    pub destination: IpNet,
     /// By which interface, the first if there are several.
     pub interface: Option<u32>,
 }
@@ -63,16 +63,16 @@ pub struct Path {
     /// By which interface.
     pub interface: u32,
     /// From which of its own addresses.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
 }
 
 impl Survey {
     /// The host's addresses and routes inside an inner network of a peer, one sentence for each:
     /// packets for them would take the wrong way. Those inside `ours` belong there.
     #[must_use]
-    pub fn inside(&self, network: Ipv4Net, ours: &[Ipv4Net]) -> Vec<String> {
+    pub fn inside(&self, network: IpNet, ours: &[IpNet]) -> Vec<String> {
         let mut found = Vec::new();
-        let at_home = |net: &Ipv4Net| ours.iter().any(|ours| ours.contains(net));
+        let at_home = |net: &IpNet| ours.iter().any(|ours| ours.contains(net));
         for interface in &self.interfaces {
             for address in interface.addresses.iter().map(|address| address.network.addr()) {
                 if network.contains(&address) && !at_home(&address.into()) {
@@ -132,16 +132,20 @@ impl Network {
             }
         }
         interfaces.sort_by_key(|interface| interface.index);
-        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let routes: Vec<_> = self
-            .handle
-            .route()
-            .get(all)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|source| failed("cannot list routes".to_owned(), source))?;
-        let routes = routes.iter().filter(|route| is_main(route)).filter_map(route).collect();
+        let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+        let mut routes = Vec::new();
+        for all in [v4, v6] {
+            let all: Vec<_> = self
+                .handle
+                .route()
+                .get(all)
+                .execute()
+                .try_collect()
+                .await
+                .map_err(|source| failed("cannot list routes".to_owned(), source))?;
+            routes.extend(all.iter().filter(|route| is_main(route)).filter_map(route));
+        }
         Ok(Survey { interfaces, routes })
     }
 
@@ -149,10 +153,16 @@ impl Network {
     ///
     /// # Errors
     /// [`HostError::Request`], also when there is no route.
-    pub async fn path_to(&self, address: Ipv4Addr) -> Result<Path, HostError> {
+    pub async fn path_to(&self, address: IpAddr) -> Result<Path, HostError> {
         let what = || format!("cannot look up the route to {address}");
-        let mut question =
-            RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
+        let mut question = match address {
+            IpAddr::V4(v4) => {
+                RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32).build()
+            }
+            IpAddr::V6(v6) => {
+                RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).build()
+            }
+        };
         // The builder's defaults are for adding.
         question.header.table = RouteHeader::RT_TABLE_UNSPEC;
         question.header.protocol = RouteProtocol::Unspec;
@@ -162,7 +172,8 @@ impl Network {
         let answer = answers.try_next().await.map_err(|source| failed(what(), source))?;
         let path = answer.as_ref().and_then(|answer| {
             let source = answer.attributes.iter().find_map(|attribute| match attribute {
-                RouteAttribute::PrefSource(RouteAddress::Inet(source)) => Some(*source),
+                RouteAttribute::PrefSource(RouteAddress::Inet(source)) => Some((*source).into()),
+                RouteAttribute::PrefSource(RouteAddress::Inet6(source)) => Some((*source).into()),
                 _ => None,
             });
             Some(Path { interface: outgoing(answer)?, source: source? })
@@ -175,7 +186,7 @@ impl Network {
     ///
     /// # Errors
     /// [`HostError::Request`].
-    pub async fn ensure_blackhole(&self, network: Ipv4Net) -> Result<bool, HostError> {
+    pub async fn ensure_blackhole(&self, network: IpNet) -> Result<bool, HostError> {
         match self.handle.route().add(blackhole(network)).execute().await {
             Ok(()) => Ok(true),
             Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EEXIST => {
@@ -190,7 +201,7 @@ impl Network {
     ///
     /// # Errors
     /// [`HostError::Request`].
-    pub async fn remove_blackhole(&self, network: Ipv4Net) -> Result<bool, HostError> {
+    pub async fn remove_blackhole(&self, network: IpNet) -> Result<bool, HostError> {
         match self.handle.route().del(blackhole(network)).execute().await {
             Ok(()) => Ok(true),
             Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ESRCH => {
@@ -201,13 +212,22 @@ impl Network {
     }
 }
 
-fn blackhole(network: Ipv4Net) -> RouteMessage {
-    RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(network.network(), network.prefix_len())
-        .kind(RouteType::BlackHole)
-        .protocol(RouteProtocol::Boot)
-        .scope(RouteScope::Universe)
-        .build()
+fn blackhole(network: IpNet) -> RouteMessage {
+    let len = network.prefix_len();
+    match network.network() {
+        IpAddr::V4(address) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(address, len)
+            .kind(RouteType::BlackHole)
+            .protocol(RouteProtocol::Boot)
+            .scope(RouteScope::Universe)
+            .build(),
+        IpAddr::V6(address) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(address, len)
+            .kind(RouteType::BlackHole)
+            .protocol(RouteProtocol::Boot)
+            .scope(RouteScope::Universe)
+            .build(),
+    }
 }
 
 fn interface(message: &LinkMessage) -> Interface {
@@ -228,18 +248,14 @@ fn interface(message: &LinkMessage) -> Interface {
 }
 
 fn address(message: &AddressMessage) -> Option<Address> {
-    let mut local = None;
     let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
     for attribute in &message.attributes {
-        match attribute {
-            // On a point-to-point link the other attribute, Address, is the far end's.
-            AddressAttribute::Local(IpAddr::V4(address)) => local = Some(*address),
-            AddressAttribute::Flags(all) => flags = *all,
-            _ => {}
+        if let AddressAttribute::Flags(all) = attribute {
+            flags = *all;
         }
     }
     Some(Address {
-        network: Ipv4Net::new(local?, message.header.prefix_len).ok()?,
+        network: own_address(message)?,
         permanent: flags.contains(AddressFlags::Permanent),
         secondary: flags.contains(AddressFlags::Secondary),
         deprecated: flags.contains(AddressFlags::Deprecated),
@@ -262,10 +278,7 @@ pub(super) fn own_address(message: &AddressMessage) -> Option<IpNet> {
 }
 
 fn route(message: &RouteMessage) -> Option<Route> {
-    match destination(message)? {
-        IpNet::V4(destination) => Some(Route { destination, interface: outgoing(message) }),
-        IpNet::V6(_) => None,
-    }
+    Some(Route { destination: destination(message)?, interface: outgoing(message) })
 }
 
 /// Where a route leads.

@@ -5,17 +5,21 @@
 //! workers look up.
 
 pub mod etcd;
+mod families;
 mod go_json;
 #[cfg(feature = "kube")]
 pub mod kube;
 mod network;
 mod peers;
+mod pool;
 mod reconcile;
 mod store;
 #[cfg(feature = "etcd")]
 mod tls;
 
+pub use families::{Addresses, Both, Subnets};
 pub use network::{Backend, BackendError, NetworkConfig, NetworkError};
 pub use peers::{InvalidPeers, PeerSet, PeerSpec, Site};
+pub use pool::{Family, Pool};
 pub use reconcile::{PeerDiff, Reconciler, TooManyPeers};
 pub use store::{Joined, LeaseStore, Memory, MemoryError, NodeAddress};

@@ -1,10 +1,10 @@
 //! What a daemon needs of a store of leases, whatever the store is.
 
+use super::families::{Addresses, Subnets};
 use super::network::NetworkConfig;
 use super::peers::PeerSpec;
-use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::pin::Pin;
 use tokio::sync::watch;
 
@@ -27,14 +27,14 @@ pub trait LeaseStore: Sized {
     /// When waiting does not help.
     async fn network_config(&self) -> Result<NetworkConfig, Self::Error>;
 
-    /// The address that an administrator gave this node in the store; it wins over the command
+    /// The addresses that an administrator gave this node in the store; they win over the command
     /// line's.
     ///
     /// # Errors
     /// When what is there is no address.
-    async fn public_ip(&self) -> Result<Option<Ipv4Addr>, Self::Error>;
+    async fn public_ip(&self) -> Result<Addresses, Self::Error>;
 
-    /// Gets this node a subnet.
+    /// Gets this node a subnet of each family that the network has.
     ///
     /// # Errors
     /// When there is none for it.
@@ -51,7 +51,7 @@ pub trait LeaseStore: Sized {
     fn resume(
         self,
         config: &NetworkConfig,
-        local: Vec<Ipv4Addr>,
+        local: Vec<IpAddr>,
         memory: Memory,
     ) -> Result<Joined<Self>, MemoryError>;
 }
@@ -61,10 +61,11 @@ pub trait LeaseStore: Sized {
 pub struct Memory {
     /// Where the leases are kept: a store takes no other one's memory.
     pub kept_in: String,
-    /// Our subnet.
-    pub subnet: Ipv4Net,
+    /// Our subnets; the name is that of versions that had one.
+    #[serde(rename = "subnet")]
+    pub subnets: Subnets,
     /// Where others reach us.
-    pub public_ip: Ipv4Addr,
+    pub public_ip: Addresses,
     /// The peers.
     #[serde(default)]
     pub peers: Vec<PeerSpec>,
@@ -110,17 +111,17 @@ pub enum MemoryError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeAddress {
     /// Where others reach it.
-    pub public_ip: Ipv4Addr,
+    pub public_ip: Addresses,
     /// All addresses of its host.
-    pub local: Vec<Ipv4Addr>,
-    /// The network and the subnet of the last time.
-    pub previous: (Option<Ipv4Net>, Option<Ipv4Net>),
+    pub local: Vec<IpAddr>,
+    /// The networks and the subnets of the last time.
+    pub previous: (Subnets, Subnets),
 }
 
 /// A node that has a subnet.
 pub struct Joined<S: LeaseStore> {
-    /// The subnet.
-    pub subnet: Ipv4Net,
+    /// The subnets.
+    pub subnets: Subnets,
     /// What is known, from now on.
     pub known: watch::Receiver<S::Known>,
     /// Keeps the subnet and follows the others; must be polled. Ends when the subnet is gone: in

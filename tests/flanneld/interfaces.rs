@@ -1,6 +1,6 @@
 //! Which interface carries the tunnel, on hosts with several.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use twill::config::flanneld::External;
 use twill::host::Network;
 use twill::host::external_interface::{ExternalError, ExternalInterface, choose};
@@ -31,11 +31,10 @@ fn an_interface_is_found_by_name_address_expression_and_destination() {
     let Some((_bed, host)) = host("all ways") else { return };
     let interfaces = |word: &str| External { interfaces: vec![word.to_owned()], ..<_>::default() };
     let patterns = |word: &str| External { patterns: vec![word.to_owned()], ..<_>::default() };
-    let reach = |last| External {
-        can_reach: Some(Ipv4Addr::new(203, 0, 113, last)),
-        ..External::default()
-    };
-    let public = |ip: [u8; 4]| External { public_ip: Some(ip.into()), ..External::default() };
+    let reach =
+        |last| External { can_reach: Some([203, 0, 113, last].into()), ..External::default() };
+    let public =
+        |ip: [u8; 4]| External { public_ip: Ipv4Addr::from(ip).into(), ..External::default() };
     let cases = [
         (interfaces("a0"), "a0", [192, 0, 2, 1]),
         (interfaces("192.0.2.2"), "a0", [192, 0, 2, 2]),
@@ -47,7 +46,11 @@ fn an_interface_is_found_by_name_address_expression_and_destination() {
     for (external, name, address) in cases {
         let found = find(&host, external.clone()).unwrap();
 
-        assert_eq!((found.name.as_str(), found.address), (name, address.into()), "{external:?}");
+        assert_eq!(
+            (found.name.as_str(), found.address),
+            (name, IpAddr::from(address)),
+            "{external:?}"
+        );
     }
 }
 
@@ -55,7 +58,7 @@ fn an_interface_is_found_by_name_address_expression_and_destination() {
 fn a_destination_without_a_route_finds_nothing() {
     let Some((_bed, host)) = host("unreachable") else { return };
     host.ip("route del default").unwrap();
-    let external = External { can_reach: Some(Ipv4Addr::new(8, 8, 8, 8)), ..<_>::default() };
+    let external = External { can_reach: Some([8, 8, 8, 8].into()), ..<_>::default() };
 
     assert!(matches!(find(&host, external), Err(ExternalError::NoMatch(_))));
 }
@@ -73,7 +76,45 @@ fn an_address_that_runs_out_comes_after_one_that_does_not() {
     assert_eq!(find(&host, external).unwrap().address, Ipv4Addr::new(192, 0, 3, 60));
 }
 
+#[test]
+fn interfaces_are_found_by_ipv6_too() {
+    let Some((_bed, host)) = host("by ipv6") else { return };
+    host.ip("address add fd00:a::1/64 dev a0 nodad
+         address add fd00:b::1/64 dev b0 nodad
+         route add default via fd00:b::254
+         route add fd00:c::/64 via fd00:a::254")
+        .unwrap();
+    let interfaces = |word: &str| External { interfaces: vec![word.to_owned()], ..<_>::default() };
+    let reach = |to: &str| External { can_reach: to.parse().ok(), ..<_>::default() };
+    let public = |to: &str| External { public_ip: to.parse().unwrap(), ..<_>::default() };
+    let (v6, both) = ("fd00:5::/48", "10.5.0.0/16, fd00:5::/48");
+    for (networks, external, name, address) in [
+        (v6, External::default(), "b0", "fd00:b::1"),
+        (v6, interfaces("a0"), "a0", "fd00:a::1"),
+        (v6, interfaces("fd00:a::1"), "a0", "fd00:a::1"),
+        (v6, reach("fd00:c::7"), "a0", "fd00:a::1"),
+        (v6, public("fd00:a::1"), "a0", "fd00:a::1"),
+        (both, External::default(), "b0", "198.51.100.1"),
+        (both, interfaces("a0"), "a0", "192.0.2.1"),
+        (both, interfaces("fd00:a::1"), "a0", "fd00:a::1"),
+        (both, public("192.0.2.2, fd00:a::1"), "a0", "192.0.2.2"),
+    ] {
+        let found = find_for(&host, networks, external.clone()).unwrap();
+
+        let expected = (name, address.parse().unwrap());
+        assert_eq!((found.name.as_str(), found.address), expected, "{networks} {external:?}");
+    }
+}
+
 fn find(host: &Namespace, external: External) -> Result<ExternalInterface, ExternalError> {
+    find_for(host, "10.5.0.0/16", external)
+}
+
+fn find_for(
+    host: &Namespace,
+    networks: &str,
+    external: External,
+) -> Result<ExternalInterface, ExternalError> {
     host.enter(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -83,7 +124,7 @@ fn find(host: &Namespace, external: External) -> Result<ExternalInterface, Exter
                 Some(address) => network.path_to(address).await.ok(),
                 None => None,
             };
-            choose(&external, &survey, path)
+            choose(&external, networks.parse().unwrap(), &survey, path)
         })
     })
 }

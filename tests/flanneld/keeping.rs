@@ -7,11 +7,11 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use twill::subnet::NetworkConfig;
 use twill::subnet::etcd::client::{Access, Credentials, EtcdKeys};
 use twill::subnet::etcd::{
     AcquireError, Held, Keeper, Keeping, LeaseAttrs, Leases, OwnLease, Prefix, Revoked, acquire,
 };
+use twill::subnet::{NetworkConfig, Subnets};
 use twill_testbed::Testbed;
 
 const ENDPOINT: &str = "http://127.0.0.1:2379";
@@ -27,13 +27,15 @@ fn ten_nodes_race_for_seven_subnets_and_each_goes_to_one() {
         on_runtime(async {
             let nodes = (1..=10).map(|host| {
                 let (config, manager) = (config.clone(), manager(Duration::from_secs(60)));
-                async move { Box::pin(acquire(&manager, &config, attrs(host), None)).await }
+                async move {
+                    Box::pin(acquire(&manager, &config, attrs(host), Subnets::default())).await
+                }
             });
             futures_util::future::join_all(nodes).await
         })
     });
 
-    let held: BTreeSet<_> = results.iter().flatten().map(|held| held.subnet).collect();
+    let held: BTreeSet<_> = results.iter().flatten().map(|held| held.subnets).collect();
     let refused = results.iter().filter(|result| matches!(result, Err(AcquireError::OutOfSubnets)));
     assert_eq!((held.len(), refused.count()), (7, 3), "{results:?}");
     assert_eq!(etcd.subnets().len(), 7);
@@ -48,7 +50,7 @@ fn a_lease_is_renewed_again_and_again() {
         on_runtime(async {
             let (held, mut leases) = keep(4, 3).await;
             tokio::time::sleep(Duration::from_secs(8)).await;
-            (held.subnet, leases.borrow_and_update().clone())
+            (held.subnets, leases.borrow_and_update().clone())
         })
     });
 
@@ -74,7 +76,7 @@ fn a_lease_that_runs_out_while_etcd_is_frozen_is_taken_again() {
             etcd.thaw();
             wait(&mut leases, "its return", |leases| leases.own == OwnLease::Held).await;
             let value = lease_value(&held.attrs.public_ip.to_string());
-            assert_eq!(etcd.lease(&held.subnet.to_string()), Some(value));
+            assert_eq!(etcd.lease(&held.subnets.to_string()), Some(value));
         });
     });
 }
@@ -87,7 +89,7 @@ fn a_lease_that_somebody_took_after_it_ran_out_is_not_taken_back() {
     namespace.enter(|| {
         on_runtime(async {
             let (held, mut leases) = keep(3600, 3599).await;
-            let subnet = held.subnet.to_string();
+            let subnet = held.subnets.to_string();
 
             etcd.put_peer(&subnet, "192.0.2.66");
             wait(&mut leases, "the theft", |leases| leases.own == OwnLease::Stolen).await;
@@ -114,7 +116,8 @@ fn a_token_from_before_a_change_of_users_is_replaced_and_no_lease_is_left_behind
             let access = Access::new(vec![ENDPOINT.to_owned()], None, Some(credentials)).unwrap();
             let keys = EtcdKeys::new(access, Prefix::new(PREFIX));
             let config = NetworkConfig::parse(NETWORK).unwrap();
-            let held = Box::pin(acquire(&keys, &config, attrs(1), None)).await.unwrap();
+            let held =
+                Box::pin(acquire(&keys, &config, attrs(1), Subnets::default())).await.unwrap();
             let entry = keys.find(&held.key).await.unwrap().unwrap();
             for name in ["one", "two"] {
                 etcd.ctl(&["user", "add", &format!("{name}:secret")]);
@@ -141,13 +144,14 @@ fn renewing_never_overwrites_what_another_node_wrote_unseen() {
             use twill::subnet::etcd::{Entry, Keys, Term};
             let manager = manager(Duration::from_secs(60));
             let config = NetworkConfig::parse(NETWORK).unwrap();
-            let held = Box::pin(acquire(&manager, &config, attrs(1), None)).await.unwrap();
+            let held =
+                Box::pin(acquire(&manager, &config, attrs(1), Subnets::default())).await.unwrap();
             let entry = manager.find(&held.key).await.unwrap().unwrap();
-            etcd.put_peer(&held.subnet.to_string(), "192.0.2.66");
+            etcd.put_peer(&held.subnets.to_string(), "192.0.2.66");
 
             let by_value = Box::pin(manager.renew(&entry, held.attrs, Term::Lease)).await;
             // The same value, but under somebody else's lease.
-            etcd.put_peer(&held.subnet.to_string(), "192.0.2.1");
+            etcd.put_peer(&held.subnets.to_string(), "192.0.2.1");
             let by_lease = Box::pin(manager.renew(&entry, held.attrs, Term::Lease)).await;
             let now = Entry { lease: 0, ..entry };
             let renewed = Box::pin(manager.renew(&now, held.attrs, Term::Lease)).await;
@@ -168,13 +172,14 @@ fn a_revoked_lease_ends_the_keeper() {
         on_runtime(async {
             let manager = manager(Duration::from_secs(3600));
             let config = NetworkConfig::parse(NETWORK).unwrap();
-            let held = Box::pin(acquire(&manager, &config, attrs(1), None)).await.unwrap();
+            let held =
+                Box::pin(acquire(&manager, &config, attrs(1), Subnets::default())).await.unwrap();
             let (keeper, _leases) = Keeper::new(manager, keeping(&config, held.clone(), 60));
 
             let run = timeout(Duration::from_secs(20), keeper.run());
             let delete = async {
                 tokio::time::sleep(Duration::from_millis(500)).await;
-                etcd.delete_lease(&held.subnet.to_string());
+                etcd.delete_lease(&held.subnets.to_string());
             };
 
             assert_eq!(futures_util::future::join(Box::pin(run), delete).await.0, Ok(Revoked));
@@ -263,7 +268,7 @@ fn a_peer_that_flaps_is_published_ten_times_a_second_at_most() {
 async fn keep(ttl: u64, margin: u64) -> (Held, watch::Receiver<Leases>) {
     let manager = manager(Duration::from_secs(ttl));
     let config = NetworkConfig::parse(NETWORK).unwrap();
-    let held = Box::pin(acquire(&manager, &config, attrs(1), None)).await.unwrap();
+    let held = Box::pin(acquire(&manager, &config, attrs(1), Subnets::default())).await.unwrap();
     let (keeper, leases) = Keeper::new(manager, keeping(&config, held.clone(), margin));
     tokio::task::spawn_local(Box::pin(keeper.run()));
     (held, leases)
@@ -271,7 +276,7 @@ async fn keep(ttl: u64, margin: u64) -> (Held, watch::Receiver<Leases>) {
 
 fn keeping(config: &NetworkConfig, held: Held, margin: u64) -> Keeping {
     Keeping {
-        network: config.network,
+        networks: config.networks(),
         local: Vec::new(),
         held,
         margin: Duration::from_secs(margin),
@@ -285,7 +290,7 @@ fn manager(ttl: Duration) -> EtcdKeys {
 }
 
 fn attrs(host: u8) -> LeaseAttrs {
-    LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, host) }
+    LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, host).into() }
 }
 
 fn on_runtime<T>(work: impl Future<Output = T>) -> T {

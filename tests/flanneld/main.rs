@@ -4,6 +4,7 @@
 
 mod certificates;
 mod cluster;
+mod dual;
 mod etcd;
 mod extension;
 mod handover;

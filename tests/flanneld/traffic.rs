@@ -113,7 +113,11 @@ fn a_network_that_the_host_uses_itself_is_warned_of() {
 }
 
 /// Moves a few megabytes by TCP.
-fn transfer(from: &twill_testbed::Namespace, to: &twill_testbed::Namespace, address: &str) {
+pub(crate) fn transfer(
+    from: &twill_testbed::Namespace,
+    to: &twill_testbed::Namespace,
+    address: &str,
+) {
     let mut server =
         to.spawn("iperf3", to.command("iperf3").args(["-s", "-1", "--forceflush"])).unwrap();
     server.wait_for("listening", std::time::Duration::from_secs(10)).unwrap();

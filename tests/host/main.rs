@@ -77,8 +77,8 @@ fn two_networks_on_one_host_keep_their_rules() {
     let rules = || host.run("iptables-save", &[]).unwrap();
 
     on(&host, async move |_| {
-        let first = Firewall::start(one, Backend::Iptables).await;
-        let second = Firewall::start(other, Backend::Iptables).await;
+        let first = Firewall::start(&[one], Backend::Iptables).await;
+        let second = Firewall::start(&[other], Backend::Iptables).await;
         // Each looks after its own.
         first.ensure().await;
         second.ensure().await;
@@ -107,7 +107,7 @@ fn two_networks_on_one_host_keep_their_rules() {
         ],
     )
     .unwrap();
-    on(&host, async move |_| Firewall::start(one, Backend::Iptables).await.ensure().await);
+    on(&host, async move |_| Firewall::start(&[one], Backend::Iptables).await.ensure().await);
     let repaired = rules();
     assert_eq!((about(&repaired, "10.5.0.0/16"), about(&repaired, "10.6.0.0/16")), (7, 7));
 
@@ -125,9 +125,9 @@ fn two_networks_on_one_host_keep_their_nftables_rules() {
     let about = |rules: &str, net: &str| rules.lines().filter(|line| line.contains(net)).count();
 
     on(&host, async move |_| {
-        Firewall::start(one, Backend::Nftables).await;
-        Firewall::start(other, Backend::Nftables).await;
-        Firewall::start(one, Backend::Nftables).await;
+        Firewall::start(&[one], Backend::Nftables).await;
+        Firewall::start(&[other], Backend::Nftables).await;
+        Firewall::start(&[one], Backend::Nftables).await;
     });
     let both = rules();
     assert_eq!((about(&both, "10.5.0.0/16"), about(&both, "10.6.0.0/16")), (7, 7), "{both}");
@@ -136,7 +136,7 @@ fn two_networks_on_one_host_keep_their_nftables_rules() {
     assert!(both.lines().nth(first - 1).unwrap().contains("meta mark"), "it stays first: {both}");
 
     // One of them changes to iptables.
-    on(&host, async move |_| Firewall::start(one, Backend::Iptables).await);
+    on(&host, async move |_| Firewall::start(&[one], Backend::Iptables).await);
     let left = rules();
     assert_eq!((about(&left, "10.5.0.0/16"), about(&left, "10.6.0.0/16")), (0, 7), "{left}");
 }
@@ -144,7 +144,13 @@ fn two_networks_on_one_host_keep_their_nftables_rules() {
 fn scope(network: &str) -> Scope {
     let network: Ipv4Net = network.parse().unwrap();
     let subnet = network.subnets(24).unwrap().nth(52).unwrap();
-    Scope { network, subnet, masquerade: true, forward: true, random_fully: true }
+    Scope {
+        network: network.into(),
+        subnet: subnet.into(),
+        masquerade: true,
+        forward: true,
+        random_fully: true,
+    }
 }
 
 /// A host with a device that stands for the tunnel.

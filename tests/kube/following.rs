@@ -150,8 +150,8 @@ pub(super) fn on_a_cluster<F: Future<Output = ()>>(
     let member = Member {
         name: "n1".to_owned(),
         annotations: Annotations::new(DEFAULT_PREFIX).unwrap(),
-        network: "10.244.0.0/16".parse().unwrap(),
-        public_ip: Ipv4Addr::new(192, 0, 2, 1),
+        networks: "10.244.0.0/16".parse().unwrap(),
+        public_ip: Ipv4Addr::new(192, 0, 2, 1).into(),
         local: Vec::new(),
         sets_condition: true,
     };

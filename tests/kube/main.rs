@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
 mod beside_flannel;
+mod dual;
 mod faults;
 mod following;
 mod manifests;

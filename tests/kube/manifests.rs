@@ -41,7 +41,10 @@ fn every_manifest_is_accepted_by_the_api_server_to_the_last_field() {
     kinds.sort_by_key(|kind| expected.iter().position(|known| known == kind));
     assert_eq!(kinds, expected);
     let config = net_conf(&base);
-    assert_eq!((config.network.to_string(), config.backend.port), ("10.244.0.0/16".into(), 8285));
+    assert_eq!(
+        (config.networks().to_string(), config.backend.port),
+        ("10.244.0.0/16".into(), 8285)
+    );
 }
 
 #[test]
@@ -146,7 +149,7 @@ fn values_of_flannels_chart_do_what_their_names_say() {
     let chart = templated(EVERY_VALUE).unwrap();
 
     let config = net_conf(&chart);
-    assert_eq!(config.network.to_string(), "10.42.0.0/16");
+    assert_eq!(config.networks().to_string(), "10.42.0.0/16");
     assert_eq!((config.backend.port, config.backend.mtu), (8286, Some(1400)));
     assert!(config.nftables);
     let pod = &chart["DaemonSet kube-flannel-ds"]["spec"]["template"]["spec"];
@@ -175,6 +178,10 @@ fn values_of_flannels_chart_do_what_their_names_say() {
     let pod = &no_plugin["DaemonSet kube-flannel-ds"]["spec"]["template"]["spec"];
     assert_eq!(pod["initContainers"][0]["name"], "install-cni");
     assert!(pod["initContainers"][1].is_null());
+    let both = net_conf(&templated(&["podCidrv6=fd00:42::/48"]).unwrap());
+    assert_eq!(both.networks().to_string(), "10.244.0.0/16, fd00:42::/48");
+    let only_v6 = net_conf(&templated(&["podCidr=", "podCidrv6=fd00:42::/48"]).unwrap());
+    assert_eq!(only_v6.networks().to_string(), "fd00:42::/48");
     let without = templated(&["flannel.healthz.port=0"]).unwrap();
     let gateway =
         &without["DaemonSet kube-flannel-ds"]["spec"]["template"]["spec"]["containers"][0];
@@ -189,8 +196,7 @@ fn values_that_twill_cannot_serve_are_refused_with_the_cure() {
     }
     for (value, words) in [
         ("flannel.backend=vxlan", r#"flannel.backend is "vxlan": twill serves "udp" only"#),
-        ("podCidrv6=fd00::/64", "carries IPv4 only, leave it empty"),
-        ("podCidr=", "set it to the cluster's --cluster-cidr"),
+        ("podCidr=", "set them to the cluster's --cluster-cidr"),
         ("netpol.enabled=true", "install kube-network-policies by its own manifests"),
         ("flannel.args={-ip-masq}", "flannel.args has no -kube-subnet-mgr"),
         ("flannel.image.repository=ghcr.io/flannel-io/flannel", "set flannel.image.repository"),
@@ -224,7 +230,7 @@ fn helm_installs_upgrades_and_removes_the_chart() {
     let network = || {
         let object = server.call("GET", config, None);
         let text = object["data"]["net-conf.json"].as_str().unwrap().to_owned();
-        twill::subnet::NetworkConfig::parse(&text).unwrap().network.to_string()
+        twill::subnet::NetworkConfig::parse(&text).unwrap().networks().to_string()
     };
 
     run(&["install", "--create-namespace", "flannel"]);

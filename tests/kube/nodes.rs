@@ -325,6 +325,11 @@ impl Node {
         self.folder.join("subnet.env")
     }
 
+    /// Where it runs.
+    pub(super) fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
     fn socket(&self) -> PathBuf {
         self.folder.join("control.sock")
     }

@@ -31,7 +31,8 @@ flags! {
     IFACE_CAN_REACH: "iface-can-reach", Text, "",
         "use the interface from which this address is reached";
     PUBLIC_IP: "public-ip", Text, "", "address at which other hosts reach this one";
-    PUBLIC_IPV6: "public-ipv6", Text, "", "ignored; the udp backend carries IPv4 only";
+    PUBLIC_IPV6: "public-ipv6", Text, "",
+        "IPv6 address at which other hosts reach this one";
     SUBNET_FILE: "subnet-file", Text, "/run/flannel/subnet.env",
         "file for the subnet, MTU and network, as variables";
     RENEW_MARGIN: "subnet-lease-renew-margin", Int, "60",

@@ -16,6 +16,7 @@ use crate::config::flanneld::Kube;
 use crate::config::flanneld::{Etcd, External, Flanneld, LeaseStore, Rules};
 use crate::control::report;
 use crate::gateway::flanneld;
+use crate::subnet::Addresses;
 use crate::subnet::etcd::client::{Credentials, TlsFiles};
 #[cfg(feature = "kube")]
 use crate::subnet::kube::annotations::Annotations;
@@ -23,10 +24,11 @@ use crate::subnet::kube::annotations::Annotations;
 use crate::subnet::kube::{Membership, NodeName, Options};
 use crate::telemetry::log;
 use clap::{CommandFactory, Parser};
-use go_flags::{FlagError, Typed};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use go_flags::{Flag, FlagError, Typed};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 use tracing::{error, warn};
 use twill_datapath::IngressCheck;
@@ -139,9 +141,6 @@ fn resolve(typed: &Typed, variables: &Variables) -> Result<Flanneld, String> {
     if !(1..=1439).contains(&margin) {
         return Err("Invalid subnet-lease-renew-margin option, out of acceptable range".to_owned());
     }
-    if !typed.text(&flags::PUBLIC_IPV6).is_empty() {
-        warn!("-public-ipv6 has no effect: the udp backend carries IPv4 only");
-    }
     let resync = u64::try_from(typed.int(&flags::IPTABLES_RESYNC))
         .map_err(|_| "-iptables-resync must not be negative".to_owned())?;
     Ok(Flanneld {
@@ -247,25 +246,25 @@ fn etcd(typed: &Typed) -> Etcd {
 }
 
 fn external(typed: &Typed) -> Result<External, String> {
-    let public_ip = match typed.text(&flags::PUBLIC_IP) {
-        "" => None,
-        text => Some(
-            text.parse::<Ipv4Addr>().map_err(|_| format!("invalid public IP address: {text}"))?,
-        ),
+    let public_ip = Addresses {
+        v4: address(typed, &flags::PUBLIC_IP, "invalid public IP address: ")?,
+        v6: address(typed, &flags::PUBLIC_IPV6, "invalid public IPv6 address: ")?,
     };
-    let can_reach = match typed.text(&flags::IFACE_CAN_REACH) {
-        "" => None,
-        text => Some(
-            text.parse::<Ipv4Addr>()
-                .map_err(|_| format!("invalid -iface-can-reach {text:?}: not an IPv4 address"))?,
-        ),
-    };
+    let can_reach = address(typed, &flags::IFACE_CAN_REACH, "invalid -iface-can-reach: ")?;
     Ok(External {
         interfaces: typed.all(flags::IFACE.name).to_vec(),
         patterns: typed.all(flags::IFACE_REGEX.name).to_vec(),
         can_reach,
         public_ip,
     })
+}
+
+/// A flag's address; none if it is empty.
+fn address<A: FromStr>(typed: &Typed, flag: &Flag, mistake: &str) -> Result<Option<A>, String> {
+    match typed.text(flag) {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| format!("{mistake}{text}")),
+    }
 }
 
 fn healthz(typed: &Typed) -> Result<Option<SocketAddr>, String> {
@@ -336,6 +335,7 @@ mod tests {
             "--etcd-endpoints=https://a:1,b:2 -etcd-prefix /x -etcd-keyfile k -etcd-certfile c \
              -etcd-cafile a -etcd-username u -etcd-password p -iface eth1 -iface 10.0.0.1 \
              -iface-regex ^eth -iface-can-reach 192.0.2.1 -public-ip 203.0.113.7 \
+             -public-ipv6 2001:db8::7 \
              -subnet-file /tmp/s.env -subnet-lease-renew-margin 30 -ip-masq \
              -ip-masq-fully-random-disable -iptables-resync 9 -iptables-forward-rules=false \
              -ip-blackhole-route -healthz-ip 127.0.0.1 -healthz-port 8081",
@@ -349,8 +349,8 @@ mod tests {
         assert_eq!(etcd_of(&options).credentials.clone().unwrap().password, "p");
         assert_eq!(options.external.interfaces, ["eth1", "10.0.0.1"]);
         assert_eq!(options.external.patterns, ["^eth"]);
-        assert_eq!(options.external.can_reach, Some(Ipv4Addr::new(192, 0, 2, 1)));
-        assert_eq!(options.external.public_ip, Some(Ipv4Addr::new(203, 0, 113, 7)));
+        assert_eq!(options.external.can_reach, "192.0.2.1".parse().ok());
+        assert_eq!(options.external.public_ip, "203.0.113.7, 2001:db8::7".parse().unwrap());
         assert_eq!(options.renew_margin, Duration::from_secs(1800));
         assert_eq!(
             options.rules,
@@ -468,6 +468,7 @@ mod tests {
             "-subnet-lease-renew-margin 1440",
             "-public-ip x",
             "-public-ip fd00::1",
+            "-public-ipv6 192.0.2.1",
             "-iface-can-reach x",
             "-healthz-port 70000",
             "-healthz-port 1 -healthz-ip x",

@@ -5,7 +5,7 @@
 
 use super::command::{CommandError, run};
 use super::{Scope, is_foreign, is_own};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use std::fmt::Write;
 
 const POSTROUTING: &str = "FLANNEL-POSTRTG";
@@ -21,6 +21,14 @@ pub(super) struct Rule {
     table: &'static str,
     chain: &'static str,
     words: Vec<String>,
+}
+
+/// The programs, of IPv4 and of IPv6.
+const PROGRAMS: [&str; 2] = ["iptables", "ip6tables"];
+
+/// The program of a network's family.
+fn program(network: IpNet) -> &'static str {
+    if network.addr().is_ipv4() { PROGRAMS[0] } else { PROGRAMS[1] }
 }
 
 /// All rules of a scope, in order.
@@ -51,7 +59,7 @@ fn masquerade(scope: &Scope) -> Vec<Rule> {
         ours(format!("-s {network} -d {subnet}"), "RETURN"),
         // and so do packets from outside to a container of this node.
         ours(format!("! -s {network} -d {subnet}"), "RETURN"),
-        ours(format!("-s {network} ! -d 224.0.0.0/4"), masquerade),
+        ours(format!("-s {network} ! -d {}", scope.multicast()), masquerade),
         ours(format!("! -s {network} -d {network}"), masquerade),
     ]
 }
@@ -106,7 +114,7 @@ type Listed = Option<Vec<String>>;
 /// existing jumps to them removed; everything appended in order. Beside rules of other networks, the
 /// rule without any network comes first, as each network's rules expect.
 fn restore_text(
-    network: Ipv4Net,
+    network: IpNet,
     rules: &[Rule],
     there: impl Fn(&Rule) -> bool,
     listed: impl Fn(&str) -> Listed,
@@ -157,73 +165,79 @@ async fn list(program: &str, table: &str, chain: &str) -> Result<Listed, Command
 }
 
 /// Puts the rules in place: all or none.
-pub(super) async fn apply(network: Ipv4Net, rules: &[Rule]) -> Result<(), CommandError> {
+pub(super) async fn apply(network: IpNet, rules: &[Rule]) -> Result<(), CommandError> {
+    let program = program(network);
     let mut there = Vec::new();
     for rule in rules.iter().filter(|rule| !rule.is_ours()) {
-        if exists("iptables", rule).await? {
+        if exists(program, rule).await? {
             there.push(rule);
         }
     }
-    let nat = list("iptables", "nat", POSTROUTING).await?;
-    let filter = list("iptables", "filter", FORWARD).await?;
+    let nat = list(program, "nat", POSTROUTING).await?;
+    let filter = list(program, "filter", FORWARD).await?;
     let listed = |chain: &str| if chain == POSTROUTING { nat.clone() } else { filter.clone() };
     let text = restore_text(network, rules, |rule| there.contains(&rule), listed);
-    let waiting: &[&str] =
-        if version().await >= Some((1, 6, 2)) { &["--noflush", "--wait"] } else { &["--noflush"] };
-    run("iptables-restore", waiting, &text).await.map(drop)
+    let waits = version(program).await >= Some((1, 6, 2));
+    let waiting: &[&str] = if waits { &["--noflush", "--wait"] } else { &["--noflush"] };
+    run(&format!("{program}-restore"), waiting, &text).await.map(drop)
 }
 
-/// Whether every rule is there.
-pub(super) async fn all_exist(rules: &[Rule]) -> Result<bool, CommandError> {
+/// Whether every rule of a network is there.
+pub(super) async fn all_exist(network: IpNet, rules: &[Rule]) -> Result<bool, CommandError> {
     for rule in rules {
-        if !exists("iptables", rule).await? {
+        if !exists(program(network), rule).await? {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-/// Whether this host's iptables knows `--random-fully`.
-pub(super) async fn has_random_fully() -> bool {
-    version().await >= Some((1, 6, 2))
+/// Whether this host's iptables of a network's family knows `--random-fully`.
+pub(super) async fn has_random_fully(network: IpNet) -> bool {
+    version(program(network)).await >= Some((1, 6, 2))
 }
 
 /// Removes the rules of a network, those of other networks stay. What fails has no consequence but
 /// rules that match nothing any more.
-pub(super) async fn forget(network: Ipv4Net) {
+pub(super) async fn forget(network: IpNet) {
+    let program = program(network);
     for (table, chain) in [("nat", POSTROUTING), ("filter", FORWARD)] {
-        let Ok(Some(lines)) = list("iptables", table, chain).await else { continue };
+        let Ok(Some(lines)) = list(program, table, chain).await else { continue };
         let deletions: String = lines
             .iter()
             .filter(|line| is_own(line, network))
             .map(|line| format!("-D {line}\n"))
             .collect();
         let text = format!("*{table}\n{deletions}COMMIT\n");
-        let _ = run("iptables-restore", &["--noflush"], &text).await;
+        let _ = run(&format!("{program}-restore"), &["--noflush"], &text).await;
     }
 }
 
 /// Removes our chains and the jumps to them, of both families; chains that also have rules of other
-/// networks stay. Succeeds if there is nothing to remove.
-pub(super) async fn remove(network: Ipv4Net) {
+/// networks than these stay. Succeeds if there is nothing to remove.
+pub(super) async fn remove(networks: &[IpNet]) {
+    let any = IpNet::default();
     let all =
-        Scope { network, subnet: network, masquerade: true, forward: true, random_fully: false };
+        Scope { network: any, subnet: any, masquerade: true, forward: true, random_fully: false };
     let jumps: Vec<_> = rules(&all).into_iter().filter(|rule| !rule.is_ours()).collect();
-    for program in ["iptables", "ip6tables"] {
+    for own in PROGRAMS {
+        let network = networks.iter().copied().find(|network| program(*network) == own);
         for jump in &jumps {
             let chain = jump.target();
-            let lines = list(program, jump.table, chain).await.ok().flatten().unwrap_or_default();
-            if lines.iter().any(|line| is_foreign(line, network)) {
+            let lines = list(own, jump.table, chain).await.ok().flatten().unwrap_or_default();
+            if let Some(network) = network
+                && lines.iter().any(|line| is_foreign(line, network))
+            {
                 forget(network).await;
                 continue;
             }
-            while exists(program, jump).await.unwrap_or(false) {
-                if command(program, "-D", jump).await.is_err() {
+            while exists(own, jump).await.unwrap_or(false) {
+                if command(own, "-D", jump).await.is_err() {
                     break;
                 }
             }
-            let _ = run(program, &["-w", "-t", jump.table, "-F", chain], "").await;
-            let _ = run(program, &["-w", "-t", jump.table, "-X", chain], "").await;
+            let _ = run(own, &["-w", "-t", jump.table, "-F", chain], "").await;
+            let _ = run(own, &["-w", "-t", jump.table, "-X", chain], "").await;
         }
     }
 }
@@ -249,8 +263,8 @@ async fn command(program: &str, action: &str, rule: &Rule) -> Result<(), Command
     run(program, &args, "").await.map(drop)
 }
 
-async fn version() -> Option<(u32, u32, u32)> {
-    parse_version(&run("iptables", &["--version"], "").await.ok()?)
+async fn version(program: &str) -> Option<(u32, u32, u32)> {
+    parse_version(&run(program, &["--version"], "").await.ok()?)
 }
 
 /// `iptables v1.8.9 (nf_tables)`.
@@ -303,6 +317,33 @@ COMMIT
 COMMIT
 "#
         );
+    }
+
+    #[test]
+    fn the_rules_of_ipv6_leave_its_own_multicast_alone() {
+        let network: IpNet = "fd00:10::/48".parse().unwrap();
+        let subnet = "fd00:10:0:52::/64".parse().unwrap();
+        let rules = rules(&Scope { network, subnet, ..scope() });
+        let foreign = r#"FLANNEL-POSTRTG -s fd00:99::/48 ! -d ff00::/8 -j MASQUERADE"#;
+        let own = r#"FLANNEL-POSTRTG -s fd00:10::/48 ! -d ff00::/8 -j MASQUERADE"#;
+
+        let alone = restore_text(network, &rules, |_| false, |_| None);
+        let beside = restore_text(
+            network,
+            &rules,
+            |_| false,
+            |_| Some(vec![own.to_owned(), foreign.to_owned()]),
+        );
+
+        let expected = r#"-A FLANNEL-POSTRTG -s fd00:10:0:52::/64 -d fd00:10::/48 -m comment --comment "flanneld masq" -j RETURN
+-A FLANNEL-POSTRTG -s fd00:10::/48 -d fd00:10:0:52::/64 -m comment --comment "flanneld masq" -j RETURN
+-A FLANNEL-POSTRTG ! -s fd00:10::/48 -d fd00:10:0:52::/64 -m comment --comment "flanneld masq" -j RETURN
+-A FLANNEL-POSTRTG -s fd00:10::/48 ! -d ff00::/8 -m comment --comment "flanneld masq" -j MASQUERADE --random-fully
+-A FLANNEL-POSTRTG ! -s fd00:10::/48 -d fd00:10::/48 -m comment --comment "flanneld masq" -j MASQUERADE --random-fully
+COMMIT
+"#;
+        assert!(alone.contains(expected), "{alone}");
+        assert!(beside.contains(&format!("-D {own}\n")) && !beside.contains("fd00:99"), "{beside}");
     }
 
     #[test]

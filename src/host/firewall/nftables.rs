@@ -1,16 +1,21 @@
-//! The rules as nftables has them: in a table of flannel's own.
+//! The rules as nftables has them: in a table of flannel's own for each family.
 //!
 //! As with iptables, rules of another network in this table stay.
 
 use super::command::{CommandError, run};
 use super::{Scope, is_foreign, is_own};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use std::fmt::Write;
 
 const TABLES: [(&str, &str); 2] = [("ip", "flannel-ipv4"), ("ip6", "flannel-ipv6")];
 
-/// The chains of the first table.
+/// The chains of a table.
 const CHAINS: [&str; 2] = ["postrtg", "forward"];
+
+/// The table of a network's family.
+fn table_of(network: IpNet) -> (&'static str, &'static str) {
+    if network.addr().is_ipv4() { TABLES[0] } else { TABLES[1] }
+}
 
 /// The rules of a chain, each with its handle.
 type Listed = Vec<(String, String)>;
@@ -23,20 +28,31 @@ fn parse(listing: &str) -> Listed {
 }
 
 /// The commands that delete rules of a chain.
-fn deletions(chain: &str, rules: &Listed, which: impl Fn(&str) -> bool) -> String {
+fn deletions(
+    (family, table): (&str, &str),
+    chain: &str,
+    rules: &Listed,
+    which: impl Fn(&str) -> bool,
+) -> String {
     let chosen = rules.iter().filter(|(rule, _)| which(rule));
     chosen
-        .map(|(_, handle)| format!("delete rule ip flannel-ipv4 {chain} handle {handle}\n"))
+        .map(|(_, handle)| format!("delete rule {family} {table} {chain} handle {handle}\n"))
         .collect()
 }
 
 /// The command that empties a chain of our rules, and how the rule without any network is added:
 /// first, as each network's rules expect.
-fn cleared(chain: &str, network: Ipv4Net, rules: &Listed) -> (String, &'static str) {
+fn cleared(chain: &str, network: IpNet, rules: &Listed) -> (String, &'static str) {
     let is_foreign = |rule: &str| is_foreign(rule, network);
     match rules.iter().any(|(rule, _)| is_foreign(rule)) {
-        true => (deletions(chain, rules, |rule| !is_foreign(rule)), "insert"),
-        false => (format!("flush chain ip flannel-ipv4 {chain}\n"), "add"),
+        true => {
+            let table = table_of(network);
+            (deletions(table, chain, rules, |rule| !is_foreign(rule)), "insert")
+        }
+        false => {
+            let (family, table) = table_of(network);
+            (format!("flush chain {family} {table} {chain}\n"), "add")
+        }
     }
 }
 
@@ -48,7 +64,8 @@ fn text(scope: &Scope, listed: &[Listed; 2]) -> String {
     for (family, table) in TABLES {
         let _ = writeln!(text, "add table {family} {table} {{ comment \"rules for {table}\" ; }}");
     }
-    let table = "ip flannel-ipv4";
+    let (ip, table) = table_of(*network);
+    let (table, multicast) = (format!("{ip} {table}"), scope.multicast());
     if scope.masquerade {
         let (clear, add) = cleared(CHAINS[0], *network, &listed[0]);
         let masquerade = if scope.random_fully { "masquerade fully-random" } else { "masquerade" };
@@ -58,11 +75,11 @@ fn text(scope: &Scope, listed: &[Listed; 2]) -> String {
              to manage traffic masquerading by flannel\" ; }}\n\
              {clear}\
              {add} rule {table} postrtg meta mark 0x4000 return\n\
-             add rule {table} postrtg ip saddr {subnet} ip daddr {network} return\n\
-             add rule {table} postrtg ip saddr {network} ip daddr {subnet} return\n\
-             add rule {table} postrtg ip saddr != {subnet} ip daddr {network} return\n\
-             add rule {table} postrtg ip saddr {network} ip daddr != 224.0.0.0/4 {masquerade}\n\
-             add rule {table} postrtg ip saddr != {network} ip daddr {network} {masquerade}"
+             add rule {table} postrtg {ip} saddr {subnet} {ip} daddr {network} return\n\
+             add rule {table} postrtg {ip} saddr {network} {ip} daddr {subnet} return\n\
+             add rule {table} postrtg {ip} saddr != {subnet} {ip} daddr {network} return\n\
+             add rule {table} postrtg {ip} saddr {network} {ip} daddr != {multicast} {masquerade}\n\
+             add rule {table} postrtg {ip} saddr != {network} {ip} daddr {network} {masquerade}"
         );
     }
     if scope.forward {
@@ -72,8 +89,8 @@ fn text(scope: &Scope, listed: &[Listed; 2]) -> String {
             "add chain {table} forward {{ type filter hook forward priority 0 ; comment \"chain to \
              accept flannel traffic\" ; }}\n\
              {clear}\
-             add rule {table} forward ip saddr {network} accept\n\
-             add rule {table} forward ip daddr {network} accept"
+             add rule {table} forward {ip} saddr {network} accept\n\
+             add rule {table} forward {ip} daddr {network} accept"
         );
     }
     text
@@ -81,23 +98,25 @@ fn text(scope: &Scope, listed: &[Listed; 2]) -> String {
 
 /// Puts the rules in place: all or none, and with random ports only if the kernel has them.
 pub(super) async fn apply(scope: &Scope) -> Result<(), CommandError> {
-    let listed = [list(CHAINS[0]).await, list(CHAINS[1]).await];
+    let table = table_of(scope.network);
+    let listed = [list(table, CHAINS[0]).await, list(table, CHAINS[1]).await];
     let checked = run("nft", &["--check", "-f", "-"], &text(scope, &listed)).await;
     let random_fully = scope.random_fully && checked.is_ok();
     run("nft", &["-f", "-"], &text(&Scope { random_fully, ..*scope }, &listed)).await.map(drop)
 }
 
 /// The rules of a chain; none if it does not exist.
-async fn list(chain: &str) -> Listed {
-    let listing = run("nft", &["-a", "list", "chain", "ip", "flannel-ipv4", chain], "").await;
+async fn list((family, table): (&str, &str), chain: &str) -> Listed {
+    let listing = run("nft", &["-a", "list", "chain", family, table, chain], "").await;
     listing.map_or_else(|_| Listed::new(), |listing| parse(&listing))
 }
 
 /// Removes the rules of a network, those of other networks stay. What fails has no consequence but
 /// rules that match nothing any more.
-pub(super) async fn forget(network: Ipv4Net) {
+pub(super) async fn forget(network: IpNet) {
+    let table = table_of(network);
     for chain in CHAINS {
-        let own = deletions(chain, &list(chain).await, |rule| is_own(rule, network));
+        let own = deletions(table, chain, &list(table, chain).await, |rule| is_own(rule, network));
         if !own.is_empty() {
             let _ = run("nft", &["-f", "-"], &own).await;
         }
@@ -106,19 +125,30 @@ pub(super) async fn forget(network: Ipv4Net) {
 
 /// Removes the tables; those that also have rules of other networks stay, with these rules. Succeeds
 /// if there is nothing to remove.
-pub(super) async fn remove(network: Ipv4Net) -> Result<(), CommandError> {
-    for chain in CHAINS {
-        if list(chain).await.iter().any(|(rule, _)| is_foreign(rule, network)) {
-            forget(network).await;
-            return Ok(());
-        }
-    }
+pub(super) async fn remove(networks: &[IpNet]) -> Result<(), CommandError> {
     let mut text = String::new();
     for (family, table) in TABLES {
+        let own = networks.iter().copied().find(|own| table_of(*own) == (family, table));
+        if let Some(own) = own
+            && has_foreign((family, table), own).await
+        {
+            forget(own).await;
+            continue;
+        }
         // Deleting fails on what is not there, adding does not on what is.
         let _ = writeln!(text, "add table {family} {table}\ndelete table {family} {table}");
     }
     run("nft", &["-f", "-"], &text).await.map(drop)
+}
+
+/// Whether a table has rules of other networks.
+async fn has_foreign(table: (&str, &str), network: IpNet) -> bool {
+    for chain in CHAINS {
+        if list(table, chain).await.iter().any(|(rule, _)| is_foreign(rule, network)) {
+            return true;
+        }
+    }
+    false
 }
 
 #[cfg(test)]
@@ -158,5 +188,33 @@ add rule ip flannel-ipv4 forward ip daddr 10.10.0.0/16 accept
         assert!(plain.contains("224.0.0.0/4 masquerade\n"), "{plain}");
         let tables = text(&Scope { masquerade: false, forward: false, ..scope }, &none);
         assert_eq!(tables.lines().count(), 2, "{tables}");
+    }
+
+    #[test]
+    fn the_transaction_of_ipv6_is_flannels_other_table() {
+        let scope = Scope {
+            network: "fd00:10::/48".parse().unwrap(),
+            subnet: "fd00:10:0:52::/64".parse().unwrap(),
+            masquerade: true,
+            forward: true,
+            random_fully: false,
+        };
+
+        let text = text(&scope, &[Listed::new(), Listed::new()]);
+
+        let rules: Vec<_> = text.lines().skip(2).collect();
+        let expected = r#"add chain ip6 flannel-ipv6 postrtg { type nat hook postrouting priority 100 ; comment "chain to manage traffic masquerading by flannel" ; }
+flush chain ip6 flannel-ipv6 postrtg
+add rule ip6 flannel-ipv6 postrtg meta mark 0x4000 return
+add rule ip6 flannel-ipv6 postrtg ip6 saddr fd00:10:0:52::/64 ip6 daddr fd00:10::/48 return
+add rule ip6 flannel-ipv6 postrtg ip6 saddr fd00:10::/48 ip6 daddr fd00:10:0:52::/64 return
+add rule ip6 flannel-ipv6 postrtg ip6 saddr != fd00:10:0:52::/64 ip6 daddr fd00:10::/48 return
+add rule ip6 flannel-ipv6 postrtg ip6 saddr fd00:10::/48 ip6 daddr != ff00::/8 masquerade
+add rule ip6 flannel-ipv6 postrtg ip6 saddr != fd00:10::/48 ip6 daddr fd00:10::/48 masquerade
+add chain ip6 flannel-ipv6 forward { type filter hook forward priority 0 ; comment "chain to accept flannel traffic" ; }
+flush chain ip6 flannel-ipv6 forward
+add rule ip6 flannel-ipv6 forward ip6 saddr fd00:10::/48 accept
+add rule ip6 flannel-ipv6 forward ip6 daddr fd00:10::/48 accept"#;
+        assert_eq!(rules.join("\n"), expected);
     }
 }

@@ -12,12 +12,12 @@ mod kept;
 pub use self::kept::Kept;
 use super::acquire::Held;
 use super::clock::boot_ns;
+use super::finding::LeaseCounts;
 use super::keys::{Entry, Event, Granted, Keys, KeysError, Position, Term, Watch, WatchError};
 use super::renewal::Renewal;
-use super::table::{Applied, Continuity, LeaseCounts, LeaseTable, Own, OwnKey};
-use crate::subnet::PeerSet;
-use ipnet::Ipv4Net;
-use std::net::Ipv4Addr;
+use super::table::{Applied, Continuity, LeaseTable, Own, OwnKey};
+use crate::subnet::{PeerSet, Subnets};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -90,12 +90,12 @@ pub struct Revoked;
 /// What a keeper is to keep.
 #[derive(Clone, Debug)]
 pub struct Keeping {
-    /// The whole overlay.
-    pub network: Ipv4Net,
+    /// The whole overlay, of each family.
+    pub networks: Subnets,
     /// Our lease.
     pub held: Held,
     /// This host's addresses.
-    pub local: Vec<Ipv4Addr>,
+    pub local: Vec<IpAddr>,
     /// How long before its end it is renewed.
     pub margin: Duration,
     /// The peers' port.
@@ -132,8 +132,8 @@ impl<K: Keys> Keeper<K> {
     /// A keeper, and where it publishes what it learns.
     #[must_use]
     pub fn new(keys: K, keeping: Keeping) -> (Self, watch::Receiver<Leases>) {
-        let Keeping { network, held, local, margin, port } = keeping;
-        let Held { subnet, key, attrs, granted, asked_ns } = held;
+        let Keeping { networks, held, local, margin, port } = keeping;
+        let Held { subnets, key, attrs, granted, asked_ns } = held;
         let entry = Entry {
             key: key.clone(),
             value: attrs.value().into(),
@@ -144,7 +144,7 @@ impl<K: Keys> Keeper<K> {
         let (publish, mut published) = watch::channel(leases.clone());
         let mut keeper = Self {
             keys,
-            table: LeaseTable::new(Own { network, subnet, key, attrs, local }),
+            table: LeaseTable::new(Own { networks, subnets, key, attrs, local }),
             port,
             entry,
             granted: (granted, asked_ns),
@@ -344,18 +344,18 @@ impl<K: Keys> Keeper<K> {
             error!("{Revoked}");
             return Err(Revoked.into());
         }
-        let Own { subnet, attrs, ref key, .. } = *self.table.own();
+        let Own { subnets, attrs, ref key, .. } = *self.table.own();
         let asked_ns = boot_ns();
         // If it fails, the next list leads here again.
         let created = self.keys.create(key, attrs).await.map_err(WatchError::from)?;
         match created {
             Some(granted) => {
-                info!("lease {subnet} was lost and is ours again");
+                info!("lease {subnets} was lost and is ours again");
                 self.replaced = false;
                 self.renewed(granted, asked_ns);
             }
             // Who was faster is told by the watch.
-            None => info!("lease {subnet} was lost; another node has it now"),
+            None => info!("lease {subnets} was lost; another node has it now"),
         }
         Ok(())
     }

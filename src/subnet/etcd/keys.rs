@@ -1,7 +1,7 @@
 //! The keys of leases, as the rest of this module needs them: a real etcd's, or a test's.
 
 use super::lease::LeaseAttrs;
-use ipnet::Ipv4Net;
+use crate::subnet::Subnets;
 use std::time::Duration;
 
 /// A lease's key as the store has it.
@@ -130,8 +130,8 @@ pub trait Keys {
     /// Whether a store's lease is one that we asked for.
     fn asked_for(&self, lease: i64) -> bool;
 
-    /// The key that a subnet's lease has.
-    fn key(&self, subnet: Ipv4Net) -> Vec<u8>;
+    /// The key that a lease of these subnets has.
+    fn key(&self, subnets: Subnets) -> Vec<u8>;
 
     /// Takes a key; `None` when somebody has it.
     async fn create(&self, key: &[u8], attrs: LeaseAttrs) -> Result<Option<Granted>, KeysError>;

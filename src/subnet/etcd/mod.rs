@@ -11,6 +11,7 @@ mod acquire;
 #[cfg(feature = "etcd")]
 pub mod client;
 mod clock;
+mod finding;
 mod keeper;
 mod keys;
 mod lease;
@@ -20,6 +21,7 @@ mod store;
 mod table;
 
 pub use acquire::{AcquireError, Held, Step, acquire, plan};
+pub use finding::{Finding, LeaseCounts};
 pub use keeper::{Keeper, Keeping, Kept, Leases, OwnLease, Revoked};
 pub use keys::{
     Entry, Event, Granted, KeyList, Keys, KeysError, Position, Term, Watch, WatchError,
@@ -28,4 +30,4 @@ pub use lease::{Lease, LeaseAttrs, Malformed, Prefix, parse as parse_lease};
 pub use renewal::Renewal;
 #[cfg(feature = "etcd")]
 pub use store::{EtcdStore, StoreError};
-pub use table::{Applied, Continuity, Finding, LeaseCounts, LeaseTable, Own, OwnKey};
+pub use table::{Applied, Continuity, LeaseTable, Own, OwnKey};

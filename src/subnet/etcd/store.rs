@@ -3,9 +3,10 @@
 use super::client::{Access, EtcdKeys};
 use super::{AcquireError, Keeper, Keeping, Kept, Keys, LeaseAttrs, Leases, acquire};
 use crate::subnet::{
-    BackendError, Joined, LeaseStore, Memory, MemoryError, NetworkConfig, NetworkError, NodeAddress,
+    Addresses, BackendError, Joined, LeaseStore, Memory, MemoryError, NetworkConfig, NetworkError,
+    NodeAddress,
 };
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::error;
@@ -65,8 +66,8 @@ impl LeaseStore for EtcdStore {
         }
     }
 
-    async fn public_ip(&self) -> Result<Option<Ipv4Addr>, StoreError> {
-        Ok(None)
+    async fn public_ip(&self) -> Result<Addresses, StoreError> {
+        Ok(Addresses::default())
     }
 
     async fn join(
@@ -78,7 +79,7 @@ impl LeaseStore for EtcdStore {
         let (_, previous) = node.previous;
         let held = Box::pin(acquire(&self.keys, config, attrs, previous)).await?;
         let keeping = Keeping {
-            network: config.network,
+            networks: config.networks(),
             held: held.clone(),
             local: node.local,
             margin: self.margin,
@@ -89,19 +90,19 @@ impl LeaseStore for EtcdStore {
             let _revoked = keeper.run().await;
             Ok(())
         };
-        Ok(Joined { subnet: held.subnet, known, keeping: Box::pin(keeping) })
+        Ok(Joined { subnets: held.subnets, known, keeping: Box::pin(keeping) })
     }
 
     fn resume(
         self,
         config: &NetworkConfig,
-        local: Vec<Ipv4Addr>,
+        local: Vec<IpAddr>,
         memory: Memory,
     ) -> Result<Joined<Self>, MemoryError> {
         let kept: Kept = memory.of(KEPT_IN)?;
         self.keys.remember(kept.held.granted.lease);
         let keeping = Keeping {
-            network: config.network,
+            networks: config.networks(),
             held: kept.held.clone(),
             local,
             margin: self.margin,
@@ -112,7 +113,7 @@ impl LeaseStore for EtcdStore {
             let _revoked = keeper.run().await;
             Ok(())
         };
-        Ok(Joined { subnet: memory.subnet, known, keeping: Box::pin(keeping) })
+        Ok(Joined { subnets: memory.subnets, known, keeping: Box::pin(keeping) })
     }
 }
 
@@ -126,7 +127,7 @@ impl Leases {
         let kept = self.kept.as_deref()?;
         Some(Memory {
             kept_in: KEPT_IN.to_owned(),
-            subnet: kept.held.subnet,
+            subnets: kept.held.subnets,
             public_ip: kept.held.attrs.public_ip,
             peers: self.peers.iter().cloned().collect(),
             store: serde_json::json!(kept),

@@ -1,34 +1,36 @@
 //! What the leases in the store mean for this node. Pure: events in, peers and findings out.
 
+use super::finding::{Finding, LeaseCounts};
 use super::keys::{Entry, Event, KeyList, Position};
-use super::lease::{self, Lease, LeaseAttrs, Malformed};
-use crate::subnet::{PeerSet, PeerSpec};
-use ipnet::{IpNet, Ipv4Net};
+use super::lease::{self, Lease, LeaseAttrs};
+use crate::subnet::{PeerSet, PeerSpec, Subnets};
+use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 /// What this node knows of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Own {
-    /// The whole overlay.
-    pub network: Ipv4Net,
-    /// Our subnet.
-    pub subnet: Ipv4Net,
+    /// The whole overlay, of each family.
+    pub networks: Subnets,
+    /// Our subnets.
+    pub subnets: Subnets,
     /// The key of our lease.
     pub key: Vec<u8>,
     /// What we wrote there.
     pub attrs: LeaseAttrs,
     /// This host's addresses: a lease that has one of them is a former one of our own.
-    pub local: Vec<Ipv4Addr>,
+    pub local: Vec<IpAddr>,
 }
 
 /// The leases, as far as they have been followed.
 #[derive(Debug)]
 pub struct LeaseTable {
     own: Own,
-    known: BTreeMap<Ipv4Net, Known>,
+    /// Each subnet by itself: of two keys that name it, the last written counts.
+    known: BTreeMap<IpNet, Known>,
     /// The same by address, to find those that share one.
-    by_address: BTreeSet<(Ipv4Addr, Ipv4Net)>,
+    by_address: BTreeSet<(IpAddr, IpNet)>,
     at: Position,
     /// What was last found at a key, as long as it is there: it is told and counted once.
     found: HashMap<Vec<u8>, Finding>,
@@ -37,114 +39,13 @@ pub struct LeaseTable {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Known {
+    /// What its lease is at. All subnets of one key are one peer.
     key: Vec<u8>,
-    public_ip: Ipv4Addr,
+    /// Where we send to.
+    address: IpAddr,
     revision: i64,
     /// The store that has it now has not shown it yet.
     unconfirmed: bool,
-}
-
-/// Leases that are not followed, since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LeaseCounts {
-    /// Keys or values that are no lease.
-    pub malformed: u64,
-    /// Leases of another backend.
-    pub foreign_backend: u64,
-    /// Leases with a PublicIP that another lease has too.
-    pub duplicate_public_ip: u64,
-    /// Leases outside the network, over our own subnet, or with a PublicIP behind themselves or us.
-    pub out_of_place: u64,
-}
-
-/// What somebody should be told.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Finding {
-    /// A key or value that is no lease.
-    #[error("ignoring {key}: {why}")]
-    Malformed {
-        /// The key.
-        key: String,
-        /// Why.
-        why: Malformed,
-    },
-    /// A lease of another backend.
-    #[error(
-        "ignoring lease {subnet} of {public_ip}: its backend is {backend:?}, not \"udp\"; all nodes \
-         of a network must have the same backend"
-    )]
-    ForeignBackend {
-        /// Its subnet.
-        subnet: Ipv4Net,
-        /// Its node.
-        public_ip: Ipv4Addr,
-        /// Its backend.
-        backend: String,
-    },
-    /// Two leases with one PublicIP.
-    #[error(
-        "lease {key} has PublicIP {public_ip}, which lease {other} has too: two nodes with one \
-         address take each other's packets; give each its own with --public-ip"
-    )]
-    DuplicatePublicIp {
-        /// The key.
-        key: String,
-        /// The address.
-        public_ip: Ipv4Addr,
-        /// Who else has it.
-        other: Ipv4Net,
-    },
-    /// A lease outside the network, or over our own subnet.
-    #[error("ignoring lease {subnet} of {public_ip}: it is outside {network} or overlaps {own}")]
-    OutOfPlace {
-        /// Its subnet.
-        subnet: Ipv4Net,
-        /// Its node.
-        public_ip: Ipv4Addr,
-        /// The overlay.
-        network: Ipv4Net,
-        /// Our subnet.
-        own: Ipv4Net,
-    },
-    /// A lease at an address of this host.
-    #[error(
-        "ignoring lease {subnet}: its PublicIP {public_ip} is an address of this host, so it is a \
-         former lease of this node; remove it unless it ends by itself"
-    )]
-    Former {
-        /// Its subnet.
-        subnet: Ipv4Net,
-        /// Our address.
-        public_ip: Ipv4Addr,
-    },
-    /// A lease whose node would be reached through the tunnel only.
-    #[error(
-        "ignoring lease {subnet}: its PublicIP {public_ip} is inside {inside}, so datagrams to it \
-         would enter the tunnel again; give that node the address on the network between the nodes with \
-         --public-ip"
-    )]
-    Inside {
-        /// Its subnet.
-        subnet: Ipv4Net,
-        /// Its node.
-        public_ip: Ipv4Addr,
-        /// Its own subnet, or ours.
-        inside: Ipv4Net,
-    },
-}
-
-impl LeaseCounts {
-    fn add(&mut self, finding: &Finding) {
-        let count = match finding {
-            Finding::Malformed { .. } => &mut self.malformed,
-            Finding::ForeignBackend { .. } => &mut self.foreign_backend,
-            Finding::DuplicatePublicIp { .. } => &mut self.duplicate_public_ip,
-            Finding::OutOfPlace { .. } | Finding::Inside { .. } | Finding::Former { .. } => {
-                &mut self.out_of_place
-            }
-        };
-        *count += 1;
-    }
 }
 
 /// What became of our own key.
@@ -190,24 +91,22 @@ impl LeaseTable {
         own: Own,
         at: Position,
         peers: &[PeerSpec],
-        unconfirmed: &[Ipv4Net],
+        unconfirmed: &[IpNet],
     ) -> Self {
         let mut table = Self::new(own);
         table.at = at;
         for peer in peers {
-            let (SocketAddr::V4(endpoint), [IpNet::V4(subnet)]) = (peer.endpoint, &*peer.subnets)
-            else {
-                continue;
-            };
-            let known = Known {
-                // The first list brings key and revision.
-                key: Vec::new(),
-                public_ip: *endpoint.ip(),
-                revision: 0,
-                unconfirmed: unconfirmed.contains(subnet),
-            };
-            table.by_address.insert((known.public_ip, *subnet));
-            table.known.insert(*subnet, known);
+            for subnet in &peer.subnets {
+                let known = Known {
+                    // The first list brings key and revision; until then, the name holds the peer together.
+                    key: peer.name.clone().into(),
+                    address: peer.endpoint.ip(),
+                    revision: 0,
+                    unconfirmed: unconfirmed.contains(subnet),
+                };
+                table.by_address.insert((known.address, *subnet));
+                table.known.insert(*subnet, known);
+            }
         }
         table
     }
@@ -220,7 +119,7 @@ impl LeaseTable {
 
     /// Subnets that a replaced store has not shown again.
     #[must_use]
-    pub(crate) fn unconfirmed(&self) -> Vec<Ipv4Net> {
+    pub(crate) fn unconfirmed(&self) -> Vec<IpNet> {
         let unconfirmed = self.known.iter().filter(|(_, known)| known.unconfirmed);
         unconfirmed.map(|(subnet, _)| *subnet).collect()
     }
@@ -267,8 +166,8 @@ impl LeaseTable {
     /// Compares what is known with all leases.
     pub fn listed(&mut self, snapshot: &KeyList) -> Applied {
         let mut applied = Applied { own: Some(OwnKey::Gone), ..Applied::default() };
-        let keys = snapshot.entries.iter().filter_map(|entry| lease::subnet(&entry.key).ok());
-        let listed: BTreeSet<_> = keys.collect();
+        let keys = snapshot.entries.iter().filter_map(|entry| lease::subnets(&entry.key).ok());
+        let listed: BTreeSet<_> = keys.flat_map(|subnets| subnets.iter()).collect();
         applied.peers_changed =
             self.retain(|subnet, known| known.unconfirmed || listed.contains(subnet));
         let keys: HashSet<_> = snapshot.entries.iter().map(|entry| entry.key.as_slice()).collect();
@@ -306,12 +205,25 @@ impl LeaseTable {
     /// The peers, all on one port.
     #[must_use]
     pub fn peers(&self, port: u16) -> PeerSet {
-        let peers = self.known.iter().map(|(subnet, known)| PeerSpec {
-            name: subnet.to_string(),
-            endpoint: SocketAddr::from((known.public_ip, port)),
-            subnets: vec![IpNet::V4(*subnet)],
-        });
-        peers.collect()
+        let is_v6 = |subnet: &IpNet| subnet.addr().is_ipv6();
+        let mut second: HashMap<_, Vec<_>> = HashMap::new();
+        for (subnet, known) in self.known.iter().filter(|(subnet, _)| is_v6(subnet)) {
+            second.entry(&*known.key).or_default().push(*subnet);
+        }
+        let mut peers = Vec::with_capacity(self.known.len());
+        for (subnet, known) in &self.known {
+            let mut subnets = vec![*subnet];
+            if is_v6(subnet) {
+                // Of this key, unless it went with the IPv4 subnet.
+                let Some(rest) = second.remove(&*known.key) else { continue };
+                subnets = rest;
+            } else if !second.is_empty() {
+                subnets.extend(second.remove(&*known.key).into_iter().flatten());
+            }
+            let endpoint = SocketAddr::from((known.address, port));
+            peers.push(PeerSpec { name: subnets[0].to_string(), endpoint, subnets });
+        }
+        peers.into_iter().collect()
     }
 
     /// What an entry of our own key says.
@@ -338,57 +250,88 @@ impl LeaseTable {
     }
 
     fn put_peer(&mut self, entry: &Entry, lease: Lease, applied: &mut Applied) {
-        let subnet = lease.subnet;
-        let public_ip = lease.attrs.public_ip;
-        if let Some(finding) = self.refusal(lease) {
-            applied.peers_changed |= self.remove(subnet);
-            self.find(entry, Some(finding), applied);
+        let named = lease.subnets;
+        let (subnets, address) = match self.place(lease) {
+            Ok(place) => place,
+            Err(finding) => {
+                let gone = named.iter().filter(|subnet| self.remove(*subnet)).count();
+                applied.peers_changed |= gone > 0;
+                self.find(entry, Some(finding), applied);
+                return;
+            }
+        };
+        // Carried no longer, since its node has no IPv6 address any more.
+        for subnet in named.iter().filter(|subnet| subnets.iter().all(|it| it != *subnet)) {
+            applied.peers_changed |= self.remove_of(subnet, &entry.key);
+        }
+        let known = |subnet| self.known.get(&subnet);
+        let is_newer = |known: &Known| !known.unconfirmed && known.revision > entry.revision;
+        let wins = subnets.iter().filter(|subnet| !known(*subnet).is_some_and(is_newer));
+        let wins: Vec<_> = wins
+            .map(|subnet| {
+                let moved = known(subnet).map(|before| before.address) != Some(address);
+                let regrouped = known(subnet).is_some_and(|before| before.key != entry.key);
+                (subnet, moved, regrouped && self.own.networks.v6.is_some())
+            })
+            .collect();
+        if wins.is_empty() {
             return;
         }
-        let revision = entry.revision;
-        let known = Known { key: entry.key.clone(), public_ip, revision, unconfirmed: false };
-        let before = self.known.get(&subnet);
-        if before.is_some_and(|before| !before.unconfirmed && before.revision > revision) {
-            return;
-        }
-        let moved = before.map(|before| before.public_ip) != Some(public_ip);
-        if moved {
+        if wins.iter().any(|(_, moved, _)| *moved) {
             let key = text(&entry.key);
-            let other = self.other_with(public_ip, subnet);
-            let finding = other.map(|other| Finding::DuplicatePublicIp { key, public_ip, other });
+            let other = self.other_with(address, subnets);
+            let finding =
+                other.map(|other| Finding::DuplicatePublicIp { key, public_ip: address, other });
             self.find(entry, finding, applied);
         } else if !matches!(self.found.get(&entry.key), Some(Finding::DuplicatePublicIp { .. })) {
             self.found.remove(&entry.key);
         }
-        // What we would send to our own address would come back to us.
-        if public_ip == self.own.attrs.public_ip {
-            applied.peers_changed |= self.remove(subnet);
-            return;
+        let is_ours = self.own.attrs.public_ip.outer() == Some(address);
+        for (subnet, moved, regrouped) in wins {
+            // What we would send to our own address would come back to us.
+            if is_ours {
+                applied.peers_changed |= self.remove(subnet);
+                continue;
+            }
+            applied.peers_changed |= moved || regrouped;
+            self.remove(subnet);
+            self.by_address.insert((address, subnet));
+            let (key, revision) = (entry.key.clone(), entry.revision);
+            self.known.insert(subnet, Known { key, address, revision, unconfirmed: false });
         }
-        applied.peers_changed |= moved;
-        self.remove(subnet);
-        self.by_address.insert((public_ip, subnet));
-        self.known.insert(subnet, known);
     }
 
-    /// Why a lease cannot be a peer's, if it cannot. A PublicIP somewhere else in the network is
-    /// fine, as long as the host has a route of its own to it: flannel's documentation has a network
-    /// of 10.0.0.0/8.
-    fn refusal(&self, lease: Lease) -> Option<Finding> {
-        let Lease { subnet, attrs: LeaseAttrs { public_ip }, foreign_backend } = lease;
-        let Own { network, subnet: own, .. } = self.own;
+    /// What of a lease is a peer's, and where we send to; or why it cannot be a peer's. A PublicIP somewhere
+    /// else in the network is fine, as long as the host has a route of its own to it: flannel's documentation
+    /// has a network of 10.0.0.0/8.
+    fn place(&self, lease: Lease) -> Result<(Subnets, IpAddr), Finding> {
+        let Lease { subnets: named, attrs: LeaseAttrs { public_ip }, foreign_backend } = lease;
+        let Own { networks, subnets: own, attrs: ours, ref local, .. } = self.own;
         if let Some(backend) = foreign_backend {
-            return Some(Finding::ForeignBackend { subnet, public_ip, backend });
+            return Err(Finding::ForeignBackend { subnets: named, public_ip, backend });
         }
-        if !network.contains(&subnet) || own.contains(&subnet) || subnet.contains(&own) {
-            return Some(Finding::OutOfPlace { subnet, public_ip, network, own });
+        let mut subnets = named.of_families_of(&networks);
+        if public_ip.v6.is_none() {
+            // A stock node has no use for it: its programs take all for IPv4.
+            subnets.v6 = None;
         }
+        if subnets.is_empty() || !networks.contain(&subnets) || own.overlap(&subnets) {
+            return Err(Finding::OutOfPlace { subnets: named, public_ip, networks, own });
+        }
+        let Some(address) = public_ip.reached_from(&ours.public_ip) else {
+            let own = ours.public_ip.outer().expect("a node has an address");
+            return Err(Finding::OtherFamily { subnets, public_ip, own });
+        };
+        let (ours, public_ip) = (ours.public_ip.outer(), address);
         // What we would send to an address of ours would come back to us, and go around.
-        if public_ip != self.own.attrs.public_ip && self.own.local.contains(&public_ip) {
-            return Some(Finding::Former { subnet, public_ip });
+        if Some(address) != ours && local.contains(&address) {
+            return Err(Finding::Former { subnets, public_ip });
         }
-        let inside = [subnet, own].into_iter().find(|net| net.contains(&public_ip))?;
-        Some(Finding::Inside { subnet, public_ip, inside })
+        let mut behind = subnets.iter().chain(own.iter());
+        match behind.find(|network| network.contains(&address)) {
+            Some(inside) => Err(Finding::Inside { subnets, public_ip, inside }),
+            None => Ok((subnets, address)),
+        }
     }
 
     /// Tells and counts what was found at a key, unless that is what was found there before.
@@ -411,20 +354,24 @@ impl LeaseTable {
             applied.own = Some(OwnKey::Gone);
             return;
         }
-        let Ok(subnet) = lease::subnet(key) else { return };
-        // Two spellings of one subnet are two keys; only the one that counts takes it away.
-        if self.known.get(&subnet).is_some_and(|known| known.key == key) {
-            applied.peers_changed |= self.remove(subnet);
+        let Ok(subnets) = lease::subnets(key) else { return };
+        for subnet in subnets.iter() {
+            applied.peers_changed |= self.remove_of(subnet, key);
         }
     }
 
-    fn remove(&mut self, subnet: Ipv4Net) -> bool {
+    /// Two spellings of one subnet are two keys; only the one that counts takes it away.
+    fn remove_of(&mut self, subnet: IpNet, key: &[u8]) -> bool {
+        self.known.get(&subnet).is_some_and(|known| known.key == key) && self.remove(subnet)
+    }
+
+    fn remove(&mut self, subnet: IpNet) -> bool {
         let removed = self.known.remove(&subnet);
-        removed.is_some_and(|known| self.by_address.remove(&(known.public_ip, subnet)))
+        removed.is_some_and(|known| self.by_address.remove(&(known.address, subnet)))
     }
 
     /// Keeps some of what is known; says whether anything went.
-    fn retain(&mut self, mut stays: impl FnMut(&Ipv4Net, &Known) -> bool) -> bool {
+    fn retain(&mut self, mut stays: impl FnMut(&IpNet, &Known) -> bool) -> bool {
         let leaving = self.known.iter().filter(|(subnet, known)| !stays(subnet, known));
         let gone: Vec<_> = leaving.map(|(subnet, _)| *subnet).collect();
         for subnet in &gone {
@@ -433,14 +380,14 @@ impl LeaseTable {
         !gone.is_empty()
     }
 
-    fn other_with(&self, public_ip: Ipv4Addr, subnet: Ipv4Net) -> Option<Ipv4Net> {
-        if public_ip == self.own.attrs.public_ip {
-            return Some(self.own.subnet);
+    /// A subnet of another lease with this address.
+    fn other_with(&self, address: IpAddr, subnets: Subnets) -> Option<IpNet> {
+        if self.own.attrs.public_ip.outer() == Some(address) {
+            return self.own.subnets.iter().next();
         }
-        let from = (public_ip, Ipv4Net::default());
-        let sharing =
-            self.by_address.range(from..).take_while(|(address, _)| *address == public_ip);
-        sharing.map(|(_, other)| *other).find(|other| *other != subnet)
+        let from = (address, IpNet::default());
+        let sharing = self.by_address.range(from..).take_while(|(other, _)| *other == address);
+        sharing.map(|(_, other)| *other).find(|other| subnets.iter().all(|own| own != *other))
     }
 }
 
@@ -461,6 +408,7 @@ fn text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     const PORT: u16 = 8285;
     const OWN_KEY: &str = "/coreos.com/network/subnets/10.5.1.0-24";
@@ -766,12 +714,143 @@ mod tests {
 
     fn table() -> LeaseTable {
         LeaseTable::new(Own {
-            network: "10.5.0.0/16".parse().unwrap(),
-            subnet: "10.5.1.0/24".parse().unwrap(),
+            networks: "10.5.0.0/16".parse().unwrap(),
+            subnets: "10.5.1.0/24".parse().unwrap(),
             key: OWN_KEY.into(),
-            attrs: LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, 1) },
-            local: vec![Ipv4Addr::new(198, 51, 100, 1)],
+            attrs: LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, 1).into() },
+            local: vec![[198, 51, 100, 1].into()],
         })
+    }
+
+    /// A node of a network of both families.
+    fn of_both() -> LeaseTable {
+        LeaseTable::new(Own {
+            networks: "10.5.0.0/16, fd00:5::/48".parse().unwrap(),
+            subnets: "10.5.1.0/24, fd00:5:0:1::/64".parse().unwrap(),
+            key: b"/coreos.com/network/subnets/10.5.1.0-24&fd00:5:0:1::-64".to_vec(),
+            attrs: LeaseAttrs { public_ip: "192.0.2.1, 2001:db8::1".parse().unwrap() },
+            local: Vec::new(),
+        })
+    }
+
+    fn put_both(subnets: &str, public_ip: &str, revision: i64) -> Entry {
+        let attrs = LeaseAttrs { public_ip: public_ip.parse().unwrap() };
+        let name = subnets.replace('/', "-").replace(", ", "&");
+        let key = format!("/coreos.com/network/subnets/{name}").into();
+        Entry { key, value: attrs.value().into(), revision, lease: 1 }
+    }
+
+    /// `SUBNETS ADDRESS` of each peer.
+    fn carried(table: &LeaseTable) -> Vec<String> {
+        let subnets = |peer: &PeerSpec| {
+            peer.subnets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        let peers = table.peers(PORT);
+        peers.iter().map(|peer| format!("{} {}", subnets(peer), peer.endpoint.ip())).collect()
+    }
+
+    #[test]
+    fn a_lease_of_both_families_is_one_peer_at_its_ipv4_address() {
+        let mut table = of_both();
+        let two = "10.5.2.0/24, fd00:5:0:2::/64";
+
+        let entries = [
+            put_both("10.5.1.0/24, fd00:5:0:1::/64", "192.0.2.1, 2001:db8::1", 1),
+            put_both(two, "192.0.2.2, 2001:db8::2", 2),
+            put("10.5.3.0/24", "192.0.2.3", 3),
+        ];
+        let applied = table.listed(&list(&entries, 9));
+
+        assert!(matches!(applied.own, Some(OwnKey::Ours(_))) && applied.findings.is_empty());
+        assert_eq!(carried(&table), [format!("{two} 192.0.2.2"), "10.5.3.0/24 192.0.2.3".into()]);
+        assert_eq!(table.peers(PORT).iter().next().unwrap().name, "10.5.2.0/24");
+
+        let moved = put_both(two, "192.0.2.7, 2001:db8::7", 10);
+        assert!(table.changed(&[Event::Put(moved.clone())]).peers_changed);
+        assert_eq!(carried(&table)[0], format!("{two} 192.0.2.7"));
+
+        let peers: Vec<_> = table.peers(PORT).iter().cloned().collect();
+        let mut resumed = LeaseTable::resume(table.own.clone(), at(10), &peers, &[]);
+        assert_eq!(carried(&resumed), carried(&table), "before the first list");
+        resumed.listed(&list(&[moved.clone()], 10));
+        assert_eq!(carried(&resumed), carried(&table)[..1]);
+
+        let gone = Event::Delete { key: moved.key, revision: 11 };
+        assert!(table.changed(&[gone]).peers_changed);
+        assert_eq!(carried(&table), ["10.5.3.0/24 192.0.2.3"]);
+    }
+
+    #[test]
+    fn a_stock_nodes_ipv6_subnet_is_not_carried() {
+        let mut table = of_both();
+        let two = "10.5.2.0/24, fd00:5:0:2::/64";
+
+        let stock = table.changed(&[Event::Put(put_both(two, "192.0.2.2", 10))]);
+        assert!(stock.findings.is_empty(), "{stock:?}");
+        assert_eq!(carried(&table), ["10.5.2.0/24 192.0.2.2"]);
+
+        table.changed(&[Event::Put(put_both(two, "192.0.2.2, 2001:db8::2", 11))]);
+        assert_eq!(carried(&table), [format!("{two} 192.0.2.2")], "replaced by twill");
+
+        assert!(table.changed(&[Event::Put(put_both(two, "192.0.2.2", 12))]).peers_changed);
+        assert_eq!(carried(&table), ["10.5.2.0/24 192.0.2.2"], "and back");
+    }
+
+    #[test]
+    fn a_network_of_ipv6_has_its_peers_at_ipv6_addresses() {
+        let mut table = LeaseTable::new(Own {
+            networks: "fd00:5::/48".parse().unwrap(),
+            subnets: "fd00:5:0:1::/64".parse().unwrap(),
+            attrs: LeaseAttrs { public_ip: "2001:db8::1".parse().unwrap() },
+            ..of_both().own
+        });
+        let lease = |subnet: &str, public_ip: &str, revision| {
+            Event::Put(put_both(&format!("0.0.0.0/0, {subnet}"), public_ip, revision))
+        };
+
+        let applied = table.changed(&[
+            lease("fd00:5:0:2::/64", "2001:db8::2", 11),
+            lease("fd00:5:0:3::/64", "192.0.2.3, 2001:db8::3", 12),
+            lease("fd00:5:0:4::/64", "192.0.2.4", 13),
+            lease("fd00:5:0:5::/64", "2001:db8::1", 14),
+            lease("fd00:6::/64", "2001:db8::6", 15),
+            lease("fd00:5:0:7::/64", "fd00:5:0:7::1", 16),
+            event("10.5.8.0/24", "192.0.2.8", 17),
+            lease("fd00:5:0:9::/64", "fe80::9", 18),
+        ]);
+
+        assert_eq!(carried(&table), ["fd00:5:0:2::/64 2001:db8::2", "fd00:5:0:3::/64 2001:db8::3"]);
+        assert_eq!(table.counts().out_of_place, 5, "{applied:?}");
+        assert_eq!(table.counts().duplicate_public_ip, 1);
+    }
+
+    #[test]
+    fn a_node_without_our_outer_family_is_named() {
+        let mut table = of_both();
+
+        let two = put_both("10.5.2.0/24, fd00:5:0:2::/64", "2001:db8::2", 10);
+        let applied = table.changed(&[Event::Put(two)]);
+
+        assert_eq!(carried(&table).len(), 0);
+        let told = applied.findings[0].to_string();
+        assert!(told.contains("2001:db8::2") && told.contains("sends from 192.0.2.1"), "{told}");
+    }
+
+    #[test]
+    fn subnets_of_one_family_may_change_keys() {
+        let mut table = of_both();
+        let old = put_both("10.5.2.0/24, fd00:5:0:2::/64", "192.0.2.2, 2001:db8::2", 10);
+        table.changed(&[Event::Put(old.clone())]);
+
+        let new = put_both("10.5.2.0/24, fd00:5:0:3::/64", "192.0.2.2, 2001:db8::2", 11);
+        assert!(table.changed(&[Event::Put(new)]).peers_changed);
+        assert_eq!(
+            carried(&table),
+            ["10.5.2.0/24, fd00:5:0:3::/64 192.0.2.2", "fd00:5:0:2::/64 192.0.2.2"]
+        );
+
+        assert!(table.changed(&[Event::Delete { key: old.key, revision: 12 }]).peers_changed);
+        assert_eq!(carried(&table), ["10.5.2.0/24, fd00:5:0:3::/64 192.0.2.2"]);
     }
 
     /// A table that has listed these at revision 10.

@@ -1,8 +1,11 @@
 //! The annotations by which nodes of a flannel network know each other: flannel's, to the letter.
 
 use super::api::Metadata;
+use crate::subnet::Addresses;
+use crate::subnet::families::is_host;
 use serde_json::{Value, json};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
+use std::str::FromStr;
 
 /// What `-kube-annotation-prefix` is by default.
 pub const DEFAULT_PREFIX: &str = "flannel.alpha.coreos.com";
@@ -14,6 +17,17 @@ pub const DEFAULT_PREFIX: &str = "flannel.alpha.coreos.com";
      dots, hyphens and underscores"
 )]
 pub struct InvalidPrefix(pub String);
+
+/// An annotation that is no address which other nodes could use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrongAddress {
+    /// The annotation, without its prefix.
+    pub name: &'static str,
+    /// What it should be: `IPv4` or `IPv6`.
+    pub family: &'static str,
+    /// What is there.
+    pub given: String,
+}
 
 /// The keys of the annotations.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,13 +44,15 @@ pub struct Record {
     pub backend: String,
     /// Where others reach it, as it is written.
     pub public_ip: String,
+    /// Where others reach it by IPv6, as it is written.
+    pub public_ipv6: String,
 }
 
 impl Record {
     /// Where others reach the node.
     #[must_use]
-    pub fn address(&self) -> Option<Ipv4Addr> {
-        self.public_ip.parse().ok()
+    pub fn addresses(&self) -> Addresses {
+        Addresses { v4: self.public_ip.parse().ok(), v6: self.public_ipv6.parse().ok() }.usable()
     }
 
     /// Whether the node's backend is `udp`.
@@ -73,25 +89,49 @@ impl Annotations {
             is_managed: self.get(metadata, "kube-subnet-manager") == Some("true"),
             backend: text("backend-type"),
             public_ip: text("public-ip"),
+            public_ipv6: text("public-ipv6"),
         }
     }
 
-    /// The address that an administrator gave the node for others to use, in place of the one that
-    /// was found.
-    #[must_use]
-    pub fn overwrite<'a>(&self, metadata: &'a Metadata) -> Option<&'a str> {
-        self.get(metadata, "public-ip-overwrite").filter(|text| !text.is_empty())
+    /// The addresses that an administrator gave the node for others to use, in place of those that
+    /// were found.
+    ///
+    /// # Errors
+    /// [`WrongAddress`].
+    pub fn overwrite(&self, metadata: &Metadata) -> Result<Addresses, WrongAddress> {
+        Ok(Addresses {
+            v4: self.address(metadata, "public-ip-overwrite", "IPv4")?,
+            v6: self.address(metadata, "public-ipv6-overwrite", "IPv6")?,
+        })
     }
 
-    /// The address of the node's interface that an administrator chose; it wins over `-public-ip`.
-    #[must_use]
-    pub(crate) fn node_public_ip<'a>(&self, metadata: &'a Metadata) -> Option<&'a str> {
-        self.get(metadata, "node-public-ip").filter(|text| !text.is_empty())
+    /// The addresses of the node's interface that an administrator chose; they win over `-public-ip` and
+    /// `-public-ipv6`.
+    pub(crate) fn node_public_ip(&self, metadata: &Metadata) -> Result<Addresses, WrongAddress> {
+        Ok(Addresses {
+            v4: self.address(metadata, "node-public-ip", "IPv4")?,
+            v6: self.address(metadata, "node-public-ipv6", "IPv6")?,
+        })
     }
 
-    /// Whether a node's annotations are those of a node of ours at this address.
+    fn address<A: FromStr + Copy + Into<IpAddr>>(
+        &self,
+        metadata: &Metadata,
+        name: &'static str,
+        family: &'static str,
+    ) -> Result<Option<A>, WrongAddress> {
+        match self.get(metadata, name) {
+            None | Some("") => Ok(None),
+            Some(given) => match given.parse::<A>() {
+                Ok(address) if is_host(address.into()) => Ok(Some(address)),
+                _ => Err(WrongAddress { name, family, given: given.to_owned() }),
+            },
+        }
+    }
+
+    /// Whether a node's annotations are those of a node of ours at these addresses.
     #[must_use]
-    pub(crate) fn are_ours(&self, metadata: &Metadata, public_ip: Ipv4Addr) -> bool {
+    pub(crate) fn are_ours(&self, metadata: &Metadata, public_ip: Addresses) -> bool {
         self.ours(public_ip)
             .iter()
             .all(|(name, value)| self.get(metadata, name) == Some(value.as_str()))
@@ -99,21 +139,27 @@ impl Annotations {
 
     /// The patch that makes a node one of ours.
     #[must_use]
-    pub fn patch(&self, public_ip: Ipv4Addr) -> Value {
+    pub fn patch(&self, public_ip: Addresses) -> Value {
         let ours = self.ours(public_ip);
         let annotations: serde_json::Map<_, _> =
             ours.into_iter().map(|(name, value)| (self.key(name), Value::from(value))).collect();
         json!({"metadata": {"annotations": annotations}})
     }
 
-    /// As flannel's udp backend has them: it has neither a name nor data there.
-    fn ours(&self, public_ip: Ipv4Addr) -> [(&'static str, String); 4] {
-        [
+    /// As flannel's udp backend has them: it has neither a name nor data there. Those of IPv6 are as its
+    /// other backends have them.
+    fn ours(&self, public_ip: Addresses) -> Vec<(&'static str, String)> {
+        let mut ours = vec![
             ("backend-data", "null".to_owned()),
             ("backend-type", String::new()),
             ("kube-subnet-manager", "true".to_owned()),
-            ("public-ip", public_ip.to_string()),
-        ]
+        ];
+        ours.extend(public_ip.v4.map(|v4| ("public-ip", v4.to_string())));
+        if let Some(v6) = public_ip.v6 {
+            ours.push(("backend-v6-data", "null".to_owned()));
+            ours.push(("public-ipv6", v6.to_string()));
+        }
+        ours
     }
 
     fn get<'a>(&self, metadata: &'a Metadata, name: &str) -> Option<&'a str> {
@@ -165,7 +211,8 @@ mod tests {
     fn the_patch_makes_a_node_ours_as_flannel_writes_it() {
         let annotations = Annotations::new(DEFAULT_PREFIX).unwrap();
 
-        let patch = annotations.patch(Ipv4Addr::new(192, 0, 2, 1));
+        let address = |text: &str| text.parse::<Addresses>().unwrap();
+        let patch = annotations.patch(address("192.0.2.1"));
 
         let expected = json!({"metadata": {"annotations": {
             "flannel.alpha.coreos.com/backend-data": "null",
@@ -175,8 +222,35 @@ mod tests {
         }}});
         assert_eq!(patch, expected);
         let patched: Metadata = serde_json::from_value(patch["metadata"].clone()).unwrap();
-        assert!(annotations.are_ours(&patched, Ipv4Addr::new(192, 0, 2, 1)));
-        assert!(!annotations.are_ours(&patched, Ipv4Addr::new(192, 0, 2, 2)));
-        assert!(!annotations.are_ours(&Metadata::default(), Ipv4Addr::new(192, 0, 2, 1)));
+        assert!(annotations.are_ours(&patched, address("192.0.2.1")));
+        assert!(!annotations.are_ours(&patched, address("192.0.2.2")));
+        assert!(!annotations.are_ours(&Metadata::default(), address("192.0.2.1")));
+    }
+
+    #[test]
+    fn a_node_with_an_ipv6_address_says_so_as_flannels_other_backends_do() {
+        let annotations = Annotations::new(DEFAULT_PREFIX).unwrap();
+        let both: Addresses = "192.0.2.1, 2001:db8::1".parse().unwrap();
+
+        let patch = annotations.patch(both);
+
+        let expected = json!({"metadata": {"annotations": {
+            "flannel.alpha.coreos.com/backend-data": "null",
+            "flannel.alpha.coreos.com/backend-type": "",
+            "flannel.alpha.coreos.com/backend-v6-data": "null",
+            "flannel.alpha.coreos.com/kube-subnet-manager": "true",
+            "flannel.alpha.coreos.com/public-ip": "192.0.2.1",
+            "flannel.alpha.coreos.com/public-ipv6": "2001:db8::1",
+        }}});
+        assert_eq!(patch, expected);
+        let patched: Metadata = serde_json::from_value(patch["metadata"].clone()).unwrap();
+        assert_eq!(annotations.read(&patched).addresses(), both);
+        assert!(annotations.are_ours(&patched, both));
+        assert!(!annotations.are_ours(&patched, "192.0.2.1, 2001:db8::2".parse().unwrap()));
+        let only_v6 = annotations.patch("2001:db8::1".parse().unwrap());
+        assert_eq!(
+            only_v6["metadata"]["annotations"].get("flannel.alpha.coreos.com/public-ip"),
+            None
+        );
     }
 }

@@ -1,9 +1,8 @@
 //! What is known of the cluster, for those who do not follow it themselves.
 
 use super::join::Registration;
-use crate::subnet::PeerSet;
+use crate::subnet::{Addresses, PeerSet};
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// How our own node is.
@@ -54,8 +53,8 @@ pub struct Cluster {
 pub struct Kept {
     /// Our node's name.
     pub node: String,
-    /// Our address, unless an annotation says otherwise.
-    pub public_ip: Ipv4Addr,
+    /// Our addresses, unless an annotation says otherwise.
+    pub public_ip: Addresses,
     /// What the node has.
     pub joined: Registration,
     /// How often the API server stopped answering.

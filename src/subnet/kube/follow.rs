@@ -13,8 +13,7 @@ use super::cluster::{Cluster, Kept, OwnNode};
 use super::join::{JoinError, Member, Registration, State};
 use super::nodes::{NodeEvent, NodeWatch, Nodes, WatchEnd};
 use super::table::{Need, NodeTable, Own};
-use crate::subnet::PeerSet;
-use ipnet::Ipv4Net;
+use crate::subnet::{PeerSet, Subnets};
 use rand::RngExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,9 +51,9 @@ pub enum FollowEnd {
         /// The node.
         node: String,
         /// What it had.
-        before: Ipv4Net,
+        before: Subnets,
         /// What it has.
-        now: Ipv4Net,
+        now: Subnets,
     },
     /// It cannot be part of the network any more.
     #[error(transparent)]
@@ -312,11 +311,11 @@ impl Follower {
             }
             (State::Ready(_), None) => return Ok(()),
         };
-        if place.subnet != self.joined.subnet {
+        if place.subnets != self.joined.subnets {
             return Err(Interruption::End(FollowEnd::Moved {
                 node: self.member.name.clone(),
-                before: self.joined.subnet,
-                now: place.subnet,
+                before: self.joined.subnets,
+                now: place.subnets,
             }));
         }
         let (public_ip, mistake) = match place.public_ip {
@@ -326,7 +325,7 @@ impl Follower {
                 (address, Some(format!("{mistake}; keeping the address {address}")))
             }
         };
-        self.joined = Registration { uid: place.uid, subnet: place.subnet, public_ip };
+        self.joined = Registration { uid: place.uid, subnets: place.subnets, public_ip };
         match self.member.register(&self.nodes, node, public_ip).await {
             Ok(()) => {
                 self.own_retry = OWN_RETRY.0;
@@ -414,8 +413,8 @@ impl Follower {
     fn publish_now(&mut self) {
         let own = Own {
             name: self.member.name.clone(),
-            network: self.member.network,
-            subnet: self.joined.subnet,
+            networks: self.member.networks,
+            subnets: self.joined.subnets,
             public_ip: self.joined.public_ip,
             local: self.member.local.clone(),
         };

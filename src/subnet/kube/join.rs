@@ -1,12 +1,12 @@
 //! Making this node part of the network: its pod network is read, its address is written.
 
-use super::annotations::{Annotations, network_is_available};
+use super::annotations::{Annotations, WrongAddress, network_is_available};
 use super::api::Node;
 use super::client::CallError;
 use super::nodes::Nodes;
-use super::table::{PodNetwork, is_host};
-use ipnet::Ipv4Net;
-use std::net::Ipv4Addr;
+use super::table::PodNetwork;
+use crate::subnet::{Addresses, Subnets};
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
@@ -23,12 +23,12 @@ pub struct Member {
     pub name: String,
     /// The keys of the annotations.
     pub annotations: Annotations,
-    /// The whole overlay.
-    pub network: Ipv4Net,
-    /// Our address, unless an annotation says otherwise.
-    pub public_ip: Ipv4Addr,
+    /// The whole overlay, of each family.
+    pub networks: Subnets,
+    /// Our addresses, unless an annotation says otherwise.
+    pub public_ip: Addresses,
     /// This host's addresses.
-    pub local: Vec<Ipv4Addr>,
+    pub local: Vec<IpAddr>,
     /// Whether to tell the cluster that the node's network is there.
     pub sets_condition: bool,
 }
@@ -38,10 +38,11 @@ pub struct Member {
 pub struct Registration {
     /// The node's identity.
     pub uid: String,
-    /// Its pod network.
-    pub subnet: Ipv4Net,
+    /// Its pod networks; the name is that of versions that had one.
+    #[serde(rename = "subnet")]
+    pub subnets: Subnets,
     /// Where others reach it.
-    pub public_ip: Ipv4Addr,
+    pub public_ip: Addresses,
 }
 
 /// Why a node cannot be part of the network.
@@ -49,38 +50,42 @@ pub struct Registration {
 pub enum JoinError {
     /// Its pod network is another one's.
     #[error(
-        "pod network {subnet} of node {node:?} is not in {network}, the Network of the \
+        "pod network {subnets} of node {node:?} is not in {networks}, the Network of the \
          configuration: make the cluster's --cluster-cidr and Network agree"
     )]
     Outside {
         /// The node.
         node: String,
-        /// Its pod network.
-        subnet: Ipv4Net,
+        /// Its pod networks.
+        subnets: Subnets,
         /// The overlay.
-        network: Ipv4Net,
+        networks: Subnets,
     },
-    /// Its pod network is of another family.
+    /// It has no pod network of a family that the network has.
     #[error(
-        "pod network {given} of node {node:?} is not an IPv4 network, and udp carries IPv4 only"
+        "pod network {given} of node {node:?} has none of {family}, which the network config has: give \
+         --cluster-cidr networks of the same families, or change EnableIPv4 and EnableIPv6"
     )]
     Unusable {
         /// The node.
         node: String,
         /// What it has.
         given: String,
+        /// What it lacks.
+        family: &'static str,
     },
 }
 
-/// The annotation `public-ip-overwrite` is no address that other nodes could use.
+/// The annotation `public-ip-overwrite` or `public-ipv6-overwrite` is no address that other nodes could use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "annotation public-ip-overwrite of node {node:?} is {given:?}: write the IPv4 address that the \
-     other nodes reach it by, or remove it"
+    "annotation {} of node {node:?} is {:?}: write the {} address that the other nodes reach it by, or \
+     remove it",
+    .mistake.name, .mistake.given, .mistake.family
 )]
 pub(super) struct Overwrite {
     node: String,
-    given: String,
+    mistake: WrongAddress,
 }
 
 /// How far a node is from being part of the network.
@@ -96,9 +101,9 @@ pub(super) enum State {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) uid: String,
-    pub(super) subnet: Ipv4Net,
+    pub(super) subnets: Subnets,
     /// Where others reach it; an error if its administrator wrote what is no address.
-    pub(super) public_ip: Result<Ipv4Addr, Overwrite>,
+    pub(super) public_ip: Result<Addresses, Overwrite>,
 }
 
 impl Member {
@@ -109,9 +114,22 @@ impl Member {
             return Ok(State::Waiting(text));
         };
         let name = || self.name.clone();
-        let subnet = match PodNetwork::of(node) {
-            PodNetwork::V4(subnet) => subnet,
-            PodNetwork::Unusable(given) => return Err(JoinError::Unusable { node: name(), given }),
+        let networks = self.networks;
+        let lacking = |subnets: Subnets| match networks {
+            Subnets { v4: Some(_), .. } if subnets.v4.is_none() => Some("IPv4"),
+            Subnets { v6: Some(_), .. } if subnets.v6.is_none() => Some("IPv6"),
+            _ => None,
+        };
+        let unusable = |given: String, family| JoinError::Unusable { node: name(), given, family };
+        let subnets = match PodNetwork::of(node) {
+            PodNetwork::Of(subnets) => match lacking(subnets) {
+                None => subnets.of_families_of(&networks),
+                Some(family) => return Err(unusable(subnets.to_string(), family)),
+            },
+            PodNetwork::Unusable(given) => {
+                let family = lacking(Subnets::default()).unwrap_or("IPv4");
+                return Err(unusable(given, family));
+            }
             PodNetwork::Pending => {
                 let text = format!(
                     "node {:?} has no pod network yet: kube-controller-manager gives one if it \
@@ -121,20 +139,23 @@ impl Member {
                 return Ok(State::Waiting(text));
             }
         };
-        let network = self.network;
-        if !network.contains(&subnet) {
-            return Err(JoinError::Outside { node: name(), subnet, network });
+        if !networks.contain(&subnets) {
+            return Err(JoinError::Outside { node: name(), subnets, networks });
         }
         let uid = node.metadata.uid.clone();
-        Ok(State::Ready(Place { uid, subnet, public_ip: self.address(node) }))
+        Ok(State::Ready(Place { uid, subnets, public_ip: self.address(node) }))
     }
 
-    fn address(&self, node: &Node) -> Result<Ipv4Addr, Overwrite> {
-        let Some(given) = self.annotations.overwrite(&node.metadata) else {
-            return Ok(self.public_ip);
-        };
-        let address = given.parse().ok().filter(|address| is_host(*address));
-        address.ok_or_else(|| Overwrite { node: self.name.clone(), given: given.to_owned() })
+    fn address(&self, node: &Node) -> Result<Addresses, Overwrite> {
+        match self.annotations.overwrite(&node.metadata) {
+            // Those of families that the network does not have stay out.
+            Ok(overwrite) => Ok(Addresses {
+                v4: self.public_ip.v4.and(overwrite.v4),
+                v6: self.public_ip.v6.and(overwrite.v6),
+            }
+            .or(self.public_ip)),
+            Err(mistake) => Err(Overwrite { node: self.name.clone(), mistake }),
+        }
     }
 
     /// Waits until the node can be part of the network, and makes it so.
@@ -156,7 +177,7 @@ impl Member {
 
     async fn try_join(&self, nodes: &Nodes) -> Result<Attempt, Failure> {
         let node = nodes.get(&self.name).await?;
-        let Place { uid, subnet, public_ip } = match self.state(node.as_ref())? {
+        let Place { uid, subnets, public_ip } = match self.state(node.as_ref())? {
             State::Ready(place) => place,
             State::Waiting(reason) => return Ok(Attempt::Waiting(reason)),
         };
@@ -171,7 +192,7 @@ impl Member {
             let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
             nodes.patch(&self.name, &network_is_available(&now)).await?;
         }
-        Ok(Attempt::Joined(Registration { uid, subnet, public_ip }))
+        Ok(Attempt::Joined(Registration { uid, subnets, public_ip }))
     }
 
     /// Writes our annotations unless they are there.
@@ -179,7 +200,7 @@ impl Member {
         &self,
         nodes: &Nodes,
         node: &Node,
-        public_ip: Ipv4Addr,
+        public_ip: Addresses,
     ) -> Result<(), CallError> {
         if self.annotations.are_ours(&node.metadata, public_ip) {
             return Ok(());
@@ -251,6 +272,26 @@ mod tests {
     }
 
     #[test]
+    fn in_a_network_of_both_families_a_node_needs_a_pod_network_of_each() {
+        let member = Member {
+            networks: "10.244.0.0/16, fd00:244::/56".parse().unwrap(),
+            public_ip: "192.0.2.1, 2001:db8::1".parse().unwrap(),
+            ..member()
+        };
+        let mut node = node("10.244.1.0/24");
+
+        let error = member.state(Some(&node)).unwrap_err().to_string();
+        assert!(error.contains("10.244.1.0/24") && error.contains("none of IPv6"), "{error}");
+
+        node.spec.pod_cidrs = vec!["10.244.1.0/24".to_owned(), "fd00:244:0:1::/64".to_owned()];
+        let key = format!("{DEFAULT_PREFIX}/public-ipv6-overwrite");
+        node.metadata.annotations.insert(key, "2001:db8::7".to_owned());
+        let State::Ready(place) = member.state(Some(&node)).unwrap() else { panic!() };
+        assert_eq!(place.subnets, "10.244.1.0/24, fd00:244:0:1::/64".parse().unwrap());
+        assert_eq!(place.public_ip, Ok("192.0.2.1, 2001:db8::7".parse().unwrap()));
+    }
+
+    #[test]
     fn an_annotation_overwrites_the_address_that_was_found() {
         let mut node = node("10.244.1.0/24");
         let key = format!("{DEFAULT_PREFIX}/public-ip-overwrite");
@@ -259,8 +300,8 @@ mod tests {
         node.metadata.annotations.insert(key, "203.0.113.7".to_owned());
         let overwritten = public_ip(&node).unwrap();
 
-        assert_eq!(found, Ipv4Addr::new(192, 0, 2, 1));
-        assert_eq!(overwritten, Ipv4Addr::new(203, 0, 113, 7));
+        assert_eq!(found, "192.0.2.1".parse().unwrap());
+        assert_eq!(overwritten, "203.0.113.7".parse().unwrap());
     }
 
     #[test]
@@ -277,7 +318,7 @@ mod tests {
         }
     }
 
-    fn public_ip(node: &Node) -> Result<Ipv4Addr, Overwrite> {
+    fn public_ip(node: &Node) -> Result<Addresses, Overwrite> {
         match member().state(Some(node)).unwrap() {
             State::Ready(place) => place.public_ip,
             State::Waiting(reason) => panic!("{reason}"),
@@ -288,8 +329,8 @@ mod tests {
         Member {
             name: "n1".to_owned(),
             annotations: Annotations::new(DEFAULT_PREFIX).unwrap(),
-            network: "10.244.0.0/16".parse().unwrap(),
-            public_ip: Ipv4Addr::new(192, 0, 2, 1),
+            networks: "10.244.0.0/16".parse().unwrap(),
+            public_ip: "192.0.2.1".parse().unwrap(),
             local: Vec::new(),
             sets_condition: true,
         }

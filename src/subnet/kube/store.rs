@@ -1,15 +1,16 @@
 //! The nodes of a Kubernetes cluster as a store of leases.
 
-use super::annotations::Annotations;
+use super::annotations::{Annotations, WrongAddress};
 use super::{
     Access, CallError, Cluster, FollowEnd, Follower, JoinError, Kept, Member, Nodes,
     join::Registration,
 };
 use crate::subnet::{
-    Joined, LeaseStore, Memory, MemoryError, NetworkConfig, NetworkError, NodeAddress, PeerSet,
+    Addresses, Joined, LeaseStore, Memory, MemoryError, NetworkConfig, NetworkError, NodeAddress,
+    PeerSet,
 };
 use std::cell::OnceCell;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -77,10 +78,14 @@ pub enum StoreError {
         pod: String,
     },
     /// An annotation that is no address.
-    #[error("annotation node-public-ip of node {node:?} is {given:?}: write an IPv4 address")]
+    #[error("annotation {name} of node {node:?} is {given:?}: write an {family} address")]
     NodePublicIp {
         /// The node.
         node: String,
+        /// `node-public-ip` or `node-public-ipv6`.
+        name: &'static str,
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
         /// What is there.
         given: String,
     },
@@ -145,18 +150,19 @@ impl KubeStore {
         config: &NetworkConfig,
         node: NodeAddress,
     ) -> Result<Registration, JoinError> {
-        let subnet = match node.previous {
-            (Some(network), Some(subnet)) if network == config.network => subnet,
-            _ => return member.join(&self.nodes).await,
-        };
+        let (networks, subnets) = node.previous;
+        let is_whole = subnets.of_families_of(&networks) == subnets && !subnets.is_empty();
+        if networks != config.networks() || !is_whole || !networks.contain(&subnets) {
+            return member.join(&self.nodes).await;
+        }
         match timeout(PATIENCE, member.join(&self.nodes)).await {
             Ok(joined) => joined,
             Err(_) if is_away(&self.nodes.revision().await) => {
                 warn!(
-                    "the API server does not answer: starting with subnet {subnet} of subnet.env"
+                    "the API server does not answer: starting with subnet {subnets} of subnet.env"
                 );
                 let public_ip = node.public_ip;
-                Ok(Registration { uid: String::new(), subnet, public_ip })
+                Ok(Registration { uid: String::new(), subnets, public_ip })
             }
             Err(_) => member.join(&self.nodes).await,
         }
@@ -177,20 +183,14 @@ impl LeaseStore for KubeStore {
         }
     }
 
-    /// The annotation; none while the API server is away.
-    async fn public_ip(&self) -> Result<Option<Ipv4Addr>, StoreError> {
-        let name = self.name().await?;
-        let Ok(Some(node)) = self.nodes.get(&name).await else { return Ok(None) };
-        match self.membership.annotations.node_public_ip(&node.metadata) {
-            None => Ok(None),
-            Some(given) => match given.parse() {
-                Ok(address) => Ok(Some(address)),
-                Err(_) => {
-                    let given = given.to_owned();
-                    Err(StoreError::NodePublicIp { node: name, given })
-                }
-            },
-        }
+    /// The annotations; none while the API server is away.
+    async fn public_ip(&self) -> Result<Addresses, StoreError> {
+        let node = self.name().await?;
+        let Ok(Some(known)) = self.nodes.get(&node).await else { return Ok(Addresses::default()) };
+        self.membership.annotations.node_public_ip(&known.metadata).map_err(|mistake| {
+            let WrongAddress { name, family, given } = mistake;
+            StoreError::NodePublicIp { node, name, family, given }
+        })
     }
 
     async fn join(
@@ -201,22 +201,22 @@ impl LeaseStore for KubeStore {
         let member = Member {
             name: self.name().await?,
             annotations: self.membership.annotations.clone(),
-            network: config.network,
+            networks: config.networks(),
             public_ip: node.public_ip,
             local: node.local.clone(),
             sets_condition: self.membership.sets_condition,
         };
         let joined = self.join_or_resume(&member, config, node).await?;
-        let subnet = joined.subnet;
+        let subnets = joined.subnets;
         let (follower, known) = Follower::new(self.nodes, member, joined, config.backend.port);
         let keeping = async { Err(follower.run().await.into()) };
-        Ok(Joined { subnet, known, keeping: Box::pin(keeping) })
+        Ok(Joined { subnets, known, keeping: Box::pin(keeping) })
     }
 
     fn resume(
         self,
         config: &NetworkConfig,
-        local: Vec<Ipv4Addr>,
+        local: Vec<IpAddr>,
         memory: Memory,
     ) -> Result<Joined<Self>, MemoryError> {
         let kept: Kept = memory.of(KEPT_IN)?;
@@ -225,7 +225,7 @@ impl LeaseStore for KubeStore {
         let member = Member {
             name: kept.node.clone(),
             annotations: self.membership.annotations,
-            network: config.network,
+            networks: config.networks(),
             public_ip: memory.public_ip,
             local,
             sets_condition: self.membership.sets_condition,
@@ -233,7 +233,7 @@ impl LeaseStore for KubeStore {
         let (follower, known) =
             Follower::resume(self.nodes, member, kept, peers, config.backend.port);
         let keeping = async { Err(follower.run().await.into()) };
-        Ok(Joined { subnet: memory.subnet, known, keeping: Box::pin(keeping) })
+        Ok(Joined { subnets: memory.subnets, known, keeping: Box::pin(keeping) })
     }
 }
 
@@ -247,7 +247,7 @@ impl Cluster {
         let kept = self.kept.as_deref()?;
         Some(Memory {
             kept_in: KEPT_IN.to_owned(),
-            subnet: kept.joined.subnet,
+            subnets: kept.joined.subnets,
             public_ip: kept.public_ip,
             peers: self.peers.iter().cloned().collect(),
             store: serde_json::json!(kept),

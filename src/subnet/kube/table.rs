@@ -5,24 +5,24 @@
 
 use super::annotations::{Annotations, Record};
 use super::api::{Metadata, Node};
-use crate::subnet::{PeerSet, PeerSpec};
-use ipnet::{IpNet, Ipv4Net};
+use crate::subnet::{Addresses, PeerSet, PeerSpec, Subnets};
+use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 /// What this node knows of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Own {
     /// The node's name.
     pub name: String,
-    /// The whole overlay.
-    pub network: Ipv4Net,
-    /// Our pod network.
-    pub subnet: Ipv4Net,
+    /// The whole overlay, of each family.
+    pub networks: Subnets,
+    /// Our pod networks.
+    pub subnets: Subnets,
     /// Where others reach us.
-    pub public_ip: Ipv4Addr,
+    pub public_ip: Addresses,
     /// This host's addresses: a node that has one of them is a former one of our own.
-    pub local: Vec<Ipv4Addr>,
+    pub local: Vec<IpAddr>,
 }
 
 /// The nodes, as far as they have been followed.
@@ -43,14 +43,14 @@ struct Known {
     record: Record,
 }
 
-/// The IPv4 network of a node's pods.
+/// The networks of a node's pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodNetwork {
     /// The controller manager has given none yet.
     Pending,
-    /// This one.
-    V4(Ipv4Net),
-    /// What is there is no IPv4 network.
+    /// These: the first of each family.
+    Of(Subnets),
+    /// What is there is no network.
     Unusable(String),
 }
 
@@ -64,10 +64,14 @@ impl PodNetwork {
         if all.iter().all(String::is_empty) {
             return Self::Pending;
         }
-        match all.iter().find_map(|cidr| cidr.parse::<Ipv4Net>().ok()) {
-            Some(network) => Self::V4(network.trunc()),
-            None => Self::Unusable(all.join(", ")),
+        let mut subnets = Subnets::default();
+        for network in all.iter().filter_map(|cidr| cidr.parse::<IpNet>().ok()) {
+            match network {
+                IpNet::V4(v4) => _ = subnets.v4.get_or_insert(v4.trunc()),
+                IpNet::V6(v6) => _ = subnets.v6.get_or_insert(v6.trunc()),
+            }
         }
+        if subnets.is_empty() { Self::Unusable(all.join(", ")) } else { Self::Of(subnets) }
     }
 }
 
@@ -84,10 +88,12 @@ pub enum Need {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Finding {
     /// Its address or its pod network makes no sense.
-    #[error("ignoring node {node:?}: its {what} {value:?} is not an IPv4 {what}")]
+    #[error("ignoring node {node:?}: its {what} {value:?} is not an {family} {what}")]
     Malformed {
         /// The node.
         node: String,
+        /// `IPv4`, `IPv6`, or both.
+        family: &'static str,
         /// `address` or `network`.
         what: &'static str,
         /// What is there.
@@ -115,21 +121,21 @@ pub enum Finding {
         /// The other one.
         other: String,
         /// The address.
-        public_ip: Ipv4Addr,
+        public_ip: IpAddr,
     },
     /// Its pod network is not where it should be.
     #[error(
-        "ignoring node {node:?}: its pod network {subnet} is outside {network} or overlaps {own}"
+        "ignoring node {node:?}: its pod network {subnets} is outside {networks} or overlaps {own}"
     )]
     OutOfPlace {
         /// The node.
         node: String,
-        /// Its pod network.
-        subnet: Ipv4Net,
+        /// Its pod networks.
+        subnets: Subnets,
         /// The overlay.
-        network: Ipv4Net,
-        /// Our pod network.
-        own: Ipv4Net,
+        networks: Subnets,
+        /// Our pod networks.
+        own: Subnets,
     },
     /// It is at an address of this host.
     #[error(
@@ -140,7 +146,7 @@ pub enum Finding {
         /// The node.
         node: String,
         /// Our address.
-        public_ip: Ipv4Addr,
+        public_ip: IpAddr,
     },
     /// It could be reached through the tunnel only.
     #[error(
@@ -152,9 +158,9 @@ pub enum Finding {
         /// The node.
         node: String,
         /// Its address.
-        public_ip: Ipv4Addr,
+        public_ip: IpAddr,
         /// Its own pod network, or ours.
-        inside: Ipv4Net,
+        inside: IpNet,
     },
 }
 
@@ -248,11 +254,13 @@ impl NodeTable {
     /// The peers of this node, all on one port.
     pub fn peers(&mut self, own: &Own, port: u16) -> Peers {
         let mut found = BTreeSet::new();
-        let mut at: HashMap<Ipv4Addr, &str> = HashMap::from([(own.public_ip, own.name.as_str())]);
+        let ours = own.public_ip.outer();
+        let mut at: HashMap<IpAddr, &str> = HashMap::new();
+        at.extend(ours.map(|ours| (ours, own.name.as_str())));
         let mut peers = Vec::new();
         let others = self.nodes.iter().filter(|(name, _)| **name != own.name);
         for (name, known) in others {
-            let (public_ip, subnet) = match place(name, known, own) {
+            let (public_ip, subnets) = match place(name, known, own) {
                 Ok(Some(place)) => place,
                 Ok(None) => continue,
                 Err(finding) => {
@@ -265,8 +273,8 @@ impl NodeTable {
                 found.insert(Finding::DuplicatePublicIp { node, other, public_ip });
             }
             // What we would send to our own address would come back to us.
-            if public_ip != own.public_ip {
-                peers.push(Place { name, public_ip, subnet });
+            if Some(public_ip) != ours {
+                peers.push(Place { name, public_ip, subnets });
             }
         }
         self.add_lost(own, &mut peers, &at);
@@ -282,23 +290,23 @@ impl NodeTable {
         &'a self,
         own: &Own,
         peers: &mut Vec<Place<'a>>,
-        taken: &HashMap<Ipv4Addr, &str>,
+        taken: &HashMap<IpAddr, &str>,
     ) {
         if self.lost.is_empty() {
             return;
         }
-        let subnets: BTreeMap<_, _> =
-            peers.iter().map(|place| (place.subnet.network(), place.subnet)).collect();
-        let overlaps = |subnet: Ipv4Net| {
+        let subnets = peers.iter().flat_map(|place| place.subnets.iter());
+        let subnets: BTreeMap<_, _> = subnets.map(|subnet| (subnet.network(), subnet)).collect();
+        let overlaps = |subnet: IpNet| {
             let last = subnets.range(..=subnet.broadcast()).next_back();
             last.is_some_and(|(_, other)| other.broadcast() >= subnet.network())
         };
         for (name, known) in self.lost.iter().filter(|(name, _)| **name != own.name) {
-            if let Ok(Some((public_ip, subnet))) = place(name, known, own)
+            if let Ok(Some((public_ip, subnets))) = place(name, known, own)
                 && !taken.contains_key(&public_ip)
-                && !overlaps(subnet)
+                && !subnets.iter().any(overlaps)
             {
-                peers.push(Place { name, public_ip, subnet });
+                peers.push(Place { name, public_ip, subnets });
             }
         }
     }
@@ -312,8 +320,8 @@ impl NodeTable {
 /// Where a peer is and what is behind it.
 struct Place<'a> {
     name: &'a str,
-    public_ip: Ipv4Addr,
-    subnet: Ipv4Net,
+    public_ip: IpAddr,
+    subnets: Subnets,
 }
 
 impl Place<'_> {
@@ -321,13 +329,13 @@ impl Place<'_> {
         PeerSpec {
             name: self.name.to_owned(),
             endpoint: SocketAddr::from((self.public_ip, port)),
-            subnets: vec![IpNet::V4(self.subnet)],
+            subnets: self.subnets.iter().collect(),
         }
     }
 }
 
 /// Where a node is and what is behind it; nothing for one that is not part of the network yet.
-fn place(name: &str, known: &Known, own: &Own) -> Result<Option<(Ipv4Addr, Ipv4Net)>, Finding> {
+fn place(name: &str, known: &Known, own: &Own) -> Result<Option<(IpAddr, Subnets)>, Finding> {
     let Known { pod_network, record, .. } = known;
     let node = || name.to_owned();
     if !record.is_managed {
@@ -336,39 +344,47 @@ fn place(name: &str, known: &Known, own: &Own) -> Result<Option<(Ipv4Addr, Ipv4N
     if !record.is_udp() {
         return Err(Finding::ForeignBackend { node: node(), backend: record.backend.clone() });
     }
-    let subnet = match pod_network {
+    let Own { networks, subnets: ours, public_ip, .. } = *own;
+    let wrong = |what, family: &Subnets, value: String| {
+        let family = match (family.v4, family.v6) {
+            (Some(_), Some(_)) => "IPv4 or IPv6",
+            (None, Some(_)) => "IPv6",
+            _ => "IPv4",
+        };
+        Finding::Malformed { node: node(), family, what, value }
+    };
+    let mut subnets = match pod_network {
         PodNetwork::Pending => return Ok(None),
-        PodNetwork::V4(subnet) => *subnet,
-        PodNetwork::Unusable(value) => {
-            let value = value.clone();
-            return Err(Finding::Malformed { node: node(), what: "network", value });
-        }
+        PodNetwork::Of(subnets) => subnets.of_families_of(&networks),
+        PodNetwork::Unusable(value) => return Err(wrong("network", &networks, value.clone())),
     };
-    let Some(public_ip) = record.address().filter(|address| is_host(*address)) else {
-        let value = record.public_ip.clone();
-        return Err(Finding::Malformed { node: node(), what: "address", value });
+    if subnets.is_empty() {
+        let PodNetwork::Of(there) = pod_network else { return Ok(None) };
+        return Err(wrong("network", &networks, there.to_string()));
+    }
+    let addresses = record.addresses();
+    if addresses.v6.is_none() && subnets.v4.is_some() {
+        // A stock node, which carries no IPv6.
+        subnets.v6 = None;
+    }
+    let Some(address) = addresses.reached_from(&public_ip) else {
+        let (family, value) = match public_ip.v4 {
+            Some(_) => (Subnets { v6: None, ..networks }, &record.public_ip),
+            None => (Subnets { v4: None, ..networks }, &record.public_ipv6),
+        };
+        return Err(wrong("address", &family, value.clone()));
     };
-    let (network, ours) = (own.network, own.subnet);
-    let overlaps = ours.contains(&subnet) || subnet.contains(&ours);
-    if !network.contains(&subnet) || overlaps {
-        return Err(Finding::OutOfPlace { node: node(), subnet, network, own: ours });
+    if !networks.contain(&subnets) || ours.overlap(&subnets) {
+        return Err(Finding::OutOfPlace { node: node(), subnets, networks, own: ours });
     }
     // What we would send to an address of ours would come back to us, and go around.
-    if public_ip != own.public_ip && own.local.contains(&public_ip) {
-        return Err(Finding::Former { node: node(), public_ip });
+    if Some(address) != public_ip.outer() && own.local.contains(&address) {
+        return Err(Finding::Former { node: node(), public_ip: address });
     }
-    match [subnet, ours].into_iter().find(|inside| inside.contains(&public_ip)) {
-        Some(inside) => Err(Finding::Inside { node: node(), public_ip, inside }),
-        None => Ok(Some((public_ip, subnet))),
+    match subnets.iter().chain(ours.iter()).find(|inside| inside.contains(&address)) {
+        Some(inside) => Err(Finding::Inside { node: node(), public_ip: address, inside }),
+        None => Ok(Some((address, subnets))),
     }
-}
-
-/// Whether this can be the address of a host.
-pub(super) fn is_host(address: Ipv4Addr) -> bool {
-    !(address.is_unspecified()
-        || address.is_multicast()
-        || address.is_broadcast()
-        || address.is_loopback())
 }
 
 #[cfg(test)]
@@ -534,11 +550,59 @@ mod tests {
     }
 
     #[test]
-    fn of_two_families_the_ipv4_network_counts() {
+    fn of_several_pod_networks_the_first_of_each_family_counts() {
         let mut both = node("n2", "", "192.0.2.2");
-        both.spec.pod_cidrs = vec!["fd00:2::/64".to_owned(), "10.244.2.0/24".to_owned()];
+        let networks = ["fd00:2::/64", "10.244.2.0/24", "10.244.3.0/24"];
+        both.spec.pod_cidrs = networks.map(str::to_owned).to_vec();
 
-        assert_eq!(PodNetwork::of(&both), PodNetwork::V4("10.244.2.0/24".parse().unwrap()));
+        let expected = "10.244.2.0/24, fd00:2::/64".parse().unwrap();
+        assert_eq!(PodNetwork::of(&both), PodNetwork::Of(expected));
+    }
+
+    #[test]
+    fn a_network_of_both_families_has_peers_with_both_and_stock_nodes_with_ipv4() {
+        let mut own = own();
+        own.networks = "10.244.0.0/16, fd00:244::/56".parse().unwrap();
+        own.subnets = "10.244.1.0/24, fd00:244:0:1::/64".parse().unwrap();
+        own.public_ip = "192.0.2.1, 2001:db8::1".parse().unwrap();
+        let both = |name: &str, number: u8| {
+            let mut node = node(name, "", &format!("192.0.2.{number}"));
+            let v4 = format!("10.244.{number}.0/24");
+            node.spec.pod_cidrs = vec![v4, format!("fd00:244:0:{number}::/64")];
+            node
+        };
+        let mut twill = both("n2", 2);
+        let key = format!("{DEFAULT_PREFIX}/public-ipv6");
+        twill.metadata.annotations.insert(key.clone(), "2001:db8::2".to_owned());
+        let mut table = table();
+        table.listed(&[twill, both("stock", 3), node("old", "10.244.4.0/24", "192.0.2.4")]);
+
+        let peers = table.peers(&own, 8285);
+
+        let subnets = peers.peers.iter().map(|peer| (peer.endpoint.ip(), peer.subnets.len()));
+        let ip = |number| IpAddr::from([192, 0, 2, number]);
+        assert_eq!(subnets.collect::<Vec<_>>(), [(ip(2), 2), (ip(4), 1), (ip(3), 1)]);
+        assert!(peers.news.is_empty(), "{:?}", peers.news);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_has_its_peers_at_ipv6_addresses() {
+        let mut own = own();
+        own.networks = "fd00:244::/56".parse().unwrap();
+        own.subnets = "fd00:244:0:1::/64".parse().unwrap();
+        own.public_ip = "2001:db8::1".parse().unwrap();
+        let mut twill = node("n2", "fd00:244:0:2::/64", "192.0.2.2");
+        let key = format!("{DEFAULT_PREFIX}/public-ipv6");
+        twill.metadata.annotations.insert(key, "2001:db8::2".to_owned());
+        let mut table = table();
+        table.listed(&[twill, node("stock", "fd00:244:0:3::/64", "192.0.2.3")]);
+
+        let peers = table.peers(&own, 8285);
+
+        let expected = ("n2", "[2001:db8::2]:8285", "fd00:244:0:2::/64");
+        assert_eq!(named(&peers), [text(expected)]);
+        let told = peers.news[0].to_string();
+        assert!(told.contains("\"stock\": its address \"\" is not an IPv6 address"), "{told}");
     }
 
     const OWN_IP: &str = "192.0.2.1";
@@ -546,8 +610,8 @@ mod tests {
     fn own() -> Own {
         Own {
             name: "n1".to_owned(),
-            network: "10.244.0.0/16".parse().unwrap(),
-            subnet: "10.244.1.0/24".parse().unwrap(),
+            networks: "10.244.0.0/16".parse().unwrap(),
+            subnets: "10.244.1.0/24".parse().unwrap(),
             public_ip: OWN_IP.parse().unwrap(),
             local: vec!["198.51.100.1".parse().unwrap()],
         }

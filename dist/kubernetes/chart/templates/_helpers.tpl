@@ -12,11 +12,8 @@
 {{- if hasSuffix "flannel-io/flannel" .Values.flannel.image.repository }}
 {{- fail (printf "flannel.image is flannel's own, %q: set flannel.image.repository and flannel.image.tag to those of twill" .Values.flannel.image.repository) }}
 {{- end }}
-{{- if .Values.podCidrv6 }}
-{{- fail (printf "podCidrv6 is %q: the udp backend carries IPv4 only, leave it empty" .Values.podCidrv6) }}
-{{- end }}
-{{- if not .Values.podCidr }}
-{{- fail "podCidr is empty: set it to the cluster's --cluster-cidr" }}
+{{- if not (or .Values.podCidr .Values.podCidrv6) }}
+{{- fail "podCidr and podCidrv6 are empty: set them to the cluster's --cluster-cidr" }}
 {{- end }}
 {{- if not (regexMatch " --?kube-subnet-mgr(=true)? " (printf " %s " (join " " .Values.flannel.args))) }}
 {{- fail "flannel.args has no -kube-subnet-mgr: without it twill looks for leases in etcd" }}

@@ -287,11 +287,11 @@ impl<L: Known> PeerSource for LeaseSource<L> {
     }
 
     fn routes(&self, _: &PeerSet) -> Vec<IpNet> {
-        vec![self.config.network.into()]
+        self.config.networks().iter().collect()
     }
 
     async fn address_now(&mut self, tunnel: &Tunnel) -> Option<IpAddr> {
-        address_now(&self.external, &tunnel.network).await
+        address_now(&self.external, self.config.networks(), &tunnel.network).await
     }
 }
 

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::config::flanneld::{self as config, External, Flanneld};
 use crate::config::load::{self, Addressing, default_socket};
-use crate::config::{Mtu, OVERHEAD_V4, Settings};
+use crate::config::{Mtu, OVERHEAD_V4, OVERHEAD_V6, Settings};
 use crate::control::Place;
 use crate::control::handover::Conversation;
 use crate::gateway::resources::{ResourceError, await_port, kept_devices};
@@ -33,13 +33,13 @@ use crate::host::external_interface::{self, ExternalError, ExternalInterface};
 use crate::host::{HostError, HostEvents, Network, Path, Previous, Survey};
 #[cfg(feature = "kube")]
 use crate::subnet::kube;
-use crate::subnet::{Joined, LeaseStore, NetworkConfig, NodeAddress, Reconciler, etcd};
+use crate::subnet::{Joined, LeaseStore, NetworkConfig, NodeAddress, Reconciler, Subnets, etcd};
 use crate::sys::seccomp::Programs;
 use crate::telemetry::http::{self, HttpError, Server};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path as FilePath, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -48,6 +48,8 @@ use tracing::{info, warn};
 
 /// Packets that cross a bridge pass iptables only if this is there.
 const BRIDGE_FILTER: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+/// The same of IPv6.
+const BRIDGE_FILTER_V6: &str = "/proc/sys/net/bridge/bridge-nf-call-ip6tables";
 /// flanneld's answers; the node is ready while it holds its lease and `subnet.env` is written.
 const WORDS: Words = Words {
     alive: "flanneld is running",
@@ -165,8 +167,8 @@ struct Ground {
     network: Network,
     events: HostEvents,
     external: ExternalInterface,
-    /// All IPv4 addresses of the host.
-    local: Vec<Ipv4Addr>,
+    /// All addresses of the host.
+    local: Vec<IpAddr>,
 }
 
 impl Ground {
@@ -177,9 +179,17 @@ impl Ground {
         predecessor: Option<&str>,
     ) -> Result<Self, FlanneldError> {
         info!("Found network config - Backend type: udp");
-        if !config.nftables && !std::path::Path::new(BRIDGE_FILTER).exists() {
+        let filters = [
+            config.v4.as_ref().map(|_| BRIDGE_FILTER),
+            config.v6.as_ref().map(|_| BRIDGE_FILTER_V6),
+        ];
+        let mut missing =
+            filters.into_iter().flatten().filter(|path| !FilePath::new(path).exists());
+        if !config.nftables
+            && let Some(missing) = missing.next()
+        {
             warn!(
-                "{BRIDGE_FILTER} does not exist: if containers are on a bridge, load br_netfilter, \
+                "{missing} does not exist: if containers are on a bridge, load br_netfilter, \
                  or Kubernetes services will not reach those of the same node"
             );
         }
@@ -187,7 +197,8 @@ impl Ground {
         let (mut survey, path) = look(&options.external, &network).await?;
         let kept = kept_devices(&options.interface.name);
         survey.leave_out(|name| Some(name) == predecessor || kept.iter().any(|it| it == name));
-        let external = external_interface::choose(&options.external, &survey, path)?;
+        let external =
+            external_interface::choose(&options.external, config.networks(), &survey, path)?;
         let addresses = survey.interfaces.iter().flat_map(|interface| &interface.addresses);
         let local = addresses.map(|address| address.network.addr()).collect();
         Ok(Self { network, events, external, local })
@@ -205,12 +216,13 @@ async fn look(wanted: &External, network: &Network) -> Result<(Survey, Option<Pa
 }
 
 /// The address of the tunnel if the node started now; none if there is no interface for it.
-async fn address_now(wanted: &External, network: &Network) -> Option<IpAddr> {
+async fn address_now(wanted: &External, networks: Subnets, network: &Network) -> Option<IpAddr> {
     let (survey, path) = look(wanted, network).await.ok()?;
     // It is asked again and again: what it logs belongs to the start.
     let silence = NoSubscriber::default();
-    let chosen = with_default(silence, || external_interface::choose(wanted, &survey, path));
-    chosen.ok().map(|external| external.address.into())
+    let chosen =
+        with_default(silence, || external_interface::choose(wanted, networks, &survey, path));
+    chosen.ok().map(|external| external.address)
 }
 
 async fn serve_pages(
@@ -234,27 +246,28 @@ async fn serve_pages(
 struct Member {
     options: Flanneld,
     config: NetworkConfig,
-    subnet: Ipv4Net,
+    subnets: Subnets,
     previous: Previous,
 }
 
 impl Member {
-    /// The device's address.
-    fn address(&self) -> Ipv4Net {
-        Ipv4Net::from(self.subnet.addr())
+    /// The device's addresses.
+    fn addresses(&self) -> impl Iterator<Item = IpNet> + use<> {
+        self.subnets.iter().map(|subnet| IpNet::from(subnet.addr()))
     }
 
     fn settings(&self, external: &ExternalInterface) -> io::Result<Settings> {
-        let Self { options, config, subnet, .. } = self;
+        let Self { options, config, subnets, .. } = self;
         let underlay = config.backend.mtu.map_or(external.mtu, u32::from);
-        let mtu = underlay.saturating_sub(OVERHEAD_V4.into());
+        let overhead = if external.address.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
+        let mtu = underlay.saturating_sub(overhead.into());
         let addressing = Addressing {
-            addresses: vec![self.address().into()],
+            addresses: self.addresses().collect(),
             mtu: Mtu::at_most(u16::try_from(mtu).unwrap_or(u16::MAX)),
             // Container runtimes read it from subnet.env once.
             follows_paths: false,
             listen: (external.address, config.backend.port).into(),
-            local: vec![(*subnet).into()],
+            local: subnets.iter().collect(),
         };
         load::settings(&options.interface, addressing)
     }
@@ -274,17 +287,18 @@ async fn start(
     let mut survey = network.survey().await?;
     let kept = kept_devices(device);
     survey.leave_out(|name| kept.iter().any(|it| it == name));
-    for collision in external_interface::collisions(&survey, member.config.network, member.subnet) {
+    let networks = member.config.networks();
+    for collision in external_interface::collisions(&survey, networks, member.subnets) {
         warn!("{collision}: packets to that address may take the wrong route");
     }
     let settings = member.settings(&external)?;
-    let addresses = vec![member.address().addr().into()];
+    let addresses = member.addresses().map(|own| own.addr()).collect();
     let reconciler = Reconciler::new(settings.local.clone(), addresses);
     let interface = &member.options.interface;
     let host = (network, events);
     let mut tunnel = Tunnel::start(settings, reconciler, host, (interface.probe(), health)).await?;
     known.show(tunnel.gateway.observer());
-    tunnel.install(&[member.config.network.into()]).await;
+    tunnel.install(&networks.iter().collect::<Vec<_>>()).await;
     tunnel.announce("tunnel is up", None);
     beside(member, &mut tunnel).await;
     let socket = socket(member, &tunnel);
@@ -339,10 +353,10 @@ where
         let address = NodeAddress {
             public_ip: ground.external.public_ip,
             local: ground.local.clone(),
-            previous: (previous.network, previous.subnet),
+            previous: (previous.networks, previous.subnets),
         };
-        let Joined { subnet, known, keeping } = Box::pin(store.join(&config, address)).await?;
-        let member = Member { options, config, subnet, previous };
+        let Joined { subnets, known, keeping } = Box::pin(store.join(&config, address)).await?;
+        let member = Member { options, config, subnets, previous };
         let now = known.borrow().clone();
         let (tunnel, clients) = start(&member, ground, &now, &health).await?;
         Ok(Self::ready(&member, (tunnel, clients), (known, keeping), health, pages).await)

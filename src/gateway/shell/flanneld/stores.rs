@@ -19,7 +19,8 @@ pub(super) fn etcd(
 ) -> Result<EtcdStore, AccessError> {
     let access = Access::new(etcd.endpoints.clone(), etcd.tls.as_ref(), etcd.credentials.clone())?;
     warn_of_plain(&access, etcd.tls.is_some());
-    let before = previous.subnet.map_or_else(|| "None".to_owned(), |subnet| subnet.to_string());
+    let before = previous.subnets;
+    let before = if before.is_empty() { "None".to_owned() } else { before.to_string() };
     info!("Created subnet manager: Etcd Local Manager with Previous Subnet: {before}");
     Ok(EtcdStore::new(access, &etcd.prefix, margin))
 }

@@ -22,10 +22,10 @@ pub(super) struct SubnetFile {
 
 impl SubnetFile {
     pub(super) fn of(member: &Member, settings: &Settings, health: &Arc<Health>) -> Self {
-        let Member { options, config, subnet, .. } = member;
+        let Member { options, config, subnets, .. } = member;
         let env = SubnetEnv {
-            network: config.network,
-            subnet: *subnet,
+            networks: config.networks(),
+            subnets: *subnets,
             mtu: settings.mtu.bytes(),
             masquerade: options.rules.masquerade,
         };

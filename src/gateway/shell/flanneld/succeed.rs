@@ -10,7 +10,9 @@ use crate::control::{self, handover};
 use crate::gateway::shell::handover::{self as hand, Offered, TakeOverError, named, patiently};
 use crate::gateway::shell::health::Health;
 use crate::host::Previous;
-use crate::subnet::{Joined, LeaseStore, Memory, MemoryError, NetworkConfig, Reconciler};
+use crate::subnet::{
+    Addresses, Joined, LeaseStore, Memory, MemoryError, NetworkConfig, Reconciler,
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -86,17 +88,21 @@ where
         let Predecessor { config, memory } = Predecessor::of(&offered)?;
         is_still_so(&store, &config).await?;
         let external = &mut options.external;
-        let ours = external.public_ip.replace(memory.public_ip).unwrap_or(memory.public_ip);
-        differs("public-ip", memory.public_ip, ours)?;
+        // Those of families that the network does not have are of no use to either.
+        let theirs = memory.public_ip;
+        let asked = std::mem::replace(&mut external.public_ip, theirs);
+        let ours =
+            Addresses { v4: theirs.v4.and(asked.v4), v6: theirs.v6.and(asked.v6) }.or(theirs);
+        differs("public-ip", theirs, ours)?;
         let device = offered.offer().device.clone();
         let ground = Ground::prepare(&options, &config, Some(&device)).await?;
         let Ground { network, events, external, local } = ground;
         let joined = store.resume(&config, local, memory).map_err(TakeOverError::from)?;
-        let Joined { subnet, known, keeping } = joined;
-        info!("Going on with lease ({subnet}) of the node that runs");
-        let member = Member { options, config, subnet, previous };
+        let Joined { subnets, known, keeping } = joined;
+        info!("Going on with lease ({subnets}) of the node that runs");
+        let member = Member { options, config, subnets, previous };
         let settings = member.settings(&external)?;
-        let addresses = vec![member.address().addr().into()];
+        let addresses = member.addresses().map(|own| own.addr()).collect();
         let mut reconciler = Reconciler::new(settings.local.clone(), addresses);
         let now = known.borrow().clone();
         reconciler
@@ -105,7 +111,7 @@ where
         let interface = &member.options.interface;
         let socket = interface.socket.clone().unwrap_or_else(|| default_socket(&device));
         let (host, watched) = ((network, events), (interface.probe(), &health));
-        let routes = [member.config.network.into()];
+        let routes: Vec<_> = member.config.networks().iter().collect();
         let taken = offered.take(settings, reconciler, host, watched, (&socket, None), &routes);
         let (mut tunnel, clients) = Box::pin(taken).await?;
         now.show(tunnel.gateway.observer());

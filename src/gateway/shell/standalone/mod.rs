@@ -310,15 +310,9 @@ async fn warn_of(loaded: &Standalone, network: &Network) -> Result<(), HostError
         return Ok(());
     }
     let survey = network.survey().await?;
-    let v4 = |network: &IpNet| match network {
-        IpNet::V4(network) => Some(*network),
-        IpNet::V6(_) => None,
-    };
-    let ours: Vec<_> = loaded.settings.local.iter().filter_map(v4).collect();
+    let ours = &loaded.settings.local;
     for peer in loaded.peers.iter() {
-        for collision in
-            peer.subnets.iter().filter_map(v4).flat_map(|net| survey.inside(net, &ours))
-        {
+        for collision in peer.subnets.iter().flat_map(|net| survey.inside(*net, ours)) {
             warn!("{collision}, which is behind peer {:?}", peer.name);
         }
     }

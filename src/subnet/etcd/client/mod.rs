@@ -14,12 +14,12 @@ pub use watch::EtcdWatch;
 
 use super::keys::{Entry, Granted, KeyList, Keys, KeysError, Position, Term, WatchError};
 use super::lease::{LeaseAttrs, Prefix};
+use crate::subnet::Subnets;
 use connection::Connection;
 use etcd_client::{
     Client, Compare, CompareOp, GetOptions, KeyValue, PutOptions, ResponseHeader, Txn, TxnOp,
     TxnResponse, WatchOptions,
 };
-use ipnet::Ipv4Net;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -171,8 +171,8 @@ impl Keys for EtcdKeys {
         self.asked_for.borrow().contains(&lease)
     }
 
-    fn key(&self, subnet: Ipv4Net) -> Vec<u8> {
-        self.prefix.lease(subnet).into()
+    fn key(&self, subnets: Subnets) -> Vec<u8> {
+        self.prefix.lease(subnets).into()
     }
 
     async fn create(&self, key: &[u8], attrs: LeaseAttrs) -> Result<Option<Granted>, KeysError> {

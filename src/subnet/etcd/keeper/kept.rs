@@ -6,7 +6,7 @@ use crate::subnet::etcd::acquire::Held;
 use crate::subnet::etcd::clock::boot_ns;
 use crate::subnet::etcd::keys::{Keys, Position};
 use crate::subnet::etcd::table::{LeaseTable, Own};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -28,7 +28,7 @@ pub struct Kept {
     pub replaced: bool,
     /// Peers that a wiped store lacks.
     #[serde(default)]
-    pub unconfirmed: Vec<Ipv4Net>,
+    pub unconfirmed: Vec<IpNet>,
     /// When they are forgotten, in nanoseconds since boot.
     #[serde(default)]
     pub forget_at_ns: Option<u64>,
@@ -66,12 +66,12 @@ impl<K: Keys> Keeper<K> {
     }
 
     pub(super) fn kept(&self) -> Kept {
-        let Own { subnet, key, attrs, .. } = self.table.own().clone();
+        let Own { subnets, key, attrs, .. } = self.table.own().clone();
         let (granted, asked_ns) = self.granted;
         let left = |at: Instant| at.saturating_duration_since(Instant::now());
         let ns = |left: Duration| u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
         Kept {
-            held: Held { subnet, key, attrs, granted, asked_ns },
+            held: Held { subnets, key, attrs, granted, asked_ns },
             own: self.leases.own,
             at: self.table.position(),
             replaced: self.replaced,

@@ -122,7 +122,7 @@ fn a_successor_has_the_peers_and_the_lease_before_the_store_answers_and_goes_on_
         let peers: Vec<_> = memory.peers.iter().cloned().collect();
 
         let keeping = Keeping {
-            network: "10.5.0.0/16".parse().unwrap(),
+            networks: "10.5.0.0/16".parse().unwrap(),
             held: kept.held.clone(),
             local: Vec::new(),
             margin: Duration::from_secs(60),
@@ -179,11 +179,11 @@ impl Fake {
     /// Keeps our lease, asked for at that time; now, if that is 0.
     fn keep(&self, granted: Granted, asked_ns: u64) -> watch::Receiver<Leases> {
         let asked_ns = if asked_ns == 0 { boot_ns() } else { asked_ns };
-        let attrs = LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, 1) };
-        let subnet = "10.5.1.0/24".parse().unwrap();
+        let attrs = LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, 1).into() };
+        let subnets = "10.5.1.0/24".parse().unwrap();
         let keeping = Keeping {
-            network: "10.5.0.0/16".parse().unwrap(),
-            held: Held { subnet, key: KEY.into(), attrs, granted, asked_ns },
+            networks: "10.5.0.0/16".parse().unwrap(),
+            held: Held { subnets, key: KEY.into(), attrs, granted, asked_ns },
             local: Vec::new(),
             margin: Duration::from_secs(60),
             port: 8285,
@@ -236,8 +236,8 @@ impl Keys for Fake {
         lease == 7
     }
 
-    fn key(&self, subnet: Ipv4Net) -> Vec<u8> {
-        unreachable!("{subnet} has its key already")
+    fn key(&self, subnets: Subnets) -> Vec<u8> {
+        unreachable!("{subnets} has its key already")
     }
 
     async fn create(&self, _: &[u8], attrs: LeaseAttrs) -> Result<Option<Granted>, KeysError> {
