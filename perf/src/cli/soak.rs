@@ -112,6 +112,9 @@ pub(super) fn run(args: &SoakArgs) -> Result<(), Failure> {
     if let Some(found) = &soaked.violation {
         return Err(Failure::Regression(found.describe(soaked.seed).trim_end().to_owned()));
     }
+    if let Some(failure) = soaked.failure {
+        return Err(Failure::Unusable(format!("the soak could not go on: {failure}")));
+    }
     match signal.load(Ordering::Relaxed) {
         0 => Ok(()),
         number => exit(128 + number as i32),

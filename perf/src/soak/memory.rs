@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The file that a group's processes stand in.
 const PROCESSES: &str = "cgroup.procs";
-/// What the groups of this program begin with.
+/// What the groups of this program begin with; its process number follows, then the limited one's.
 const NAME: &str = "twill-soak-";
 
 /// Where groups can be made, and the file that limits one.
@@ -45,6 +45,7 @@ impl Groups {
         for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let owner = name.to_str().and_then(|name| name.strip_prefix(NAME));
+            let owner = owner.map(|owner| owner.split_once('.').map_or(owner, |(owner, _)| owner));
             if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
                 leave(&entry.path(), &self.root);
             }
@@ -53,7 +54,7 @@ impl Groups {
 
     /// Lets a process allocate so many more bytes, until the limit is dropped.
     pub(super) fn limit(&self, pid: u32, bytes: u64) -> io::Result<Limit> {
-        let group = self.root.join(format!("{NAME}{}", std::process::id()));
+        let group = self.root.join(format!("{NAME}{}.{pid}", std::process::id()));
         fs::create_dir(&group)?;
         let limit = Limit { group, root: self.root.clone() };
         fs::write(limit.group.join(self.limit), bytes.to_string())?;
@@ -86,6 +87,20 @@ fn leave(group: &Path, root: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_of_dead_processes_are_swept_and_those_of_live_ones_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let groups = Groups { root: folder.path().to_owned(), limit: "memory.max" };
+        let own = format!("{NAME}{}.7", std::process::id());
+        let names = [own.as_str(), "twill-soak-4194305.9", "twill-soak-4194305", "others"];
+        names.iter().for_each(|name| fs::create_dir(folder.path().join(name)).unwrap());
+
+        groups.sweep();
+
+        let left = names.map(|name| folder.path().join(name).exists());
+        assert_eq!(left, [true, false, false, true]);
+    }
 
     #[test]
     fn groups_are_found_in_either_version_and_their_absence_is_explained() {

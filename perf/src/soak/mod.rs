@@ -49,7 +49,8 @@ pub(crate) struct Options {
 /// the gateways go to `logs` if an invariant does not hold.
 ///
 /// # Errors
-/// When hosts cannot be built, gateways do not start, or a command of the harness fails.
+/// When hosts cannot be built or gateways do not start. A command of the harness that fails later is in the
+/// report.
 pub(crate) fn run(
     options: &Options,
     environment: Environment,
@@ -82,6 +83,7 @@ pub(crate) fn run(
         seconds: start.elapsed().as_secs(),
         left_out,
         violation: None,
+        failure: None,
         pairs: Vec::new(),
         environment,
     };
@@ -89,9 +91,7 @@ pub(crate) fn run(
         if outcome.found.is_some() || outcome.failed.is_some() {
             outcome.pair.keep(&bed, logs);
         }
-        if let Some(error) = outcome.failed {
-            return Err(error);
-        }
+        report.failure = report.failure.or(outcome.failed.map(|error| error.to_string()));
         report.violation = report.violation.or(outcome.found);
         report.pairs.push(outcome.report);
     }

@@ -20,6 +20,8 @@ pub(crate) struct Report {
     pub(crate) left_out: Vec<String>,
     /// The invariant that did not hold.
     pub(crate) violation: Option<Found>,
+    /// Why the soak could not go on.
+    pub(crate) failure: Option<String>,
     /// Each pair of gateways.
     pub(crate) pairs: Vec<PairReport>,
     /// The machine and the programs.
@@ -117,6 +119,9 @@ impl Report {
             Some(found) => text.push_str(&found.describe(self.seed)),
             None => text.push_str("all invariants held\n"),
         }
+        if let Some(failure) = &self.failure {
+            let _ = writeln!(text, "the soak could not go on: {failure}");
+        }
         text
     }
 }
@@ -204,6 +209,7 @@ mod tests {
             seconds: 3725,
             left_out: vec!["memory: no controller".to_owned()],
             violation: Some(found),
+            failure: None,
             pairs: Vec::new(),
             environment: Environment::default(),
         };
