@@ -17,6 +17,8 @@ use twill_testbed::TestbedError;
 const LOOK: Duration = Duration::from_secs(1);
 /// How often a condition is looked at that is waited for.
 const POLL: Duration = Duration::from_millis(20);
+/// How long queues of the kernel may overflow after a fault: the load falls meanwhile.
+const SETTLING: Duration = Duration::from_secs(600);
 /// Looks in a row at which a gateway must answer once.
 const MUTE: u32 = 15;
 /// The network on the underlay whose addresses no host has, for peers that are added.
@@ -177,7 +179,7 @@ impl Runner<'_> {
         let note = self.inflict(fault)?;
         let recovered = self.recover()?;
         if fault.may_lose() {
-            self.overflowed.start = self.overflows();
+            self.overflowed.start = self.settle()?;
             self.load.may_lose(false);
         }
         let now = self.load.sample();
@@ -359,6 +361,22 @@ impl Runner<'_> {
             thread::sleep(POLL);
         }
         Ok(start.elapsed())
+    }
+
+    /// Waits until the sinks know of all losses so far: behind a full queue, a loss is seen late. Returns
+    /// the packets that queues of the kernel have dropped.
+    fn settle(&mut self) -> Result<u64, Stop> {
+        let start = Instant::now();
+        while start.elapsed() < SETTLING {
+            let before = self.overflows();
+            self.recover()?;
+            if self.overflows() == before {
+                return Ok(before);
+            }
+            self.look()?;
+        }
+        let what = format!("queues overflow after {} s", SETTLING.as_secs());
+        Err(Violation::new(Invariant::Recovery, what).into())
     }
 
     /// After the load's end everything that was sent must have come, or is lost.
