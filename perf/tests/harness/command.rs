@@ -58,7 +58,8 @@ fn a_slowed_twill_makes_the_check_fail_and_an_equal_one_or_a_slowed_neighbour_do
 fn assert_fits_schema(results: &Path) {
     let schema = twill_perf(&["schema"]).output().expect("the program runs").stdout;
     let schema = serde_json::from_slice(&schema).expect("a schema");
-    let results = serde_json::from_str(&fs::read_to_string(results).unwrap()).unwrap();
+    let results = fs::read_to_string(results).expect("a file of results");
+    let results = serde_json::from_str(&results).expect("results");
     let validator = jsonschema::validator_for(&schema).expect("a valid schema");
     let mistakes: Vec<_> = validator.iter_errors(&results).map(|it| it.to_string()).collect();
     assert!(mistakes.is_empty(), "{mistakes:?}");

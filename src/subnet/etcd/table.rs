@@ -772,7 +772,7 @@ mod tests {
         let peers: Vec<_> = table.peers(PORT).iter().cloned().collect();
         let mut resumed = LeaseTable::resume(table.own.clone(), at(10), &peers, &[]);
         assert_eq!(carried(&resumed), carried(&table), "before the first list");
-        resumed.listed(&list(&[moved.clone()], 10));
+        resumed.listed(&list(std::slice::from_ref(&moved), 10));
         assert_eq!(carried(&resumed), carried(&table)[..1]);
 
         let gone = Event::Delete { key: moved.key, revision: 11 };
