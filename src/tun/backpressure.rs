@@ -35,7 +35,13 @@ impl Backpressure {
         }
     }
 
-    /// Whether it is on, and why it is or is not.
+    /// Whether a full queue holds packets back.
+    #[must_use]
+    pub fn is_on(self) -> bool {
+        self == Self::On
+    }
+
+    /// Why it is on or not.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {

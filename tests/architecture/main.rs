@@ -61,6 +61,7 @@ const RULES: &[(&str, &[&str], &str)] = &[
             "socket::gso_policy",
             "socket::max_run",
             "telemetry::status::Offload",
+            "tun::Backpressure",
             "tun::SuperPackets",
         ],
         "a plan is a function of settings and findings: who wants to ask the machine does it in \

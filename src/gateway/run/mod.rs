@@ -19,7 +19,6 @@ use crate::telemetry::instruments::WorkerInstruments;
 use crate::telemetry::observer::Observer;
 use crate::telemetry::past::Past;
 use crate::telemetry::status::{About, Decision, Offload};
-use crate::tun::Backpressure;
 use arc_swap::ArcSwap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -334,7 +333,7 @@ impl Gateway {
         let queues = settings.queues.count();
         let instruments: Vec<Arc<WorkerInstruments>> =
             (0..queues).map(|_| Arc::default()).collect();
-        let about = about(settings, resources.device(), choice, plan.backpressure);
+        let about = about(settings, resources.device(), choice, &plan);
         let observer = Observer::new(about, plan.offloads.clone(), instruments.clone(), view);
         let observer = Arc::new(observer);
         let views = Arc::new(ArcSwap::new(Arc::clone(view)));
@@ -456,7 +455,7 @@ fn announce(offloads: &[Offload]) {
     }
 }
 
-fn about(settings: &Settings, device: &str, choice: &Choice, backpressure: Backpressure) -> About {
+fn about(settings: &Settings, device: &str, choice: &Choice, plan: &Plan) -> About {
     About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         device: device.to_owned(),
@@ -467,8 +466,8 @@ fn about(settings: &Settings, device: &str, choice: &Choice, backpressure: Backp
         engine_reason: choice.reason(),
         engine_fallback: choice.is_fallback(),
         backpressure: Decision {
-            on: backpressure == Backpressure::On,
-            reason: backpressure.reason().to_owned(),
+            on: plan.backpressure.is_on(),
+            reason: plan.backpressure.reason().to_owned(),
         },
         start_time_seconds: clock::realtime_ns() as f64 / 1e9,
     }
