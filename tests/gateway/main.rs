@@ -21,6 +21,7 @@ mod modules;
 mod names;
 mod narrow;
 mod numbered;
+mod order;
 mod peers;
 mod privileges;
 mod queues;
