@@ -75,7 +75,7 @@ fn all_kinds_of_traffic_cross_by_the_devices() {
                 let status = &pair.status(index)["fast_path"];
                 assert_eq!(status["reason"], line, "{status}");
             }
-            assert_eq!(pair.metric(0, "twill_fast_path").as_deref(), Some("1"));
+            assert_eq!(pair.metric(0, "twill_fast_path").as_deref(), Some("1.0"));
             pair.assert_books_balance();
         }
     }
@@ -110,11 +110,20 @@ fn peers_are_added_moved_and_removed_while_others_are_connected() {
         };
         let of_peer = format!("{}/24", pair.hosts[1].pod_network());
 
+        // Where the first of them leads: the route or its device names the peer's host.
+        let host = |routes: &[String]| {
+            let device = routes[0].split_whitespace().nth(2).unwrap();
+            let link = pair.hosts[0].run("ip", &["-d", "link", "show", device]).unwrap();
+            format!("{} {link}", routes[0])
+        };
+
         // The peer's own network goes by its device first, a new one, too, and a removed one by none.
         pair.twill(0, &["peer", "add", "10.99.1.0/24", "192.0.2.77"]).unwrap();
         let both = [route(&of_peer), route("10.99.1.0/24")];
+        let before = host(&both[1]);
         pair.twill(0, &["peer", "add", "10.99.1.0/24", "192.0.2.78"]).unwrap();
         let moved = route("10.99.1.0/24");
+        let after = host(&moved);
         pair.twill(0, &["peer", "del", "10.99.1.0/24"]).unwrap();
 
         for routes in [&both[0], &both[1], &moved] {
@@ -123,7 +132,9 @@ fn peers_are_added_moved_and_removed_while_others_are_connected() {
             assert!(first.contains(&format!("dev {DEVICE}-")), "{kind}: {routes:?}");
             assert!(last.contains(&format!("dev {DEVICE} ")), "{kind}: {routes:?}");
         }
-        assert_ne!(both[1][0], moved[0], "{kind}");
+        for (way, address) in [(before, "192.0.2.77"), (after, "192.0.2.78")] {
+            assert!(way.contains(address), "{kind}: not to {address}: {way}");
+        }
         assert_eq!(route("10.99.1.0/24"), Vec::<String>::new(), "{kind}");
         pair.assert_connected();
 
