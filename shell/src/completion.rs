@@ -1,7 +1,7 @@
 //! Scripts that let a shell complete a program's command lines.
 //!
 //! A script asks the program at each completion, so that it offers what there is at that time. The
-//! variable [`VARIABLE`] tells the program to answer the script instead of running a command.
+//! variable `TWILL_COMPLETE` tells the program to answer the script instead of running a command.
 
 use clap::{Args, Command, ValueEnum};
 use clap_complete::CompleteEnv;

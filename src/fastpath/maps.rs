@@ -96,15 +96,17 @@ impl Maps {
     }
 
     /// Fills the table that is not in force and puts it in force at once: a packet meets the old
-    /// contents or the new ones, since a program reads once which table it is.
-    pub(super) fn publish(&mut self, wanted: &Table) -> Result<(), MapError> {
+    /// contents or the new ones, since a program reads once which table it is. Returns how many entries
+    /// it wrote or removed.
+    pub(super) fn publish(&mut self, wanted: &Table) -> Result<usize, MapError> {
         if self.contents[self.now.table as usize] == *wanted {
-            return Ok(());
+            return Ok(0);
         }
         let next = 1 - self.now.table;
         let (table, contents) =
             (&mut self.tables[next as usize], &mut self.contents[next as usize]);
         let change = tables::difference(contents, wanted);
+        let written = change.removed.len() + change.set.len();
         for key in change.removed {
             table.remove(&lpm_trie::Key::new(key.0, key.1))?;
             contents.remove(&key);
@@ -115,7 +117,8 @@ impl Maps {
         }
         self.now.table = next;
         self.now.generation = self.now.generation.wrapping_add(1).max(1);
-        self.state.set(0, self.now, 0)
+        self.state.set(0, self.now, 0)?;
+        Ok(written)
     }
 
     /// The table in force.

@@ -12,7 +12,7 @@ use proptest::test_runner::{Config, TestRunner};
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use twill_datapath::batch::{Datagrams, Frames, Pieces, RunLimits, Slot, Train, TunFrame};
-use twill_datapath::route::{Overlay, View};
+use twill_datapath::route::{Overlay, Peer, PeerIndex, View};
 use twill_datapath::{
     Egress, EgressRules, Ingress, IngressCheck, IngressRules, Progress, Tally, World,
 };
@@ -386,4 +386,36 @@ fn arb_packet() -> impl Strategy<Value = Vec<u8>> {
             packet
         },
     )
+}
+
+#[test]
+fn one_changed_lease_of_65_000_is_all_that_is_written() {
+    let Some(both) = Both::new(with_a_and_b(), IngressCheck::Strict) else { return };
+    let maps = &mut both.programs.borrow_mut().maps;
+    // Of lease 7, with another address each time.
+    let table = |changed: u8| {
+        let peers = (0..65_000u32).map(|number| {
+            let moved = if number == 7 { u32::from(changed) << 17 } else { 0 };
+            let subnet = Ipv4Addr::from(0x0a00_0000 | (number << 8));
+            Peer {
+                index: PeerIndex(number),
+                name: "peer".into(),
+                endpoint: (Ipv4Addr::from(0xac10_0000 + number + moved), 8285).into(),
+                subnets: vec![format!("{subnet}/24").parse().unwrap()],
+            }
+        });
+        let view = View::new(Overlay { peers: peers.collect(), ..Overlay::default() });
+        tables::table(&view, |_| Some(Reach { device: 1, source: *LISTEN.ip(), mtu: 1500 }))
+    };
+    let publish = |table| {
+        let began = std::time::Instant::now();
+        (maps.publish(&table).unwrap(), began.elapsed())
+    };
+
+    let written: Vec<_> = (0..4).map(table).map(publish).collect();
+
+    println!("entries written, and the time: {written:?}");
+    assert!(written[0].0 > 130_000, "{written:?}");
+    // The second of the two tables is filled by the first change; from then on, the last two changes.
+    assert!(written[2].0 <= 6 && written[3].0 <= 6, "{written:?}");
 }

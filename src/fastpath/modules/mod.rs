@@ -471,6 +471,85 @@ fn refused(listing: &str) -> HashMap<DropReason, u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{SocketAddrV4, UdpSocket};
+    use std::time::Duration;
+    use twill_datapath::IngressCheck;
+    use twill_datapath::route::{Overlay, Peer};
+    use twill_testbed::{Testbed, Underlay};
+
+    /// A gateway at 192.0.2.2 with 10.1.0.0/16, and peers at 192.0.2.1 and 192.0.2.3.
+    fn overlay() -> View {
+        let peer = |index, host, subnet: &str| Peer {
+            index: PeerIndex(index),
+            name: subnet.into(),
+            endpoint: ([192, 0, 2, host], 8285).into(),
+            subnets: vec![subnet.parse().unwrap()],
+        };
+        View::new(Overlay {
+            peers: vec![peer(0, 1, "10.2.0.0/16"), peer(1, 3, "10.2.7.0/24")],
+            local: vec!["10.1.0.0/16".parse().unwrap()],
+            addresses: vec!["10.1.0.0".parse().unwrap()],
+        })
+    }
+
+    #[test]
+    fn rules_let_in_what_the_datapath_lets_in_and_count_the_rest() {
+        let Some(bed) = Testbed::for_test("rules for devices") else { return };
+        let hosts = bed.hosts(4, &Underlay::default()).unwrap();
+        let listen = SocketAddrV4::new(hosts[1].address(), 8285);
+        let fixed = Fixed { kind: Kind::Fou, device: "tw0", listen, check: IngressCheck::Strict };
+        let rules = Wanted::new(&fixed, &overlay()).rules.unwrap();
+        let socket = hosts[1].enter(|| {
+            // Twice: a change of peers does not begin anew.
+            for _ in 0..2 {
+                tool::run("nft", &["-f", "-"], &rules).unwrap();
+            }
+            UdpSocket::bind(listen).unwrap()
+        });
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let packet = |source: [u8; 4], destination: [u8; 4]| {
+            let header = [0x45, 0, 0, 20, 0, 1, 0, 0, 9, 253, 0, 0];
+            [&header[..], &source, &destination].concat()
+        };
+        let send = |from: usize, bytes: &[u8]| {
+            hosts[from]
+                .enter(|| UdpSocket::bind("0.0.0.0:0").unwrap().send_to(bytes, listen))
+                .unwrap();
+        };
+        let (ours, last) = ([10, 1, 0, 9], packet([10, 2, 1, 1], [10, 1, 0, 0]));
+        let good = [(0, packet([10, 2, 1, 1], ours)), (2, packet([10, 2, 7, 1], ours))];
+        let bad = [
+            // Another peer's, a stranger's, our own, none at all.
+            (0, packet([10, 2, 7, 1], ours)),
+            (3, packet([10, 2, 1, 1], ours)),
+            (0, packet(ours, ours)),
+            (0, vec![0x45]),
+            // To nobody, and to all.
+            (0, packet([10, 2, 1, 1], [10, 9, 9, 9])),
+            (0, packet([10, 2, 1, 1], [10, 1, 255, 255])),
+        ];
+
+        for (from, bytes) in bad.iter().chain(&good) {
+            send(*from, bytes);
+        }
+        send(0, &last);
+
+        let mut arrived = Vec::new();
+        let mut bytes = [0; 64];
+        while arrived.last() != Some(&last) {
+            let len = socket.recv(&mut bytes).unwrap();
+            arrived.push(bytes[..len].to_vec());
+        }
+        assert_eq!(arrived, [good[0].1.clone(), good[1].1.clone(), last]);
+        let listing = hosts[1].run("nft", &["list", "counters"]).unwrap();
+        let refused = refused(&listing);
+        let expected = [
+            (DropReason::UnknownPeer, 1),
+            (DropReason::SourceMismatch, 3),
+            (DropReason::DestinationScope, 2),
+        ];
+        assert_eq!(refused, HashMap::from(expected), "{listing}");
+    }
 
     #[test]
     fn counters_of_rules_are_drop_reasons() {
