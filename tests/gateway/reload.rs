@@ -163,6 +163,7 @@ fn value(key: &str) -> Option<&'static str> {
         "source_ports" => "\"spread\"",
         "steering" => "\"flows\"",
         "fast_path" => "\"auto\"",
+        "keep_forwarding" => "true",
         "pinning" => "\"cpus\"",
         "busy_poll_us" => "10",
         "socket_buffer" => "65536",
