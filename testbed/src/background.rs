@@ -1,5 +1,5 @@
 use crate::TestbedError;
-use crate::wait::patient;
+use crate::wait::{patient, within};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 /// How often a condition is looked at while waiting for it.
 const POLL: Duration = Duration::from_millis(5);
+
+/// How long it may take until each thread has taken a signal.
+const FREEZING: Duration = Duration::from_secs(10);
 
 /// A program that runs beside us. Dropping it kills it; if that is because of a panic, the end of
 /// its output is printed.
@@ -103,6 +106,29 @@ impl Background {
     pub fn signal(&self, signal: Signal) -> Result<(), TestbedError> {
         kill_process(Pid::from_child(&self.child), signal)
             .map_err(|errno| TestbedError::io(format!("signalling {}", self.name))(errno.into()))
+    }
+
+    /// Stops all its threads (`SIGSTOP`), and returns when each of them has stopped: one takes the
+    /// signal, and the others may go on for a moment.
+    ///
+    /// # Errors
+    /// When there is no such process any more.
+    ///
+    /// # Panics
+    /// When a thread goes on.
+    pub fn freeze(&self) -> Result<(), TestbedError> {
+        self.signal(Signal::STOP)?;
+        let threads = format!("/proc/{}/task", self.pid());
+        // The state is behind the name in brackets (proc_pid_stat(5)).
+        let is_stopped = |thread: PathBuf| {
+            let stat = fs::read_to_string(thread.join("stat")).unwrap_or_default();
+            stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['T', 't']))
+        };
+        within(FREEZING, &format!("{} stops", self.name), || {
+            let entries = fs::read_dir(&threads).into_iter().flatten().flatten();
+            entries.map(|entry| entry.path()).all(is_stopped)
+        });
+        Ok(())
     }
 
     /// Asks it to end (`SIGTERM`) and waits for its status.

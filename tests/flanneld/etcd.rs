@@ -200,7 +200,7 @@ impl Etcd {
     }
 
     pub(crate) fn freeze(&self) {
-        self.process.as_ref().unwrap().signal(Signal::STOP).unwrap();
+        self.process.as_ref().unwrap().freeze().unwrap();
     }
 
     pub(crate) fn thaw(&self) {

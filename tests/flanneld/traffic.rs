@@ -90,7 +90,7 @@ fn a_device_that_comes_up_among_more_news_than_the_kernel_keeps_has_its_route_ag
     };
 
     // Every change of a link is news; a socket's buffer holds about a hundred.
-    node.process().signal(Signal::STOP).unwrap();
+    node.process().freeze().unwrap();
     node.namespace.ip("link add name other type bridge").unwrap();
     node.namespace.ip(&"link set other up\nlink set other down\n".repeat(300)).unwrap();
     node.namespace.ip("link set flannel0 down\nlink set flannel0 up").unwrap();

@@ -71,7 +71,7 @@ fn a_hang_up_restores_what_no_event_told() {
     let before = state(&pair);
     // The kernel drops what a process that does not run would have received.
     let process = &mut pair.gateways[0].process;
-    process.signal(Signal::STOP).unwrap();
+    process.freeze().unwrap();
     pair.hosts[0].ip(&format!("addr flush dev {DEVICE}")).unwrap();
     let process = &mut pair.gateways[0].process;
     process.signal(Signal::HUP).unwrap();

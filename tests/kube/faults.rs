@@ -152,7 +152,7 @@ fn changes_that_a_compaction_hid_are_found_by_a_new_list() {
     let mut node = cluster.start(1, &[]);
     within(PATIENCE, "both", || peers(&node).len() == 2);
 
-    node.process().signal(rustix::process::Signal::STOP).unwrap();
+    node.process().freeze().unwrap();
     cluster.server.delete_node("n2");
     register(&cluster.server, "n3", "192.0.2.83");
     cluster.server.compact();

@@ -140,7 +140,7 @@ impl Server {
     }
 
     pub(crate) fn freeze(&self) {
-        self.api.as_ref().unwrap().signal(Signal::STOP).unwrap();
+        self.api.as_ref().unwrap().freeze().unwrap();
     }
 
     pub(crate) fn thaw(&self) {

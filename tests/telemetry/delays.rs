@@ -19,7 +19,7 @@ fn time_that_datagrams_wait_for_a_stalled_gateway_is_ingress_latency() {
     pair.status_when(1, "traffic", |status| status["ingress"]["packets_out"] == 1);
 
     let begin = Instant::now();
-    pair.gateways[1].process.signal(Signal::STOP).unwrap();
+    pair.gateways[1].process.freeze().unwrap();
     pair.send(10, 100);
     let sent = Instant::now();
     thread::sleep(Duration::from_millis(400));
