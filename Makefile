@@ -101,7 +101,7 @@ static: building ## make an archive of a program that needs no library
 	@tests/install $(STATIC)
 	packages/static
 
-release: deb deb-arm64 image static ## make all packages, lists of their crates, and checksums
+release: deb image static ## make all packages, lists of their crates, and checksums
 	packages/release
 
 setup: ## install the Debian packages that are missing (needs root)
