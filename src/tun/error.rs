@@ -53,10 +53,12 @@ impl TunError {
     }
 
     /// Another process reads the device.
+    #[cfg(feature = "fast-path")]
     pub(crate) fn busy(name: &str) -> Self {
         Self::create(name, io::Error::from_raw_os_error(libc::EBUSY))
     }
 
+    #[cfg(feature = "fast-path")]
     pub(crate) fn remove(name: &str, source: io::Error) -> Self {
         Self::Remove { name: name.to_owned(), source }
     }
