@@ -1,16 +1,16 @@
 //! The subnets of one IP family that nodes may lease, with flannel's defaults and checks.
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// Networks of an IP family, and what flannel's configuration calls them.
-pub trait Family: Copy + Ord + FromStr + Display {
+pub trait Family: Copy + Ord + FromStr + Display + Into<IpNet> {
     /// Its addresses.
-    type Address: Copy + Ord + FromStr + Display + Serialize + DeserializeOwned;
+    type Address: Copy + Ord + FromStr + Display + Serialize + DeserializeOwned + Into<IpAddr>;
 
     /// Bits of an address.
     const BITS: u8;
@@ -27,16 +27,35 @@ pub trait Family: Copy + Ord + FromStr + Display {
 
     /// The network of an address.
     fn new(bits: u128, len: u8) -> Self;
-    /// The first address, as a number.
-    fn first(self) -> u128;
-    /// The last address, as a number.
-    fn last(self) -> u128;
-    /// The prefix length.
-    fn prefix(self) -> u8;
-    /// An address, as a number.
-    fn bits(address: Self::Address) -> u128;
     /// The address of a number.
     fn address(bits: u128) -> Self::Address;
+
+    /// The first address, as a number.
+    fn first(self) -> u128 {
+        number(self.into().network())
+    }
+
+    /// The last address, as a number.
+    fn last(self) -> u128 {
+        number(self.into().broadcast())
+    }
+
+    /// The prefix length.
+    fn prefix(self) -> u8 {
+        self.into().prefix_len()
+    }
+
+    /// An address, as a number.
+    fn bits(address: Self::Address) -> u128 {
+        number(address.into())
+    }
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
 }
 
 impl Family for Ipv4Net {
@@ -51,22 +70,6 @@ impl Family for Ipv4Net {
 
     fn new(bits: u128, len: u8) -> Self {
         Self::new_assert(Self::address(bits), len)
-    }
-
-    fn first(self) -> u128 {
-        Self::bits(self.network())
-    }
-
-    fn last(self) -> u128 {
-        Self::bits(self.broadcast())
-    }
-
-    fn prefix(self) -> u8 {
-        self.prefix_len()
-    }
-
-    fn bits(address: Ipv4Addr) -> u128 {
-        address.to_bits().into()
     }
 
     fn address(bits: u128) -> Ipv4Addr {
@@ -86,22 +89,6 @@ impl Family for Ipv6Net {
 
     fn new(bits: u128, len: u8) -> Self {
         Self::new_assert(Self::address(bits), len)
-    }
-
-    fn first(self) -> u128 {
-        Self::bits(self.network())
-    }
-
-    fn last(self) -> u128 {
-        Self::bits(self.broadcast())
-    }
-
-    fn prefix(self) -> u8 {
-        self.prefix_len()
-    }
-
-    fn bits(address: Ipv6Addr) -> u128 {
-        address.to_bits()
     }
 
     fn address(bits: u128) -> Ipv6Addr {
