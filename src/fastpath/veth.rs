@@ -9,12 +9,11 @@
 use crate::sys::ethtool;
 use crate::sys::ioctl;
 use crate::sys::netlink::Netlink;
-use crate::sys::route::{self, up};
+use crate::sys::route::{self, disable_ipv6, up};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
 };
-use std::fs;
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
@@ -59,8 +58,7 @@ impl Veth {
         ethtool::clear_tso(socket.as_fd(), &near)?;
         ethtool::set_gro(socket.as_fd(), &veth.far)?;
         for (name, index) in [(near.as_str(), veth.near), (veth.far.as_str(), veth.far_index)] {
-            // No address, no router solicitation. A host without IPv6 has no such file.
-            let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+            disable_ipv6(name);
             netlink.change(RouteNetlinkMessage::NewLink(up(index)))?;
         }
         Ok(veth)

@@ -130,6 +130,12 @@ pub(crate) fn up(index: u32) -> LinkMessage {
     link
 }
 
+/// Gives a link no IPv6: no address, no router solicitation.
+pub(crate) fn disable_ipv6(name: &str) {
+    // A host without IPv6 has no such file.
+    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+}
+
 /// Removes a link.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! Tunnel devices of the kernel's own, and routes into them (ip-link(8), ip-route(8)).
 
 use super::netlink::{Netlink, PROTOCOL};
-use super::route::{indexed, up};
+use super::route::{disable_ipv6, indexed, up};
 use ipnet::Ipv4Net;
 use rtnetlink::packet_core::EthernetProtocol;
 use rtnetlink::packet_route::link::{
@@ -76,8 +76,7 @@ fn create(
     ];
     netlink.create(RouteNetlinkMessage::NewLink(link))?;
     let index = super::ioctl::interface_index(name).ok_or(io::ErrorKind::NotFound)?;
-    // No address, no router solicitation. A host without IPv6 has no such file.
-    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+    disable_ipv6(name);
     Ok(index)
 }
 
