@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use twill::sys::sockopt;
+use twill_testbed::numbered::{Arrivals, Disorder, datagram};
 use twill_testbed::pair::{Pair, Setup};
 use twill_testbed::{Underlay, Wire, engines};
 
@@ -41,7 +42,7 @@ fn small_flows_and_bulk_keep_their_order_over_eight_queues() {
             println!("{engine}, {wire} wire: {counted:?}, {bulk:?}");
             counted.assert_in_order();
             for bulk in bulk {
-                assert_eq!((bulk.reordered, bulk.duplicates), (0, 0), "{engine}: {bulk:?}");
+                assert_eq!(bulk.wrong, Disorder::default(), "{engine}: {bulk:?}");
                 assert!(bulk.arrived >= WINDOW, "{engine}: no bulk: {bulk:?}");
             }
             pair.assert_books_balance();
@@ -53,8 +54,7 @@ fn small_flows_and_bulk_keep_their_order_over_eight_queues() {
 #[derive(Clone, Copy, Debug, Default)]
 struct Bulk {
     arrived: u64,
-    reordered: u64,
-    duplicates: u64,
+    wrong: Disorder,
 }
 
 /// Does something while bulk goes both ways between the pods.
@@ -79,19 +79,19 @@ fn send_bulk(pair: &Pair, from: usize, done: &AtomicBool) -> Bulk {
 
     let mut bulk = Bulk::default();
     let (mut out, mut first) = (0, 0);
-    let (mut last, mut room) = ([None; FLOWS], [0; SEGMENT]);
+    let (mut arrivals, mut room) = (Arrivals::new(FLOWS), [0; SEGMENT]);
     while !done.load(Ordering::Relaxed) {
         for (flow, socket) in flows.iter().enumerate() {
             for burst in 0..BURST {
                 // Where a queue is full, the kernel may refuse it: that is loss, not disorder.
-                let sent = socket.send(&super_packet(flow as u32, first + burst * SEGMENTS));
+                let sent = socket.send(&super_packet(flow, first + burst * SEGMENTS));
                 out += sent.map_or(0, |_| u64::from(SEGMENTS));
             }
         }
         first += BURST * SEGMENTS;
         while out > WINDOW {
             match sink.recv(&mut room) {
-                Ok(_) => bulk.note(&room, &mut last),
+                Ok(_) => bulk.note(&room, &mut arrivals),
                 // What is still out is lost, or late.
                 Err(_) => out = 1,
             }
@@ -99,21 +99,15 @@ fn send_bulk(pair: &Pair, from: usize, done: &AtomicBool) -> Bulk {
         }
     }
     while sink.recv(&mut room).is_ok() {
-        bulk.note(&room, &mut last);
+        bulk.note(&room, &mut arrivals);
     }
     bulk
 }
 
 impl Bulk {
-    fn note(&mut self, datagram: &[u8; SEGMENT], last: &mut [Option<u32>; FLOWS]) {
-        let word = |at: usize| u32::from_be_bytes(datagram[at..at + 4].try_into().unwrap());
-        let (flow, number) = (word(0) as usize, word(4));
+    fn note(&mut self, datagram: &[u8], arrivals: &mut Arrivals) {
         self.arrived += 1;
-        match last[flow] {
-            Some(before) if number == before => self.duplicates += 1,
-            Some(before) if number < before => self.reordered += 1,
-            _ => last[flow] = Some(number),
-        }
+        arrivals.note(datagram, &mut self.wrong, |_, _| SEGMENT);
     }
 }
 
@@ -126,11 +120,6 @@ fn super_packets(to: SocketAddr) -> UdpSocket {
 }
 
 /// Datagrams of one flow, each with the flow and its number.
-fn super_packet(flow: u32, first: u32) -> Vec<u8> {
-    let mut bytes = vec![0; SEGMENT * SEGMENTS as usize];
-    for (number, datagram) in (first..).zip(bytes.chunks_mut(SEGMENT)) {
-        datagram[..4].copy_from_slice(&flow.to_be_bytes());
-        datagram[4..8].copy_from_slice(&number.to_be_bytes());
-    }
-    bytes
+fn super_packet(flow: usize, first: u32) -> Vec<u8> {
+    (first..).take(SEGMENTS as usize).flat_map(|number| datagram(flow, number, SEGMENT)).collect()
 }
