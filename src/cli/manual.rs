@@ -74,7 +74,13 @@ mod tests {
         let (_, page) = pages.iter().find(|(name, _)| name == "twill-flanneld.1").unwrap();
         let page = page.replace('\\', "");
 
-        for text in ["-etcd-endpoints", "-kube-subnet-mgr", "-ip-masq", "FLANNELD_"] {
+        for text in [
+            "-etcd-endpoints",
+            "-kube-subnet-mgr",
+            "-ip-masq",
+            "FLANNELD_",
+            "TWILL_UNREADY_AFTER_SECONDS",
+        ] {
             assert!(page.contains(text), "{text}");
         }
         assert!(page.contains("[default: \"/run/flannel/subnet.env\"]"), "{page}");

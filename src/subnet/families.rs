@@ -38,6 +38,15 @@ impl<A, B> Both<A, B> {
     pub const fn is_empty(&self) -> bool {
         self.v4.is_none() && self.v6.is_none()
     }
+
+    /// What there is of the families that `other` has.
+    #[must_use]
+    pub fn of_families_of<C, D>(self, other: &Both<C, D>) -> Self {
+        Self {
+            v4: self.v4.filter(|_| other.v4.is_some()),
+            v6: self.v6.filter(|_| other.v6.is_some()),
+        }
+    }
 }
 
 impl<A, B> Default for Both<A, B> {
@@ -94,15 +103,6 @@ impl Subnets {
     /// The networks, IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = IpNet> + use<> {
         self.v4.map(IpNet::V4).into_iter().chain(self.v6.map(IpNet::V6))
-    }
-
-    /// Those of the families that `other` has.
-    #[must_use]
-    pub fn of_families_of<A, B>(self, other: &Both<A, B>) -> Self {
-        Self {
-            v4: self.v4.filter(|_| other.v4.is_some()),
-            v6: self.v6.filter(|_| other.v6.is_some()),
-        }
     }
 
     /// Whether an address is in one of the networks.

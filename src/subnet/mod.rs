@@ -22,4 +22,4 @@ pub use network::{Backend, BackendError, NetworkConfig, NetworkError};
 pub use peers::{InvalidPeers, PeerSet, PeerSpec, Site};
 pub use pool::{Family, Pool};
 pub use reconcile::{PeerDiff, Reconciler, TooManyPeers};
-pub use store::{Joined, LeaseStore, Memory, MemoryError, NodeAddress};
+pub use store::{HostAddress, Joined, LeaseStore, Memory, MemoryError, NodeAddress};

@@ -51,7 +51,7 @@ pub trait LeaseStore: Sized {
     fn resume(
         self,
         config: &NetworkConfig,
-        local: Vec<IpAddr>,
+        host: HostAddress,
         memory: Memory,
     ) -> Result<Joined<Self>, MemoryError>;
 }
@@ -107,13 +107,22 @@ pub enum MemoryError {
     Unreadable(String),
 }
 
+/// The addresses of a node's host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostAddress {
+    /// Where others reach it: what it was given, or what its interface has.
+    pub public_ip: Addresses,
+    /// Those that an administrator gave it.
+    pub given: Addresses,
+    /// All that its interfaces have.
+    pub local: Vec<IpAddr>,
+}
+
 /// What a node brings along.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeAddress {
-    /// Where others reach it.
-    pub public_ip: Addresses,
-    /// All addresses of its host.
-    pub local: Vec<IpAddr>,
+    /// Where it is.
+    pub host: HostAddress,
     /// The networks and the subnets of the last time.
     pub previous: (Subnets, Subnets),
 }

@@ -2,12 +2,14 @@
 
 use super::server::{Server, is_built};
 use serde_json::{Value, json};
-use std::net::Ipv4Addr;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use twill::subnet::HostAddress;
 use twill::subnet::kube::annotations::{Annotations, DEFAULT_PREFIX};
-use twill::subnet::kube::{Access, Cluster, FollowEnd, Follower, Member, Nodes, Options, OwnNode};
+use twill::subnet::kube::{
+    Access, AddressSource, Cluster, FollowEnd, Follower, Member, Nodes, Options, OwnNode,
+};
 use twill_testbed::{Namespace, Testbed};
 
 #[test]
@@ -129,6 +131,11 @@ impl Following {
         Self { clusters, task }
     }
 
+    /// Ends the following, as a process that is killed.
+    pub(super) fn end(self) {
+        self.task.abort();
+    }
+
     pub(super) async fn until(&mut self, what: &str, condition: impl Fn(&Cluster) -> bool) {
         let wait = tokio::time::timeout(PATIENCE, self.clusters.wait_for(&condition));
         let arrived = wait.await.is_ok_and(|seen| seen.is_ok());
@@ -151,8 +158,8 @@ pub(super) fn on_a_cluster<F: Future<Output = ()>>(
         name: "n1".to_owned(),
         annotations: Annotations::new(DEFAULT_PREFIX).unwrap(),
         networks: "10.244.0.0/16".parse().unwrap(),
-        public_ip: Ipv4Addr::new(192, 0, 2, 1).into(),
-        local: Vec::new(),
+        host: HostAddress { public_ip: "192.0.2.1".parse().unwrap(), ..HostAddress::default() },
+        address: AddressSource::Interface,
         sets_condition: true,
     };
     namespace.enter(|| {

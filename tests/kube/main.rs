@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
+mod addresses;
 mod beside_flannel;
 mod dual;
 mod faults;

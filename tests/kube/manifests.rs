@@ -163,6 +163,8 @@ fn values_of_flannels_chart_do_what_their_names_say() {
     assert_eq!(gateway["livenessProbe"]["periodSeconds"], 7);
     assert_eq!(gateway["resources"]["requests"]["memory"], "99Mi");
     assert_eq!(gateway["securityContext"]["privileged"], true);
+    let variable = json!({"name": "TWILL_NODE_ADDRESS", "value": "external-ip"});
+    assert_eq!(gateway["env"][1], variable);
     let plugins = pod["initContainers"].as_array().unwrap();
     assert_eq!(plugins.len(), 1, "the CNI configuration is somebody else's");
     assert_eq!(plugins[0]["image"], "registry.example/plugin:v8");
@@ -201,6 +203,7 @@ fn values_that_twill_cannot_serve_are_refused_with_the_cure() {
         ("flannel.args={-ip-masq}", "flannel.args has no -kube-subnet-mgr"),
         ("flannel.image.repository=ghcr.io/flannel-io/flannel", "set flannel.image.repository"),
         ("flannel.backendPort=many", "'/flannel/backendPort': got string, want null or integer"),
+        ("flannel.nodeAddress=dns", "'/flannel/nodeAddress'"),
         ("flannel.mtu=70000", "'/flannel/mtu': maximum: got 70,000"),
         ("flannel.cniBinDir=bin", "'/flannel/cniBinDir'"),
     ] {
@@ -266,6 +269,7 @@ const EVERY_VALUE: &[&str] = &[
     "flannel.tolerations[0].operator=Exists",
     "flannel.nodeSelector.pool=a",
     "flannel.privileged=true",
+    "flannel.nodeAddress=external-ip",
     // Of another backend: changes nothing.
     "flannel.vni=1",
 ];

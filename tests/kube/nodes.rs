@@ -264,7 +264,7 @@ impl Node {
     }
 
     /// Starts a node that takes over from this one; returns the old process.
-    fn succeed(&mut self) -> Background {
+    pub(super) fn succeed(&mut self) -> Background {
         let old = self.process.take().unwrap();
         self.start_with(&[], "true");
         old

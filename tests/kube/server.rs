@@ -169,6 +169,14 @@ impl Server {
         self.merge(&format!("/api/v1/nodes/{name}"), &patch);
     }
 
+    /// What a kubelet and the cloud's controller manager say: types and addresses.
+    pub(crate) fn set_addresses(&self, name: &str, addresses: &[(&str, &str)]) {
+        let one = |(kind, address): &(&str, &str)| json!({"type": kind, "address": address});
+        let all: Vec<_> = addresses.iter().map(one).collect();
+        let patch = json!({"status": {"addresses": all}});
+        self.merge(&format!("/api/v1/nodes/{name}/status"), &patch);
+    }
+
     /// Sets annotations; `null` removes one.
     pub(crate) fn annotate(&self, name: &str, annotations: &Value) {
         let patch = json!({"metadata": {"annotations": annotations}});
@@ -304,6 +312,16 @@ impl Server {
                 && line.contains("verb=\"WATCH\"")
         });
         watches.map(|line| line.rsplit(' ').next().unwrap().parse::<u32>().unwrap()).sum()
+    }
+
+    /// How often nodes were read one by one, as far as the server counts it.
+    pub(crate) fn reads_of_nodes(&self) -> u64 {
+        let page = self.try_call("GET", "/metrics", None, "").unwrap();
+        let reads = page.lines().filter(|line| {
+            let words = ["resource=\"nodes\"", "scope=\"resource\"", "verb=\"GET\""];
+            line.starts_with("apiserver_request_total{") && words.iter().all(|it| line.contains(it))
+        });
+        reads.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     }
 
     /// The head of the answer to a request with this header.

@@ -21,9 +21,9 @@ use crate::subnet::etcd::client::{Credentials, TlsFiles};
 #[cfg(feature = "kube")]
 use crate::subnet::kube::annotations::Annotations;
 #[cfg(feature = "kube")]
-use crate::subnet::kube::{Membership, NodeName, Options};
+use crate::subnet::kube::{AddressSource, Membership, NodeName, Options};
 use crate::telemetry::log;
-use clap::{CommandFactory, Parser};
+use clap::{Args, CommandFactory, Parser};
 use go_flags::{Flag, FlagError, Typed};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -39,12 +39,23 @@ use twill_shell::print_error;
 struct Variables {
     #[command(flatten)]
     data: DataArgs,
+    #[command(flatten)]
+    own: OwnVariables,
+}
+
+/// The variables of this command alone.
+#[derive(Debug, Args)]
+struct OwnVariables {
     /// Report not ready once etcd or the API server has been silent for so many seconds; 0: never
     #[arg(long, value_name = "SECONDS", env = "TWILL_UNREADY_AFTER_SECONDS", default_value_t = 0)]
     unready_after_seconds: u32,
+    /// Publish the address of the interface, or one of the Kubernetes node's status
+    #[cfg(feature = "kube")]
+    #[arg(long, value_name = "SOURCE", env = "TWILL_NODE_ADDRESS", default_value = "interface")]
+    node_address: AddressSource,
 }
 
-impl Variables {
+impl OwnVariables {
     /// How long the store may be silent before the node is not ready.
     fn silence(&self) -> Option<Duration> {
         let seconds = u64::from(self.unready_after_seconds);
@@ -144,7 +155,7 @@ fn resolve(typed: &Typed, variables: &Variables) -> Result<Flanneld, String> {
     let resync = u64::try_from(typed.int(&flags::IPTABLES_RESYNC))
         .map_err(|_| "-iptables-resync must not be negative".to_owned())?;
     Ok(Flanneld {
-        leases: leases(typed, &|name| std::env::var(name).ok())?,
+        leases: leases(typed, variables, &|name| std::env::var(name).ok())?,
         external: external(typed)?,
         subnet_file: PathBuf::from(typed.text(&flags::SUBNET_FILE)),
         renew_margin: Duration::from_secs(margin.unsigned_abs() * 60),
@@ -157,7 +168,7 @@ fn resolve(typed: &Typed, variables: &Variables) -> Result<Flanneld, String> {
             resync: Duration::from_secs(resync.max(1)),
         },
         healthz: healthz(typed)?,
-        silence: variables.silence(),
+        silence: variables.own.silence(),
         succession: variables.data.succession(),
         interface: data_plane(&variables.data),
     })
@@ -181,20 +192,40 @@ fn data_plane(data: &DataArgs) -> Interface {
 }
 
 /// etcd, or the Kubernetes cluster that `-kube-subnet-mgr` asks for.
-fn leases(typed: &Typed, variable: &dyn Fn(&str) -> Option<String>) -> Result<LeaseStore, String> {
-    if !typed.bool(&flags::KUBE_SUBNET_MGR) {
-        return Ok(LeaseStore::Etcd(etcd(typed)));
+fn leases(
+    typed: &Typed,
+    variables: &Variables,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<LeaseStore, String> {
+    if typed.bool(&flags::KUBE_SUBNET_MGR) {
+        return kube(typed, variables, variable);
     }
-    kube(typed, variable)
+    #[cfg(feature = "kube")]
+    if variables.own.node_address != AddressSource::Interface {
+        let name = variables.own.node_address.name();
+        return Err(format!(
+            "TWILL_NODE_ADDRESS={name}: nodes have such an address in Kubernetes only; give \
+             -kube-subnet-mgr, or -public-ip with the address"
+        ));
+    }
+    Ok(LeaseStore::Etcd(etcd(typed)))
 }
 
 #[cfg(not(feature = "kube"))]
-fn kube(_: &Typed, _: &dyn Fn(&str) -> Option<String>) -> Result<LeaseStore, String> {
+fn kube(
+    _: &Typed,
+    _: &Variables,
+    _: &dyn Fn(&str) -> Option<String>,
+) -> Result<LeaseStore, String> {
     Err("this twill was built without the feature \"kube\": -kube-subnet-mgr needs it".to_owned())
 }
 
 #[cfg(feature = "kube")]
-fn kube(typed: &Typed, variable: &dyn Fn(&str) -> Option<String>) -> Result<LeaseStore, String> {
+fn kube(
+    typed: &Typed,
+    variables: &Variables,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<LeaseStore, String> {
     let text = |flag| Some(typed.text(flag)).filter(|text| !text.is_empty());
     let variable = |name| variable(name).filter(|value| !value.is_empty());
     let node = match (variable("NODE_NAME"), variable("POD_NAMESPACE"), variable("POD_NAME")) {
@@ -214,6 +245,7 @@ fn kube(typed: &Typed, variable: &dyn Fn(&str) -> Option<String>) -> Result<Leas
             annotations: Annotations::new(prefix).map_err(|mistake| mistake.to_string())?,
             net_config: PathBuf::from(typed.text(&flags::NET_CONFIG_PATH)),
             sets_condition: typed.bool(&flags::NODE_UNAVAILABLE),
+            address: variables.own.node_address,
             node,
         },
     }))
@@ -425,20 +457,36 @@ mod tests {
             _ => None,
         };
 
-        let LeaseStore::Kube(kube) = leases(&typed, &in_pod).unwrap() else { panic!() };
-        let named = leases(&typed, &|name| (name == "NODE_NAME").then(|| "n1".to_owned()));
-        let nameless = leases(&typed, &|_| None);
+        let variables = Variables::parse_from(["flanneld", "--node-address", "external-ip"]);
+        let leases =
+            |variable: &dyn Fn(&str) -> Option<String>| super::leases(&typed, &variables, variable);
+
+        let LeaseStore::Kube(kube) = leases(&in_pod).unwrap() else { panic!() };
+        let named = leases(&|name| (name == "NODE_NAME").then(|| "n1".to_owned()));
+        let nameless = leases(&|_| None);
 
         assert_eq!(kube.access.servers, ["https://a:6443", "https://b:6443"]);
         assert_eq!(kube.access.kubeconfig, Some(PathBuf::from("k")));
         assert_eq!(kube.membership.annotations, Annotations::new("example.org/x").unwrap());
         assert_eq!(kube.membership.net_config, PathBuf::from("/n.json"));
         assert!(!kube.membership.sets_condition);
+        assert_eq!(kube.membership.address, AddressSource::ExternalIp);
         let (namespace, pod) = ("kube-flannel".to_owned(), "twill-x".to_owned());
         assert_eq!(kube.membership.node, NodeName::OfPod { namespace, pod });
         let Ok(LeaseStore::Kube(named)) = named else { panic!() };
         assert_eq!(named.membership.node, NodeName::Given("n1".to_owned()));
         assert!(nameless.unwrap_err().contains("set NODE_NAME"));
+    }
+
+    #[cfg(feature = "kube")]
+    #[test]
+    fn an_address_of_the_nodes_status_needs_kubernetes() {
+        let variables = Variables::parse_from(["flanneld", "--node-address", "internal-ip"]);
+
+        let mistake = resolve(&typed(""), &variables).unwrap_err();
+
+        assert!(mistake.contains("TWILL_NODE_ADDRESS=internal-ip"), "{mistake}");
+        assert!(mistake.contains("-kube-subnet-mgr"), "{mistake}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The manual page's part about flanneld's flags, which clap does not know.
 
-use super::flags;
+use super::{OwnVariables, flags};
+use clap::{Args, Command};
 use clap_mangen::roff::{Roff, bold, italic, roman};
 
 /// The sections OPTIONS and ENVIRONMENT.
@@ -32,7 +33,24 @@ pub(in crate::cli) fn sections() -> Roff {
         roman(" and the flag's name in capitals, with underscores for dashes. Flags override it. "),
         roman("What flanneld has no flag for comes from the "),
         bold("TWILL_"),
-        roman(" variables, which twill-run(1) lists."),
+        roman(" variables: those that twill-run(1) lists, and these."),
     ]);
+    for arg in OwnVariables::augment_args(Command::new("flanneld")).get_arguments() {
+        let Some(variable) = arg.get_env() else { continue };
+        let default: Vec<_> =
+            arg.get_default_values().iter().map(|it| it.to_string_lossy()).collect();
+        page.control("TP", []);
+        page.text([
+            bold(variable.to_string_lossy()),
+            roman(format!(" [default: {}]", default.join(" "))),
+        ]);
+        let values = arg.get_possible_values();
+        let mut text = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        if !values.is_empty() {
+            let names: Vec<_> = values.iter().map(|value| value.get_name()).collect();
+            text = format!("{text}: {}", names.join(", "));
+        }
+        page.text([roman(text)]);
+    }
     page
 }

@@ -3,10 +3,9 @@
 use super::client::{Access, EtcdKeys};
 use super::{AcquireError, Keeper, Keeping, Kept, Keys, LeaseAttrs, Leases, acquire};
 use crate::subnet::{
-    Addresses, BackendError, Joined, LeaseStore, Memory, MemoryError, NetworkConfig, NetworkError,
-    NodeAddress,
+    Addresses, BackendError, HostAddress, Joined, LeaseStore, Memory, MemoryError, NetworkConfig,
+    NetworkError, NodeAddress,
 };
-use std::net::IpAddr;
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::error;
@@ -75,13 +74,13 @@ impl LeaseStore for EtcdStore {
         config: &NetworkConfig,
         node: NodeAddress,
     ) -> Result<Joined<Self>, StoreError> {
-        let attrs = LeaseAttrs { public_ip: node.public_ip };
+        let attrs = LeaseAttrs { public_ip: node.host.public_ip };
         let (_, previous) = node.previous;
         let held = Box::pin(acquire(&self.keys, config, attrs, previous)).await?;
         let keeping = Keeping {
             networks: config.networks(),
             held: held.clone(),
-            local: node.local,
+            local: node.host.local,
             margin: self.margin,
             port: config.backend.port,
         };
@@ -96,7 +95,7 @@ impl LeaseStore for EtcdStore {
     fn resume(
         self,
         config: &NetworkConfig,
-        local: Vec<IpAddr>,
+        host: HostAddress,
         memory: Memory,
     ) -> Result<Joined<Self>, MemoryError> {
         let kept: Kept = memory.of(KEPT_IN)?;
@@ -104,7 +103,7 @@ impl LeaseStore for EtcdStore {
         let keeping = Keeping {
             networks: config.networks(),
             held: kept.held.clone(),
-            local,
+            local: host.local,
             margin: self.margin,
             port: config.backend.port,
         };

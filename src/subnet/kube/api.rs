@@ -36,6 +36,28 @@ pub struct Node {
     pub metadata: Metadata,
     /// What the cluster gave it.
     pub spec: NodeSpec,
+    /// What its kubelet and the cloud say of it.
+    pub status: NodeStatus,
+}
+
+/// What a node's kubelet and the cloud say of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct NodeStatus {
+    /// Its addresses and names.
+    #[serde(deserialize_with = "null_is_empty")]
+    pub addresses: Vec<StatusAddress>,
+}
+
+/// An address or a name of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct StatusAddress {
+    /// `InternalIP`, `ExternalIP`, `Hostname` and the like.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The address or the name.
+    pub address: String,
 }
 
 /// What the cluster gave a node.
@@ -115,13 +137,13 @@ mod tests {
     #[test]
     fn a_node_without_annotations_or_pod_network_is_read() {
         let node: Node = serde_json::from_str(
-            r#"{"kind":"Node","metadata":{"name":"n1","uid":"u","annotations":null},"spec":{"podCIDRs":null}}"#,
+            r#"{"kind":"Node","metadata":{"name":"n1","uid":"u","annotations":null},"spec":{"podCIDRs":null},"status":{"addresses":null}}"#,
         )
         .unwrap();
 
         assert_eq!(node.metadata.name, "n1");
         assert!(node.metadata.annotations.is_empty());
-        assert_eq!(node.spec, NodeSpec::default());
+        assert_eq!((node.spec, node.status), Default::default());
     }
 
     #[test]

@@ -53,8 +53,11 @@ pub struct Cluster {
 pub struct Kept {
     /// Our node's name.
     pub node: String,
-    /// Our addresses, unless an annotation says otherwise.
+    /// Our addresses, unless the node object says otherwise.
     pub public_ip: Addresses,
+    /// Those that an administrator gave us.
+    #[serde(default, skip_serializing_if = "Addresses::is_empty")]
+    pub given: Addresses,
     /// What the node has.
     pub joined: Registration,
     /// How often the API server stopped answering.

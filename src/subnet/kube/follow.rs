@@ -29,6 +29,8 @@ const LIVED: Duration = Duration::from_secs(5);
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 /// How often our own node is read, in case that a change of it was missed.
 const OWN_CHECK: Duration = Duration::from_secs(60);
+/// The least time between two looks at our own node, which others may write often.
+const OWN_PAUSE: Duration = Duration::from_secs(1);
 /// Pause after the first failure to read or write our own node; it doubles up to the second.
 const OWN_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// Seconds between two lists of a node that may list but not watch, at random, so that not all nodes
@@ -80,6 +82,8 @@ pub struct Follower {
     dirty: bool,
     published: Instant,
     own_due: Instant,
+    /// When our own node was looked at last.
+    own_seen: Instant,
     own_retry: Duration,
     /// What was last told of the API server, and of our own node.
     told: Option<String>,
@@ -97,7 +101,8 @@ impl Follower {
     ) -> (Self, watch::Receiver<Cluster>) {
         let kept = Kept {
             node: member.name.clone(),
-            public_ip: member.public_ip,
+            public_ip: member.host.public_ip,
+            given: member.host.given,
             joined: joined.clone(),
             disconnects: 0,
             failed_writes: 0,
@@ -121,6 +126,7 @@ impl Follower {
             dirty: false,
             published: Instant::now() - PUBLISH_INTERVAL,
             own_due: Instant::now() + OWN_CHECK,
+            own_seen: Instant::now() - OWN_PAUSE,
             own_retry: OWN_RETRY.0,
             told: None,
             own_told: None,
@@ -250,14 +256,14 @@ impl Follower {
                     self.read(name).await?;
                 }
                 if *name == self.member.name {
-                    self.check_own().await?;
+                    self.check_own_soon();
                 }
                 self.dirty = true;
             }
             NodeEvent::Gone(object) => {
                 self.table.gone(&object.metadata);
                 if object.metadata.name == self.member.name {
-                    self.check_own().await?;
+                    self.check_own_soon();
                 }
                 self.dirty = true;
             }
@@ -284,6 +290,12 @@ impl Follower {
         Ok(())
     }
 
+    /// At once, unless that was done just now. What the watch has seen of our own node may be missed:
+    /// it is read whole.
+    fn check_own_soon(&mut self) {
+        self.own_due = self.own_due.min(self.own_seen + OWN_PAUSE);
+    }
+
     async fn check_own(&mut self) -> Result<(), Interruption> {
         self.forget_lost();
         match self.nodes.get(&self.member.name).await {
@@ -300,7 +312,8 @@ impl Follower {
     /// Our own node as the API server has it: its annotations are written again, its address is
     /// followed. A refusal to write does not keep us from following the others.
     async fn follow_own(&mut self, node: Option<&Node>) -> Result<(), Interruption> {
-        self.own_due = Instant::now() + OWN_CHECK;
+        self.own_seen = Instant::now();
+        self.own_due = self.own_seen + OWN_CHECK;
         let state = self.member.state(node).map_err(FollowEnd::from)?;
         let (place, node) = match (state, node) {
             (State::Ready(place), Some(node)) => (place, node),
@@ -320,11 +333,18 @@ impl Follower {
         }
         let (public_ip, mistake) = match place.public_ip {
             Ok(public_ip) => (public_ip, None),
+            // It started without the API server, and has published nothing yet.
+            Err(mistake) if self.joined.uid.is_empty() => {
+                self.tell_own(&mistake.to_string());
+                self.set_own(OwnNode::Unregistered);
+                return Ok(());
+            }
             Err(mistake) => {
                 let address = self.joined.public_ip;
                 (address, Some(format!("{mistake}; keeping the address {address}")))
             }
         };
+        self.dirty |= self.joined.public_ip != public_ip;
         self.joined = Registration { uid: place.uid, subnets: place.subnets, public_ip };
         match self.member.register(&self.nodes, node, public_ip).await {
             Ok(()) => {
@@ -350,7 +370,8 @@ impl Follower {
     }
 
     fn try_own_later(&mut self) {
-        self.own_due = Instant::now() + self.own_retry;
+        self.own_seen = Instant::now();
+        self.own_due = self.own_seen + self.own_retry;
         self.own_retry = (self.own_retry * 2).min(OWN_RETRY.1);
     }
 
@@ -416,7 +437,7 @@ impl Follower {
             networks: self.member.networks,
             subnets: self.joined.subnets,
             public_ip: self.joined.public_ip,
-            local: self.member.local.clone(),
+            local: self.member.host.local.clone(),
         };
         let found = self.table.peers(&own, self.port);
         for finding in found.news.iter().take(NAMED_FINDINGS) {
@@ -432,7 +453,8 @@ impl Follower {
         };
         self.cluster.kept = Some(Arc::new(Kept {
             node: self.member.name.clone(),
-            public_ip: self.member.public_ip,
+            public_ip: self.member.host.public_ip,
+            given: self.member.host.given,
             joined: self.joined.clone(),
             disconnects: self.cluster.disconnects,
             failed_writes: self.cluster.failed_writes,

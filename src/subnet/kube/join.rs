@@ -1,12 +1,12 @@
 //! Making this node part of the network: its pod network is read, its address is written.
 
+use super::address::{self, AddressSource};
 use super::annotations::{Annotations, WrongAddress, network_is_available};
 use super::api::Node;
 use super::client::CallError;
 use super::nodes::Nodes;
 use super::table::PodNetwork;
-use crate::subnet::{Addresses, Subnets};
-use std::net::IpAddr;
+use crate::subnet::{Addresses, HostAddress, Subnets};
 use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
@@ -25,10 +25,10 @@ pub struct Member {
     pub annotations: Annotations,
     /// The whole overlay, of each family.
     pub networks: Subnets,
-    /// Our addresses, unless an annotation says otherwise.
-    pub public_ip: Addresses,
-    /// This host's addresses.
-    pub local: Vec<IpAddr>,
+    /// Our addresses, unless the node object says otherwise.
+    pub host: HostAddress,
+    /// Where the address comes from that the node publishes, unless it was given one.
+    pub address: AddressSource,
     /// Whether to tell the cluster that the node's network is there.
     pub sets_condition: bool,
 }
@@ -76,16 +76,31 @@ pub enum JoinError {
     },
 }
 
-/// The annotation `public-ip-overwrite` or `public-ipv6-overwrite` is no address that other nodes could use.
+/// Why the node object names no address that other nodes could use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "annotation {} of node {node:?} is {:?}: write the {} address that the other nodes reach it by, or \
-     remove it",
-    .mistake.name, .mistake.given, .mistake.family
-)]
-pub(super) struct Overwrite {
-    node: String,
-    mistake: WrongAddress,
+pub(super) enum NoAddress {
+    /// The annotation `public-ip-overwrite` or `public-ipv6-overwrite` is none.
+    #[error(
+        "annotation {} of node {node:?} is {:?}: write the {} address that the other nodes reach it \
+         by, or remove it",
+        .mistake.name, .mistake.given, .mistake.family
+    )]
+    Overwrite { node: String, mistake: WrongAddress },
+    /// The status has no address of the wanted type.
+    #[error(
+        "status.addresses of node {node:?} has no {kind} of {family}, which TWILL_NODE_ADDRESS={} \
+         asks for; it has: {there}. The kubelet or the cloud's controller manager writes it; or set \
+         the annotation {annotation}",
+        .wanted.name()
+    )]
+    Status {
+        node: String,
+        wanted: AddressSource,
+        kind: &'static str,
+        family: &'static str,
+        there: String,
+        annotation: &'static str,
+    },
 }
 
 /// How far a node is from being part of the network.
@@ -102,8 +117,8 @@ pub(super) enum State {
 pub(super) struct Place {
     pub(super) uid: String,
     pub(super) subnets: Subnets,
-    /// Where others reach it; an error if its administrator wrote what is no address.
-    pub(super) public_ip: Result<Addresses, Overwrite>,
+    /// Where others reach it; an error if the node object does not say so.
+    pub(super) public_ip: Result<Addresses, NoAddress>,
 }
 
 impl Member {
@@ -146,16 +161,34 @@ impl Member {
         Ok(State::Ready(Place { uid, subnets, public_ip: self.address(node) }))
     }
 
-    fn address(&self, node: &Node) -> Result<Addresses, Overwrite> {
-        match self.annotations.overwrite(&node.metadata) {
-            // Those of families that the network does not have stay out.
-            Ok(overwrite) => Ok(Addresses {
-                v4: self.public_ip.v4.and(overwrite.v4),
-                v6: self.public_ip.v6.and(overwrite.v6),
+    /// Where others reach the node: what its administrator says comes first.
+    fn address(&self, node: &Node) -> Result<Addresses, NoAddress> {
+        let HostAddress { public_ip, given, .. } = self.host;
+        let overwrite = self
+            .annotations
+            .overwrite(&node.metadata)
+            .map_err(|mistake| NoAddress::Overwrite { node: self.name.clone(), mistake })?;
+        let Some(kind) = self.address.kind() else {
+            return Ok(overwrite.of_families_of(&public_ip).or(public_ip));
+        };
+        let found = overwrite.or(given).or(address::of_kind(&node.status, kind));
+        // Those of families that the network does not have stay out.
+        let found = found.of_families_of(&public_ip);
+        let (family, annotation) = match found {
+            Addresses { v4: None, .. } if public_ip.v4.is_some() => ("IPv4", "public-ip-overwrite"),
+            Addresses { v6: None, .. } if public_ip.v6.is_some() => {
+                ("IPv6", "public-ipv6-overwrite")
             }
-            .or(self.public_ip)),
-            Err(mistake) => Err(Overwrite { node: self.name.clone(), mistake }),
-        }
+            _ => return Ok(found),
+        };
+        Err(NoAddress::Status {
+            node: self.name.clone(),
+            wanted: self.address,
+            kind,
+            family,
+            there: address::listed(&node.status),
+            annotation,
+        })
     }
 
     /// Waits until the node can be part of the network, and makes it so.
@@ -183,7 +216,7 @@ impl Member {
         };
         let public_ip = match public_ip {
             Ok(public_ip) => public_ip,
-            Err(overwrite) => return Ok(Attempt::Waiting(overwrite.to_string())),
+            Err(reason) => return Ok(Attempt::Waiting(reason.to_string())),
         };
         if let Some(node) = &node {
             self.register(nodes, node, public_ip).await?;
@@ -252,6 +285,7 @@ impl Reminder {
 #[cfg(test)]
 mod tests {
     use super::super::annotations::DEFAULT_PREFIX;
+    use super::super::api::StatusAddress;
     use super::*;
 
     #[test]
@@ -275,7 +309,7 @@ mod tests {
     fn in_a_network_of_both_families_a_node_needs_a_pod_network_of_each() {
         let member = Member {
             networks: "10.244.0.0/16, fd00:244::/56".parse().unwrap(),
-            public_ip: "192.0.2.1, 2001:db8::1".parse().unwrap(),
+            host: host("192.0.2.1, 2001:db8::1"),
             ..member()
         };
         let mut node = node("10.244.1.0/24");
@@ -318,7 +352,54 @@ mod tests {
         }
     }
 
-    fn public_ip(node: &Node) -> Result<Addresses, Overwrite> {
+    #[test]
+    fn the_status_names_the_address_unless_an_administrator_does() {
+        let both = "192.0.2.1, 2001:db8::1";
+        let at = |address: AddressSource, given: &str| Member {
+            host: HostAddress { given: given.parse().unwrap_or_default(), ..host(both) },
+            address,
+            ..member()
+        };
+        let mut node = node("10.244.1.0/24");
+        for (kind, address) in [
+            ("InternalIP", "198.51.100.1"),
+            ("InternalIP", "2001:db8:1::1"),
+            ("ExternalIP", "203.0.113.1"),
+        ] {
+            let (kind, address) = (kind.to_owned(), address.to_owned());
+            node.status.addresses.push(StatusAddress { kind, address });
+        }
+        let published = |member: &Member, node: &Node| match member.state(Some(node)).unwrap() {
+            State::Ready(place) => place.public_ip.map(|public_ip| public_ip.to_string()),
+            State::Waiting(reason) => panic!("{reason}"),
+        };
+
+        let interface = published(&at(AddressSource::Interface, ""), &node);
+        let internal = published(&at(AddressSource::InternalIp, ""), &node);
+        let given = published(&at(AddressSource::InternalIp, "203.0.113.7"), &node);
+        let lacking = published(&at(AddressSource::ExternalIp, ""), &node).unwrap_err();
+        let external = published(&at(AddressSource::ExternalIp, "2001:db8::7"), &node);
+        let key = format!("{DEFAULT_PREFIX}/public-ip-overwrite");
+        node.metadata.annotations.insert(key, "203.0.113.9".to_owned());
+        let overwritten = published(&at(AddressSource::InternalIp, "203.0.113.7"), &node);
+
+        assert_eq!(interface.as_deref(), Ok(both));
+        assert_eq!(internal.as_deref(), Ok("198.51.100.1, 2001:db8:1::1"));
+        assert_eq!(given.as_deref(), Ok("203.0.113.7, 2001:db8:1::1"));
+        assert_eq!(external.as_deref(), Ok("203.0.113.1, 2001:db8::7"));
+        assert_eq!(overwritten.as_deref(), Ok("203.0.113.9, 2001:db8:1::1"));
+        let text = lacking.to_string();
+        for words in [
+            "node \"n1\" has no ExternalIP of IPv6",
+            "TWILL_NODE_ADDRESS=external-ip",
+            "it has: InternalIP 198.51.100.1, InternalIP 2001:db8:1::1, ExternalIP 203.0.113.1",
+            "the annotation public-ipv6-overwrite",
+        ] {
+            assert!(text.contains(words), "{words} is not in {text}");
+        }
+    }
+
+    fn public_ip(node: &Node) -> Result<Addresses, NoAddress> {
         match member().state(Some(node)).unwrap() {
             State::Ready(place) => place.public_ip,
             State::Waiting(reason) => panic!("{reason}"),
@@ -330,10 +411,14 @@ mod tests {
             name: "n1".to_owned(),
             annotations: Annotations::new(DEFAULT_PREFIX).unwrap(),
             networks: "10.244.0.0/16".parse().unwrap(),
-            public_ip: "192.0.2.1".parse().unwrap(),
-            local: Vec::new(),
+            host: host("192.0.2.1"),
+            address: AddressSource::Interface,
             sets_condition: true,
         }
+    }
+
+    fn host(public_ip: &str) -> HostAddress {
+        HostAddress { public_ip: public_ip.parse().unwrap(), ..HostAddress::default() }
     }
 
     fn node(pod_cidr: &str) -> Node {

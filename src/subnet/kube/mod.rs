@@ -11,6 +11,7 @@
 //! ```
 
 mod access;
+mod address;
 pub mod annotations;
 pub mod api;
 mod client;
@@ -24,6 +25,7 @@ pub mod table;
 mod token;
 
 pub use access::{Access, AccessError, Options};
+pub use address::AddressSource;
 pub use client::CallError;
 pub use cluster::{Cluster, Kept, OwnNode};
 pub use follow::{FollowEnd, Follower};

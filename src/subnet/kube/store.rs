@@ -2,15 +2,14 @@
 
 use super::annotations::{Annotations, WrongAddress};
 use super::{
-    Access, CallError, Cluster, FollowEnd, Follower, JoinError, Kept, Member, Nodes,
+    Access, AddressSource, CallError, Cluster, FollowEnd, Follower, JoinError, Kept, Member, Nodes,
     join::Registration,
 };
 use crate::subnet::{
-    Addresses, Joined, LeaseStore, Memory, MemoryError, NetworkConfig, NetworkError, NodeAddress,
-    PeerSet,
+    Addresses, HostAddress, Joined, LeaseStore, Memory, MemoryError, NetworkConfig, NetworkError,
+    NodeAddress, PeerSet,
 };
 use std::cell::OnceCell;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -30,6 +29,8 @@ pub struct Membership {
     pub net_config: PathBuf,
     /// Whether to tell the cluster that the node has a network.
     pub sets_condition: bool,
+    /// Where the address comes from that the node publishes.
+    pub address: AddressSource,
     /// Which node this is.
     pub node: NodeName,
 }
@@ -161,7 +162,7 @@ impl KubeStore {
                 warn!(
                     "the API server does not answer: starting with subnet {subnets} of subnet.env"
                 );
-                let public_ip = node.public_ip;
+                let public_ip = node.host.public_ip;
                 Ok(Registration { uid: String::new(), subnets, public_ip })
             }
             Err(_) => member.join(&self.nodes).await,
@@ -202,8 +203,8 @@ impl LeaseStore for KubeStore {
             name: self.name().await?,
             annotations: self.membership.annotations.clone(),
             networks: config.networks(),
-            public_ip: node.public_ip,
-            local: node.local.clone(),
+            host: node.host.clone(),
+            address: self.membership.address,
             sets_condition: self.membership.sets_condition,
         };
         let joined = self.join_or_resume(&member, config, node).await?;
@@ -216,7 +217,7 @@ impl LeaseStore for KubeStore {
     fn resume(
         self,
         config: &NetworkConfig,
-        local: Vec<IpAddr>,
+        host: HostAddress,
         memory: Memory,
     ) -> Result<Joined<Self>, MemoryError> {
         let kept: Kept = memory.of(KEPT_IN)?;
@@ -226,8 +227,12 @@ impl LeaseStore for KubeStore {
             name: kept.node.clone(),
             annotations: self.membership.annotations,
             networks: config.networks(),
-            public_ip: memory.public_ip,
-            local,
+            host: HostAddress {
+                public_ip: memory.public_ip,
+                given: kept.given.or(host.given),
+                local: host.local,
+            },
+            address: self.membership.address,
             sets_condition: self.membership.sets_condition,
         };
         let (follower, known) =

@@ -33,7 +33,9 @@ use crate::host::external_interface::{self, ExternalError, ExternalInterface};
 use crate::host::{HostError, HostEvents, Network, Path, Previous, Survey};
 #[cfg(feature = "kube")]
 use crate::subnet::kube;
-use crate::subnet::{Joined, LeaseStore, NetworkConfig, NodeAddress, Reconciler, Subnets, etcd};
+use crate::subnet::{
+    HostAddress, Joined, LeaseStore, NetworkConfig, NodeAddress, Reconciler, Subnets, etcd,
+};
 use crate::sys::seccomp::Programs;
 use crate::telemetry::http::{self, HttpError, Server};
 use ipnet::IpNet;
@@ -203,6 +205,15 @@ impl Ground {
         let local = addresses.map(|address| address.network.addr()).collect();
         Ok(Self { network, events, external, local })
     }
+
+    /// What the host brings along as a node.
+    fn host(&self, options: &External) -> HostAddress {
+        HostAddress {
+            public_ip: self.external.public_ip,
+            given: options.public_ip,
+            local: self.local.clone(),
+        }
+    }
 }
 
 /// The host's network, and how it reaches the address that the interface must reach.
@@ -351,8 +362,7 @@ where
         options.external.public_ip = store.public_ip().await?.or(options.external.public_ip);
         let ground = Ground::prepare(&options, &config, None).await?;
         let address = NodeAddress {
-            public_ip: ground.external.public_ip,
-            local: ground.local.clone(),
+            host: ground.host(&options.external),
             previous: (previous.networks, previous.subnets),
         };
         let Joined { subnets, known, keeping } = Box::pin(store.join(&config, address)).await?;

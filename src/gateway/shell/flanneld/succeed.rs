@@ -11,7 +11,7 @@ use crate::gateway::shell::handover::{self as hand, Offered, TakeOverError, name
 use crate::gateway::shell::health::Health;
 use crate::host::Previous;
 use crate::subnet::{
-    Addresses, Joined, LeaseStore, Memory, MemoryError, NetworkConfig, Reconciler,
+    Addresses, HostAddress, Joined, LeaseStore, Memory, MemoryError, NetworkConfig, Reconciler,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -96,8 +96,9 @@ where
         differs("public-ip", theirs, ours)?;
         let device = offered.offer().device.clone();
         let ground = Ground::prepare(&options, &config, Some(&device)).await?;
-        let Ground { network, events, external, local } = ground;
-        let joined = store.resume(&config, local, memory).map_err(TakeOverError::from)?;
+        let host = HostAddress { given: asked, ..ground.host(&options.external) };
+        let Ground { network, events, external, .. } = ground;
+        let joined = store.resume(&config, host, memory).map_err(TakeOverError::from)?;
         let Joined { subnets, known, keeping } = joined;
         info!("Going on with lease ({subnets}) of the node that runs");
         let member = Member { options, config, subnets, previous };
