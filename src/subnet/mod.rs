@@ -4,6 +4,7 @@
 //! a Kubernetes cluster ([`kube`]). The [`Reconciler`] makes of peers, wherever they come from, what
 //! workers look up.
 
+mod clock;
 pub mod etcd;
 mod families;
 mod go_json;

@@ -2,7 +2,7 @@
 
 use super::faults::peers;
 use super::following::{Following, on_a_cluster, until};
-use super::nodes::{Cluster, Node, PATIENCE, key};
+use super::nodes::{Cluster, PATIENCE, key};
 use super::server::Server;
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -42,7 +42,7 @@ fn a_node_publishes_the_address_of_its_status_and_the_others_follow_it_without_a
     assert_eq!((first.process().pid(), first.process().ended()), (process, None));
 
     // The successor goes on with the same choice.
-    succeeded_by_another(&mut first);
+    first.hand_over();
     server.set_addresses("n1", &[("InternalIP", "198.51.100.4")]);
     within(PATIENCE, "the successor's", || is_peer("198.51.100.4"));
     // Nor has the setting another meaning for what sends to others.
@@ -62,7 +62,7 @@ fn addresses_that_an_administrator_gave_precede_those_of_the_status_also_after_a
     let is = |address: &str| published(server, "n1", "public-ip") == address;
     assert!(is("198.51.100.7"), "{}", server.node("n1")["metadata"]);
 
-    succeeded_by_another(&mut node);
+    node.hand_over();
     server.set_addresses("n1", &[("ExternalIP", "203.0.113.2")]);
     server.annotate("n1", &json!({key("public-ip-overwrite"): "198.51.100.8"}));
     within(PATIENCE, "the overwrite", || is("198.51.100.8"));
@@ -151,12 +151,6 @@ fn a_node_that_is_written_all_the_time_is_read_once_a_second_at_most() {
         assert!(reads <= allowed, "{reads} reads in {:?}", began.elapsed());
         until("the last", || published(&server, "n1", "public-ip") == "198.51.100.59").await;
     });
-}
-
-fn succeeded_by_another(node: &mut Node) {
-    let mut old = node.succeed();
-    node.wait_for("Running backend.");
-    assert!(old.finish(PATIENCE).unwrap().success(), "{}", old.log());
 }
 
 fn published(server: &Server, node: &str, name: &str) -> Value {

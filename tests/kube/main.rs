@@ -7,6 +7,7 @@ mod beside_flannel;
 mod dual;
 mod faults;
 mod following;
+mod hand_overs;
 mod manifests;
 mod nodes;
 mod rights;

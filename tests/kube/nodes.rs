@@ -145,9 +145,7 @@ fn hand_overs_lose_nothing_and_need_no_api_server() {
             cluster.server.kill();
         }
         let node = &mut nodes[number % 2];
-        let mut old = node.succeed();
-        node.wait_for("Running backend.");
-        assert!(old.finish(PATIENCE).unwrap().success(), "{}", old.log());
+        node.hand_over();
         let peers = node.status()["peers"].as_array().unwrap().len();
         assert_eq!(peers, 1, "{}", node.log());
     }
@@ -263,11 +261,12 @@ impl Node {
         self.start_with(flags, "false");
     }
 
-    /// Starts a node that takes over from this one; returns the old process.
-    pub(super) fn succeed(&mut self) -> Background {
-        let old = self.process.take().unwrap();
+    /// Starts a node that takes over from this one, and waits for both.
+    pub(super) fn hand_over(&mut self) {
+        let mut old = self.process.take().unwrap();
         self.start_with(&[], "true");
-        old
+        self.wait_for("Running backend.");
+        assert!(old.finish(PATIENCE).unwrap().success(), "{}", old.log());
     }
 
     /// Starts a node as in a pod that has this folder of a service account.

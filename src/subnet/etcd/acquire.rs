@@ -1,8 +1,8 @@
 //! Getting a subnet: the one that is ours already, the one that we had, or any free one.
 
-use super::clock::boot_ns;
 use super::keys::{Entry, Granted, KeyList, Keys, KeysError, Term};
 use super::lease::{self, Lease, LeaseAttrs};
+use crate::subnet::clock::boot_ns;
 use crate::subnet::pool::{Family, Pool};
 use crate::subnet::{NetworkConfig, Subnets};
 use tracing::{error, info};

@@ -11,11 +11,11 @@ mod kept;
 
 pub use self::kept::Kept;
 use super::acquire::Held;
-use super::clock::boot_ns;
 use super::finding::LeaseCounts;
 use super::keys::{Entry, Event, Granted, Keys, KeysError, Position, Term, Watch, WatchError};
 use super::renewal::Renewal;
 use super::table::{Applied, Continuity, LeaseTable, Own, OwnKey};
+use crate::subnet::clock::boot_ns;
 use crate::subnet::{PeerSet, Subnets};
 use std::net::IpAddr;
 use std::sync::Arc;

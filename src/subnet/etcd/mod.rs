@@ -10,7 +10,6 @@
 mod acquire;
 #[cfg(feature = "etcd")]
 pub mod client;
-mod clock;
 mod finding;
 mod keeper;
 mod keys;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// How our own node is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OwnNode {
     /// It is one of ours.
     #[default]
@@ -60,6 +60,18 @@ pub struct Kept {
     pub given: Addresses,
     /// What the node has.
     pub joined: Registration,
+    /// How our own node is.
+    #[serde(default)]
+    pub own: OwnNode,
+    /// The revision up to which changes are known.
+    #[serde(default)]
+    pub revision: String,
+    /// The names of peers that a wiped store lacks.
+    #[serde(default)]
+    pub lost: Vec<String>,
+    /// When they are forgotten, in nanoseconds since boot.
+    #[serde(default)]
+    pub forget_at_ns: Option<u64>,
     /// How often the API server stopped answering.
     #[serde(default)]
     pub disconnects: u64,

@@ -7,9 +7,11 @@
 //! ```
 //! Nothing here is needed for forwarding: while the API server is away, the peers stay what they are.
 
+mod kept;
+
 use super::api::Node;
 use super::client::CallError;
-use super::cluster::{Cluster, Kept, OwnNode};
+use super::cluster::{Cluster, OwnNode};
 use super::join::{JoinError, Member, Registration, State};
 use super::nodes::{NodeEvent, NodeWatch, Nodes, WatchEnd};
 use super::table::{Need, NodeTable, Own};
@@ -71,8 +73,8 @@ pub struct Follower {
     table: NodeTable,
     /// The peers of the follower before this one, until the nodes are listed.
     inherited: Option<Arc<PeerSet>>,
-    /// When it was noticed that the store does not have its former data.
-    data_lost: Option<Instant>,
+    /// When peers are forgotten that a store lacks which does not have its former data.
+    forget_at: Option<Instant>,
     /// The revision up to which changes are known; empty if a new list is needed.
     revision: String,
     backoff: Duration,
@@ -99,22 +101,13 @@ impl Follower {
         joined: Registration,
         port: u16,
     ) -> (Self, watch::Receiver<Cluster>) {
-        let kept = Kept {
-            node: member.name.clone(),
-            public_ip: member.host.public_ip,
-            given: member.host.given,
-            joined: joined.clone(),
-            disconnects: 0,
-            failed_writes: 0,
-        };
-        let kept = Some(Arc::new(kept));
-        let cluster = Cluster { connected: true, kept, ..Cluster::default() };
-        let (publish, published) = watch::channel(cluster.clone());
-        let follower = Self {
+        let cluster = Cluster { connected: true, ..Cluster::default() };
+        let (publish, mut published) = watch::channel(cluster.clone());
+        let mut follower = Self {
             nodes,
             table: NodeTable::new(member.annotations.clone()),
             inherited: None,
-            data_lost: None,
+            forget_at: None,
             member,
             joined,
             port,
@@ -131,24 +124,10 @@ impl Follower {
             told: None,
             own_told: None,
         };
-        (follower, published)
-    }
-
-    /// A follower that goes on where another one stopped, with the peers of that one until the API
-    /// server shows the nodes.
-    #[must_use]
-    pub fn resume(
-        nodes: Nodes,
-        member: Member,
-        kept: Kept,
-        peers: PeerSet,
-        port: u16,
-    ) -> (Self, watch::Receiver<Cluster>) {
-        let (mut follower, published) = Self::new(nodes, member, kept.joined, port);
-        follower.inherited = Some(Arc::new(peers));
-        follower.cluster.disconnects = kept.disconnects;
-        follower.cluster.failed_writes = kept.failed_writes;
-        follower.publish_now();
+        follower.cluster.kept = Some(Arc::new(follower.kept()));
+        follower.publish.send_replace(follower.cluster.clone());
+        // What is there at the start is no news.
+        published.mark_unchanged();
         (follower, published)
     }
 
@@ -194,12 +173,16 @@ impl Follower {
                  are missing stay peers for 24 h"
             );
             self.revision.clear();
-            self.data_lost = Some(Instant::now());
+            self.forget_at = Some(Instant::now() + LOST_DATA);
         }
-        if self.revision.is_empty() {
+        if self.revision.is_empty() || self.inherited.is_some() {
             let list = self.nodes.list().await?;
-            match self.data_lost {
-                Some(at) if at.elapsed() < LOST_DATA => self.table.listed_after_loss(&list.nodes),
+            match self.forget_at {
+                // A predecessor's store, if it is the same, knows what has gone since.
+                Some(at) if self.revision.is_empty() && at > Instant::now() => {
+                    self.publish_now();
+                    self.table.listed_after_loss(&list.nodes, self.cluster.peers.iter());
+                }
                 _ => self.table.listed(&list.nodes),
             }
             self.inherited = None;
@@ -234,8 +217,8 @@ impl Follower {
 
     /// Stops serving nodes that a wiped or restored store did not get back in time.
     fn forget_lost(&mut self) {
-        if self.data_lost.is_some_and(|at| at.elapsed() >= LOST_DATA) {
-            self.data_lost = None;
+        if self.forget_at.is_some_and(|at| at <= Instant::now()) {
+            self.forget_at = None;
             self.dirty |= self.table.forget_lost();
         }
     }
@@ -451,14 +434,7 @@ impl Follower {
             Some(inherited) => Arc::clone(inherited),
             None => Arc::new(found.peers),
         };
-        self.cluster.kept = Some(Arc::new(Kept {
-            node: self.member.name.clone(),
-            public_ip: self.member.host.public_ip,
-            given: self.member.host.given,
-            joined: self.joined.clone(),
-            disconnects: self.cluster.disconnects,
-            failed_writes: self.cluster.failed_writes,
-        }));
+        self.cluster.kept = Some(Arc::new(self.kept()));
         self.publish.send_replace(self.cluster.clone());
         self.dirty = false;
         self.published = Instant::now();

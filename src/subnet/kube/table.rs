@@ -30,8 +30,8 @@ pub struct Own {
 pub struct NodeTable {
     annotations: Annotations,
     nodes: BTreeMap<String, Known>,
-    /// Nodes of a store that does not have its former data, until they return.
-    lost: BTreeMap<String, Known>,
+    /// Peers that a store lacks which does not have its former data, until their nodes return.
+    lost: BTreeMap<String, PeerSpec>,
     /// What was found last: each finding is told once, as long as it stays.
     found: BTreeSet<Finding>,
 }
@@ -189,12 +189,25 @@ impl NodeTable {
         }
     }
 
-    /// These are all nodes of a store that was wiped or restored. Other nodes stay what they are
-    /// until they return, or something of theirs is given to another node.
-    pub fn listed_after_loss(&mut self, nodes: &[Node]) {
-        let before = std::mem::take(&mut self.nodes);
-        self.lost.extend(before.into_iter().filter(|(_, known)| known.record.is_managed));
+    /// These are all nodes of a store that was wiped or restored. The peers of before stay peers until
+    /// their nodes return, or something of theirs is given to another node.
+    pub fn listed_after_loss<'a>(
+        &mut self,
+        nodes: &[Node],
+        before: impl Iterator<Item = &'a PeerSpec>,
+    ) {
+        self.lose(before);
         self.listed(nodes);
+    }
+
+    /// These peers are of a store that does not have its former data.
+    pub fn lose<'a>(&mut self, peers: impl Iterator<Item = &'a PeerSpec>) {
+        self.lost.extend(peers.map(|peer| (peer.name.clone(), peer.clone())));
+    }
+
+    /// The names of the peers that such a store lacks.
+    pub fn lost(&self) -> impl Iterator<Item = &String> {
+        self.lost.keys()
     }
 
     /// Nodes that have not returned are gone. Says whether there were any.
@@ -277,38 +290,35 @@ impl NodeTable {
                 peers.push(Place { name, public_ip, subnets });
             }
         }
-        self.add_lost(own, &mut peers, &at);
-        let peers = peers.iter().map(|place| place.peer(port)).collect();
+        let lost = self.still_lost(own, &peers, &at);
+        let peers = peers.iter().map(|place| place.peer(port)).chain(lost.cloned()).collect();
         let news = found.difference(&self.found).cloned().collect();
         self.found = found;
         Peers { peers, news }
     }
 
-    /// Adds the nodes that a wiped store has not got back, except for those whose address or pod
-    /// network another node has now.
-    fn add_lost<'a>(
-        &'a self,
+    /// The peers that a wiped store has not got back, except for those whose address or pod network
+    /// another node has now.
+    fn still_lost(
+        &self,
         own: &Own,
-        peers: &mut Vec<Place<'a>>,
+        peers: &[Place<'_>],
         taken: &HashMap<IpAddr, &str>,
-    ) {
-        if self.lost.is_empty() {
-            return;
+    ) -> impl Iterator<Item = &PeerSpec> {
+        let mut lost: Vec<_> = self.lost.values().filter(|peer| peer.name != own.name).collect();
+        if lost.is_empty() {
+            return lost.into_iter();
         }
         let subnets = peers.iter().flat_map(|place| place.subnets.iter());
         let subnets: BTreeMap<_, _> = subnets.map(|subnet| (subnet.network(), subnet)).collect();
-        let overlaps = |subnet: IpNet| {
+        let overlaps = |subnet: &IpNet| {
             let last = subnets.range(..=subnet.broadcast()).next_back();
             last.is_some_and(|(_, other)| other.broadcast() >= subnet.network())
         };
-        for (name, known) in self.lost.iter().filter(|(name, _)| **name != own.name) {
-            if let Ok(Some((public_ip, subnets))) = place(name, known, own)
-                && !taken.contains_key(&public_ip)
-                && !subnets.iter().any(overlaps)
-            {
-                peers.push(Place { name, public_ip, subnets });
-            }
-        }
+        lost.retain(|peer| {
+            !taken.contains_key(&peer.endpoint.ip()) && !peer.subnets.iter().any(overlaps)
+        });
+        lost.into_iter()
     }
 
     /// What is wrong with other nodes now.
@@ -465,7 +475,9 @@ mod tests {
             node(name, &format!("10.244.{number}.0/24"), &format!("192.0.2.{number}"))
         });
         table.listed(&nodes);
-        table.listed_after_loss(&[]);
+        let before = table.peers(&own(), 8285).peers;
+        table.listed_after_loss(&[], before.iter());
+        assert_eq!(table.lost().collect::<Vec<_>>(), ["n2", "n3", "n4", "n5"]);
         let names = |table: &mut NodeTable| -> Vec<String> {
             named(&table.peers(&own(), 8285)).into_iter().map(|(name, ..)| name).collect()
         };

@@ -2,8 +2,8 @@
 
 use super::{Keeper, Keeping, Leases, OwnLease, PUBLISH_INTERVAL};
 use crate::subnet::PeerSpec;
+use crate::subnet::clock::boot_ns;
 use crate::subnet::etcd::acquire::Held;
-use crate::subnet::etcd::clock::boot_ns;
 use crate::subnet::etcd::keys::{Keys, Position};
 use crate::subnet::etcd::table::{LeaseTable, Own};
 use ipnet::IpNet;

@@ -1,4 +1,4 @@
-//! The time that leases are measured in.
+//! A time that goes on while the host sleeps, and that all processes share.
 
 use rustix::time::{ClockId, clock_gettime};
 
