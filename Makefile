@@ -16,14 +16,17 @@ CROSS := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static
 PACKAGES := $(BUILDING) $(MEASURING) $(TESTING)
 # Where `make install` puts the programs.
 PREFIX ?= /usr/local
-# Debian packages for the virtual machine of `make kernels`, and the suites whose kernels it boots.
-EMULATOR := qemu-system-x86 busybox-static cpio kmod xz-utils
+# Debian packages for virtual machines: for that of `make arm64-smoke` and for that of `make kernels`, and the
+# suites whose kernels the latter boots.
+MACHINE := cpio kmod xz-utils
+EMULATOR_ARM64 := qemu-system-arm $(MACHINE)
+EMULATOR := qemu-system-x86 busybox-static $(MACHINE)
 KERNELS ?= bookworm bullseye trixie
 # How long `make soak` runs.
 SOAK_MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo perf soak test packages-test pages-test arm64-test kernels lint deny miri bench build install deb deb-arm64 image static release setup building packaging measuring clean
+.PHONY: help demo perf soak test packages-test pages-test arm64-test arm64-smoke kernels lint deny miri bench build install deb deb-arm64 image static release setup building packaging measuring clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +60,10 @@ pages-test: build ## look at a report in a browser: wide and narrow, light and d
 
 arm64-test: deb-arm64 ## run the arm64 programs, and tests of twill-datapath for arm64, in an emulator
 	tests/packages/arm64
+
+arm64-smoke: deb-arm64 ## run two gateways on Debian's kernel for arm64, in an emulated machine
+	@tests/install $(EMULATOR_ARM64)
+	tests/kernels/arm64
 
 kernels: setup ## run engine and gateway tests on Debian's kernels in a virtual machine (slow)
 	@tests/install $(EMULATOR)
@@ -101,7 +108,7 @@ static: building ## make an archive of a program that needs no library
 	@tests/install $(STATIC)
 	packages/static
 
-release: deb image static ## make all packages, lists of their crates, and checksums
+release: deb deb-arm64 image static ## make all packages, lists of their crates, and checksums
 	packages/release
 
 setup: ## install the Debian packages that are missing (needs root)
