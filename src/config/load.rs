@@ -3,9 +3,9 @@
 //! May block for as long as a name server takes to answer.
 
 use super::file::{self, Endpoint, File, FileErrors, Mistake, Queues};
-use super::{Mtu, OVERHEAD_V4, OVERHEAD_V6, QueueCount, Settings, SourcePorts};
+use super::{Mtu, QueueCount, Settings, SourcePorts, overhead};
 use crate::socket::{anywhere, path_to};
-use crate::subnet::{InvalidPeers, PeerSet, PeerSpec, Site};
+use crate::subnet::{InvalidPeers, PeerSet, PeerSpec, Site, reaches};
 use crate::sys::affinity;
 use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
@@ -13,7 +13,7 @@ use nix::sys::socket::SockaddrStorage;
 use nix::unistd::Group;
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -95,7 +95,10 @@ pub enum AddressError {
         reason: String,
     },
     /// It has addresses of the other family only.
-    #[error("cannot reach {found} from {listen}: set `listen` to an address of the same family")]
+    #[error(
+        "cannot reach {found} from {listen}: listen on [::]:{port}, which is for both families",
+        port = listen.port()
+    )]
     Family {
         /// One of its addresses.
         found: SocketAddr,
@@ -155,6 +158,7 @@ pub(crate) fn load(
         mtu,
         follows_paths: interface.mtu.is_none() && interface.underlay_mtu.is_none(),
         listen: interface.listen,
+        listen_v6: None,
         local: interface.local(),
     };
     Ok(Standalone {
@@ -177,7 +181,7 @@ fn check_interface(file: &File, mtu: Mtu, mistakes: &mut Vec<Mistake>) {
         let message = "[interface] needs an address, such as address = \"10.10.1.0/32\"";
         mistakes.push(Mistake::at(file.places.of("address"), message));
     }
-    let overhead = overhead(interface.listen);
+    let overhead = overhead(interface.listen.ip());
     let smallest = overhead + Mtu::MIN;
     if interface.underlay_mtu.is_some_and(|underlay| underlay < smallest) {
         let message = format!(
@@ -289,6 +293,8 @@ pub struct Addressing {
     pub follows_paths: bool,
     /// Where to receive.
     pub listen: SocketAddr,
+    /// The IPv6 address beside it.
+    pub listen_v6: Option<Ipv6Addr>,
     /// Inner networks behind the gateway.
     pub local: Vec<IpNet>,
 }
@@ -298,7 +304,7 @@ pub struct Addressing {
 /// # Errors
 /// When the CPUs cannot be counted.
 pub fn settings(interface: &file::Interface, addressing: Addressing) -> io::Result<Settings> {
-    let Addressing { addresses, mtu, follows_paths, listen, local } = addressing;
+    let Addressing { addresses, mtu, follows_paths, listen, listen_v6, local } = addressing;
     let queues = match interface.queues {
         Queues::Count(count) => count,
         Queues::Auto => {
@@ -313,6 +319,7 @@ pub fn settings(interface: &file::Interface, addressing: Addressing) -> io::Resu
         mtu,
         follows_paths,
         listen,
+        listen_v6,
         local,
         queues,
         engine: interface.engine,
@@ -341,31 +348,25 @@ pub(crate) fn default_socket(device: &str) -> PathBuf {
     Path::new(SOCKET_FOLDER).join(format!("{device}.sock"))
 }
 
-/// Bytes that the tunnel adds to a packet.
-fn overhead(listen: SocketAddr) -> u16 {
-    if listen.is_ipv6() { OVERHEAD_V6 } else { OVERHEAD_V4 }
-}
-
 /// The MTU that the file sets, or the smallest path MTU to a peer that the host knows now, less what
 /// the tunnel adds; without peers, that of the default route. Warns of an MTU that does not fit.
 fn device_mtu(file: &File, peers: &PeerSet) -> (Mtu, Vec<String>) {
     let interface = &file.interface;
-    let overhead = overhead(interface.listen);
     let narrowest = peers
         .iter()
-        .filter_map(|peer| Some((path_to(peer.endpoint).ok()?.mtu, peer)))
-        .min_by_key(|(mtu, _)| *mtu);
+        .filter_map(|peer| Some((inner_mtu(peer.endpoint)?, peer)))
+        .min_by_key(|(fits, _)| *fits);
     let said = interface.mtu.or_else(|| {
         let underlay = interface.underlay_mtu?;
-        Some(Mtu::at_most(underlay.saturating_sub(overhead)))
+        Some(Mtu::at_most(underlay.saturating_sub(overhead(interface.listen.ip()))))
     });
     let Some(mtu) = said else {
-        return (fitting_mtu(interface.listen, narrowest.map(|(mtu, _)| mtu)), Vec::new());
+        return (fitting_mtu(interface.listen, narrowest.map(|(fits, _)| fits)), Vec::new());
     };
-    let too_large =
-        narrowest.filter(|(underlay, _)| mtu.bytes().saturating_add(overhead) > *underlay);
-    let warnings = too_large.map(|(underlay, peer)| {
-        let fits = underlay.saturating_sub(overhead);
+    let too_large = narrowest.filter(|(fits, _)| mtu.bytes() > *fits);
+    let warnings = too_large.map(|(fits, peer)| {
+        let overhead = overhead(peer.endpoint.ip());
+        let underlay = fits.saturating_add(overhead);
         format!(
             "mtu {mtu} plus {overhead} bytes of the tunnel exceed the path MTU {underlay} to peer {:?}: \
              full packets will be dropped; remove `mtu`, or set it to {fits}",
@@ -378,18 +379,21 @@ fn device_mtu(file: &File, peers: &PeerSet) -> (Mtu, Vec<String>) {
 /// The MTU that fits the narrowest of the paths to some peers, as the host knows them now.
 #[must_use]
 pub(crate) fn path_mtu(listen: SocketAddr, peers: &[SocketAddr]) -> Mtu {
-    let paths = peers.iter().filter_map(|peer| Some(path_to(*peer).ok()?.mtu));
-    fitting_mtu(listen, paths.min())
+    fitting_mtu(listen, peers.iter().filter_map(|peer| inner_mtu(*peer)).min())
 }
 
-/// The MTU that fits a path, or that of the default route if there is none.
+/// Bytes of the longest inner packet that the path to a peer takes, if the host has one.
+fn inner_mtu(to: SocketAddr) -> Option<u16> {
+    Some(path_to(to).ok()?.mtu.saturating_sub(overhead(to.ip())))
+}
+
+/// The MTU of the narrowest path, or that of the default route if there is none.
 fn fitting_mtu(listen: SocketAddr, narrowest: Option<u16>) -> Mtu {
-    let default = || path_to(anywhere(listen)).ok().map(|path| path.mtu);
-    let underlay = narrowest.or_else(default).unwrap_or(ETHERNET);
-    Mtu::at_most(underlay.saturating_sub(overhead(listen)))
+    let fits = narrowest.or_else(|| inner_mtu(anywhere(listen)));
+    Mtu::at_most(fits.unwrap_or(ETHERNET - overhead(listen.ip())))
 }
 
-/// The address of an endpoint, of the family that the socket has.
+/// The address of an endpoint: the first that the host's resolver names, of a family that the socket has.
 ///
 /// # Errors
 /// [`AddressError`].
@@ -402,7 +406,7 @@ pub(crate) fn address(endpoint: &Endpoint, listen: SocketAddr) -> Result<SocketA
     };
     let mut others = None;
     for address in found {
-        if address.is_ipv6() == listen.is_ipv6() {
+        if reaches(listen, address) {
             return Ok(address);
         }
         others = Some(address);

@@ -65,6 +65,9 @@ pub struct Offer {
     pub offloads: Vec<String>,
     /// Where the sockets receive.
     pub listen: Option<SocketAddr>,
+    /// Whether the sockets send and receive by both IP families.
+    #[serde(default)]
+    pub both_families: bool,
     /// Workers: for each there is a TUN queue, a socket, and, if `spread`, a sending socket, in this
     /// order.
     #[serde(default)]

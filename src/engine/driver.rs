@@ -4,7 +4,7 @@ use super::output::Output;
 use super::output::memory::Slots;
 use super::output::send::SendCalls;
 use super::output::write::WriteCalls;
-use super::{Engine, EngineError, EngineKind, EngineStats, Ports};
+use super::{Engine, EngineError, EngineKind, EngineStats, Ports, Tuning};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 use twill_datapath::batch::{Datagrams, Frames, Inbox, Outcome, Slot};
@@ -57,9 +57,9 @@ pub(super) struct Driver<I> {
 }
 
 impl<I: Input> Driver<I> {
-    pub(super) fn new(input: I, ports: Ports, gso: bool) -> Self {
+    pub(super) fn new(input: I, ports: Ports, tuning: Tuning) -> Self {
         let mut stats = EngineStats::default();
-        let output = Output::new(gso, &mut stats);
+        let output = Output::new(tuning, &mut stats);
         Self { input, output, stats, ports }
     }
 }

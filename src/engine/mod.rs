@@ -28,6 +28,7 @@ pub use kernel::{Ability, Kernel, Lack, needs};
 pub use kind::{EngineChoice, EngineKind};
 pub use probe::{open, open_on, probe};
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 use twill_datapath::batch::{Datagrams, Frames, Inbox, Outcome, Slot};
@@ -74,6 +75,23 @@ pub struct Tuning {
     /// The TUN device's MTU: what a read brings at most without super-packets, and a receive without
     /// GRO.
     pub mtu: u16,
+    /// From where datagrams leave sockets of both IP families; the kernel chooses if there is none.
+    pub sources: Option<Sources>,
+}
+
+/// The host's addresses from which datagrams leave, by the family of their destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sources {
+    /// To IPv4 addresses.
+    pub v4: Ipv4Addr,
+    /// To IPv6 addresses.
+    pub v6: Ipv6Addr,
+}
+
+impl From<(Ipv4Addr, Ipv6Addr)> for Sources {
+    fn from((v4, v6): (Ipv4Addr, Ipv6Addr)) -> Self {
+        Self { v4, v6 }
+    }
 }
 
 /// The longest frame that a TUN device hands out, with its virtio header.

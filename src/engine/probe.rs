@@ -42,7 +42,7 @@ pub fn open_on(
     Ok(match kind {
         EngineKind::Uring => {
             let input = uring::Input::new(&ports, tuning)?;
-            Box::new(Driver::new(input, ports, tuning.gso))
+            Box::new(Driver::new(input, ports, tuning))
         }
         #[cfg(not(feature = "tokio-uring"))]
         EngineKind::TokioUring => return Err(EngineError::NotBuilt(kind)),
@@ -50,14 +50,17 @@ pub fn open_on(
         EngineKind::TokioUring => {
             let nowait = kernel.has(Ability::NowaitTun).is_ok();
             let input = tokio_uring::Input::new(&ports, tuning, nowait)?;
-            Box::new(Driver::new(input, ports, tuning.gso))
+            Box::new(Driver::new(input, ports, tuning))
         }
         EngineKind::Epoll => {
             let input = epoll::Input::new(&ports, tuning)?;
-            Box::new(Driver::new(input, ports, tuning.gso))
+            Box::new(Driver::new(input, ports, tuning))
         }
         // flannel knows no segmentation.
-        EngineKind::Classic => Box::new(Driver::new(classic::Input::new(tuning), ports, false)),
+        EngineKind::Classic => {
+            let tuning = Tuning { gso: false, ..tuning };
+            Box::new(Driver::new(classic::Input::new(tuning), ports, tuning))
+        }
     })
 }
 
@@ -73,7 +76,8 @@ pub fn probe(kind: EngineKind) -> Result<(), EngineError> {
     let udp = socket::open(&spec)?;
     let flags = rustix::event::EventfdFlags::NONBLOCK;
     let wake = rustix::event::eventfd(0, flags).map_err(|errno| EngineError::Wait(errno.into()))?;
-    let tuning = Tuning { batch: 1, gro: false, gso: false, super_packets: false, mtu: 1500 };
+    let tuning =
+        Tuning { batch: 1, gro: false, gso: false, super_packets: false, mtu: 1500, sources: None };
     let mut engine = open(kind, Ports { tun: queue, udp, udp_send: None, wake }, tuning)?;
 
     send_through(&device.name).map_err(EngineError::ProbePacket)?;

@@ -14,11 +14,19 @@ pub struct ExternalInterface {
     pub name: String,
     /// Its MTU, bytes.
     pub mtu: u32,
-    /// The address on which datagrams arrive: of IPv4, unless the network has none or the flags name an
-    /// IPv6 address.
-    pub address: IpAddr,
-    /// The addresses to which others send them, first of all the one of the family of `address`.
+    /// The addresses on which datagrams arrive: of both families if the network has both and others can
+    /// reach both; of IPv6 alone if the network has no IPv4 or the flags name an IPv6 address.
+    pub addresses: Addresses,
+    /// The addresses to which others send them.
     pub public_ip: Addresses,
+}
+
+impl ExternalInterface {
+    /// The address of IPv4, or of IPv6 where there is none.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.addresses.outer().expect("an interface without an address is not chosen")
+    }
 }
 
 /// Why there is no external interface.
@@ -265,8 +273,12 @@ impl<'a> Search<'a> {
                 None => info!("Defaulting external {v6}address to interface address ({own})"),
             }
         }
-        let (name, mtu) = (interface.name.clone(), interface.mtu);
-        Ok(ExternalInterface { name, mtu, address, public_ip: public.or(own) })
+        let (name, mtu, public_ip) = (interface.name.clone(), interface.mtu, public.or(own));
+        // A link-local address does not say on which link; behind NAT, the kernel chooses instead of it.
+        let v6 = own.v6.filter(|_| own.v4.is_none() || public_ip.reachable().v6.is_some());
+        let is_global = |v6: &Ipv6Addr| !v6.is_unicast_link_local();
+        let v6 = v6.map(|v6| Some(v6).filter(is_global).unwrap_or(Ipv6Addr::UNSPECIFIED));
+        Ok(ExternalInterface { name, mtu, addresses: Addresses { v6, ..own }, public_ip })
     }
 }
 
@@ -358,7 +370,7 @@ mod tests {
         let found = choose(&External::default(), &host(), None).unwrap();
 
         assert_eq!((found.name.as_str(), found.mtu), ("eth1", 9000));
-        assert_eq!(found.address, ip("198.51.100.1"));
+        assert_eq!(found.address(), ip("198.51.100.1"));
         assert_eq!(found.public_ip, addresses("198.51.100.1"));
     }
 
@@ -391,7 +403,7 @@ mod tests {
         let found = choose(&own, &host(), None).unwrap();
         let error = choose(&foreign, &host(), None).unwrap_err();
 
-        assert_eq!((found.name.as_str(), found.address), ("eth0", ip("192.0.2.2")));
+        assert_eq!((found.name.as_str(), found.address()), ("eth0", ip("192.0.2.2")));
         assert!(error.to_string().contains("-iface"), "{error}");
     }
 
@@ -405,7 +417,7 @@ mod tests {
 
         let found = choose(&external, &host(), None).unwrap();
 
-        assert_eq!((found.address, found.public_ip), (ip("192.0.2.1"), addresses("203.0.113.9")));
+        assert_eq!((found.address(), found.public_ip), (ip("192.0.2.1"), addresses("203.0.113.9")));
     }
 
     #[test]
@@ -413,7 +425,7 @@ mod tests {
         let found = |words: &[&str]| {
             let interfaces = words.iter().map(|word| (*word).to_owned()).collect();
             let external = External { interfaces, ..External::default() };
-            choose(&external, &host(), None).map(|found| (found.name, found.address))
+            choose(&external, &host(), None).map(|found| (found.name.clone(), found.address()))
         };
 
         assert_eq!(found(&["eth9", "eth1", "eth0"]).unwrap().0, "eth1");
@@ -430,7 +442,7 @@ mod tests {
         let found = |patterns: &[&str]| {
             let patterns = patterns.iter().map(|word| (*word).to_owned()).collect();
             let external = External { patterns, ..External::default() };
-            choose(&external, &host(), None).map(|found| (found.name, found.address))
+            choose(&external, &host(), None).map(|found| (found.name.clone(), found.address()))
         };
         let eth1 = ("eth1".to_owned(), ip("198.51.100.1"));
 
@@ -454,7 +466,7 @@ mod tests {
         let found = choose(&external, &host(), Some(path)).unwrap();
         let error = choose(&external, &host(), None).unwrap_err();
 
-        assert_eq!((found.name.as_str(), found.address), ("eth0", ip("192.0.2.2")));
+        assert_eq!((found.name.as_str(), found.address()), ("eth0", ip("192.0.2.2")));
         assert_eq!(error, ExternalError::NoMatch(NoInterface::Unreachable(ip("192.0.2.77"))));
     }
 
@@ -509,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_both_families_has_its_tunnel_at_ipv4() {
+    fn a_network_of_both_families_has_its_tunnel_at_both() {
         let both = subnets("10.5.0.0/16, fd00:5::/48");
         let found = |external: External| super::choose(&external, both, &dual(), None);
         let by = |word: &str| External { interfaces: vec![word.to_owned()], ..External::default() };
@@ -519,20 +531,26 @@ mod tests {
             [External::default(), by("eth1"), by("198.51.100.1"), like("^2001"), like("eth1")]
         {
             let found = found(external.clone()).unwrap();
-            assert_eq!(found.address, ip("198.51.100.1"), "{external:?}");
-            assert_eq!(found.public_ip, addresses("198.51.100.1, 2001:db8::1"), "{external:?}");
+            assert_eq!(found.address(), ip("198.51.100.1"), "{external:?}");
+            let both = addresses("198.51.100.1, 2001:db8::1");
+            assert_eq!((found.addresses, found.public_ip), (both, both), "{external:?}");
         }
         let named = External { public_ip: addresses("203.0.113.9, 2001:db8::99"), ..by("eth1") };
         assert_eq!(found(named).unwrap().public_ip, addresses("203.0.113.9, 2001:db8::99"));
 
         let v6 = found(by("2001:db8::1")).unwrap();
-        assert_eq!((v6.address, v6.public_ip), (ip("2001:db8::1"), addresses("2001:db8::1")));
+        let alone = addresses("2001:db8::1");
+        assert_eq!((v6.address(), v6.addresses, v6.public_ip), (ip("2001:db8::1"), alone, alone));
 
         let mut link_local = dual();
         let global: IpNet = net("2001:db8::/32");
         link_local.interfaces[2].addresses.retain(|own| !global.contains(&own.network));
         let found = super::choose(&External::default(), both, &link_local, None).unwrap();
         assert_eq!(found.public_ip, addresses("198.51.100.1, fe80::1"), "enough to say so");
+        assert_eq!(found.addresses, addresses("198.51.100.1"), "and not to be reached");
+        let nat = External { public_ip: addresses("2001:db8::99"), ..by("eth1") };
+        let found = super::choose(&nat, both, &link_local, None).unwrap();
+        assert_eq!(found.addresses, addresses("198.51.100.1, ::"), "the kernel chooses");
         let none = super::choose(&External::default(), both, &host(), None).unwrap_err();
         assert!(
             none.to_string().contains("failed to find IPv6 address for interface eth1"),
@@ -549,7 +567,7 @@ mod tests {
 
         for external in [External::default(), by("eth1"), by("2001:db8::1"), public] {
             let found = found(external.clone()).unwrap();
-            assert_eq!(found.address, ip("2001:db8::1"), "{external:?}");
+            assert_eq!(found.address(), ip("2001:db8::1"), "{external:?}");
             assert_eq!(found.public_ip, addresses("2001:db8::1"), "{external:?}");
         }
 

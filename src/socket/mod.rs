@@ -9,7 +9,7 @@ mod steering;
 
 pub(crate) use buffer::{send_buffer, set_buffers, set_send_buffer, wait_for_room};
 pub use open::{Fragmentation, SocketError, SocketSpec, check_free, open, open_first};
-pub(crate) use open::{probe_gro, set_fragmentation};
+pub(crate) use open::{has_both_families, probe_gro, set_fragmentation};
 pub use originate::Originator;
 pub(crate) use path::anywhere;
 pub use path::{Path, PathAsker, path_to};

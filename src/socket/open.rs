@@ -69,9 +69,21 @@ impl SocketError {
 /// # Errors
 /// [`SocketError::Bind`].
 pub fn check_free(listen: SocketAddr) -> Result<(), SocketError> {
-    Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))
-        .and_then(|socket| socket.bind(&listen.into()))
-        .map_err(|source| cannot_bind(listen, source))
+    let free = || {
+        let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
+        if listen.is_ipv6() {
+            socket.set_only_v6(!has_both_families(listen))?;
+        }
+        socket.bind(&listen.into())
+    };
+    free().map_err(|source| cannot_bind(listen, source))
+}
+
+/// Whether sockets at an address send and receive by both IP families: those at `[::]` do, with
+/// IPv4-mapped addresses (RFC 3493 section 3.7).
+#[must_use]
+pub(crate) fn has_both_families(listen: SocketAddr) -> bool {
+    listen.is_ipv6() && listen.ip().is_unspecified()
 }
 
 /// Opens and binds a socket with all its options set.
@@ -90,15 +102,17 @@ pub fn open(spec: &SocketSpec) -> Result<OwnedFd, SocketError> {
     }
     set_receive_buffer(socket.as_fd(), spec.buffer).map_err(option("SO_RCVBUF"))?;
     set_send_buffer(socket.as_fd(), spec.buffer).map_err(option("SO_SNDBUF"))?;
-    if listen.is_ipv6() {
-        socket.set_only_v6(true).map_err(option("IPV6_V6ONLY"))?;
-        socket.set_recv_tclass_v6(true).map_err(option("IPV6_RECVTCLASS"))?;
-    } else {
-        socket.set_recv_tos_v4(true).map_err(option("IP_RECVTOS"))?;
-    }
-    set_fragmentation(socket.as_fd(), listen.is_ipv6(), Fragmentation::Refused)
-        .map_err(option("IP_MTU_DISCOVER"))?;
     let fd = socket.as_fd();
+    if listen.is_ipv6() {
+        socket.set_only_v6(!has_both_families(listen)).map_err(option("IPV6_V6ONLY"))?;
+        socket.set_recv_tclass_v6(true).map_err(option("IPV6_RECVTCLASS"))?;
+        set_fragmentation(fd, true, Fragmentation::Refused).map_err(option("IPV6_MTU_DISCOVER"))?;
+    }
+    // A socket of IPv6 has the options of IPv4 for its datagrams of that family.
+    if listen.is_ipv4() || has_both_families(listen) {
+        socket.set_recv_tos_v4(true).map_err(option("IP_RECVTOS"))?;
+        set_fragmentation(fd, false, Fragmentation::Refused).map_err(option("IP_MTU_DISCOVER"))?;
+    }
     sockopt::set_int(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)
         .map_err(option("SO_TIMESTAMPNS"))?;
     sockopt::set_int(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1).map_err(option("SO_RXQ_OVFL"))?;

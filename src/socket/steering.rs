@@ -19,7 +19,7 @@
 //! program hashes the inner packet. The latter excludes `UDP_GRO`: the kernel joins datagrams of one
 //! source whatever is inside, and the joined train goes to one socket as a whole.
 
-use super::{SocketError, SocketSpec, open};
+use super::{SocketError, SocketSpec, has_both_families, open};
 use crate::sys::sockopt::{Instruction, attach_to_group};
 use std::io;
 use std::net::SocketAddr;
@@ -88,7 +88,7 @@ pub(crate) fn open_spread(
 
 /// The program: the number of the socket that receives a datagram.
 fn program(listen: SocketAddr, workers: u32, by_flow: bool) -> Vec<Instruction> {
-    let mut program = load_source_port(listen.is_ipv6());
+    let mut program = load_source_port(listen);
     let by_worker = [and(WORKER), modulo(workers), give_back()];
     program.push(if_equal(u32::from(listen.port()), by_worker.len(), 0));
     program.extend(by_worker);
@@ -102,13 +102,18 @@ fn program(listen: SocketAddr, workers: u32, by_flow: bool) -> Vec<Instruction> 
 /// The outer source port. A load finds the datagram's payload at offset 0 (`run_bpf_filter` pulls the
 /// UDP header), so the port is looked for from the network header on: behind IPv4 options, but not
 /// behind IPv6 extension headers.
-fn load_source_port(ipv6: bool) -> Vec<Instruction> {
-    if ipv6 {
-        let next_header = [load(BYTE, NETWORK + 6), if_equal(protocol::UDP.into(), 1, 0)];
-        let port = [give_back_number(KERNEL_CHOOSES), load(HALF, NETWORK + 40)];
-        [next_header, port].concat()
-    } else {
-        vec![skip_header(NETWORK), load_after_header(HALF, NETWORK)]
+fn load_source_port(listen: SocketAddr) -> Vec<Instruction> {
+    let v4 = [skip_header(NETWORK), load_after_header(HALF, NETWORK)];
+    let next_header = [load(BYTE, NETWORK + 6), if_equal(protocol::UDP.into(), 1, 0)];
+    let port = [give_back_number(KERNEL_CHOOSES), load(HALF, NETWORK + 40)];
+    let v6 = [next_header, port].concat();
+    match listen {
+        SocketAddr::V4(_) => v4.to_vec(),
+        SocketAddr::V6(_) if !has_both_families(listen) => v6,
+        SocketAddr::V6(_) => {
+            let version = [load(BYTE, NETWORK), shift_right(4), if_equal(4, 0, v4.len() + 1)];
+            [&version[..], &v4, &[skip(v6.len())], &v6].concat()
+        }
     }
 }
 
@@ -220,6 +225,11 @@ fn if_equal(value: u32, then: usize, otherwise: usize) -> Instruction {
 /// Skips `then` instructions if A has any bit of `mask`, else `otherwise`.
 fn if_any_bit(mask: u32, then: usize, otherwise: usize) -> Instruction {
     jump(libc::BPF_JSET, mask, then, otherwise)
+}
+
+/// Skips instructions.
+fn skip(instructions: usize) -> Instruction {
+    plain(libc::BPF_JMP | libc::BPF_JA, instructions as u32)
 }
 
 fn plain(code: u32, k: u32) -> Instruction {

@@ -131,21 +131,30 @@ impl Addresses {
         self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
     }
 
-    /// The address by which others send to this node, and it to others: the tunnel has one outer
-    /// family, IPv4 wherever the node has it.
+    /// The address by which a node that has both families sends to this one: of IPv4 where there is one.
     #[must_use]
     pub fn outer(&self) -> Option<IpAddr> {
         self.iter().next()
     }
 
-    /// The address at which a node with the addresses `ours` reaches this one.
+    /// The address at which a node with the addresses `ours` reaches this one: of IPv4 where both have
+    /// one, else of IPv6.
     #[must_use]
     pub fn reached_from(&self, ours: &Self) -> Option<IpAddr> {
-        match ours.outer()? {
-            IpAddr::V4(_) => self.v4.map(IpAddr::V4),
-            // Which of its links it is on, a link-local address does not say.
-            IpAddr::V6(_) => self.v6.filter(|v6| !v6.is_unicast_link_local()).map(IpAddr::V6),
-        }
+        let (ours, theirs) = (ours.reachable(), self.reachable());
+        Self { v4: ours.v4.and(theirs.v4), v6: ours.v6.and(theirs.v6) }.outer()
+    }
+
+    /// Those that others can reach: on which of their links it is, a link-local address does not say.
+    #[must_use]
+    pub fn reachable(self) -> Self {
+        Self { v6: self.v6.filter(|v6| !v6.is_unicast_link_local()), ..self }
+    }
+
+    /// Whether an address is one of these.
+    #[must_use]
+    pub fn are(&self, address: IpAddr) -> bool {
+        self.iter().any(|own| own == address)
     }
 
     /// Those that can be a host's; the others are left out.
@@ -253,7 +262,12 @@ mod tests {
         assert_eq!(both.reached_from(&both), Some("192.0.2.2".parse().unwrap()));
         assert_eq!(both.reached_from(&v6), Some("2001:db8::2".parse().unwrap()));
         assert_eq!(v6.reached_from(&v6), Some("2001:db8::1".parse().unwrap()));
-        assert_eq!((v4.reached_from(&v6), v6.reached_from(&both)), (None, None));
+        assert_eq!((v4.reached_from(&v6), v6.reached_from(&v4)), (None, None));
+        assert_eq!(v6.reached_from(&both), Some("2001:db8::1".parse().unwrap()));
+        assert_eq!(v4.reached_from(&both), Some("192.0.2.1".parse().unwrap()));
+        let link_local: Addresses = "192.0.2.3, fe80::3".parse().unwrap();
+        assert_eq!((v6.reached_from(&link_local), link_local.reached_from(&v6)), (None, None));
+        assert_eq!(v4.reached_from(&link_local), Some("192.0.2.1".parse().unwrap()));
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod tls;
 
 pub use families::{Addresses, Both, Subnets};
 pub use network::{Backend, BackendError, NetworkConfig, NetworkError};
+pub(crate) use peers::reaches;
 pub use peers::{InvalidPeers, PeerSet, PeerSpec, Site};
 pub use pool::{Family, Pool};
 pub use reconcile::{PeerDiff, Reconciler, TooManyPeers};

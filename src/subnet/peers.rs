@@ -92,7 +92,9 @@ pub enum InvalidPeers {
     },
     /// A peer that the socket cannot reach.
     #[error(
-        "endpoint {endpoint} of peer {name:?} cannot be reached from {listen}: listen on {any}"
+        "endpoint {endpoint} of peer {name:?} cannot be reached from {listen}: listen on [::]:{port}, \
+         which is for both families",
+        port = listen.port()
     )]
     Family {
         /// The peer.
@@ -101,8 +103,6 @@ pub enum InvalidPeers {
         endpoint: SocketAddr,
         /// Where the gateway listens.
         listen: SocketAddr,
-        /// An address that would do.
-        any: &'static str,
     },
     /// A peer that is reached through the tunnel only.
     #[error(
@@ -238,6 +238,13 @@ impl PeerSet {
     }
 }
 
+/// Whether a gateway that receives at `listen` reaches an address: of its family, or of any at `[::]`.
+#[must_use]
+pub(crate) fn reaches(listen: SocketAddr, to: SocketAddr) -> bool {
+    let has_both = listen.is_ipv6() && listen.ip().is_unspecified();
+    has_both || listen.is_ipv6() == to.is_ipv6()
+}
+
 /// What is wrong with where a peer is.
 fn misplaced(peer: &PeerSpec, listen: SocketAddr, overlay: &Networks) -> Option<InvalidPeers> {
     let (name, endpoint) = (peer.name.clone(), peer.endpoint);
@@ -251,9 +258,8 @@ fn misplaced(peer: &PeerSpec, listen: SocketAddr, overlay: &Networks) -> Option<
     if endpoint == listen {
         return Some(InvalidPeers::Ourselves(name));
     }
-    if endpoint.is_ipv4() != listen.is_ipv4() {
-        let any = if endpoint.is_ipv4() { "0.0.0.0" } else { "[::]" };
-        return Some(InvalidPeers::Family { name, endpoint, listen, any });
+    if !reaches(listen, endpoint) {
+        return Some(InvalidPeers::Family { name, endpoint, listen });
     }
     let network = overlay.containing(endpoint.ip())?;
     Some(InvalidPeers::Inside { name, endpoint, network })
@@ -323,7 +329,7 @@ mod tests {
             "peer \"d\" has this gateway's own address: remove that peer from this gateway's file",
             "endpoint 224.0.0.1:8285 of peer \"e\" cannot be a host's address",
             "endpoint [2001:db8::2]:8285 of peer \"f\" cannot be reached from 192.0.2.1:8285: \
-             listen on [::]",
+             listen on [::]:8285, which is for both families",
             "endpoint 10.10.1.9:8285 of peer \"g\" is inside the overlay, in 10.10.1.0/24: datagrams \
              to it would go through the tunnel again, without end; give the address on the network \
              between the hosts",

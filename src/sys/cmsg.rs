@@ -7,6 +7,8 @@
 //! Parsing is plain byte work over the buffer that the kernel filled, bounds-checked, because
 //! its lengths decide what is read next.
 
+use std::net::Ipv6Addr;
+
 /// `cmsg_len`, `cmsg_level`, `cmsg_type`.
 const HEADER_LEN: usize = size_of::<libc::cmsghdr>();
 const ALIGN: usize = size_of::<usize>();
@@ -19,6 +21,12 @@ pub const RECEIVE_SPACE: usize = 4 * HEADER_LEN + ALIGN * 4 + 16;
 
 /// Bytes of the control data of a run: [`segment`].
 pub const SEND_SPACE: usize = HEADER_LEN + ALIGN;
+
+/// Bytes of a `struct in6_pktinfo`: an address, and the index of an interface.
+const PACKET_INFO: usize = 16 + 4;
+
+/// Bytes of the control data that names a source: [`source`].
+pub const SOURCE_SPACE: usize = HEADER_LEN + PACKET_INFO.next_multiple_of(ALIGN);
 
 /// What the kernel said about a receive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +90,18 @@ pub fn segment(segment: u16) -> [u8; SEND_SPACE] {
     control
 }
 
+/// The control data that has an IPv6 socket send from one of the host's addresses (`IPV6_PKTINFO`,
+/// RFC 3542). To an IPv4 address it sends from an IPv4-mapped one (`ip_cmsg_send`).
+#[must_use]
+pub fn source(source: Ipv6Addr) -> [u8; SOURCE_SPACE] {
+    let mut control = [0; SOURCE_SPACE];
+    control[..ALIGN].copy_from_slice(&(HEADER_LEN + PACKET_INFO).to_ne_bytes());
+    control[ALIGN..ALIGN + 4].copy_from_slice(&libc::IPPROTO_IPV6.to_ne_bytes());
+    control[ALIGN + 4..HEADER_LEN].copy_from_slice(&libc::IPV6_PKTINFO.to_ne_bytes());
+    control[HEADER_LEN..HEADER_LEN + 16].copy_from_slice(&source.octets());
+    control
+}
+
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut array = [0; N];
     array.copy_from_slice(&bytes[at..at + N]);
@@ -133,6 +153,15 @@ mod tests {
 
         let expected = message(libc::SOL_UDP, libc::UDP_SEGMENT, &1400u16.to_ne_bytes());
         assert_eq!(control.as_slice(), expected);
+    }
+
+    #[test]
+    fn the_control_data_of_a_source_is_its_address_at_any_interface() {
+        let address: Ipv6Addr = "2001:db8::7".parse().unwrap();
+        let control = source(address);
+
+        let data = [&address.octets()[..], &[0; 4]].concat();
+        assert_eq!(control.as_slice(), message(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &data));
     }
 
     proptest! {

@@ -9,11 +9,13 @@
 
 use crate::{Namespace, Testbed, missing};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
-use twill::engine::{self, Engine, EngineError, EngineKind, EngineStats, Kernel, Ports, Tuning};
+use twill::engine::{
+    self, Engine, EngineError, EngineKind, EngineStats, Kernel, Ports, Sources, Tuning,
+};
 use twill::socket::{self, SocketSpec};
 use twill::tun::{self, Device, DeviceSpec};
 use twill_datapath::batch::{
@@ -28,6 +30,9 @@ use twill_datapath::route::PeerIndex;
 pub const INNER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// An address beyond the tunnel.
 pub const BEYOND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+/// The addresses of the engine's host on the wire.
+pub const SOURCES: Sources =
+    Sources { v4: Ipv4Addr::new(192, 0, 2, 1), v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1) };
 /// MTU of the TUN device.
 pub const MTU: u16 = 1452;
 /// Arrivals per direction and turn.
@@ -38,8 +43,10 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// What to build.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// The address of the engine's socket.
+    /// The address at which the engine's socket receives.
     pub listen: SocketAddr,
+    /// The socket has both IP families.
+    pub both_families: bool,
     /// The offloads of device and socket, where the kernel has them.
     pub offloads: FeatureSet,
     /// The receive buffer of the engine's socket, bytes.
@@ -51,7 +58,8 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         Self {
-            listen: "192.0.2.1:8285".parse().unwrap(),
+            listen: SocketAddr::from((SOURCES.v4, 8285)),
+            both_families: false,
             offloads: FeatureSet::ALL,
             socket_buffer: 1 << 20,
             spread: false,
@@ -63,7 +71,20 @@ impl Plan {
     /// The default over IPv6.
     #[must_use]
     pub fn ipv6() -> Self {
-        Self { listen: "[fd00::1]:8285".parse().unwrap(), ..Self::default() }
+        Self { listen: SocketAddr::from((SOURCES.v6, 8285)), ..Self::default() }
+    }
+
+    /// The default over IPv4 and over IPv6, by a socket of that family and by one of both.
+    #[must_use]
+    pub fn by_family() -> [Self; 4] {
+        let both = |plan| Self { both_families: true, ..plan };
+        [Self::default(), Self::ipv6(), both(Self::default()), both(Self::ipv6())]
+    }
+
+    /// The address that the sockets are bound to.
+    fn bound(&self) -> SocketAddr {
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, self.listen.port()));
+        if self.both_families { any } else { self.listen }
     }
 
     /// The default without any offload.
@@ -122,6 +143,11 @@ pub fn every_rig(test: &str, plan: Plan, body: impl Fn(Rig) + Sync) {
 fn lay_wire(near: &Namespace, far: &Namespace) {
     near.link("under", far, "under", 1500).unwrap();
     near.ip("addr add 192.0.2.1/24 dev under\naddr add fd00::1/64 dev under nodad").unwrap();
+    // By itself the kernel would send from these.
+    near.ip("addr add 192.0.2.101/24 dev under\naddr add fd00::101/64 dev under nodad
+         route replace 192.0.2.0/24 dev under src 192.0.2.101
+         route add fd00::/64 dev under metric 1 src fd00::101")
+        .unwrap();
     far.ip("addr add 192.0.2.2/24 dev under\naddr add 192.0.2.3/24 dev under
          addr add 192.0.2.4/24 dev under\naddr add fd00::2/64 dev under nodad")
         .unwrap();
@@ -169,11 +195,11 @@ impl Rig {
         near.ip("link set tun0 up").unwrap();
         let features = device.granted.and(offloads);
         let gro = features.has(Feature::Gro);
-        let spec =
-            SocketSpec { listen: plan.listen, shared: false, gro, buffer: plan.socket_buffer };
+        let listen = plan.bound();
+        let spec = SocketSpec { listen, shared: false, gro, buffer: plan.socket_buffer };
         let udp = socket::open(&spec).unwrap();
         let udp_send = plan.spread.then(|| {
-            let listen = SocketAddr::new(plan.listen.ip(), 0);
+            let listen = SocketAddr::new(listen.ip(), 0);
             socket::open(&SocketSpec { listen, gro: false, ..spec }).unwrap()
         });
         let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
@@ -183,6 +209,7 @@ impl Rig {
             gso: features.has(Feature::Gso),
             super_packets: features.has(Feature::Tso) || features.has(Feature::Uso),
             mtu: MTU,
+            sources: plan.both_families.then_some(SOURCES),
         };
         let copies = (wake.try_clone().unwrap(), udp.try_clone().unwrap());
         let engine = engine::open_on(kernel, kind, Ports { tun, udp, udp_send, wake }, tuning)?;

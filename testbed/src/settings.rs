@@ -23,6 +23,7 @@ pub fn settings(listen: SocketAddr, address: IpNet, local: IpNet) -> Settings {
         mtu,
         follows_paths: false,
         listen,
+        listen_v6: None,
         local: vec![local],
     };
     load::settings(&interface, addressing).unwrap()

@@ -86,20 +86,24 @@ fn datagrams_beyond_the_path_that_may_be_fragmented_leave_at_their_place() {
 }
 
 #[test]
-fn datagrams_beyond_the_path_are_reported_over_ipv6_too() {
-    every_engine("datagrams_beyond_the_path_are_reported_over_ipv6_too", Plan::ipv6(), |rig| {
-        rig.near.ip("route add fd00::2/128 dev under mtu 1300").unwrap();
-        let peer = rig.peer(2);
-        let to = peer.local_addr().unwrap();
-        let packets: Vec<_> = (0..10).map(|number| (to, numbered(number, 1300))).collect();
+fn datagrams_beyond_the_path_are_reported_by_any_socket_in_either_family() {
+    for plan in Plan::by_family() {
+        every_engine("datagrams_beyond_the_path_are_reported_in_either_family", plan, |rig| {
+            let peer = rig.peer(2);
+            let to = peer.local_addr().unwrap();
+            rig.near.ip(&format!("route add {} dev under mtu 1300", to.ip())).unwrap();
+            let packets: Vec<_> = (0..10).map(|number| (to, numbered(number, 1300))).collect();
 
-        let outcome = rig.send(&packets);
+            let outcome = rig.send(&packets);
 
-        assert_eq!(failed(&outcome), 10);
-        assert_eq!(socket::path_to(to).unwrap().mtu, 1300);
-        assert_eq!(failed(&rig.send_fragmentable(&packets[7..8])), 0);
-        assert_eq!(datagrams_of(&peer, 1), [numbered(7, 1300)]);
-    });
+            assert_eq!(failed(&outcome), 10);
+            assert!(outcome.failures().iter().all(|failure| failure.errno == libc::EMSGSIZE));
+            assert_eq!(socket::path_to(to).unwrap().mtu, 1300);
+            assert_eq!(failed(&rig.send_fragmentable(&packets[7..8])), 0);
+            assert_eq!(datagrams_of(&peer, 1), [numbered(7, 1300)]);
+            assert_eq!(failed(&rig.send(&packets[..1])), 1, "fragmenting is off again");
+        });
+    }
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use crate::creation::in_namespace;
 use etherparse::{IpFragOffset, PacketBuilder};
+use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::BTreeSet;
-use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 use twill::socket::{self, Originator, SocketSpec};
@@ -12,13 +13,20 @@ use twill_datapath::wire::checksum::Sum;
 use twill_datapath::wire::protocol;
 
 const GROUP: usize = 5;
+/// Where datagrams are sent to, and where the sockets are bound: of one IP family, and of both.
+const PLACES: [(&str, &str); 4] = [
+    ("127.0.0.1:8285", "127.0.0.1:8285"),
+    ("[::1]:8285", "[::1]:8285"),
+    ("127.0.0.1:8285", "[::]:8285"),
+    ("[::1]:8285", "[::]:8285"),
+];
 
 #[test]
 fn the_kernel_steers_every_kind_of_inner_packet_as_the_reference_does() {
     in_namespace("the_kernel_steers", |_| {
-        for listen in ["127.0.0.1:8285", "[::1]:8285"] {
+        for (listen, bound) in PLACES {
             let listen: SocketAddr = listen.parse().unwrap();
-            let group = group(listen, true);
+            let group = group(bound, true);
             // A peer that sends from the listening port, as flannel does, has another address.
             let from = other(listen, listen.port());
 
@@ -39,10 +47,10 @@ fn the_kernel_steers_every_kind_of_inner_packet_as_the_reference_does() {
 #[test]
 fn a_port_other_than_the_listening_one_names_the_worker_whatever_is_inside() {
     in_namespace("a_port_names_the_worker", |_| {
-        for listen in ["127.0.0.1:8285", "[::1]:8285"] {
+        for (listen, bound) in PLACES {
             let listen: SocketAddr = listen.parse().unwrap();
             for by_flow in [false, true] {
-                let group = group(listen, by_flow);
+                let group = group(bound, by_flow);
                 for worker in 0..2 * GROUP {
                     let from = other(listen, 0x9000 + worker as u16);
                     for packet in packets().into_iter().take(8) {
@@ -58,18 +66,20 @@ fn a_port_other_than_the_listening_one_names_the_worker_whatever_is_inside() {
 #[test]
 fn outer_ipv4_options_do_not_hide_the_port() {
     in_namespace("outer_options", |_| {
-        let listen: SocketAddr = "127.0.0.1:8285".parse().unwrap();
-        let group = group(listen, false);
-        for worker in 0..2 * GROUP {
-            let from = other(listen, 0x9000 + worker as u16);
-            let no_operations = i32::from_ne_bytes([1; 4]);
-            sockopt::set_int(from.as_fd(), libc::IPPROTO_IP, libc::IP_OPTIONS, no_operations)
-                .unwrap();
-            let packet = [worker as u8; 40];
+        for bound in ["127.0.0.1:8285", "[::]:8285"] {
+            let listen: SocketAddr = "127.0.0.1:8285".parse().unwrap();
+            let group = group(bound, false);
+            for worker in 0..2 * GROUP {
+                let from = other(listen, 0x9000 + worker as u16);
+                let no_operations = i32::from_ne_bytes([1; 4]);
+                sockopt::set_int(from.as_fd(), libc::IPPROTO_IP, libc::IP_OPTIONS, no_operations)
+                    .unwrap();
+                let packet = [worker as u8; 40];
 
-            from.send_to(&packet, listen).unwrap();
+                from.send_to(&packet, listen).unwrap();
 
-            assert_eq!(receiver_of(&group, &packet), worker % GROUP);
+                assert_eq!(receiver_of(&group, &packet), worker % GROUP);
+            }
         }
     });
 }
@@ -78,7 +88,7 @@ fn outer_ipv4_options_do_not_hide_the_port() {
 fn the_kernel_chooses_by_itself_behind_outer_ipv6_extension_headers() {
     in_namespace("outer_extension_headers", |_| {
         let listen: SocketAddr = "[::1]:8285".parse().unwrap();
-        let group = group(listen, false);
+        let group = group("[::1]:8285", false);
         // Loopback takes no packet from an address that is not there.
         let _other = other(listen, 0x8fff);
         let originator = Originator::open().unwrap();
@@ -115,9 +125,9 @@ fn behind_padding(port: u16, payload: &[u8]) -> Vec<u8> {
 #[test]
 fn what_is_no_ip_packet_or_cut_short_still_arrives_somewhere() {
     in_namespace("cut_short_still_arrives", |_| {
-        for listen in ["127.0.0.1:8285", "[::1]:8285"] {
+        for (listen, bound) in PLACES {
             let listen: SocketAddr = listen.parse().unwrap();
-            let group = group(listen, true);
+            let group = group(bound, true);
             let from = other(listen, listen.port());
             let (v4, v6) = (&packets()[0], &packets()[1]);
             for packet in
@@ -136,7 +146,8 @@ fn what_is_no_ip_packet_or_cut_short_still_arrives_somewhere() {
 }
 
 /// Sockets that share an address, with the program.
-fn group(listen: SocketAddr, by_flow: bool) -> Vec<UdpSocket> {
+fn group(bound: &str, by_flow: bool) -> Vec<UdpSocket> {
+    let listen: SocketAddr = bound.parse().unwrap();
     let spec = SocketSpec { listen, shared: true, gro: false, buffer: 1 << 16 };
     let first = socket::open_first(&spec).unwrap();
     let others = (1..GROUP).map(|_| socket::open(&spec).unwrap());
@@ -152,7 +163,12 @@ fn other(listen: SocketAddr, port: u16) -> UdpSocket {
         let add = ["-6", "address", "replace", "::2/128", "dev", "lo", "nodad"];
         assert!(std::process::Command::new("ip").args(add).status().unwrap().success());
     }
-    UdpSocket::bind((ip.parse::<std::net::IpAddr>().unwrap(), port)).unwrap()
+    let domain = Domain::for_address(listen);
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).unwrap();
+    // The group may be bound to all addresses.
+    socket.set_reuse_port(true).unwrap();
+    socket.bind(&SocketAddr::from((ip.parse::<IpAddr>().unwrap(), port)).into()).unwrap();
+    socket.into()
 }
 
 /// The socket that has the packet; loopback delivers before `send_to` returns, or soon after.

@@ -180,6 +180,71 @@ fn the_interfaces_ipv6_address_makes_the_tunnel_use_ipv6() {
 }
 
 #[test]
+fn one_node_reaches_nodes_of_either_family_and_sends_from_its_own_addresses() {
+    let Some(cluster) = cluster("either family", 3) else { return };
+    cluster.etcd.configure(BOTH);
+    let [first, second, third] = &cluster.hosts[..] else { unreachable!() };
+    // The second node has no IPv4 for the others, and the third no IPv6.
+    let mut over_v6 = cluster.node(1);
+    over_v6.start(&["-iface", &second.address_v6().to_string()]);
+    over_v6.wait_for("Running backend.");
+    third.ip(&format!("address del {}/64 dev u0", third.address_v6())).unwrap();
+    third.ip("address add fe80::3/64 dev u0 nodad").unwrap();
+    let over_v4 = cluster.running(2, &[]);
+    // By itself the kernel would send from these.
+    first
+        .ip("address add 192.0.2.101/24 dev u0\naddress add fd00:c000:2::101/64 dev u0 nodad preferred_lft 0
+         route replace 192.0.2.0/24 dev u0 src 192.0.2.101
+         route add fd00:c000:2::/64 dev u0 metric 1 src fd00:c000:2::101")
+        .unwrap();
+    let mut node = cluster.running(0, &[]);
+
+    let at_v6 = format!("[{}]:8285", second.address_v6());
+    let mut expected = [
+        format!("{} {at_v6}", over_v6.subnet()),
+        format!("{} {}:8285", over_v4.subnet(), third.address()),
+    ];
+    expected.sort();
+    node.until_peers(&expected.each_ref().map(String::as_str));
+    let mtu = |node: &Node| node.variable("FLANNEL_MTU");
+    assert_eq!([mtu(&node), mtu(&over_v6), mtu(&over_v4)], ["1472", "1452", "1472"]);
+
+    let (ours, _) = pod(&node, &cluster);
+    let pods = [&over_v6, &over_v4].map(|node| pod(node, &cluster));
+    let reach = || {
+        for to in pods.iter().flat_map(|(_, addresses)| addresses) {
+            until("an answer", || ours.run("ping", &["-c1", "-W1", to]).is_ok());
+        }
+    };
+    reach();
+    for (theirs, addresses) in &pods {
+        addresses.iter().for_each(|to| super::traffic::transfer(&ours, theirs, to));
+    }
+    // What fits the paths over IPv4 is 20 bytes too long for one over IPv6.
+    let full = |to: &str| ours.run("ping", &["-c1", "-W1", "-Mdo", "-s1444", to]);
+    let [(_, over_v6_pod), (_, over_v4_pod)] = &pods;
+    full(&over_v4_pod[0]).unwrap();
+    until("the path MTU", || {
+        full(&over_v6_pod[0]).is_err_and(|said| said.to_string().contains("mtu = 1452"))
+    });
+    let mut old = node.succeed(&cluster.on_underlay(&[]));
+    node.wait_for("Running backend.");
+    assert!(old.finish(super::cluster::END).unwrap().success());
+    reach();
+    for node in [&node, &over_v6, &over_v4] {
+        assert_eq!(node.status()["imbalance"], 0, "{}", node.status());
+        let strangers = &node.status()["ingress"]["drops"]["unknown_peer"];
+        assert!(strangers.is_null(), "{}", node.status());
+    }
+
+    // Its address of IPv6 is one that it cannot do without.
+    first.ip(&format!("address del {}/64 dev u0", first.address_v6())).unwrap();
+    until("the loss is told", || {
+        node.log().contains(&format!("this host has lost {}", first.address_v6()))
+    });
+}
+
+#[test]
 fn iptables_rules_of_both_families_are_flannels_and_come_back() {
     let Some(cluster) = cluster("ip6tables", 1) else { return };
     cluster.etcd.configure(ONE);

@@ -13,7 +13,7 @@ fn the_default_routes_interface_is_taken() {
     let found = find(&host, External::default()).unwrap();
 
     assert_eq!((found.name.as_str(), found.mtu), ("b0", 1400));
-    assert_eq!(found.address, Ipv4Addr::new(198, 51, 100, 1));
+    assert_eq!(found.address(), Ipv4Addr::new(198, 51, 100, 1));
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn an_interface_is_found_by_name_address_expression_and_destination() {
         let found = find(&host, external.clone()).unwrap();
 
         assert_eq!(
-            (found.name.as_str(), found.address),
+            (found.name.as_str(), found.address()),
             (name, IpAddr::from(address)),
             "{external:?}"
         );
@@ -73,7 +73,7 @@ fn an_address_that_runs_out_comes_after_one_that_does_not() {
         .unwrap();
     let external = External { interfaces: vec!["a0".to_owned()], ..External::default() };
 
-    assert_eq!(find(&host, external).unwrap().address, Ipv4Addr::new(192, 0, 3, 60));
+    assert_eq!(find(&host, external).unwrap().address(), Ipv4Addr::new(192, 0, 3, 60));
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn interfaces_are_found_by_ipv6_too() {
         let found = find_for(&host, networks, external.clone()).unwrap();
 
         let expected = (name, address.parse().unwrap());
-        assert_eq!((found.name.as_str(), found.address), expected, "{networks} {external:?}");
+        assert_eq!((found.name.as_str(), found.address()), expected, "{networks} {external:?}");
     }
 }
 

@@ -7,6 +7,7 @@ mod capture;
 mod completion;
 mod crafted;
 mod dead;
+mod families;
 mod fast;
 mod faults;
 mod forged;

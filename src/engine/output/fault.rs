@@ -5,7 +5,7 @@ use super::send::{SendCalls, some};
 use crate::socket::Fragmentation;
 use crate::sys::{address, cmsg};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::slice;
 use std::time::Duration;
@@ -18,6 +18,8 @@ pub(super) struct Sent {
     pub(super) datagrams: Vec<Vec<u8>>,
     /// Whether it came with `UDP_SEGMENT`.
     pub(super) is_run: bool,
+    /// The source that it names.
+    pub(super) source: Option<Ipv6Addr>,
     /// Whether it may be cut into IP fragments.
     pub(super) in_fragments: bool,
 }
@@ -129,21 +131,40 @@ fn read(header: &libc::msghdr) -> Sent {
         })
         .copied()
         .collect();
-    let segment = (!header.msg_control.is_null()).then(|| {
+    let control = if header.msg_control.is_null() {
+        &[]
+    } else {
         // SAFETY: and for the control data.
-        let control = unsafe {
+        unsafe {
             slice::from_raw_parts(header.msg_control.cast::<u8>(), header.msg_controllen as _)
-        };
-        // The only control data that is ever sent; its value ends the first word after its header.
-        let at = size_of::<libc::cmsghdr>();
-        let segment = u16::from_ne_bytes([control[at], control[at + 1]]);
-        assert_eq!(control, cmsg::segment(segment));
-        usize::from(segment)
-    });
+        }
+    };
+    let (segment, source) = read_control(control);
     Sent {
+        source,
         to: address::parse(name).expect("an address"),
         datagrams: bytes.chunks(segment.unwrap_or(bytes.len())).map(<[u8]>::to_vec).collect(),
         is_run: segment.is_some(),
         in_fragments: false,
     }
+}
+
+/// The segment size and the source, the only control data that is ever sent: the source goes first.
+fn read_control(mut control: &[u8]) -> (Option<usize>, Option<Ipv6Addr>) {
+    // A value ends the first words after its header.
+    const AT: usize = size_of::<libc::cmsghdr>();
+    let mut source = None;
+    if let Some((named, rest)) = control.split_at_checked(cmsg::SOURCE_SPACE) {
+        let address: [u8; 16] = named[AT..AT + 16].try_into().unwrap();
+        let address = Ipv6Addr::from(address);
+        assert_eq!(named, cmsg::source(address));
+        source = Some(address);
+        control = rest;
+    }
+    let segment = (!control.is_empty()).then(|| {
+        let segment = u16::from_ne_bytes([control[AT], control[AT + 1]]);
+        assert_eq!(control, cmsg::segment(segment));
+        usize::from(segment)
+    });
+    (segment, source)
 }

@@ -11,6 +11,7 @@
 
 use super::memory::{Memory, Slots};
 use super::policy::RunState;
+use crate::engine::Sources;
 use crate::sys::cmsg;
 use socket2::SockAddr;
 use twill_datapath::batch::{Datagrams, Piece, Run};
@@ -63,16 +64,42 @@ pub(super) struct Messages {
     iovecs: Vec<libc::iovec>,
     names: Vec<SockAddr>,
     controls: Vec<[u8; cmsg::SEND_SPACE]>,
+    sourced: Option<Sourced>,
+}
+
+/// Control data of messages that name where they leave from: that first, then a run's segment size.
+struct Sourced {
+    v4: [u8; cmsg::SOURCE_SPACE],
+    v6: [u8; cmsg::SOURCE_SPACE],
+    controls: Vec<[u8; cmsg::SOURCE_SPACE + cmsg::SEND_SPACE]>,
+}
+
+impl Sourced {
+    fn new(sources: Sources) -> Self {
+        let Sources { v4, v6 } = sources;
+        let (v4, v6) = (cmsg::source(v4.to_ipv6_mapped()), cmsg::source(v6));
+        Self { v4, v6, controls: Vec::with_capacity(CHUNK) }
+    }
+
+    fn add(&mut self, run: &Run) {
+        let source = if run.destination.to.is_ipv6() { &self.v6 } else { &self.v4 };
+        let mut control = [0; cmsg::SOURCE_SPACE + cmsg::SEND_SPACE];
+        let (first, second) = control.split_at_mut(cmsg::SOURCE_SPACE);
+        first.copy_from_slice(source);
+        second.copy_from_slice(&cmsg::segment(run.segment));
+        self.controls.push(control);
+    }
 }
 
 impl Messages {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(sources: Option<Sources>) -> Self {
         Self {
             messages: Vec::with_capacity(CHUNK),
             headers: Vec::with_capacity(CHUNK),
             iovecs: Vec::with_capacity(IOVECS),
             names: Vec::with_capacity(CHUNK),
             controls: Vec::with_capacity(CHUNK),
+            sourced: sources.map(Sourced::new),
         }
     }
 
@@ -120,6 +147,9 @@ impl Messages {
         self.iovecs.clear();
         self.names.clear();
         self.controls.clear();
+        if let Some(sourced) = &mut self.sourced {
+            sourced.controls.clear();
+        }
     }
 
     /// A run as one message; says whether there was room.
@@ -182,7 +212,10 @@ impl Messages {
     fn add(&mut self, run: &Run, message: Message) {
         self.messages.push(message);
         self.names.push(run.destination.to.into());
-        self.controls.push(cmsg::segment(run.segment));
+        match &mut self.sourced {
+            None => self.controls.push(cmsg::segment(run.segment)),
+            Some(sourced) => sourced.add(run),
+        }
     }
 
     /// Points the headers at their parts, now that nothing moves any more.
@@ -196,10 +229,17 @@ impl Messages {
             header.msg_hdr.msg_iov = self.iovecs[from..to].as_mut_ptr();
             // These fields are narrower in musl's header.
             header.msg_hdr.msg_iovlen = (to - from) as _;
-            // Some drivers refuse the option on a single datagram, where it means nothing.
-            if message.datagrams > 1 {
-                header.msg_hdr.msg_control = self.controls[index].as_mut_ptr().cast();
-                header.msg_hdr.msg_controllen = cmsg::SEND_SPACE as _;
+            // Some drivers refuse the segment size on a single datagram, where it means nothing.
+            let segment = if message.datagrams > 1 { cmsg::SEND_SPACE } else { 0 };
+            let (control, len) = match &mut self.sourced {
+                None => (self.controls[index].as_mut_ptr(), segment),
+                Some(sourced) => {
+                    (sourced.controls[index].as_mut_ptr(), cmsg::SOURCE_SPACE + segment)
+                }
+            };
+            if len > 0 {
+                header.msg_hdr.msg_control = control.cast();
+                header.msg_hdr.msg_controllen = len as _;
             }
             self.headers.push(header);
         }

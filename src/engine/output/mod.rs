@@ -18,7 +18,7 @@ pub(super) mod write;
 use self::memory::{Memory, Slots};
 use self::send::{SendCalls, Transmitter};
 use self::write::{WriteCalls, Writer};
-use super::EngineStats;
+use super::{EngineStats, Tuning};
 use std::os::fd::BorrowedFd;
 use twill_datapath::batch::{Datagrams, Frames, Outcome};
 
@@ -32,9 +32,9 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// With `gso`, datagrams of one size to one peer leave in one call.
-    pub(super) fn new(gso: bool, stats: &mut EngineStats) -> Self {
-        let transmitter = Transmitter::new(gso);
+    /// With GSO, datagrams of one size to one peer leave in one call.
+    pub(super) fn new(tuning: Tuning, stats: &mut EngineStats) -> Self {
+        let transmitter = Transmitter::new(tuning.gso, tuning.sources);
         transmitter.report(stats);
         Self { transmitter, writer: Writer::new() }
     }

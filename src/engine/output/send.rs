@@ -6,7 +6,7 @@ use super::memory::{Memory, Slots};
 use super::messages::{Cursor, Message, Messages};
 use super::policy::{MAX_RETRIES, Reaction, RunState, Scope, react};
 use super::room::{Room, Wait};
-use crate::engine::EngineStats;
+use crate::engine::{EngineStats, Sources};
 use crate::socket::{self, Fragmentation, set_fragmentation};
 use crate::sys::{mmsg, neighbours};
 use std::io;
@@ -79,8 +79,8 @@ pub(super) struct Transmitter {
 }
 
 impl Transmitter {
-    pub(super) fn new(gso: bool) -> Self {
-        let (messages, state) = (Messages::new(), RunState::new(gso));
+    pub(super) fn new(gso: bool, sources: Option<Sources>) -> Self {
+        let (messages, state) = (Messages::new(sources), RunState::new(gso));
         Self { messages, state, room: Room::default(), warned: false }
     }
 

@@ -14,7 +14,7 @@ pub(super) use fast_path::{FastPathGrounds, FastPathPlan, decide_fast_path};
 pub(super) use offloads::{Grounds, decide};
 
 use crate::config::{self, Pinning, Settings, Steering};
-use crate::engine::{EngineKind, Tuning};
+use crate::engine::{EngineKind, Sources, Tuning};
 use crate::host::nic::Nic;
 use crate::socket::{gso_policy, max_run};
 use crate::telemetry::status::Offload;
@@ -151,6 +151,7 @@ impl Plan {
                 gso: features.has(Feature::Gso),
                 super_packets: features.has(Feature::Tso) || features.has(Feature::Uso),
                 mtu,
+                sources: settings.sources().v4.zip(settings.listen_v6).map(Sources::from),
             },
             limits: RunLimits { datagrams: max_run(&findings.release), bytes: MAX_RUN_BYTES },
             egress: EgressRules { vnet_hdr },
@@ -450,6 +451,7 @@ mod tests {
             mtu: crate::config::Mtu::at_most(1472),
             follows_paths: false,
             listen: ([127, 0, 0, 1], 8285).into(),
+            listen_v6: None,
             local: Vec::new(),
         };
         settings(&interface, addressing).unwrap()

@@ -363,8 +363,9 @@ fn ports(
     worker: usize,
     (tun, before): (OwnedFd, Option<u16>),
 ) -> Result<Ports, ResourceError> {
-    let listen =
-        if needs.listens { settings.listen } else { SocketAddr::new(settings.listen.ip(), 0) };
+    let bound = settings.bound();
+    let any_port = SocketAddr::new(bound.ip(), 0);
+    let listen = if needs.listens { bound } else { any_port };
     let spec = SocketSpec {
         listen,
         shared: settings.queues.count() > 1,
@@ -375,8 +376,7 @@ fn ports(
     let udp_send = match settings.source_ports {
         SourcePorts::Fixed => None,
         SourcePorts::Spread => {
-            let listen = SocketAddr::new(settings.listen.ip(), 0);
-            let spec = SocketSpec { listen, gro: false, ..spec };
+            let spec = SocketSpec { listen: any_port, gro: false, ..spec };
             Some(socket::open_spread(&spec, worker, before)?)
         }
     };
@@ -404,7 +404,7 @@ fn copies(ports: &[Ports]) -> io::Result<Vec<OwnedFd>> {
 fn steer(settings: &Settings, ports: &[Ports]) {
     let by_flow = settings.steering == Steering::Flows;
     let [first, _, ..] = ports else { return };
-    if let Err(error) = socket::steer(first.udp.as_fd(), settings.listen, ports.len(), by_flow) {
+    if let Err(error) = socket::steer(first.udp.as_fd(), settings.bound(), ports.len(), by_flow) {
         warn!(
             "cannot attach the SO_REUSEPORT program: {error}; packets of a flow may be reordered"
         );

@@ -152,7 +152,7 @@ impl Gateway {
     ) -> Result<Self, StartError> {
         // Before the device: after a kill, the kernel gives back port and device together, and a
         // numbered device (`flannel%d`) would not wait for the number that is about to be free.
-        await_port(settings.listen, &settings.device).await?;
+        await_port(settings.bound(), &settings.device).await?;
         let findings = find_out(settings, Toward::peers(view, settings.listen)).await?;
         let needs = Needs::new(settings, choice.kind(), &findings);
         let has_programs = fast_path(settings, &findings).on && !settings.fast_path.is_device();
@@ -350,7 +350,7 @@ impl Gateway {
             egress: plan.egress,
             ingress: plan.ingress.clone(),
             originator: resources.originator(),
-            listen: settings.listen,
+            sources: settings.sources(),
             busy_poll: plan.busy_poll,
             telemetry: settings.telemetry,
         };
@@ -703,6 +703,7 @@ mod tests {
             mtu: crate::config::Mtu::at_most(1472),
             follows_paths: false,
             listen: "127.0.0.1:8285".parse().unwrap(),
+            listen_v6: None,
             local: vec!["10.10.0.0/24".parse().unwrap()],
         };
         load::settings(&interface, addressing).unwrap()

@@ -13,6 +13,7 @@
 //! A packet never leaves its worker, which is what keeps every flow in order. After the start
 //! nothing here allocates or locks.
 
+use crate::config::Addresses;
 use crate::engine::{Engine, EngineError, Ports};
 use crate::gateway::plan::{BATCH, BusyPoll};
 use crate::socket::Originator;
@@ -23,7 +24,6 @@ use arc_swap::{ArcSwap, Cache};
 use backlog::Backlog;
 use paths::Paths;
 use patience::Patience;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -97,7 +97,7 @@ pub(super) struct Common {
     /// them only if `accept_local` is set.
     pub(super) originator: Option<Arc<Originator>>,
     /// Where the tunnel's datagrams leave from.
-    pub(super) listen: SocketAddr,
+    pub(super) sources: Addresses,
     /// Whether to look for arrivals awake before sleeping.
     pub(super) busy_poll: BusyPoll,
     /// Keep histograms and numbers by peer.
@@ -157,7 +157,7 @@ impl Worker {
                 frames: Frames::new(MAX_FRAMES, pieces()),
                 outcome: Outcome::new(MAX_FAILURES),
                 originator: common.originator,
-                paths: Paths::new(common.listen.ip()),
+                paths: Paths::new(common.sources),
                 vnet_hdr: common.egress.vnet_hdr,
                 refused_frame: vec![0; SUPER_PACKET_BYTES].into_boxed_slice(),
                 singles: Frames::new(MAX_SINGLES, Pieces::new(MAX_SINGLES, SINGLES_BYTES)),

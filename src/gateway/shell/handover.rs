@@ -183,6 +183,7 @@ fn offer(facts: &Facts, settings: &Settings, bequest: Bequest) -> Offer {
         gro: facts.gro,
         offloads: granted.map(|feature| feature.name().to_owned()).collect(),
         listen: Some(settings.listen),
+        both_families: settings.has_both_families(),
         queues: facts.queues,
         spread: facts.spread,
         by_flow: settings.steering == Steering::Flows,
@@ -257,7 +258,14 @@ impl Offered {
         let Self { talk, offer, fds } = self;
         compare(&offer, &settings)?;
         info!("taking over from twill {} on {}", offer.version, offer.device);
-        let settings = Settings { device: offer.device.clone(), ..settings };
+        let mut settings = Settings { device: offer.device.clone(), ..settings };
+        if settings.has_both_families() && !offer.both_families {
+            settings.listen_v6 = None;
+            warn!(
+                "the sockets of the gateway that runs are of one IP family: peers of the other are \
+                 reached after the next restart"
+            );
+        }
         let mut gateway = Gateway::inherit(&settings, reconciler.view(), &facts(&offer), fds)
             .await
             .map_err(TunnelError::from)?;
@@ -301,6 +309,7 @@ pub(super) async fn patiently<T, E>(mut serve: impl AsyncFnMut() -> Result<T, E>
 /// Refuses what a hand-over cannot change.
 fn compare(offer: &Offer, settings: &Settings) -> Result<(), TakeOverError> {
     let spread = |spread| if spread { "spread" } else { "fixed" }.to_owned();
+    let families = |both| if both { "both" } else { "one" }.to_owned();
     let steering = |by_flow| if by_flow { "flows" } else { "peers" }.to_owned();
     let listen = offer.listen.map_or("unknown".to_owned(), |listen| listen.to_string());
     for (what, theirs, ours) in [
@@ -311,6 +320,11 @@ fn compare(offer: &Offer, settings: &Settings) -> Result<(), TakeOverError> {
             "source_ports",
             spread(offer.spread),
             spread(settings.source_ports == SourcePorts::Spread),
+        ),
+        (
+            "outer families",
+            families(offer.both_families),
+            families(offer.both_families && settings.has_both_families()),
         ),
         ("steering", steering(offer.by_flow), steering(settings.steering == Steering::Flows)),
     ] {

@@ -22,7 +22,7 @@ use self::clients::{Asked, Clients, PeerChange, Wanted};
 use self::handover::Bequest;
 use self::tunnel::Tunnel;
 use super::run::WorkerFailure;
-use crate::config::Succession;
+use crate::config::{Addresses, Succession};
 use crate::control::handover::Conversation;
 use crate::control::{Response, report};
 use crate::subnet::PeerSet;
@@ -81,9 +81,9 @@ trait PeerSource {
     /// The networks that are routed to the device.
     fn routes(&self, peers: &PeerSet) -> Vec<IpNet>;
 
-    /// The address at which a gateway that started now would receive, when the host has lost the one
-    /// of this gateway; none if there is no other.
-    async fn address_now(&mut self, tunnel: &Tunnel) -> Option<IpAddr>;
+    /// The addresses at which a gateway that started now would receive, when the host has lost one
+    /// of this gateway; none if there are no others.
+    async fn addresses_now(&mut self, tunnel: &Tunnel) -> Addresses;
 }
 
 /// Why a daemon stops serving, although nothing failed.
@@ -122,9 +122,9 @@ async fn serve(
             }
             () = tunnel.watch.due() => {
                 tunnel.restore(&source.routes(tunnel.reconciler.current())).await;
-                if tunnel.watch.has_lost() && let Some(to) = source.address_now(tunnel).await {
-                    let from = tunnel.settings.listen.ip();
-                    if from != to {
+                if tunnel.watch.has_lost() {
+                    let now = source.addresses_now(tunnel).await;
+                    if let Some((from, to)) = tunnel.settings.moved(now) {
                         return Err(ServeError::Moved { from, to });
                     }
                 }

@@ -68,8 +68,7 @@ impl Tunnel {
         (probe, health): (Option<Duration>, &Arc<Health>),
     ) -> Result<Self, TunnelError> {
         let tasks = JoinSet::new();
-        let watch =
-            Watch::new(gateway.device_index(), settings.listen.ip(), settings.follows_paths);
+        let watch = Watch::new(gateway.device_index(), settings.sources(), settings.follows_paths);
         let health = Arc::clone(health);
         let mut tunnel =
             Self { settings, gateway, reconciler, network, events, watch, health, tasks };
@@ -217,13 +216,12 @@ impl Tunnel {
         let index = self.gateway.device_index();
         let there = self.network.addresses().await?;
         let mut missing = Vec::new();
-        let listen = self.settings.listen.ip();
-        let is_lost =
-            !listen.is_unspecified() && !there.iter().any(|(_, own)| own.addr() == listen);
-        self.watch.set_lost(is_lost);
-        if is_lost {
-            missing.push(format!("this host has lost {listen}, at which the gateway receives"));
-        }
+        let receives = self.settings.sources().iter().filter(|address| !address.is_unspecified());
+        let gone = receives.filter(|address| !there.iter().any(|(_, own)| own.addr() == *address));
+        missing.extend(
+            gone.map(|lost| format!("this host has lost {lost}, at which the gateway receives")),
+        );
+        self.watch.set_lost(!missing.is_empty());
         let lost = self.settings.addresses.iter().filter(|net| !there.contains(&(index, **net)));
         let mut restored = Vec::new();
         for address in lost {

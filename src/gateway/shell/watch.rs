@@ -1,8 +1,8 @@
 //! When the host is compared with what the tunnel needs, and what was missing last time. Pure.
 
+use crate::config::Addresses;
 use crate::host::{HostEvent, RouteChange};
 use ipnet::IpNet;
-use std::net::IpAddr;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
@@ -21,9 +21,9 @@ pub(super) struct Watch {
     /// The device.
     index: u32,
     /// Where the tunnel receives; unspecified if at any address.
-    listen: IpAddr,
+    listen: Addresses,
     is_up: bool,
-    /// Since when the host does not have the address at which the tunnel receives.
+    /// Since when the host does not have an address at which the tunnel receives.
     lost: Option<Instant>,
     /// Whether the MTU of paths matters.
     follows_paths: bool,
@@ -36,7 +36,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(index: u32, listen: IpAddr, follows_paths: bool) -> Self {
+    pub(super) fn new(index: u32, listen: Addresses, follows_paths: bool) -> Self {
         Self {
             index,
             listen,
@@ -64,7 +64,7 @@ impl Watch {
             }
             HostEvent::Link { .. } => false,
             HostEvent::Address { index, address, gone } => {
-                (index == self.index && gone) || address == self.listen
+                (index == self.index && gone) || self.listen.iter().any(|own| own == address)
             }
             HostEvent::Route { index, change: RouteChange::Gone, .. } => index == Some(self.index),
             HostEvent::Route { network, index, change: RouteChange::Replaced } => {
@@ -122,7 +122,7 @@ impl Watch {
         is_news
     }
 
-    /// Takes note of whether the address at which the tunnel receives is lost.
+    /// Takes note of whether an address at which the tunnel receives is lost.
     pub(super) fn set_lost(&mut self, is_lost: bool) {
         self.lost = is_lost.then(|| self.lost.unwrap_or_else(Instant::now));
     }
@@ -169,12 +169,14 @@ mod tests {
             (address(UPLINK, "192.0.2.1", true), true),
             (address(UPLINK, "192.0.2.1", false), true),
             (address(UPLINK, "192.0.2.9", true), false),
+            (address(UPLINK, "2001:db8::1", true), true),
             (link(DEVICE, false), true),
             (link(DEVICE, true), false),
             (link(UPLINK, false), false),
             (HostEvent::Missed, true),
         ] {
-            let mut watch = Watch::new(DEVICE, "192.0.2.1".parse().unwrap(), false);
+            let listen = "192.0.2.1, 2001:db8::1".parse().unwrap();
+            let mut watch = Watch::new(DEVICE, listen, false);
 
             watch.notice(event, || vec![ours]);
 

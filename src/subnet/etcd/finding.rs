@@ -70,7 +70,7 @@ pub enum Finding {
     /// A lease of a node that has no address of the family by which we send.
     #[error(
         "ignoring lease {subnets} of {public_ip}: this node sends from {own}, which reaches no address of \
-         another family; give all nodes of the network addresses of one family"
+         another family; give one of the two nodes an address of the other's family"
     )]
     OtherFamily {
         /// Its subnets.

@@ -286,7 +286,7 @@ impl LeaseTable {
         } else if !matches!(self.found.get(&entry.key), Some(Finding::DuplicatePublicIp { .. })) {
             self.found.remove(&entry.key);
         }
-        let is_ours = self.own.attrs.public_ip.outer() == Some(address);
+        let is_ours = self.own.attrs.public_ip.are(address);
         for (subnet, moved, regrouped) in wins {
             // What we would send to our own address would come back to us.
             if is_ours {
@@ -322,9 +322,9 @@ impl LeaseTable {
             let own = ours.public_ip.outer().expect("a node has an address");
             return Err(Finding::OtherFamily { subnets, public_ip, own });
         };
-        let (ours, public_ip) = (ours.public_ip.outer(), address);
+        let (is_ours, public_ip) = (ours.public_ip.are(address), address);
         // What we would send to an address of ours would come back to us, and go around.
-        if Some(address) != ours && local.contains(&address) {
+        if !is_ours && local.contains(&address) {
             return Err(Finding::Former { subnets, public_ip });
         }
         let mut behind = subnets.iter().chain(own.iter());
@@ -382,7 +382,7 @@ impl LeaseTable {
 
     /// A subnet of another lease with this address.
     fn other_with(&self, address: IpAddr, subnets: Subnets) -> Option<IpNet> {
-        if self.own.attrs.public_ip.outer() == Some(address) {
+        if self.own.attrs.public_ip.are(address) {
             return self.own.subnets.iter().next();
         }
         let from = (address, IpNet::default());
@@ -825,8 +825,33 @@ mod tests {
     }
 
     #[test]
+    fn a_node_is_reached_over_ipv4_where_it_has_it_and_else_over_ipv6() {
+        let mut table = of_both();
+        let lease = |number: u8, public_ip: &str| {
+            let subnets = format!("10.5.{number}.0/24, fd00:5:0:{number}::/64");
+            Event::Put(put_both(&subnets, public_ip, 10 + i64::from(number)))
+        };
+
+        table.changed(&[
+            lease(2, "192.0.2.2, 2001:db8::2"),
+            lease(3, "2001:db8::3"),
+            lease(4, "192.0.2.4, fe80::4"),
+            // Our own.
+            lease(5, "2001:db8::1"),
+        ]);
+
+        let both =
+            |number: u8, at: &str| format!("10.5.{number}.0/24, fd00:5:0:{number}::/64 {at}");
+        let expected = [both(2, "192.0.2.2"), both(3, "2001:db8::3"), both(4, "192.0.2.4")];
+        assert_eq!(carried(&table), expected);
+        assert_eq!(table.counts().duplicate_public_ip, 1);
+    }
+
+    #[test]
     fn a_node_without_our_outer_family_is_named() {
         let mut table = of_both();
+
+        table.own.attrs.public_ip = "192.0.2.1, fe80::1".parse().unwrap();
 
         let two = put_both("10.5.2.0/24, fd00:5:0:2::/64", "2001:db8::2", 10);
         let applied = table.changed(&[Event::Put(two)]);

@@ -267,9 +267,8 @@ impl NodeTable {
     /// The peers of this node, all on one port.
     pub fn peers(&mut self, own: &Own, port: u16) -> Peers {
         let mut found = BTreeSet::new();
-        let ours = own.public_ip.outer();
         let mut at: HashMap<IpAddr, &str> = HashMap::new();
-        at.extend(ours.map(|ours| (ours, own.name.as_str())));
+        at.extend(own.public_ip.iter().map(|ours| (ours, own.name.as_str())));
         let mut peers = Vec::new();
         let others = self.nodes.iter().filter(|(name, _)| **name != own.name);
         for (name, known) in others {
@@ -286,7 +285,7 @@ impl NodeTable {
                 found.insert(Finding::DuplicatePublicIp { node, other, public_ip });
             }
             // What we would send to our own address would come back to us.
-            if Some(public_ip) != ours {
+            if !own.public_ip.are(public_ip) {
                 peers.push(Place { name, public_ip, subnets });
             }
         }
@@ -388,7 +387,7 @@ fn place(name: &str, known: &Known, own: &Own) -> Result<Option<(IpAddr, Subnets
         return Err(Finding::OutOfPlace { node: node(), subnets, networks, own: ours });
     }
     // What we would send to an address of ours would come back to us, and go around.
-    if Some(address) != public_ip.outer() && own.local.contains(&address) {
+    if !public_ip.are(address) && own.local.contains(&address) {
         return Err(Finding::Former { node: node(), public_ip: address });
     }
     match subnets.iter().chain(ours.iter()).find(|inside| inside.contains(&address)) {
@@ -587,13 +586,18 @@ mod tests {
         let key = format!("{DEFAULT_PREFIX}/public-ipv6");
         twill.metadata.annotations.insert(key.clone(), "2001:db8::2".to_owned());
         let mut table = table();
-        table.listed(&[twill, both("stock", 3), node("old", "10.244.4.0/24", "192.0.2.4")]);
+        let mut without_v4 = both("v6", 5);
+        without_v4.metadata.annotations.remove(&format!("{DEFAULT_PREFIX}/public-ip"));
+        without_v4.metadata.annotations.insert(key, "2001:db8::5".to_owned());
+        let old = node("old", "10.244.4.0/24", "192.0.2.4");
+        table.listed(&[twill, both("stock", 3), old, without_v4]);
 
         let peers = table.peers(&own, 8285);
 
         let subnets = peers.peers.iter().map(|peer| (peer.endpoint.ip(), peer.subnets.len()));
         let ip = |number| IpAddr::from([192, 0, 2, number]);
-        assert_eq!(subnets.collect::<Vec<_>>(), [(ip(2), 2), (ip(4), 1), (ip(3), 1)]);
+        let v6 = "2001:db8::5".parse().unwrap();
+        assert_eq!(subnets.collect::<Vec<_>>(), [(ip(2), 2), (ip(4), 1), (ip(3), 1), (v6, 2)]);
         assert!(peers.news.is_empty(), "{:?}", peers.news);
     }
 

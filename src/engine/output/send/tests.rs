@@ -1,7 +1,7 @@
 use super::*;
 use crate::engine::output::fault::{Faulty, Sent};
 use proptest::prelude::*;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use twill_datapath::batch::{Destination, Piece, Pieces, RunLimits, Slot, Source};
 use twill_datapath::route::PeerIndex;
 
@@ -13,11 +13,31 @@ fn a_run_leaves_in_one_message_and_a_single_datagram_without_control_data() {
     let batch = Batch::new(&[(1, 100), (1, 100), (1, 30), (2, 40)]);
     let mut kernel = Faulty::new(|_| None);
 
-    let after = batch.send(&mut kernel, &mut Transmitter::new(true));
+    let after = batch.send(&mut kernel, &mut Transmitter::new(true, None));
 
     let shapes = kernel.taken.iter().map(|sent| (sent.datagrams.len(), sent.is_run));
     assert_eq!(shapes.collect::<Vec<_>>(), [(3, true), (1, false)]);
     assert_eq!((kernel.calls, after.stats.syscalls), (1, 1));
+}
+
+#[test]
+fn every_message_names_its_source_where_sockets_have_two_families() {
+    let packets = [(1, 100), (1, 100), (1, 30), (2, 40)];
+    let (v4, v6) = (Ipv4Addr::new(192, 0, 2, 9), Ipv6Addr::from(9));
+    let to_v4 = Batch::new(&packets);
+    let to_v6 = Batch::between(&packets, Batch::destination_v6);
+    for (batch, expected) in [(to_v4, v4.to_ipv6_mapped()), (to_v6, v6)] {
+        let mut kernel = Faulty::new(|_| None);
+
+        let sources = Some(Sources { v4, v6 });
+        let after = batch.send(&mut kernel, &mut Transmitter::new(true, sources));
+
+        let seen = kernel.taken.iter().map(|sent| (sent.datagrams.len(), sent.is_run, sent.source));
+        let expected = Some(expected);
+        assert_eq!(seen.collect::<Vec<_>>(), [(3, true, expected), (1, false, expected)]);
+        assert_eq!(kernel.wire(), batch.expected());
+        assert_eq!((kernel.calls, after.stats.syscalls), (1, 1));
+    }
 }
 
 #[test]
@@ -26,7 +46,7 @@ fn a_refused_run_is_replayed_one_by_one_exactly_once() {
         let batch = Batch::new(&[(1, 100), (1, 100), (1, 30), (2, 40)]);
         let mut kernel = Faulty::new(|sent: &Sent| sent.is_run.then_some(errno));
 
-        let after = batch.send(&mut kernel, &mut Transmitter::new(true));
+        let after = batch.send(&mut kernel, &mut Transmitter::new(true, None));
 
         assert_eq!(kernel.wire(), batch.expected(), "errno {errno}");
         assert!(after.outcome.failures().is_empty(), "errno {errno}");
@@ -41,7 +61,7 @@ fn a_run_that_is_too_long_for_one_path_leaves_the_other_peers_runs_alone() {
         let to_1 = Batch::to(1);
         let mut kernel =
             Faulty::new(|sent: &Sent| (sent.is_run && sent.to == to_1).then_some(errno));
-        let mut transmitter = Transmitter::new(true);
+        let mut transmitter = Transmitter::new(true, None);
 
         batch.send(&mut kernel, &mut transmitter);
         kernel.taken.clear();
@@ -59,7 +79,7 @@ fn a_device_that_cannot_checksum_ends_the_runs_of_all() {
     let batch = Batch::new(&[(1, 100), (1, 100), (2, 100), (2, 100)]);
     let mut kernel = Faulty::new(|sent: &Sent| sent.is_run.then_some(libc::EIO));
 
-    let after = batch.send(&mut kernel, &mut Transmitter::new(true));
+    let after = batch.send(&mut kernel, &mut Transmitter::new(true, None));
 
     assert_eq!(kernel.wire(), batch.expected());
     assert_eq!(after.outcome.replayed, 1, "the second run was not tried as one");
@@ -74,7 +94,7 @@ fn what_is_too_long_for_its_path_leaves_in_fragments_at_its_place_if_it_may() {
         (len(sent) >= Some(200) && !sent.in_fragments).then_some(libc::EMSGSIZE)
     });
 
-    let after = batch.send(&mut kernel, &mut Transmitter::new(true));
+    let after = batch.send(&mut kernel, &mut Transmitter::new(true, None));
 
     let mut expected = batch.expected();
     let bound = expected.remove(4);
@@ -91,7 +111,7 @@ fn a_call_that_takes_nothing_and_says_nothing_ends_all_the_same() {
     let batch = Batch::new(&[(1, 50), (2, 60)]);
     let mut kernel = Faulty::new(|_| None).at_most(0);
 
-    let after = batch.send(&mut kernel, &mut Transmitter::new(true));
+    let after = batch.send(&mut kernel, &mut Transmitter::new(true, None));
 
     assert_eq!(batch.failed(&after.outcome), batch.expected());
 }
@@ -109,7 +129,7 @@ fn runs_in_more_pieces_than_a_chunk_holds_leave_and_a_datagram_in_more_is_given_
     let batch = Batch { datagrams, slot: Bytes(vec![7; 1 << 15]) };
     let mut kernel = Faulty::new(|_| None);
 
-    let after = batch.send(&mut kernel, &mut Transmitter::new(true));
+    let after = batch.send(&mut kernel, &mut Transmitter::new(true, None));
 
     let mut expected = batch.expected();
     let given_up = expected.remove(2);
@@ -124,7 +144,7 @@ fn one_bad_destination_loses_its_own_datagrams_only() {
         let bad = Batch::to(2);
         let mut kernel = Faulty::new(|sent: &Sent| (sent.to == bad).then_some(errno));
 
-        let after = batch.send(&mut kernel, &mut Transmitter::new(true));
+        let after = batch.send(&mut kernel, &mut Transmitter::new(true, None));
 
         let good: Vec<_> = batch.expected().into_iter().filter(|(to, _)| *to != bad).collect();
         assert_eq!(kernel.wire(), good, "errno {errno}");
@@ -144,7 +164,7 @@ fn a_queue_without_room_is_tried_four_times_and_then_its_datagrams_are_given_up(
         (sent.to == bad).then_some(libc::ENOBUFS)
     });
 
-    let after = batch.send(&mut kernel, &mut Transmitter::new(true));
+    let after = batch.send(&mut kernel, &mut Transmitter::new(true, None));
 
     assert_eq!(kernel.wire().len(), 2);
     // The one that ended the first call is not an attempt of its own.
@@ -158,7 +178,7 @@ fn a_queue_that_drains_in_time_loses_nothing() {
     let mut refusals = [libc::EAGAIN, libc::ENOBUFS, libc::EINTR, libc::EAGAIN].into_iter();
     let mut kernel = Faulty::new(|_: &Sent| refusals.next());
 
-    let after = batch.send(&mut kernel, &mut Transmitter::new(true));
+    let after = batch.send(&mut kernel, &mut Transmitter::new(true, None));
 
     assert_eq!(kernel.wire(), batch.expected());
     assert_eq!(kernel.waits, 2);
@@ -171,7 +191,7 @@ fn a_full_socket_holds_the_worker_up_once_and_not_for_every_message() {
     let batch = Batch::new(&packets);
     let mut kernel = Faulty::new(|_: &Sent| Some(libc::EAGAIN));
 
-    let after = batch.send(&mut kernel, &mut Transmitter::new(true));
+    let after = batch.send(&mut kernel, &mut Transmitter::new(true, None));
 
     assert_eq!(kernel.waits, 3);
     let failed: u16 = after.outcome.failures().iter().map(|failure| failure.count).sum();
@@ -181,7 +201,7 @@ fn a_full_socket_holds_the_worker_up_once_and_not_for_every_message() {
 #[test]
 fn runs_are_tried_again_after_a_while() {
     let batch = Batch::new(&[(1, 100), (1, 100)]);
-    let mut transmitter = Transmitter::new(true);
+    let mut transmitter = Transmitter::new(true, None);
     batch.send(&mut Faulty::new(|sent: &Sent| sent.is_run.then_some(libc::EIO)), &mut transmitter);
 
     transmitter.state.restore(Instant::now() + Duration::from_secs(3600));
@@ -210,7 +230,7 @@ proptest! {
         let mut kernel = Faulty::new(|_: &Sent| script.next().flatten().map(|n| ERRNOS[n]))
             .at_most(most);
 
-        let after = batch.send(&mut kernel, &mut Transmitter::new(gso));
+        let after = batch.send(&mut kernel, &mut Transmitter::new(gso, None));
 
         let mut failed = batch.failed(&after.outcome);
         let mut taken = kernel.wire();
@@ -252,11 +272,15 @@ struct After {
 impl Batch {
     /// Datagrams by peer and length, each in two pieces as split packets are.
     fn new(packets: &[(u16, u32)]) -> Self {
+        Self::between(packets, Self::destination)
+    }
+
+    fn between(packets: &[(u16, u32)], destination: fn(u16) -> Destination) -> Self {
         let limits = RunLimits { datagrams: 127, bytes: 65_507 };
         let mut datagrams = Datagrams::new(limits, 512, Pieces::new(2048, 4096));
         let mut slot = Vec::new();
         for (number, (peer, len)) in packets.iter().enumerate() {
-            let destination = Self::destination(*peer);
+            let destination = destination(*peer);
             let (header, bytes) = datagrams.pieces.header(8).unwrap();
             bytes.copy_from_slice(&number.to_be_bytes());
             let offset = slot.len() as u32;
@@ -271,6 +295,12 @@ impl Batch {
     fn destination(peer: u16) -> Destination {
         let may_fragment = peer % 2 == 1;
         Destination { peer: PeerIndex(peer.into()), to: Self::to(peer), may_fragment }
+    }
+
+    /// The same to an IPv6 address.
+    fn destination_v6(peer: u16) -> Destination {
+        let to = (Ipv6Addr::LOCALHOST, peer).into();
+        Destination { to, ..Self::destination(peer) }
     }
 
     fn to(peer: u16) -> SocketAddr {

@@ -1,6 +1,6 @@
 //! How long a packet may be on its way to a peer.
 
-use crate::config::{OVERHEAD_V4, OVERHEAD_V6};
+use crate::config::{Addresses, overhead};
 use crate::socket::PathAsker;
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,7 +13,8 @@ const KEPT_NS: u64 = 1_000_000_000;
 /// descriptor, and a path costs system calls once a second at most.
 #[derive(Debug)]
 pub(super) struct Paths {
-    asker: Option<PathAsker>,
+    v4: Option<PathAsker>,
+    v6: Option<PathAsker>,
     known: Box<[Option<Known>; PATHS]>,
 }
 
@@ -28,17 +29,21 @@ impl Paths {
     /// Bytes that [`Paths::new`] allocates.
     pub(super) const MEMORY: usize = PATHS * size_of::<Option<Known>>();
 
-    /// Knows no path yet. Paths begin at `from`.
-    pub(super) fn new(from: IpAddr) -> Self {
-        Self { asker: PathAsker::open(from).ok(), known: Box::new([None; PATHS]) }
+    /// Knows no path yet. Those of each family begin at its address in `from`.
+    pub(super) fn new(from: Addresses) -> Self {
+        let asker = |from: Option<IpAddr>| PathAsker::open(from?).ok();
+        Self {
+            v4: asker(from.v4.map(IpAddr::V4)),
+            v6: asker(from.v6.map(IpAddr::V6)),
+            known: Box::new([None; PATHS]),
+        }
     }
 
     /// Bytes of the longest inner packet that the path to a peer takes, where `refused` was too
     /// much; one byte less than that when the kernel cannot say.
     pub(super) fn inner_mtu(&mut self, to: SocketAddr, refused: u32, now_ns: u64) -> u16 {
-        let overhead = if to.is_ipv6() { OVERHEAD_V6 } else { OVERHEAD_V4 };
         let less = u16::try_from(refused.saturating_sub(1)).unwrap_or(u16::MAX);
-        self.mtu(to, now_ns).map_or(less, |mtu| mtu.saturating_sub(overhead).min(less))
+        self.mtu(to, now_ns).map_or(less, |mtu| mtu.saturating_sub(overhead(to.ip())).min(less))
     }
 
     fn mtu(&mut self, to: SocketAddr, now_ns: u64) -> Option<u16> {
@@ -46,7 +51,8 @@ impl Paths {
         if let Some(known) = known.filter(|known| known.to == to && now_ns < known.until_ns) {
             return known.mtu;
         }
-        let mtu = self.asker.as_ref().and_then(|asker| asker.mtu(to).ok());
+        let asker = if to.is_ipv6() { &self.v6 } else { &self.v4 };
+        let mtu = asker.as_ref().and_then(|asker| asker.mtu(to).ok());
         *known = Some(Known { to, mtu, until_ns: now_ns.saturating_add(KEPT_NS) });
         mtu
     }
@@ -65,12 +71,12 @@ fn place(to: SocketAddr) -> usize {
 mod tests {
     use super::*;
     use rustix::process::{Resource, getrlimit, setrlimit};
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
     use std::process::Command;
 
     const PEER: &str = "127.0.0.2:8285";
     /// The MTU of `lo`, as far as 16 bits go, without the tunnel's headers.
-    const INNER: u16 = u16::MAX - OVERHEAD_V4;
+    const INNER: u16 = u16::MAX - 28;
     /// Tells a test that it is its own child.
     const CHILD: &str = "TWILL_TEST_WITHOUT_DESCRIPTORS";
 
@@ -80,7 +86,7 @@ mod tests {
         let mut paths = Paths::new(Ipv4Addr::LOCALHOST.into());
 
         assert_eq!(paths.inner_mtu(peer, 65_536, 5), INNER);
-        paths.asker = None;
+        paths.v4 = None;
         assert_eq!(paths.inner_mtu(peer, 65_536, 5 + KEPT_NS - 1), INNER, "remembered");
         assert_eq!(paths.inner_mtu(peer, 1000, 6), 999, "never what was refused");
         assert_eq!(paths.inner_mtu(peer, 65_536, 5 + KEPT_NS), u16::MAX, "nobody can say");
@@ -93,6 +99,19 @@ mod tests {
         for last in 1..=200 {
             let peer = SocketAddr::from(([127, 0, 0, last], 8285));
             assert_eq!(paths.inner_mtu(peer, 70_000, 0), INNER, "{peer}");
+        }
+    }
+
+    #[test]
+    fn a_path_of_each_family_counts_its_own_overhead() {
+        if !twill_testbed::has_ipv6(1500) {
+            return println!("left out: this kernel has no IPv6");
+        }
+        let both = Addresses { v4: Some(Ipv4Addr::LOCALHOST), v6: Some(Ipv6Addr::UNSPECIFIED) };
+        let mut paths = Paths::new(both);
+
+        for (peer, inner) in [(PEER, INNER), ("[::1]:8285", INNER - 20)] {
+            assert_eq!(paths.inner_mtu(peer.parse().unwrap(), 70_000, 0), inner, "{peer}");
         }
     }
 

@@ -5,7 +5,7 @@ use crate::engine::loopback::{Loopback, Refusal, Wires};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use std::cell::RefCell;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use twill_datapath::IngressCheck;
 use twill_datapath::offload::vnet_hdr::{GsoType, VnetHdr};
@@ -345,7 +345,7 @@ impl Side {
                 coalesce_udp: true,
             },
             originator: None,
-            listen: ([127, 0, 0, 1], 0).into(),
+            sources: Ipv4Addr::LOCALHOST.into(),
             busy_poll: BusyPoll::Never,
             telemetry: true,
         };

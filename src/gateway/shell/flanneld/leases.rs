@@ -1,6 +1,7 @@
 //! Peers that come from leases.
 
-use super::{Member, address_now};
+use super::{Member, addresses_now};
+use crate::config::Addresses;
 use crate::config::flanneld::External;
 use crate::control::{Response, handover};
 use crate::gateway::shell::PeerSource;
@@ -19,7 +20,6 @@ use crate::telemetry::status::KubeStatus;
 use crate::telemetry::status::{EtcdStatus, IgnoredLeases};
 use ipnet::IpNet;
 use serde_json::json;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -290,8 +290,8 @@ impl<L: Known> PeerSource for LeaseSource<L> {
         self.config.networks().iter().collect()
     }
 
-    async fn address_now(&mut self, tunnel: &Tunnel) -> Option<IpAddr> {
-        address_now(&self.external, self.config.networks(), &tunnel.network).await
+    async fn addresses_now(&mut self, tunnel: &Tunnel) -> Addresses {
+        addresses_now(&self.external, self.config.networks(), &tunnel.network).await
     }
 }
 

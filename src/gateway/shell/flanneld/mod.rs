@@ -25,7 +25,7 @@ use super::{
 };
 use crate::config::flanneld::{self as config, External, Flanneld};
 use crate::config::load::{self, Addressing, default_socket};
-use crate::config::{Mtu, OVERHEAD_V4, OVERHEAD_V6, Settings};
+use crate::config::{Addresses, Mtu, Settings, overhead};
 use crate::control::Place;
 use crate::control::handover::Conversation;
 use crate::gateway::resources::{ResourceError, await_port, kept_devices};
@@ -226,14 +226,14 @@ async fn look(wanted: &External, network: &Network) -> Result<(Survey, Option<Pa
     Ok((survey, path))
 }
 
-/// The address of the tunnel if the node started now; none if there is no interface for it.
-async fn address_now(wanted: &External, networks: Subnets, network: &Network) -> Option<IpAddr> {
-    let (survey, path) = look(wanted, network).await.ok()?;
+/// The addresses of the tunnel if the node started now; none if there is no interface for it.
+async fn addresses_now(wanted: &External, networks: Subnets, network: &Network) -> Addresses {
+    let Ok((survey, path)) = look(wanted, network).await else { return Addresses::default() };
     // It is asked again and again: what it logs belongs to the start.
     let silence = NoSubscriber::default();
     let chosen =
         with_default(silence, || external_interface::choose(wanted, networks, &survey, path));
-    chosen.ok().map(|external| external.address)
+    chosen.map(|external| external.addresses).unwrap_or_default()
 }
 
 async fn serve_pages(
@@ -270,14 +270,16 @@ impl Member {
     fn settings(&self, external: &ExternalInterface) -> io::Result<Settings> {
         let Self { options, config, subnets, .. } = self;
         let underlay = config.backend.mtu.map_or(external.mtu, u32::from);
-        let overhead = if external.address.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
-        let mtu = underlay.saturating_sub(overhead.into());
+        let address = external.address();
+        // Paths over IPv6 beside it are narrower: senders hear that from the workers.
+        let mtu = underlay.saturating_sub(overhead(address).into());
         let addressing = Addressing {
             addresses: self.addresses().collect(),
             mtu: Mtu::at_most(u16::try_from(mtu).unwrap_or(u16::MAX)),
             // Container runtimes read it from subnet.env once.
             follows_paths: false,
-            listen: (external.address, config.backend.port).into(),
+            listen: (address, config.backend.port).into(),
+            listen_v6: external.addresses.v4.and(external.addresses.v6),
             local: subnets.iter().collect(),
         };
         load::settings(&options.interface, addressing)
@@ -294,7 +296,8 @@ async fn start(
     let Ground { network, events, external, .. } = ground;
     // What a killed node left is not a collision; it is gone with its port.
     let device = &member.options.interface.name;
-    await_port((external.address, member.config.backend.port).into(), device).await?;
+    let settings = member.settings(&external)?;
+    await_port(settings.bound(), device).await?;
     let mut survey = network.survey().await?;
     let kept = kept_devices(device);
     survey.leave_out(|name| kept.iter().any(|it| it == name));
@@ -302,7 +305,6 @@ async fn start(
     for collision in external_interface::collisions(&survey, networks, member.subnets) {
         warn!("{collision}: packets to that address may take the wrong route");
     }
-    let settings = member.settings(&external)?;
     let addresses = member.addresses().map(|own| own.addr()).collect();
     let reconciler = Reconciler::new(settings.local.clone(), addresses);
     let interface = &member.options.interface;

@@ -21,9 +21,9 @@ use super::{
     Ended, PeerSource, ServeError, StopSignals, after, block_on, restrict, serve, tell_ready,
     tell_systemd,
 };
-use crate::config::Succession;
 use crate::config::file::Interface;
 use crate::config::load::{LoadError, Standalone, load};
+use crate::config::{Addresses, Succession};
 use crate::control::handover::Conversation;
 use crate::control::{Place, Response, ServerError};
 use crate::host::{HostError, Network};
@@ -34,7 +34,7 @@ use ipnet::IpNet;
 use sd_notify::NotifyState;
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -296,8 +296,8 @@ impl PeerSource for FileSource {
     }
 
     /// The file names the address: only its author knows another one.
-    async fn address_now(&mut self, _: &Tunnel) -> Option<IpAddr> {
-        None
+    async fn addresses_now(&mut self, _: &Tunnel) -> Addresses {
+        Addresses::default()
     }
 }
 

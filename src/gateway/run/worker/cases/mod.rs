@@ -25,7 +25,7 @@ use rustix::time::{
     timerfd_settime,
 };
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use twill_datapath::IngressCheck;
@@ -148,6 +148,7 @@ impl Rig {
             gso: offloads && socket::gso_policy(&release, false).on,
             super_packets: offloads,
             mtu: MTU,
+            sources: None,
         };
         let coalesce = plan.coalesce && offloads;
         let views = Arc::new(ArcSwap::from_pointee(View::new(overlay(&a, &b))));
@@ -164,7 +165,7 @@ impl Rig {
                 coalesce_udp: coalesce,
             },
             originator: None,
-            listen: gateway,
+            sources: Ipv4Addr::LOCALHOST.into(),
             busy_poll: BusyPoll::Never,
             telemetry: true,
         };
