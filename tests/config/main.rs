@@ -127,7 +127,7 @@ fn mistakes_that_only_the_host_or_the_whole_file_shows_have_a_place_and_a_cure()
         ),
         (
             format!("{START}{}", peer("b", "2001:db8::1", "\"10.9.0.0/16\"")),
-            "f:6:12: cannot reach [2001:db8::1]:8285 from 0.0.0.0:8285: set `listen` to an address of the",
+            "f:6:12: cannot reach [2001:db8::1]:8285 from 0.0.0.0:8285: listen on [::]:8285,",
         ),
         (
             format!("{START}{}", peer("b", "192.0.2.1", "\"10.9.0.0/16\"")),
