@@ -4,35 +4,32 @@
 //! and out of the device on the other side, where the kernel answers. The peer's address inside the
 //! tunnel is not configured: flanneld gives its device the first address of the network, people
 //! mostly the second one. Until one of them answers, a probe asks both at once, and is lost only if
-//! neither answers. The control plane sends and times probes, never a worker, so a round trip
+//! neither answers. A peer is asked by IPv4 if it and this gateway have it inside the tunnel, else by
+//! IPv6. The control plane sends and times probes, never a worker, so a round trip
 //! includes the control plane's own scheduling delay.
 
+mod sockets;
+
+use self::sockets::Sockets;
 use super::histogram::Distribution;
 use super::instruments::PEER_RTT;
 use super::observer::Observer;
 use super::past::PastProbes;
 use super::status::ProbeStatus;
 use crate::sys::clock;
-use ipnet::{IpNet, Ipv4Net};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 use twill_datapath::route::View;
-use twill_datapath::wire::icmp;
-use twill_datapath::wire::icmp::kind::{ECHO_REPLY, ECHO_REQUEST};
 
 /// Peers that are probed, the first by index: each has a histogram of 20 KiB.
 const MAX_PROBED: usize = 1024;
 /// A probe without an answer for this long is lost.
 const PATIENCE_NS: u64 = 5_000_000_000;
-
-/// ICMP header, and a cookie that nobody else's echo carries.
-const MESSAGE: usize = 8 + 8;
 
 /// Round trips by peer.
 #[derive(Debug, Default)]
@@ -131,12 +128,8 @@ impl Probes {
 /// Sends and receives probes.
 #[derive(Debug)]
 pub(crate) struct Prober {
-    /// An ICMP socket: the type only says that it sends and receives messages.
-    socket: UdpSocket,
-    /// What is received begins with an IP header.
-    raw: bool,
+    sockets: Sockets,
     every: Duration,
-    cookie: u64,
     sequence: u16,
     underway: HashMap<u16, Underway>,
     aims: HashMap<Arc<str>, Aim>,
@@ -146,25 +139,28 @@ pub(crate) struct Prober {
 #[derive(Clone, Debug)]
 struct Target {
     name: Arc<str>,
-    network: Ipv4Net,
+    network: IpNet,
 }
 
 /// A gateway's address inside the tunnel: the one that answered last, or one of two.
 #[derive(Debug)]
 struct Aim {
-    network: Ipv4Net,
-    answers: Option<Ipv4Addr>,
+    network: IpNet,
+    answers: Option<IpAddr>,
 }
 
 impl Aim {
-    fn at(network: Ipv4Net) -> Self {
+    fn at(network: IpNet) -> Self {
         Self { network, answers: None }
     }
 
     /// The addresses to ask.
-    fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
         let first = self.network.network();
-        let second = Ipv4Addr::from(u32::from(first).wrapping_add(1));
+        let second = match first {
+            IpAddr::V4(first) => IpAddr::from(Ipv4Addr::from_bits(first.to_bits().wrapping_add(1))),
+            IpAddr::V6(first) => IpAddr::from(Ipv6Addr::from_bits(first.to_bits().wrapping_add(1))),
+        };
         let second = Some(second).filter(|second| self.network.contains(second));
         let (known, unknown) = match self.answers {
             Some(known) => (Some(known), [None, None]),
@@ -174,7 +170,7 @@ impl Aim {
     }
 
     /// An address answered.
-    fn answered(&mut self, from: Ipv4Addr) {
+    fn answered(&mut self, from: IpAddr) {
         if self.network.contains(&from) {
             self.answers = Some(from);
         }
@@ -193,31 +189,19 @@ struct Underway {
 }
 
 impl Prober {
-    /// Opens the socket, bound to the device and to its address. Call it on a tokio runtime.
+    /// Opens sockets, bound to the device and to its addresses. Call it on a tokio runtime.
     ///
     /// # Errors
     /// What the kernel answers: EPERM or EACCES without CAP_NET_RAW and outside of
     /// `net.ipv4.ping_group_range`.
     pub(crate) fn open(
         device: Option<&str>,
-        source: Ipv4Addr,
+        sources: &[IpAddr],
         every: Duration,
     ) -> io::Result<Self> {
-        let icmp = Some(Protocol::ICMPV4);
-        let (socket, raw) = match Socket::new(Domain::IPV4, Type::RAW, icmp) {
-            Ok(socket) => (socket, true),
-            Err(_) => (Socket::new(Domain::IPV4, Type::DGRAM, icmp)?, false),
-        };
-        socket.set_nonblocking(true)?;
-        if let Some(device) = device {
-            socket.bind_device(Some(device.as_bytes()))?;
-        }
-        socket.bind(&SockAddr::from(SocketAddrV4::new(source, 0)))?;
         Ok(Self {
-            socket: UdpSocket::from_std(socket.into())?,
-            raw,
+            sockets: Sockets::open(device, sources)?,
             every,
-            cookie: rand::random(),
             sequence: 0,
             underway: HashMap::new(),
             aims: HashMap::new(),
@@ -226,10 +210,9 @@ impl Prober {
 
     /// Probes every peer once per interval, evenly spread, for as long as it is polled.
     pub(crate) async fn run(mut self, observer: Arc<Observer>) {
-        // The runtime takes a new socket for full until it has looked at it once.
-        let _ = self.socket.writable().await;
+        self.sockets.are_writable().await;
         loop {
-            let targets = targets(&observer.view());
+            let targets = targets(&observer.view(), |network| self.sockets.reach(network));
             observer.probes.retain(&targets);
             self.follow(&targets);
             let pause = self.every / targets.len().max(1) as u32;
@@ -247,12 +230,10 @@ impl Prober {
     fn send(&mut self, peer: &Arc<str>, probes: &Probes) {
         let Some(aim) = self.aims.get(peer) else { return };
         self.sequence = self.sequence.wrapping_add(1);
-        let message = request(self.sequence, self.cookie);
         let sent_ns = clock::monotonic_ns();
         probes.change(peer, |probed| probed.sent += 1);
         for address in aim.addresses() {
-            // A probe that cannot be sent gets no answer and is lost like any other.
-            let _ = self.socket.try_send_to(&message, SocketAddrV4::new(address, 0).into());
+            self.sockets.ask(address, self.sequence);
         }
         let underway = Underway { peer: Arc::clone(peer), sent_ns };
         if let Some(forgotten) = self.underway.insert(self.sequence, underway) {
@@ -272,16 +253,13 @@ impl Prober {
 
     /// Receives answers until a point in time.
     async fn receive(&mut self, until: Instant, probes: &Probes) {
-        let mut buffer = [0; 128];
-        while let Ok(received) = timeout_at(until, self.socket.recv_from(&mut buffer)).await {
+        while let Ok(received) = timeout_at(until, self.sockets.receive()).await {
             let received_ns = clock::monotonic_ns();
-            // An error belongs to an earlier probe, which gets no answer.
-            let Ok((len, SocketAddr::V4(from))) = received else { continue };
-            let Some(sequence) = reply(&buffer[..len], self.raw, self.cookie) else { continue };
+            let Some((sequence, from)) = received else { continue };
             if let Some(answered) = self.underway.remove(&sequence) {
                 let took_ns = received_ns.saturating_sub(answered.sent_ns);
                 if let Some(aim) = self.aims.get_mut(&answered.peer) {
-                    aim.answered(*from.ip());
+                    aim.answered(from);
                 }
                 probes.change(&answered.peer, |probed| probed.answer(took_ns));
             }
@@ -303,40 +281,18 @@ impl Prober {
     }
 }
 
-/// The gateways behind a view's peers, each with its first IPv4 network.
-fn targets(view: &View) -> Vec<Target> {
-    let v4 = |subnet: &IpNet| match subnet {
-        IpNet::V4(network) => Some(network.trunc()),
-        IpNet::V6(_) => None,
-    };
+/// The gateways behind a view's peers, each with its first network of IPv4, or else of IPv6, among
+/// those that can be reached.
+fn targets(view: &View, can_reach: impl Fn(&IpNet) -> bool) -> Vec<Target> {
+    let is_v6 = |network: &&IpNet| network.addr().is_ipv6();
     view.peers()
         .filter_map(|peer| {
-            let network = peer.subnets.iter().find_map(v4)?;
+            let reached = peer.subnets.iter().filter(|network| can_reach(network));
+            let network = reached.min_by_key(is_v6)?.trunc();
             Some(Target { name: Arc::clone(&peer.name), network })
         })
         .take(MAX_PROBED)
         .collect()
-}
-
-/// An echo request (RFC 792). The identifier is zero: a ping socket puts its own there.
-fn request(sequence: u16, cookie: u64) -> [u8; MESSAGE] {
-    let mut message = [0; MESSAGE];
-    message[icmp::HEADER_LEN..].copy_from_slice(&cookie.to_be_bytes());
-    let rest = u32::from(sequence).to_be_bytes();
-    icmp::Repr { kind: ECHO_REQUEST, code: 0, rest }.emit(&mut message);
-    message
-}
-
-/// The sequence number of an answer to one of ours.
-fn reply(mut received: &[u8], raw: bool, cookie: u64) -> Option<u16> {
-    if raw {
-        let header = usize::from(received.first()? & 0x0f) * 4;
-        received = received.get(header..)?;
-    }
-    let message = icmp::Message::parse(received.get(..MESSAGE)?).ok()?;
-    let ours = message.kind() == ECHO_REPLY && message.payload() == cookie.to_be_bytes();
-    let [_, _, high, low] = message.rest();
-    ours.then(|| u16::from_be_bytes([high, low]))
 }
 
 #[cfg(test)]
@@ -345,28 +301,13 @@ mod tests {
     use twill_datapath::route::{Overlay, Peer, PeerIndex};
 
     #[test]
-    fn only_answers_to_our_own_probes_count() {
-        let mut answer = request(0x1234, 77);
-        assert_eq!(reply(&answer, false, 77), None, "a request");
-        answer[0] = ECHO_REPLY;
-
-        assert_eq!(reply(&answer, false, 77), Some(0x1234));
-        assert_eq!(reply(&answer, false, 78), None, "another program's");
-        assert_eq!(reply(&answer[..15], false, 77), None);
-        let packet = [&[0x46; 24][..], &answer].concat();
-        assert_eq!(reply(&packet, true, 77), Some(0x1234), "behind a header with options");
-        assert_eq!(reply(&[0x4f], true, 77), None);
-        assert_eq!(reply(&[], true, 77), None);
-    }
-
-    #[test]
     fn the_first_two_addresses_are_asked_at_once_until_one_answers() {
-        let [first, second] = [Ipv4Addr::new(10, 1, 2, 0), Ipv4Addr::new(10, 1, 2, 1)];
+        let [first, second]: [IpAddr; 2] = ["10.1.2.0", "10.1.2.1"].map(|it| it.parse().unwrap());
         let asked = |aim: &Aim| aim.addresses().collect::<Vec<_>>();
         let mut aim = Aim::at("10.1.2.0/24".parse().unwrap());
         assert_eq!(asked(&aim), [first, second]);
 
-        aim.answered(Ipv4Addr::new(192, 0, 2, 1));
+        aim.answered([192, 0, 2, 1].into());
         assert_eq!(asked(&aim), [first, second], "an address outside of the network");
         aim.answered(second);
         assert_eq!(asked(&aim), [second]);
@@ -377,11 +318,16 @@ mod tests {
     #[test]
     fn a_network_of_one_address_has_no_second() {
         let aim = Aim::at("255.255.255.255/32".parse().unwrap());
-        assert_eq!(aim.addresses().collect::<Vec<_>>(), [Ipv4Addr::BROADCAST]);
+        assert_eq!(aim.addresses().collect::<Vec<_>>(), [IpAddr::from(Ipv4Addr::BROADCAST)]);
+        let aim = Aim::at("fd00::7/128".parse().unwrap());
+        assert_eq!(aim.addresses().collect::<Vec<_>>(), ["fd00::7".parse::<IpAddr>().unwrap()]);
+        let aim = Aim::at("fd00::/64".parse().unwrap());
+        let both: [IpAddr; 2] = ["fd00::", "fd00::1"].map(|address| address.parse().unwrap());
+        assert_eq!(aim.addresses().collect::<Vec<_>>(), both);
     }
 
     #[test]
-    fn a_gateway_is_sought_in_its_first_ipv4_network() {
+    fn a_gateway_is_sought_in_its_first_ipv4_network_or_else_in_its_first_ipv6_network() {
         let peer = |index, name: &str, subnets: &[&str]| Peer {
             index: PeerIndex(index),
             name: name.into(),
@@ -393,9 +339,14 @@ mod tests {
             peer(1, "v6", &["fd01::/64"]),
         ];
 
-        let targets = targets(&View::new(Overlay { peers, ..Overlay::default() }));
+        let view = View::new(Overlay { peers, ..Overlay::default() });
+        let found = |can_reach: fn(&IpNet) -> bool| {
+            let targets = targets(&view, can_reach);
+            targets.iter().map(|it| format!("{} {}", it.name, it.network)).collect::<Vec<_>>()
+        };
 
-        let found: Vec<_> = targets.iter().map(|it| (&*it.name, it.network.to_string())).collect();
-        assert_eq!(found, [("dual", "10.10.5.0/24".to_owned())]);
+        assert_eq!(found(|_| true), ["dual 10.10.5.0/24", "v6 fd01::/64"]);
+        assert_eq!(found(|network| network.addr().is_ipv4()), ["dual 10.10.5.0/24"]);
+        assert_eq!(found(|network| network.addr().is_ipv6()), ["dual fd00::/64", "v6 fd01::/64"]);
     }
 }

@@ -112,7 +112,14 @@ fn a_network_that_gets_ipv6_keeps_its_nodes_ipv4_subnets() {
 fn a_network_of_ipv6_alone_works_over_ipv6() {
     let Some(cluster) = cluster("ipv6 only", 2) else { return };
     cluster.etcd.configure(ONLY_V6);
-    let nodes: Vec<_> = (0..2).map(|host| cluster.running(host, &[])).collect();
+    let nodes: Vec<_> = (0..2)
+        .map(|host| {
+            let mut node = cluster.node(host);
+            node.start_with(&cluster.on_underlay(&[]), &[("TWILL_PROBE_SECONDS", "1")]);
+            node.wait_for("Running backend.");
+            node
+        })
+        .collect();
     let own = v6_subnet(&nodes[0]);
     let text = fs::read_to_string(nodes[0].subnet_file()).unwrap();
     assert_eq!(
@@ -135,6 +142,9 @@ fn a_network_of_ipv6_alone_works_over_ipv6() {
     let endpoint = format!("[{}]:8285", cluster.hosts[1].address_v6());
     assert_eq!(nodes[0].status()["peers"][0]["endpoint"], endpoint);
     assert_eq!(nodes[0].status()["imbalance"], 0);
+    until("a round trip", || {
+        nodes[0].status()["peers"][0]["probe"]["rtt"]["count"].as_u64() > Some(0)
+    });
 }
 
 #[test]

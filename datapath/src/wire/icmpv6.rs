@@ -24,6 +24,10 @@ pub mod kind {
     pub const TIME_EXCEEDED: u8 = 3;
     /// The first informational type: all below are errors.
     pub const FIRST_INFORMATIONAL: u8 = 128;
+    /// Echo request.
+    pub const ECHO_REQUEST: u8 = 128;
+    /// Echo reply.
+    pub const ECHO_REPLY: u8 = 129;
     /// Redirect (RFC 4861), which must not cause an error either.
     pub const REDIRECT: u8 = 137;
 }

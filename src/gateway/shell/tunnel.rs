@@ -102,11 +102,12 @@ impl Tunnel {
         }
         self.tasks.spawn(drops::watch(Arc::clone(observer)));
         self.tasks.spawn(neighbours::watch(Arc::clone(observer)));
-        let (Some(every), Some(source)) = (probe, self.settings.first_v4()) else { return };
+        let Some(every) = probe else { return };
+        let sources: Vec<_> = self.settings.addresses.iter().map(IpNet::addr).collect();
         // Answers do not come in by the TUN device where others carry packets.
         let is_device = self.settings.fast_path.is_device();
         let device = (!is_device).then(|| self.gateway.device());
-        match Prober::open(device, source.addr(), every) {
+        match Prober::open(device, &sources, every) {
             Ok(prober) => {
                 self.tasks.spawn(prober.run(Arc::clone(observer)));
                 self.tasks.spawn(silence::watch(Arc::clone(observer)));
