@@ -118,6 +118,14 @@ impl Settings {
         }
     }
 
+    /// The same at other addresses of the host, of the same families.
+    #[must_use]
+    pub(crate) fn at(&self, now: Addresses) -> Self {
+        let ip = now.outer().unwrap_or(self.listen.ip());
+        let listen = SocketAddr::new(ip, self.listen.port());
+        Self { listen, listen_v6: now.v4.and(now.v6), ..self.clone() }
+    }
+
     /// A source that is not the one of a gateway that started now, and that one.
     #[must_use]
     pub(crate) fn moved(&self, now: Addresses) -> Option<(IpAddr, IpAddr)> {
@@ -180,6 +188,22 @@ mod tests {
             assert_eq!(settings.sources(), sources.parse().unwrap(), "{listen}");
             assert_eq!(settings.has_both_families(), bound == "[::]:7", "{listen}");
             assert_eq!(settings.largest_mtu().bytes(), largest, "{listen}");
+        }
+    }
+
+    #[test]
+    fn at_other_addresses_of_the_same_families_all_else_is_the_same() {
+        for (listen, v6, now) in [
+            ("192.0.2.1:7", None, "192.0.2.9"),
+            ("[2001:db8::1]:7", None, "2001:db8::9"),
+            ("192.0.2.1:7", Some("2001:db8::1"), "192.0.2.1, 2001:db8::9"),
+        ] {
+            let (before, now) = (at(listen, v6), now.parse().unwrap());
+
+            let moved = before.at(now);
+
+            assert_eq!(moved.sources(), now, "{listen}");
+            assert_eq!(moved.at(before.sources()), before, "{listen}");
         }
     }
 

@@ -51,7 +51,7 @@ pub trait LeaseStore: Sized {
     fn resume(
         self,
         config: &NetworkConfig,
-        host: HostAddress,
+        host: watch::Receiver<HostAddress>,
         memory: Memory,
     ) -> Result<Joined<Self>, MemoryError>;
 }
@@ -66,6 +66,9 @@ pub struct Memory {
     pub subnets: Subnets,
     /// Where others reach us.
     pub public_ip: Addresses,
+    /// The addresses that an administrator gave us.
+    #[serde(default, skip_serializing_if = "Addresses::is_empty")]
+    pub given: Addresses,
     /// The peers.
     #[serde(default)]
     pub peers: Vec<PeerSpec>,
@@ -118,11 +121,23 @@ pub struct HostAddress {
     pub local: Vec<IpAddr>,
 }
 
+impl HostAddress {
+    /// Waits until the host has other addresses; pends if nobody says so.
+    pub(super) async fn next(host: &mut Option<watch::Receiver<Self>>) -> Self {
+        if let Some(host) = host
+            && host.changed().await.is_ok()
+        {
+            return host.borrow_and_update().clone();
+        }
+        std::future::pending().await
+    }
+}
+
 /// What a node brings along.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct NodeAddress {
-    /// Where it is.
-    pub host: HostAddress,
+    /// Where it is, now and later: its store follows.
+    pub host: watch::Receiver<HostAddress>,
     /// The networks and the subnets of the last time.
     pub previous: (Subnets, Subnets),
 }

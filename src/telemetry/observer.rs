@@ -13,7 +13,7 @@ use super::status::{
 };
 use crate::sys::clock;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use twill_datapath::DropReason;
@@ -29,6 +29,8 @@ pub struct Observer {
     about: About,
     /// The MTU of the device now.
     mtu: AtomicU16,
+    /// Where the gateway receives now.
+    listen: Mutex<SocketAddr>,
     offloads: Vec<Offload>,
     started_ns: u64,
     workers: Vec<Arc<WorkerInstruments>>,
@@ -59,6 +61,7 @@ impl Observer {
     ) -> Self {
         let observer = Self {
             mtu: AtomicU16::new(about.mtu),
+            listen: Mutex::new(about.listen),
             about,
             offloads,
             started_ns: clock::monotonic_ns(),
@@ -74,7 +77,7 @@ impl Observer {
         observer
     }
 
-    /// Facts that stay the same while the gateway runs.
+    /// Facts about the gateway as it was at its start.
     #[must_use]
     pub(crate) fn about(&self) -> &About {
         &self.about
@@ -153,6 +156,11 @@ impl Observer {
         self.mtu.store(mtu, Ordering::Relaxed);
     }
 
+    /// Takes over the address of the gateway.
+    pub(crate) fn set_listen(&self, listen: SocketAddr) {
+        *locked(&self.listen) = listen;
+    }
+
     /// Takes over what the gateway lacks to be ready.
     pub(crate) fn set_missing(&self, missing: Vec<String>) {
         *locked(&self.missing) = missing;
@@ -205,7 +213,11 @@ impl Observer {
         let books = self.summed();
         let uptime_ns = clock::monotonic_ns().saturating_sub(self.started_ns);
         GatewayStatus {
-            about: About { mtu: self.mtu.load(Ordering::Relaxed), ..self.about.clone() },
+            about: About {
+                mtu: self.mtu.load(Ordering::Relaxed),
+                listen: *locked(&self.listen),
+                ..self.about.clone()
+            },
             uptime_seconds: uptime_ns as f64 / SECOND,
             offloads: self.offloads_now(&books),
             fast_path,

@@ -255,6 +255,45 @@ fn one_node_reaches_nodes_of_either_family_and_sends_from_its_own_addresses() {
 }
 
 #[test]
+fn nodes_go_on_at_new_addresses_of_both_families_and_of_ipv6_alone() {
+    for (config, over_v6, with_v4) in
+        [(BOTH, false, true), (BOTH, true, false), (ONLY_V6, false, false)]
+    {
+        let Some(cluster) = cluster("dual moves", 2) else { return };
+        cluster.etcd.configure(config);
+        let mut first = cluster.running(0, &[]);
+        let mut second = cluster.node(1);
+        let address = cluster.hosts[1].address_v6().to_string();
+        second.start(&["-iface", if over_v6 { &address } else { "u0" }]);
+        second.wait_for("Running backend.");
+        let pods = [&first, &second].map(|node| pod(node, &cluster));
+        let reach =
+            || pods[1].1.iter().all(|to| pods[0].0.run("ping", &["-c1", "-W1", to]).is_ok());
+        until("answers", reach);
+        let (lease, process) = (cluster.etcd.subnets(), first.process().pid());
+
+        let before = cluster.hosts[0].address_v6();
+        let mut change = format!(
+            "address del {before}/64 dev u0\naddress add fd00:c000:2::71/64 dev u0 nodad\n"
+        );
+        if with_v4 {
+            change += "address del 192.0.2.1/24 dev u0\naddress add 192.0.2.71/24 dev u0\n";
+        }
+        first.namespace.ip(&change).unwrap();
+
+        first.wait_for("the gateway goes on there");
+        let endpoint = if with_v4 { "192.0.2.71:8285" } else { "[fd00:c000:2::71]:8285" };
+        until("the new address", || second.status()["peers"][0]["endpoint"] == endpoint);
+        until("answers", reach);
+        assert_eq!((first.process().pid(), first.process().ended()), (process, None));
+        assert_eq!(cluster.etcd.subnets(), lease);
+        let values = cluster.etcd.ctl(&["get", "--prefix", "--print-value-only", "/coreos.com/"]);
+        assert!(values.contains(r#""PublicIPv6":"fd00:c000:2::71""#), "{values}");
+        assert_eq!(first.status()["imbalance"], 0);
+    }
+}
+
+#[test]
 fn iptables_rules_of_both_families_are_flannels_and_come_back() {
     let Some(cluster) = cluster("ip6tables", 1) else { return };
     cluster.etcd.configure(ONE);

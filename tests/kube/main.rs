@@ -9,6 +9,7 @@ mod faults;
 mod following;
 mod hand_overs;
 mod manifests;
+mod moving;
 mod nodes;
 mod rights;
 mod scale;

@@ -1,6 +1,5 @@
 //! Hosts whose nodes are in a Kubernetes cluster, with pods behind them.
 
-use super::faults::peers;
 use super::server::{Server, is_built};
 use serde_json::{Value, json};
 use std::fs;
@@ -97,38 +96,6 @@ fn a_node_starts_from_subnet_env_while_the_api_server_is_away() {
     let pods = [first.pod(&cluster.bed), second.pod(&cluster.bed)];
     within(PATIENCE, "a ping", || pods[0].0.run("ping", &["-c1", "-W1", &pods[1].1]).is_ok());
     within(PATIENCE, "registration", || first.status()["kube"]["own"] == "registered");
-}
-
-#[test]
-fn a_node_whose_host_gets_another_address_starts_again_and_the_others_follow() {
-    let Some(cluster) = Cluster::new("other address", 2) else { return };
-    let (mut first, second) = (cluster.start(1, &[]), cluster.start(2, &[]));
-    let pods = [first.pod(&cluster.bed), second.pod(&cluster.bed)];
-    within(PATIENCE, "a ping", || pods[0].0.run("ping", &["-c1", "-W1", &pods[1].1]).is_ok());
-    let subnet_file = fs::read_to_string(first.subnet_file()).unwrap();
-
-    let moving = "address del 192.0.2.1/24 dev u0\naddress add 192.0.2.71/24 dev u0";
-    first.namespace.ip(moving).unwrap();
-    within(PATIENCE, "the end", || first.process().ended().is_some());
-    let line = "this host's address has changed from 192.0.2.1 to 192.0.2.71: ending";
-    assert!(first.log().contains(line), "{}", first.log());
-    // As a kubelet does with a container that ended.
-    first.start(&[]);
-    first.wait_for("Running backend.");
-
-    assert_eq!(
-        cluster.server.node("n1")["metadata"]["annotations"][key("public-ip")],
-        "192.0.2.71"
-    );
-    within(PATIENCE, "the new address", || peers(&second) == ["10.244.1.0/24 192.0.2.71:8285"]);
-    assert_eq!(first.status()["listen"], "192.0.2.71:8285");
-    assert_eq!(fs::read_to_string(first.subnet_file()).unwrap(), subnet_file);
-    for (from, to) in [(0, 1), (1, 0)] {
-        let stream =
-            Stream::start(&pods[from].0, &pods[to].0, pods[to].1.parse().unwrap()).unwrap();
-        stream.wait_for(u64::from(Stream::RATE), PATIENCE);
-        stream.stop().assert_complete();
-    }
 }
 
 #[test]
@@ -320,7 +287,7 @@ impl Node {
         self.process = Some(self.namespace.spawn(&name, &mut command).unwrap());
     }
 
-    fn subnet_file(&self) -> PathBuf {
+    pub(super) fn subnet_file(&self) -> PathBuf {
         self.folder.join("subnet.env")
     }
 

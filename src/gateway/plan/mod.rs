@@ -151,7 +151,7 @@ impl Plan {
                 gso: features.has(Feature::Gso),
                 super_packets: features.has(Feature::Tso) || features.has(Feature::Uso),
                 mtu,
-                sources: settings.sources().v4.zip(settings.listen_v6).map(Sources::from),
+                sources: sources(settings),
             },
             limits: RunLimits { datagrams: max_run(&findings.release), bytes: MAX_RUN_BYTES },
             egress: EgressRules { vnet_hdr },
@@ -211,6 +211,11 @@ pub(super) fn fast_path(settings: &Settings, findings: &Findings) -> FastPathPla
         check: settings.ingress_check,
         has_peer_sources: !settings.peer_sources.is_empty(),
     })
+}
+
+/// From where datagrams leave sockets of both IP families.
+pub(super) fn sources(settings: &Settings) -> Option<Sources> {
+    settings.sources().v4.zip(settings.listen_v6).map(Sources::from)
 }
 
 /// The CPUs to bind workers to, in turn.

@@ -201,8 +201,29 @@ impl Resources {
         (facts, self.copies.iter().map(AsFd::as_fd).collect())
     }
 
-    /// The ports that datagrams are sent from.
-    #[cfg(feature = "fast-path")]
+    /// Opens sockets for all workers at the address of these settings, beside those that are there.
+    pub(super) fn open_sockets(&self, settings: &Settings) -> Result<Vec<Sockets>, ResourceError> {
+        let before = self.source_ports()?;
+        let each = before.into_iter().enumerate();
+        each.map(|(worker, before)| sockets(settings, self.needs, worker, Some(before))).collect()
+    }
+
+    /// Puts these in the place of the sockets that are there, which are closed. No worker may have
+    /// its ports.
+    pub(super) fn replace_sockets(
+        &mut self,
+        settings: &Settings,
+        sockets: Vec<Sockets>,
+    ) -> io::Result<()> {
+        for (ports, sockets) in self.ports.iter_mut().zip(sockets) {
+            (ports.udp, ports.udp_send) = sockets;
+        }
+        steer(settings, &self.ports);
+        self.copies = copies(&self.ports)?;
+        Ok(())
+    }
+
+    /// The ports that datagrams are sent from, by worker.
     pub(super) fn source_ports(&self) -> io::Result<Vec<u16>> {
         let each = self.copies.len() / self.queues;
         let senders = self.copies.chunks(each).filter_map(<[_]>::last);
@@ -355,14 +376,28 @@ fn create_device(
     Ok((Device::create(&DeviceSpec { name: &kept.device, ..spec })?, None))
 }
 
-/// What a worker works on; `before` is the port that its predecessor sent from. Its socket is the one of its number in the reuseport group, as sockets
-/// are opened in order.
+/// What a worker works on; `before` is the port that its predecessor sent from.
 fn ports(
     settings: &Settings,
     needs: Needs,
     worker: usize,
     (tun, before): (OwnedFd, Option<u16>),
 ) -> Result<Ports, ResourceError> {
+    let (udp, udp_send) = sockets(settings, needs, worker, before)?;
+    Ok(Ports { tun, udp, udp_send, wake: wake()? })
+}
+
+/// The socket that a worker receives at, and the one that it sends from if that is another.
+pub(super) type Sockets = (OwnedFd, Option<OwnedFd>);
+
+/// The sockets of a worker. The first is the one of its number in the reuseport group, as sockets are
+/// opened in order.
+fn sockets(
+    settings: &Settings,
+    needs: Needs,
+    worker: usize,
+    before: Option<u16>,
+) -> Result<Sockets, ResourceError> {
     let bound = settings.bound();
     let any_port = SocketAddr::new(bound.ip(), 0);
     let listen = if needs.listens { bound } else { any_port };
@@ -380,7 +415,7 @@ fn ports(
             Some(socket::open_spread(&spec, worker, before)?)
         }
     };
-    Ok(Ports { tun, udp, udp_send, wake: wake()? })
+    Ok((udp, udp_send))
 }
 
 /// The port that a socket has.

@@ -87,12 +87,14 @@ impl Fast {
         Box::new(Following(Arc::downgrade(&self.0)))
     }
 
-    /// Follows the host's routes. It blocks for as long as the kernel takes to answer.
-    pub(in crate::gateway) fn refresh(&self) {
-        let Some(fast) = &mut *locked(&self.0) else { return };
+    /// Follows the host's routes, and says whether there is something that follows. It blocks for as long
+    /// as the kernel takes to answer.
+    pub(in crate::gateway) fn refresh(&self) -> bool {
+        let Some(fast) = &mut *locked(&self.0) else { return false };
         if let Err(reason) = fast.refresh() {
             warn!("the fast path does not follow the routes to peers: {reason}");
         }
+        true
     }
 
     /// Follows the MTU of the TUN device.

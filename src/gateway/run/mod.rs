@@ -2,6 +2,7 @@
 
 #[cfg_attr(not(feature = "fast-path"), path = "fast_absent.rs")]
 mod fast;
+mod moving;
 mod publish;
 mod worker;
 mod workers;

@@ -8,11 +8,12 @@ use std::time::Duration;
 /// meanwhile: the kernel tells nobody of the latter.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Asks for the routes again and again.
+/// Asks for the routes again and again, until the fast path has ended.
 pub(super) async fn watch(fast: Fast) {
-    loop {
+    let mut goes_on = true;
+    while goes_on {
         tokio::time::sleep(EVERY).await;
         let fast = fast.clone();
-        blocking(move || fast.refresh()).await;
+        goes_on = blocking(move || fast.refresh()).await;
     }
 }

@@ -22,7 +22,7 @@ use self::clients::{Asked, Clients, PeerChange, Wanted};
 use self::handover::Bequest;
 use self::tunnel::Tunnel;
 use super::run::WorkerFailure;
-use crate::config::{Addresses, Succession};
+use crate::config::Succession;
 use crate::control::handover::Conversation;
 use crate::control::{Response, report};
 use crate::subnet::PeerSet;
@@ -43,16 +43,18 @@ pub enum ServeError {
     /// A worker failed.
     #[error(transparent)]
     Worker(#[from] WorkerFailure),
-    /// The host has another address.
+    /// The host has another address, at which the gateway cannot go on.
     #[error(
-        "this host's address has changed from {from} to {to}: ending, so that the service starts \
-         again with the new one"
+        "this host's address has changed from {from} to {to}, and {why}: ending, so that the service \
+         starts again with the new one"
     )]
     Moved {
         /// The address that is lost.
         from: IpAddr,
         /// The address now.
         to: IpAddr,
+        /// Why the gateway cannot go on there.
+        why: String,
     },
 }
 
@@ -81,9 +83,9 @@ trait PeerSource {
     /// The networks that are routed to the device.
     fn routes(&self, peers: &PeerSet) -> Vec<IpNet>;
 
-    /// The addresses at which a gateway that started now would receive, when the host has lost one
-    /// of this gateway; none if there are no others.
-    async fn addresses_now(&mut self, tunnel: &Tunnel) -> Addresses;
+    /// When the host has lost an address of this gateway: has it go on at those at which a gateway
+    /// that started now would receive. Says whether it does; it waits if there are no others.
+    async fn follow_address(&mut self, tunnel: &mut Tunnel) -> Result<bool, ServeError>;
 }
 
 /// Why a daemon stops serving, although nothing failed.
@@ -122,11 +124,8 @@ async fn serve(
             }
             () = tunnel.watch.due() => {
                 tunnel.restore(&source.routes(tunnel.reconciler.current())).await;
-                if tunnel.watch.has_lost() {
-                    let now = source.addresses_now(tunnel).await;
-                    if let Some((from, to)) = tunnel.settings.moved(now) {
-                        return Err(ServeError::Moved { from, to });
-                    }
+                if tunnel.watch.has_lost() && source.follow_address(tunnel).await? {
+                    tunnel.restore(&source.routes(tunnel.reconciler.current())).await;
                 }
             }
         }

@@ -5,7 +5,7 @@ use super::health::{Health, Part};
 use super::neighbours;
 use super::watch::Watch;
 use crate::config::load;
-use crate::config::{Mtu, Settings};
+use crate::config::{Addresses, Mtu, Settings};
 use crate::gateway::resources::blocking;
 use crate::gateway::run::{Gateway, StartError};
 use crate::host::{HostError, HostEvents, Network};
@@ -96,10 +96,8 @@ impl Tunnel {
 
     /// Logs drops, and probes peers if there is an interval to do so.
     fn look_after(&mut self, probe: Option<Duration>) {
+        self.watch_fast_path();
         let observer = self.gateway.observer();
-        if let Some(fast) = self.gateway.fast_path() {
-            self.tasks.spawn(fast_path::watch(fast.clone()));
-        }
         self.tasks.spawn(drops::watch(Arc::clone(observer)));
         self.tasks.spawn(neighbours::watch(Arc::clone(observer)));
         let Some(every) = probe else { return };
@@ -186,6 +184,21 @@ impl Tunnel {
         let missing = self.watch.missing();
         let state = if missing.is_empty() { Ok(()) } else { Err(missing.join("\n")) };
         self.health.set(Part::Host, state);
+    }
+
+    /// Receives at other addresses of the host from now on, of the same families.
+    pub(super) async fn move_to(&mut self, now: Addresses) -> Result<(), StartError> {
+        self.gateway.move_to(now).await?;
+        self.settings = self.settings.at(now);
+        self.watch.set_listen(now);
+        self.watch_fast_path();
+        Ok(())
+    }
+
+    fn watch_fast_path(&mut self) {
+        if let Some(fast) = self.gateway.fast_path() {
+            self.tasks.spawn(fast_path::watch(fast.clone()));
+        }
     }
 
     /// Gives the device the MTU that fits the paths to peers now, as far as buffers have room.

@@ -50,6 +50,12 @@ impl Watch {
         }
     }
 
+    /// The tunnel receives at other addresses from now on.
+    pub(super) fn set_listen(&mut self, listen: Addresses) {
+        self.listen = listen;
+        self.lost = None;
+    }
+
     /// Whether the device is up.
     pub(super) fn is_up(&self) -> bool {
         self.is_up

@@ -8,6 +8,7 @@
 //! Nothing here is needed for forwarding: while the store is away, the peers stay what they are.
 
 mod kept;
+mod own_key;
 
 pub use self::kept::Kept;
 use super::acquire::Held;
@@ -16,7 +17,7 @@ use super::keys::{Entry, Event, Granted, Keys, KeysError, Position, Term, Watch,
 use super::renewal::Renewal;
 use super::table::{Applied, Continuity, LeaseTable, Own, OwnKey};
 use crate::subnet::clock::boot_ns;
-use crate::subnet::{PeerSet, Subnets};
+use crate::subnet::{HostAddress, PeerSet, Subnets};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,6 +106,8 @@ pub struct Keeping {
 /// Keeps a lease and follows the others.
 pub struct Keeper<K: Keys> {
     keys: K,
+    /// Where the host is, if somebody says so.
+    host: Option<watch::Receiver<HostAddress>>,
     table: LeaseTable,
     port: u16,
     /// Our key as we last saw or wrote it.
@@ -144,6 +147,7 @@ impl<K: Keys> Keeper<K> {
         let (publish, mut published) = watch::channel(leases.clone());
         let mut keeper = Self {
             keys,
+            host: None,
             table: LeaseTable::new(Own { networks, subnets, key, attrs, local }),
             port,
             entry,
@@ -184,6 +188,12 @@ impl<K: Keys> Keeper<K> {
                 }
                 () = sleep_until(reconnect_at), if watch.is_none() => {
                     self.reconnect().await.map(|opened| watch = Some(opened))
+                }
+                host = HostAddress::next(&mut self.host) => {
+                    self.move_to(host);
+                    watch = None;
+                    reconnect_at = Instant::now();
+                    Ok(())
                 }
                 changes = next(&mut watch) => match changes {
                     Ok(events) => self.follow(&events).await,
@@ -289,88 +299,6 @@ impl<K: Keys> Keeper<K> {
         }
     }
 
-    async fn take_note(&mut self, own: OwnKey) -> Result<(), Interruption> {
-        match own {
-            OwnKey::Ours(entry) => self.adopt(entry).await,
-            OwnKey::Taken(value) => {
-                self.stolen(&value);
-                Ok(())
-            }
-            OwnKey::Gone => self.gone().await,
-        }
-    }
-
-    /// Our key says what we wrote, perhaps under a lease that we did not ask for: an administrator
-    /// made it a reservation or took that back, or another node has our PublicIP.
-    async fn adopt(&mut self, entry: Entry) -> Result<(), Interruption> {
-        self.replaced = false;
-        let lease = entry.lease;
-        if lease == self.entry.lease && self.leases.own == OwnLease::Held {
-            self.entry = entry;
-            return Ok(());
-        }
-        let asked_ns = boot_ns();
-        let ttl = if lease == 0 { None } else { Some(self.remaining(lease).await?) };
-        self.entry = entry;
-        if lease != 0 && !self.keys.asked_for(lease) {
-            self.shared += 1;
-            self.dirty = true;
-            warn!(
-                "our lease {} was written by somebody else with our PublicIP {}: if that is another \
-                 node, give each its own address with --public-ip",
-                self.table.own_name(),
-                self.table.own().attrs.public_ip
-            );
-        }
-        self.renewed(Granted { lease, ttl }, asked_ns);
-        match self.renewal.due_in(boot_ns()) {
-            Some(due) => info!("Waiting for {due:?} to renew lease"),
-            None => info!("our lease is a reservation and needs no renewal"),
-        }
-        Ok(())
-    }
-
-    /// How long a store's lease lasts; nothing, so that it is renewed at once, if that is unknown.
-    async fn remaining(&mut self, lease: i64) -> Result<Duration, Interruption> {
-        // If it fails, what the key says is looked at again with the next list.
-        let asked = self.keys.ttl(lease).await.map_err(WatchError::from)?;
-        Ok(asked.unwrap_or_default())
-    }
-
-    /// Our key is gone: revoked, unless it ran out or the store lost everything.
-    async fn gone(&mut self) -> Result<(), Interruption> {
-        let lost = self.replaced || self.renewal.may_be_expired(boot_ns());
-        if !lost {
-            error!("{Revoked}");
-            return Err(Revoked.into());
-        }
-        let Own { subnets, attrs, ref key, .. } = *self.table.own();
-        let asked_ns = boot_ns();
-        // If it fails, the next list leads here again.
-        let created = self.keys.create(key, attrs).await.map_err(WatchError::from)?;
-        match created {
-            Some(granted) => {
-                info!("lease {subnets} was lost and is ours again");
-                self.replaced = false;
-                self.renewed(granted, asked_ns);
-            }
-            // Who was faster is told by the watch.
-            None => info!("lease {subnets} was lost; another node has it now"),
-        }
-        Ok(())
-    }
-
-    fn stolen(&mut self, value: &str) {
-        self.replaced = false;
-        if self.leases.own != OwnLease::Stolen {
-            error!(
-                "another node took our lease {}: {value}; leaving it alone, reporting not ready",
-                self.table.own_name()
-            );
-        }
-        self.set_own(OwnLease::Stolen);
-    }
-
     async fn look_at_clock(&mut self) -> Result<(), Interruption> {
         self.clock_checked = Instant::now();
         if self.forget_at.is_some_and(|at| at <= Instant::now()) {
@@ -407,24 +335,10 @@ impl<K: Keys> Keeper<K> {
         }
     }
 
-    /// The key is not as we knew it.
-    async fn look_at_own_key(&mut self) -> Result<(), Interruption> {
-        // Until something better is known; whatever happens below may set another time.
-        self.renewal.failed(boot_ns());
-        let found = match self.keys.find(&self.table.own().key).await {
-            Ok(found) => found,
-            Err(cause) => {
-                self.renewal_failed(&cause);
-                return Ok(());
-            }
-        };
-        let own = found.map_or(OwnKey::Gone, |entry| self.table.own_key(&entry));
-        self.take_note(own).await
-    }
-
     /// The lease is ours, for a time that counts from when it was asked for.
     fn renewed(&mut self, granted: Granted, asked_ns: u64) {
         self.granted = (granted, asked_ns);
+        self.table.set_former(None);
         self.dirty = true;
         self.entry.lease = granted.lease;
         self.entry.value = self.table.own().attrs.value().into();

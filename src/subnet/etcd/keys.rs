@@ -115,6 +115,9 @@ pub trait Keys {
     /// Changes as they happen.
     type Watch: Watch;
 
+    /// The next call gets a connection of its own: this host's address has changed.
+    fn disconnect(&self);
+
     /// The text of the network's configuration.
     async fn config(&self) -> Result<String, KeysError>;
 

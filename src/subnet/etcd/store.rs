@@ -7,6 +7,7 @@ use crate::subnet::{
     NetworkError, NodeAddress,
 };
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::error;
 
@@ -74,17 +75,19 @@ impl LeaseStore for EtcdStore {
         config: &NetworkConfig,
         node: NodeAddress,
     ) -> Result<Joined<Self>, StoreError> {
-        let attrs = LeaseAttrs { public_ip: node.host.public_ip };
+        let HostAddress { public_ip, local, .. } = node.host.borrow().clone();
+        let attrs = LeaseAttrs { public_ip };
         let (_, previous) = node.previous;
         let held = Box::pin(acquire(&self.keys, config, attrs, previous)).await?;
         let keeping = Keeping {
             networks: config.networks(),
             held: held.clone(),
-            local: node.host.local,
+            local,
             margin: self.margin,
             port: config.backend.port,
         };
-        let (keeper, known) = Keeper::new(self.keys, keeping);
+        let (mut keeper, known) = Keeper::new(self.keys, keeping);
+        keeper.follow_host(node.host);
         let keeping = async {
             let _revoked = keeper.run().await;
             Ok(())
@@ -95,7 +98,7 @@ impl LeaseStore for EtcdStore {
     fn resume(
         self,
         config: &NetworkConfig,
-        host: HostAddress,
+        host: watch::Receiver<HostAddress>,
         memory: Memory,
     ) -> Result<Joined<Self>, MemoryError> {
         let kept: Kept = memory.of(KEPT_IN)?;
@@ -103,11 +106,12 @@ impl LeaseStore for EtcdStore {
         let keeping = Keeping {
             networks: config.networks(),
             held: kept.held.clone(),
-            local: host.local,
+            local: host.borrow().local.clone(),
             margin: self.margin,
             port: config.backend.port,
         };
-        let (keeper, known) = Keeper::resume(self.keys, keeping, &kept, &memory.peers);
+        let (mut keeper, known) = Keeper::resume(self.keys, keeping, &kept, &memory.peers);
+        keeper.follow_host(host);
         let keeping = async {
             let _revoked = keeper.run().await;
             Ok(())
@@ -128,6 +132,7 @@ impl Leases {
             kept_in: KEPT_IN.to_owned(),
             subnets: kept.held.subnets,
             public_ip: kept.held.attrs.public_ip,
+            given: Addresses::default(),
             peers: self.peers.iter().cloned().collect(),
             store: serde_json::json!(kept),
         })

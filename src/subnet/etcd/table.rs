@@ -27,6 +27,8 @@ pub struct Own {
 #[derive(Debug)]
 pub struct LeaseTable {
     own: Own,
+    /// What our key said before this host had another address, until it says what it should.
+    former: Option<LeaseAttrs>,
     /// Each subnet by itself: of two keys that name it, the last written counts.
     known: BTreeMap<IpNet, Known>,
     /// The same by address, to find those that share one.
@@ -53,6 +55,8 @@ struct Known {
 pub enum OwnKey {
     /// It says what we wrote, under this entry.
     Ours(Entry),
+    /// It says what we wrote at our former address.
+    Former(Entry),
     /// It says something else.
     Taken(String),
     /// It is gone.
@@ -76,6 +80,7 @@ impl LeaseTable {
     pub fn new(own: Own) -> Self {
         Self {
             own,
+            former: None,
             known: BTreeMap::new(),
             by_address: BTreeSet::new(),
             at: Position::default(),
@@ -183,6 +188,24 @@ impl LeaseTable {
         applied
     }
 
+    /// This host has other addresses. What others have is judged by them with the next list.
+    pub(crate) fn move_to(&mut self, attrs: LeaseAttrs, local: Vec<IpAddr>) {
+        if attrs != self.own.attrs {
+            self.former = self.former.or(Some(self.own.attrs));
+        }
+        self.own.attrs = attrs;
+        self.own.local = local;
+    }
+
+    /// What our key says until it is written again.
+    pub(crate) fn former(&self) -> Option<LeaseAttrs> {
+        self.former
+    }
+
+    pub(crate) fn set_former(&mut self, former: Option<LeaseAttrs>) {
+        self.former = former;
+    }
+
     /// Follows changes; those that are known already are passed over.
     pub fn changed(&mut self, events: &[Event]) -> Applied {
         let mut applied = Applied::default();
@@ -231,6 +254,7 @@ impl LeaseTable {
     pub(crate) fn own_key(&self, entry: &Entry) -> OwnKey {
         match lease::parse(&entry.key, &entry.value) {
             Ok(lease) if lease.attrs == self.own.attrs => OwnKey::Ours(entry.clone()),
+            Ok(lease) if Some(lease.attrs) == self.former => OwnKey::Former(entry.clone()),
             _ => OwnKey::Taken(text(&entry.value)),
         }
     }
@@ -731,6 +755,23 @@ mod tests {
             attrs: LeaseAttrs { public_ip: "192.0.2.1, 2001:db8::1".parse().unwrap() },
             local: Vec::new(),
         })
+    }
+
+    #[test]
+    fn a_key_that_says_our_former_address_is_ours_until_it_is_written_again() {
+        let mut table = table();
+        let before = put("10.5.1.0/24", "192.0.2.1", 1);
+        let attrs = LeaseAttrs { public_ip: Ipv4Addr::new(192, 0, 2, 77).into() };
+
+        table.move_to(attrs, Vec::new());
+
+        assert_eq!(table.own_key(&before), OwnKey::Former(before.clone()));
+        let now = put("10.5.1.0/24", "192.0.2.77", 2);
+        assert_eq!(table.own_key(&now), OwnKey::Ours(now.clone()));
+        let taken = put("10.5.1.0/24", "192.0.2.9", 2);
+        assert!(matches!(table.own_key(&taken), OwnKey::Taken(_)));
+        table.set_former(None);
+        assert!(matches!(table.own_key(&before), OwnKey::Taken(_)), "another node's, by now");
     }
 
     fn put_both(subnets: &str, public_ip: &str, revision: i64) -> Entry {

@@ -206,7 +206,8 @@ impl Client {
         handshake(stream, is_two).await
     }
 
-    fn disconnect(&self) {
+    /// The next request gets a new connection.
+    pub(super) fn disconnect(&self) {
         self.lock().shared = None;
     }
 

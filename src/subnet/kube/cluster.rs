@@ -55,9 +55,6 @@ pub struct Kept {
     pub node: String,
     /// Our addresses, unless the node object says otherwise.
     pub public_ip: Addresses,
-    /// Those that an administrator gave us.
-    #[serde(default, skip_serializing_if = "Addresses::is_empty")]
-    pub given: Addresses,
     /// What the node has.
     pub joined: Registration,
     /// How our own node is.

@@ -65,6 +65,11 @@ impl Nodes {
         Self { client: Client::new(access) }
     }
 
+    /// The next call gets a connection of its own: this host's address has changed.
+    pub(super) fn disconnect(&self) {
+        self.client.disconnect();
+    }
+
     /// All nodes, page by page.
     ///
     /// # Errors

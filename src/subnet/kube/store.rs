@@ -7,11 +7,12 @@ use super::{
 };
 use crate::subnet::{
     Addresses, HostAddress, Joined, LeaseStore, Memory, MemoryError, NetworkConfig, NetworkError,
-    NodeAddress, PeerSet,
+    NodeAddress, PeerSet, Subnets,
 };
 use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
@@ -149,9 +150,8 @@ impl KubeStore {
         &self,
         member: &Member,
         config: &NetworkConfig,
-        node: NodeAddress,
+        (networks, subnets): (Subnets, Subnets),
     ) -> Result<Registration, JoinError> {
-        let (networks, subnets) = node.previous;
         let is_whole = subnets.of_families_of(&networks) == subnets && !subnets.is_empty();
         if networks != config.networks() || !is_whole || !networks.contain(&subnets) {
             return member.join(&self.nodes).await;
@@ -162,7 +162,7 @@ impl KubeStore {
                 warn!(
                     "the API server does not answer: starting with subnet {subnets} of subnet.env"
                 );
-                let public_ip = node.host.public_ip;
+                let public_ip = member.host.public_ip;
                 Ok(Registration { uid: String::new(), subnets, public_ip })
             }
             Err(_) => member.join(&self.nodes).await,
@@ -203,13 +203,15 @@ impl LeaseStore for KubeStore {
             name: self.name().await?,
             annotations: self.membership.annotations.clone(),
             networks: config.networks(),
-            host: node.host.clone(),
+            host: node.host.borrow().clone(),
             address: self.membership.address,
             sets_condition: self.membership.sets_condition,
         };
-        let joined = self.join_or_resume(&member, config, node).await?;
+        let joined = self.join_or_resume(&member, config, node.previous).await?;
         let subnets = joined.subnets;
-        let (follower, known) = Follower::new(self.nodes, member, joined, config.backend.port);
+        let port = config.backend.port;
+        let (mut follower, known) = Follower::new(self.nodes, member, joined, port);
+        follower.follow_host(node.host);
         let keeping = async { Err(follower.run().await.into()) };
         Ok(Joined { subnets, known, keeping: Box::pin(keeping) })
     }
@@ -217,7 +219,7 @@ impl LeaseStore for KubeStore {
     fn resume(
         self,
         config: &NetworkConfig,
-        host: HostAddress,
+        host: watch::Receiver<HostAddress>,
         memory: Memory,
     ) -> Result<Joined<Self>, MemoryError> {
         let kept: Kept = memory.of(KEPT_IN)?;
@@ -227,16 +229,13 @@ impl LeaseStore for KubeStore {
             name: kept.node.clone(),
             annotations: self.membership.annotations,
             networks: config.networks(),
-            host: HostAddress {
-                public_ip: memory.public_ip,
-                given: kept.given.or(host.given),
-                local: host.local,
-            },
+            host: HostAddress { public_ip: memory.public_ip, ..host.borrow().clone() },
             address: self.membership.address,
             sets_condition: self.membership.sets_condition,
         };
-        let (follower, known) =
+        let (mut follower, known) =
             Follower::resume(self.nodes, member, kept, peers, config.backend.port);
+        follower.follow_host(host);
         let keeping = async { Err(follower.run().await.into()) };
         Ok(Joined { subnets: memory.subnets, known, keeping: Box::pin(keeping) })
     }
@@ -254,6 +253,7 @@ impl Cluster {
             kept_in: KEPT_IN.to_owned(),
             subnets: kept.joined.subnets,
             public_ip: kept.public_ip,
+            given: Addresses::default(),
             peers: self.peers.iter().cloned().collect(),
             store: serde_json::json!(kept),
         })

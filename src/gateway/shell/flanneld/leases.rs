@@ -1,14 +1,14 @@
 //! Peers that come from leases.
 
-use super::{Member, addresses_now};
-use crate::config::Addresses;
+use super::Member;
+use super::address::Address;
 use crate::config::flanneld::External;
 use crate::control::{Response, handover};
-use crate::gateway::shell::PeerSource;
 use crate::gateway::shell::clients::PeerChange;
 use crate::gateway::shell::handover::Bequest;
 use crate::gateway::shell::health::{Health, Part};
 use crate::gateway::shell::tunnel::Tunnel;
+use crate::gateway::shell::{PeerSource, ServeError};
 use crate::subnet::etcd::{Leases, OwnLease};
 #[cfg(feature = "kube")]
 use crate::subnet::kube::{Cluster, OwnNode};
@@ -127,6 +127,7 @@ pub(super) struct LeaseSource<L> {
     config: NetworkConfig,
     /// How the host's address is found.
     external: External,
+    address: Address,
     leases: watch::Receiver<L>,
     pace: Pace,
     silence: Silence,
@@ -192,11 +193,17 @@ impl Pace {
 }
 
 impl<L: Known> LeaseSource<L> {
-    pub(super) fn new(member: &Member, leases: watch::Receiver<L>, health: Arc<Health>) -> Self {
+    pub(super) fn new(
+        member: &Member,
+        leases: watch::Receiver<L>,
+        health: Arc<Health>,
+        address: Address,
+    ) -> Self {
         let pace = Pace::after(Duration::ZERO);
         let (config, external) = (member.config.clone(), member.options.external.clone());
         let silence = Silence::new(member.options.silence);
-        let mut source = Self { config, external, leases, pace, silence, overfull: None, health };
+        let mut source =
+            Self { config, external, address, leases, pace, silence, overfull: None, health };
         let now = source.leases.borrow().clone();
         source.tell_readiness(&now);
         source
@@ -281,7 +288,11 @@ impl<L: Known> PeerSource for LeaseSource<L> {
         let node = memory.map(|memory| handover::Node {
             config: json!(self.config),
             // What the tunnel has is what it goes on with, also when leases are not in force yet.
-            memory: json!(Memory { peers: peers.iter().cloned().collect(), ..memory }),
+            memory: json!(Memory {
+                peers: peers.iter().cloned().collect(),
+                given: self.address.host.borrow().given,
+                ..memory
+            }),
         });
         Bequest { peers: Vec::new(), routes: self.routes(peers), node }
     }
@@ -290,8 +301,8 @@ impl<L: Known> PeerSource for LeaseSource<L> {
         self.config.networks().iter().collect()
     }
 
-    async fn addresses_now(&mut self, tunnel: &Tunnel) -> Addresses {
-        addresses_now(&self.external, self.config.networks(), &tunnel.network).await
+    async fn follow_address(&mut self, tunnel: &mut Tunnel) -> Result<bool, ServeError> {
+        self.address.follow(&self.external, &self.config, tunnel).await
     }
 }
 

@@ -7,12 +7,14 @@
 //! ```
 //! Messages are flanneld's where it has one, for those who look for them.
 
+mod address;
 mod beside;
 mod leases;
 mod stores;
 mod subnet_file;
 mod succeed;
 
+use self::address::Address;
 use self::beside::beside;
 use self::leases::{Known, LeaseSource};
 use self::subnet_file::SubnetFile;
@@ -44,8 +46,6 @@ use std::net::IpAddr;
 use std::path::{Path as FilePath, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use tokio::sync::watch;
-use tracing::subscriber::{NoSubscriber, with_default};
 use tracing::{info, warn};
 
 /// Packets that cross a bridge pass iptables only if this is there.
@@ -201,19 +201,21 @@ impl Ground {
         survey.leave_out(|name| Some(name) == predecessor || kept.iter().any(|it| it == name));
         let external =
             external_interface::choose(&options.external, config.networks(), &survey, path)?;
-        let addresses = survey.interfaces.iter().flat_map(|interface| &interface.addresses);
-        let local = addresses.map(|address| address.network.addr()).collect();
+        let local = local(&survey);
         Ok(Self { network, events, external, local })
     }
 
-    /// What the host brings along as a node.
-    fn host(&self, options: &External) -> HostAddress {
-        HostAddress {
-            public_ip: self.external.public_ip,
-            given: options.public_ip,
-            local: self.local.clone(),
-        }
+    /// What the host brings along as a node that was given these addresses.
+    fn host(&self, given: Addresses) -> HostAddress {
+        let (public_ip, local) = (self.external.public_ip, self.local.clone());
+        HostAddress { public_ip, given, local }
     }
+}
+
+/// All addresses of the host.
+fn local(survey: &Survey) -> Vec<IpAddr> {
+    let addresses = survey.interfaces.iter().flat_map(|interface| &interface.addresses);
+    addresses.map(|address| address.network.addr()).collect()
 }
 
 /// The host's network, and how it reaches the address that the interface must reach.
@@ -224,16 +226,6 @@ async fn look(wanted: &External, network: &Network) -> Result<(Survey, Option<Pa
         None => None,
     };
     Ok((survey, path))
-}
-
-/// The addresses of the tunnel if the node started now; none if there is no interface for it.
-async fn addresses_now(wanted: &External, networks: Subnets, network: &Network) -> Addresses {
-    let Ok((survey, path)) = look(wanted, network).await else { return Addresses::default() };
-    // It is asked again and again: what it logs belongs to the start.
-    let silence = NoSubscriber::default();
-    let chosen =
-        with_default(silence, || external_interface::choose(wanted, networks, &survey, path));
-    chosen.map(|external| external.addresses).unwrap_or_default()
 }
 
 async fn serve_pages(
@@ -269,13 +261,10 @@ impl Member {
 
     fn settings(&self, external: &ExternalInterface) -> io::Result<Settings> {
         let Self { options, config, subnets, .. } = self;
-        let underlay = config.backend.mtu.map_or(external.mtu, u32::from);
         let address = external.address();
-        // Paths over IPv6 beside it are narrower: senders hear that from the workers.
-        let mtu = underlay.saturating_sub(overhead(address).into());
         let addressing = Addressing {
             addresses: self.addresses().collect(),
-            mtu: Mtu::at_most(u16::try_from(mtu).unwrap_or(u16::MAX)),
+            mtu: device_mtu(config, external),
             // Container runtimes read it from subnet.env once.
             follows_paths: false,
             listen: (address, config.backend.port).into(),
@@ -284,6 +273,14 @@ impl Member {
         };
         load::settings(&options.interface, addressing)
     }
+}
+
+/// The MTU of the device over this interface.
+fn device_mtu(config: &NetworkConfig, external: &ExternalInterface) -> Mtu {
+    let underlay = config.backend.mtu.map_or(external.mtu, u32::from);
+    // Paths over IPv6 beside IPv4 are narrower: senders hear that from the workers.
+    let mtu = underlay.saturating_sub(overhead(external.address()).into());
+    Mtu::at_most(u16::try_from(mtu).unwrap_or(u16::MAX))
 }
 
 /// Brings up the tunnel, with the network routed to it, and what is beside it.
@@ -363,26 +360,25 @@ where
         let config = store.network_config().await?;
         options.external.public_ip = store.public_ip().await?.or(options.external.public_ip);
         let ground = Ground::prepare(&options, &config, None).await?;
-        let address = NodeAddress {
-            host: ground.host(&options.external),
-            previous: (previous.networks, previous.subnets),
-        };
-        let Joined { subnets, known, keeping } = Box::pin(store.join(&config, address)).await?;
+        let address = Address::of(&ground, options.external.public_ip);
+        let previously = (previous.networks, previous.subnets);
+        let node = NodeAddress { host: address.host.subscribe(), previous: previously };
+        let Joined { subnets, known, keeping } = Box::pin(store.join(&config, node)).await?;
         let member = Member { options, config, subnets, previous };
         let now = known.borrow().clone();
         let (tunnel, clients) = start(&member, ground, &now, &health).await?;
-        Ok(Self::ready(&member, (tunnel, clients), (known, keeping), health, pages).await)
+        let source = LeaseSource::new(&member, known, Arc::clone(&health), address);
+        Ok(Self::ready(&member, (tunnel, clients), (source, keeping), health, pages).await)
     }
 
     /// Writes `subnet.env` and says that all is there.
     async fn ready(
         member: &Member,
         (mut tunnel, clients): (Tunnel, Clients),
-        (known, keeping): (watch::Receiver<S::Known>, Keeping<S>),
+        (source, keeping): (LeaseSource<S::Known>, Keeping<S>),
         health: Arc<Health>,
         pages: Vec<Server>,
     ) -> Self {
-        let source = LeaseSource::new(member, known, Arc::clone(&health));
         let mut file = SubnetFile::of(member, &tunnel.settings, &health);
         file.ensure().await;
         tunnel.tasks.spawn(file.keep());

@@ -1,8 +1,9 @@
 //! A node that takes the place of one that runs: device, lease and peers go over, and no store is
 //! needed for it.
 
+use super::address::Address;
 use super::beside::beside;
-use super::leases::Known;
+use super::leases::{Known, LeaseSource};
 use super::{FlanneldError, Ground, Member, Node, serve_pages};
 use crate::config::flanneld::Flanneld;
 use crate::config::load::{SOCKET_FOLDER, default_socket};
@@ -11,7 +12,7 @@ use crate::gateway::shell::handover::{self as hand, Offered, TakeOverError, name
 use crate::gateway::shell::health::Health;
 use crate::host::Previous;
 use crate::subnet::{
-    Addresses, HostAddress, Joined, LeaseStore, Memory, MemoryError, NetworkConfig, Reconciler,
+    Addresses, Joined, LeaseStore, Memory, MemoryError, NetworkConfig, Reconciler,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -96,9 +97,12 @@ where
         differs("public-ip", theirs, ours)?;
         let device = offered.offer().device.clone();
         let ground = Ground::prepare(&options, &config, Some(&device)).await?;
-        let host = HostAddress { given: asked, ..ground.host(&options.external) };
+        // What was found is looked for again when the host has another address.
+        options.external.public_ip = memory.given.or(asked);
+        let address = Address::of(&ground, options.external.public_ip);
         let Ground { network, events, external, .. } = ground;
-        let joined = store.resume(&config, host, memory).map_err(TakeOverError::from)?;
+        let joined =
+            store.resume(&config, address.host.subscribe(), memory).map_err(TakeOverError::from)?;
         let Joined { subnets, known, keeping } = joined;
         info!("Going on with lease ({subnets}) of the node that runs");
         let member = Member { options, config, subnets, previous };
@@ -119,7 +123,8 @@ where
         tunnel.announce("tunnel is taken over", Some(tunnel.reconciler.current().len()));
         beside(&member, &mut tunnel).await;
         let pages = patiently(async || serve_pages(&member.options, &health).await).await?;
-        Ok(Self::ready(&member, (tunnel, clients), (known, keeping), health, pages).await)
+        let source = LeaseSource::new(&member, known, Arc::clone(&health), address);
+        Ok(Self::ready(&member, (tunnel, clients), (source, keeping), health, pages).await)
     }
 }
 

@@ -21,9 +21,9 @@ use super::{
     Ended, PeerSource, ServeError, StopSignals, after, block_on, restrict, serve, tell_ready,
     tell_systemd,
 };
+use crate::config::Succession;
 use crate::config::file::Interface;
 use crate::config::load::{LoadError, Standalone, load};
-use crate::config::{Addresses, Succession};
 use crate::control::handover::Conversation;
 use crate::control::{Place, Response, ServerError};
 use crate::host::{HostError, Network};
@@ -296,8 +296,8 @@ impl PeerSource for FileSource {
     }
 
     /// The file names the address: only its author knows another one.
-    async fn addresses_now(&mut self, _: &Tunnel) -> Addresses {
-        Addresses::default()
+    async fn follow_address(&mut self, _: &mut Tunnel) -> Result<bool, ServeError> {
+        Ok(false)
     }
 }
 

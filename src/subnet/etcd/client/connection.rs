@@ -91,9 +91,14 @@ impl Connection {
         self.logins.get()
     }
 
+    /// The next request gets a new connection, to the same server.
+    pub(super) fn disconnect(&self) {
+        self.client.replace(None);
+    }
+
     /// The next request goes to the next server.
     pub(super) fn give_up(&self) {
-        self.client.replace(None);
+        self.disconnect();
         self.endpoint.set(self.endpoint.get().wrapping_add(1));
     }
 
@@ -119,7 +124,7 @@ impl Connection {
         }
         if needs_login(error) {
             // The same server, with a new token.
-            self.client.replace(None);
+            self.disconnect();
             self.logins.set(self.logins.get() + 1);
         } else if is_broken(error) {
             self.give_up();

@@ -133,6 +133,10 @@ impl EtcdKeys {
 impl Keys for EtcdKeys {
     type Watch = EtcdWatch;
 
+    fn disconnect(&self) {
+        self.connection.disconnect();
+    }
+
     async fn config(&self) -> Result<String, KeysError> {
         let key = self.prefix.config();
         let what = format!("reading {key}");

@@ -5,6 +5,7 @@ use crate::subnet::PeerSpec;
 use crate::subnet::clock::boot_ns;
 use crate::subnet::etcd::acquire::Held;
 use crate::subnet::etcd::keys::{Keys, Position};
+use crate::subnet::etcd::lease::LeaseAttrs;
 use crate::subnet::etcd::table::{LeaseTable, Own};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,9 @@ use tokio::time::Instant;
 pub struct Kept {
     /// Our lease, and when it was asked for last: the time since boot is the same for all processes.
     pub held: Held,
+    /// What our key says if that is not what it should: this host has another address.
+    #[serde(default)]
+    pub former: Option<LeaseAttrs>,
     /// How our lease is.
     #[serde(default)]
     pub own: OwnLease,
@@ -53,6 +57,7 @@ impl<K: Keys> Keeper<K> {
         let (mut keeper, published) = Self::new(keys, keeping);
         let own = keeper.table.own().clone();
         keeper.table = LeaseTable::resume(own, kept.at, peers, &kept.unconfirmed);
+        keeper.table.set_former(kept.former);
         keeper.replaced = kept.replaced;
         let now_ns = boot_ns();
         let left = |at_ns: u64| Duration::from_nanos(at_ns.saturating_sub(now_ns));
@@ -72,6 +77,7 @@ impl<K: Keys> Keeper<K> {
         let ns = |left: Duration| u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
         Kept {
             held: Held { subnets, key, attrs, granted, asked_ns },
+            former: self.table.former(),
             own: self.leases.own,
             at: self.table.position(),
             replaced: self.replaced,

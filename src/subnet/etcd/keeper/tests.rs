@@ -214,6 +214,8 @@ fn failure() -> KeysError {
 impl Keys for Fake {
     type Watch = Self;
 
+    fn disconnect(&self) {}
+
     async fn config(&self) -> Result<String, KeysError> {
         Err(failure())
     }

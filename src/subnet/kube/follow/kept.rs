@@ -39,7 +39,6 @@ impl Follower {
         Kept {
             node: self.member.name.clone(),
             public_ip: self.member.host.public_ip,
-            given: self.member.host.given,
             joined: self.joined.clone(),
             own: self.cluster.own,
             revision: self.revision.clone(),
