@@ -30,6 +30,8 @@ fn every_manifest_is_accepted_by_the_api_server_to_the_last_field() {
     let all = base.iter().chain(&own);
     let others = all.clone().filter(|(name, _)| *name != "Namespace kube-flannel");
     others.for_each(|(_, object)| accept(&server, object));
+    let fast = kustomized("fast-path");
+    accept(&server, &fast["DaemonSet kube-flannel-ds"]);
     kustomized("node-by-node").values().for_each(|object| accept(&server, object));
     let no_plugin =
         &["flannel.skipCNIPluginInstallation=true", "flannel.skipCNIConfigInstallation=true"];
@@ -117,26 +119,34 @@ fn pods_that_take_over_from_each_other_start_beside_the_old_one_and_share_its_so
 }
 
 #[test]
-fn the_chart_with_its_default_values_is_the_kustomize_base() {
+fn the_chart_is_the_kustomize_base_or_the_fast_path_with_the_value_for_it() {
     if !are_built("chart", &["helm", "kustomize"]) {
         return;
     }
-    let mut base = kustomized("base");
-    base.extend(objects(&read("own-node-only.yaml")));
-    // Helm makes the namespace, with --create-namespace.
-    base.remove("Namespace kube-flannel");
+    for (folder, value) in
+        [("base", "flannel.fastPath=off"), ("fast-path", "flannel.fastPath=auto")]
+    {
+        let mut kustomized = kustomized(folder);
+        kustomized.extend(objects(&read("own-node-only.yaml")));
+        // Helm makes the namespace, with --create-namespace.
+        kustomized.remove("Namespace kube-flannel");
 
-    let chart = templated(&["ownNodeOnly=true"]).unwrap();
+        let chart = templated(&["ownNodeOnly=true", value]).unwrap();
 
-    assert_eq!(chart.keys().collect::<Vec<_>>(), base.keys().collect::<Vec<_>>());
-    for (name, object) in chart {
-        // Blanks in a file's text are no difference.
-        assert_eq!(with_parsed_files(object), with_parsed_files(base[&name].clone()), "{name}");
+        assert_eq!(chart.keys().collect::<Vec<_>>(), kustomized.keys().collect::<Vec<_>>());
+        for (name, object) in chart {
+            // Blanks in a file's text are no difference.
+            let expected = with_parsed_files(kustomized[&name].clone());
+            assert_eq!(with_parsed_files(object), expected, "{folder}: {name}");
+        }
+        let pod = &kustomized["DaemonSet kube-flannel-ds"]["spec"]["template"]["spec"];
+        let image = &pod["containers"][0]["image"];
+        assert_eq!(*image, format!("twill:{}", env!("CARGO_PKG_VERSION")));
+        let has_bpf = pod.to_string().contains("/sys/fs/bpf");
+        assert_eq!(has_bpf, folder == "fast-path", "no more than the pod needs: {pod}");
     }
-    let image =
-        |object: &Value| object["spec"]["template"]["spec"]["containers"][0]["image"].clone();
-    let image = image(&base["DaemonSet kube-flannel-ds"]);
-    assert_eq!(image, format!("twill:{}", env!("CARGO_PKG_VERSION")));
+    let default = templated(&["ownNodeOnly=true"]).unwrap();
+    assert_eq!(default, templated(&["ownNodeOnly=true", "flannel.fastPath=off"]).unwrap());
     helm(&["lint", "--strict", &folder("chart")]).unwrap();
 }
 
@@ -165,6 +175,7 @@ fn values_of_flannels_chart_do_what_their_names_say() {
     assert_eq!(gateway["securityContext"]["privileged"], true);
     let variable = json!({"name": "TWILL_NODE_ADDRESS", "value": "external-ip"});
     assert_eq!(gateway["env"][1], variable);
+    assert_eq!(gateway["env"][2], json!({"name": "TWILL_FAST_PATH", "value": "bpf"}));
     let plugins = pod["initContainers"].as_array().unwrap();
     assert_eq!(plugins.len(), 1, "the CNI configuration is somebody else's");
     assert_eq!(plugins[0]["image"], "registry.example/plugin:v8");
@@ -203,6 +214,7 @@ fn values_that_twill_cannot_serve_are_refused_with_the_cure() {
         ("flannel.args={-ip-masq}", "flannel.args has no -kube-subnet-mgr"),
         ("flannel.image.repository=ghcr.io/flannel-io/flannel", "set flannel.image.repository"),
         ("flannel.backendPort=many", "'/flannel/backendPort': got string, want null or integer"),
+        ("flannel.fastPath=fou", "'/flannel/fastPath'"),
         ("flannel.nodeAddress=dns", "'/flannel/nodeAddress'"),
         ("flannel.mtu=70000", "'/flannel/mtu': maximum: got 70,000"),
         ("flannel.cniBinDir=bin", "'/flannel/cniBinDir'"),
@@ -270,6 +282,7 @@ const EVERY_VALUE: &[&str] = &[
     "flannel.nodeSelector.pool=a",
     "flannel.privileged=true",
     "flannel.nodeAddress=external-ip",
+    "flannel.fastPath=bpf",
     // Of another backend: changes nothing.
     "flannel.vni=1",
 ];
