@@ -50,6 +50,7 @@ pub(super) fn histograms() -> Vec<CompletionCandidate> {
 }
 
 /// Names of the host's interfaces.
+#[cfg(feature = "etcd")]
 pub(super) fn interfaces() -> Vec<CompletionCandidate> {
     let entries = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
     entries.map(|entry| CompletionCandidate::new(entry.file_name())).collect()

@@ -119,6 +119,7 @@ impl Settings {
     }
 
     /// The same at other addresses of the host, of the same families.
+    #[cfg(any(feature = "etcd", test))]
     #[must_use]
     pub(crate) fn at(&self, now: Addresses) -> Self {
         let ip = now.outer().unwrap_or(self.listen.ip());
@@ -127,6 +128,7 @@ impl Settings {
     }
 
     /// A source that is not the one of a gateway that started now, and that one.
+    #[cfg(any(feature = "etcd", test))]
     #[must_use]
     pub(crate) fn moved(&self, now: Addresses) -> Option<(IpAddr, IpAddr)> {
         let before = self.sources().iter();

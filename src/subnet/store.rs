@@ -79,6 +79,7 @@ pub struct Memory {
 
 impl Memory {
     /// The store's part, if the memory is one of this kind of store.
+    #[cfg(feature = "etcd")]
     pub(super) fn of<T: serde::de::DeserializeOwned>(
         &self,
         kept_in: &'static str,

@@ -157,6 +157,7 @@ impl Observer {
     }
 
     /// Takes over the address of the gateway.
+    #[cfg(feature = "etcd")]
     pub(crate) fn set_listen(&self, listen: SocketAddr) {
         *locked(&self.listen) = listen;
     }

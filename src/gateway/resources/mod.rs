@@ -202,6 +202,7 @@ impl Resources {
     }
 
     /// Opens sockets for all workers at the address of these settings, beside those that are there.
+    #[cfg(feature = "etcd")]
     pub(super) fn open_sockets(&self, settings: &Settings) -> Result<Vec<Sockets>, ResourceError> {
         let before = self.source_ports()?;
         let each = before.into_iter().enumerate();
@@ -210,6 +211,7 @@ impl Resources {
 
     /// Puts these in the place of the sockets that are there, which are closed. No worker may have
     /// its ports.
+    #[cfg(feature = "etcd")]
     pub(super) fn replace_sockets(
         &mut self,
         settings: &Settings,
@@ -224,6 +226,7 @@ impl Resources {
     }
 
     /// The ports that datagrams are sent from, by worker.
+    #[cfg(any(feature = "etcd", feature = "fast-path"))]
     pub(super) fn source_ports(&self) -> io::Result<Vec<u16>> {
         let each = self.copies.len() / self.queues;
         let senders = self.copies.chunks(each).filter_map(<[_]>::last);

@@ -52,7 +52,9 @@ impl Fast {
 
     pub(super) fn end(self) {}
 
-    pub(in crate::gateway) fn refresh(&self) {}
+    pub(in crate::gateway) fn refresh(&self) -> bool {
+        false
+    }
 
     pub(in crate::gateway) fn set_mtu(&self, _: u16) {}
 }

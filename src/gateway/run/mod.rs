@@ -2,6 +2,7 @@
 
 #[cfg_attr(not(feature = "fast-path"), path = "fast_absent.rs")]
 mod fast;
+#[cfg(feature = "etcd")]
 mod moving;
 mod publish;
 mod worker;

@@ -4,8 +4,10 @@ use super::fast_path;
 use super::health::{Health, Part};
 use super::neighbours;
 use super::watch::Watch;
+#[cfg(feature = "etcd")]
+use crate::config::Addresses;
 use crate::config::load;
-use crate::config::{Addresses, Mtu, Settings};
+use crate::config::{Mtu, Settings};
 use crate::gateway::resources::blocking;
 use crate::gateway::run::{Gateway, StartError};
 use crate::host::{HostError, HostEvents, Network};
@@ -187,6 +189,7 @@ impl Tunnel {
     }
 
     /// Receives at other addresses of the host from now on, of the same families.
+    #[cfg(feature = "etcd")]
     pub(super) async fn move_to(&mut self, now: Addresses) -> Result<(), StartError> {
         self.gateway.move_to(now).await?;
         self.settings = self.settings.at(now);

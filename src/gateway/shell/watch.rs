@@ -51,6 +51,7 @@ impl Watch {
     }
 
     /// The tunnel receives at other addresses from now on.
+    #[cfg(feature = "etcd")]
     pub(super) fn set_listen(&mut self, listen: Addresses) {
         self.listen = listen;
         self.lost = None;
