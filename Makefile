@@ -67,7 +67,7 @@ arm64-smoke: deb-arm64 ## run two gateways on Debian's kernel for arm64, in an e
 
 kernels: setup ## run engine and gateway tests on Debian's kernels in a virtual machine (slow)
 	@tests/install $(EMULATOR)
-	CARGO="$(CARGO)" TWILL_KERNELS_LIMIT=$${TWILL_KERNELS_LIMIT:-5400} tests/kernels/all $(KERNELS)
+	CARGO="$(CARGO)" tests/kernels/all $(KERNELS)
 
 lint: building ## check formatting, clippy and rustdoc; warnings are errors
 	$(CARGO) fmt --all --check
