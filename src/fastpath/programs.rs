@@ -23,10 +23,10 @@ pub(crate) enum ProgramsError {
     #[error("this twill was built without clang")]
     NotBuilt,
     /// The object was refused.
-    #[error("the kernel refused it: {0}; grant CAP_BPF and CAP_NET_ADMIN")]
+    #[error("the kernel refused it: {0}; grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")]
     Load(#[from] EbpfError),
     /// One program was refused.
-    #[error("the kernel refused a program: {}", first_line(.0))]
+    #[error("the kernel refused a program: {}{}", first_line(.0), cure(.0))]
     Program(#[from] ProgramError),
     /// A map was refused.
     #[error("the kernel refused a map: {0}")]
@@ -51,6 +51,11 @@ fn first_line(error: &ProgramError) -> String {
         }
         (first, _) => first.unwrap_or_default().to_owned(),
     }
+}
+
+/// The verifier allows pointers some arithmetic only with that capability.
+fn cure(error: &ProgramError) -> &'static str {
+    if error.to_string().contains("prohibited for !root") { "; grant CAP_PERFMON" } else { "" }
 }
 
 /// The names of the programs, in the order of their descriptors.

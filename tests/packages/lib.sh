@@ -87,11 +87,12 @@ wire() {
 
 # boot NAME: starts systemd in it and waits until it has started what it starts.
 boot() {
-    local options=(--register=no)
+    # systemd-nspawn by itself grants nothing that the fast path's programs need.
+    local options=(--register=no --capability=CAP_NET_ADMIN,CAP_BPF,CAP_PERFMON --system-call-filter=bpf)
     # Without systemd, there is nobody to ask for a scope: the machine gets control groups made here.
     [[ -d /run/systemd/system ]] || options+=(--keep-unit)
     group "$1" systemd-nspawn --quiet "${options[@]}" --directory="$(root "$1")" \
-        --network-namespace-path="/run/netns/$mark-$1" --capability=CAP_NET_ADMIN --bind=/dev/net/tun --console=pipe \
+        --network-namespace-path="/run/netns/$mark-$1" --bind=/dev/net/tun --console=pipe \
         --boot systemd.unit=multi-user.target </dev/null >"$work/$1/console" 2>&1 &
     local spawn=$! tries
     spawned+=("$spawn")
