@@ -166,19 +166,21 @@ impl Fair {
         self.add(u32::MAX, flows);
     }
 
-    /// Chooses arrivals for a turn until they have so many bytes: their positions, in the order in
-    /// which they must leave. The arrival that has waited longest is always among them, unless
-    /// it is held, so that each one leaves within as many turns as there were arrivals before it.
-    pub fn choose(&mut self, bytes: u32) -> &[usize] {
+    /// Chooses arrivals for a turn until they have so many bytes, of each flow those that begin
+    /// within its first `of_a_flow` bytes: their positions, in the order in which they must leave.
+    /// The arrival that has waited longest is always among them, unless it is held, so that each
+    /// one leaves within as many turns as there were arrivals before it.
+    pub fn choose(&mut self, of_a_flow: u32, bytes: u32) -> &[usize] {
         self.order.clear();
         // Positions are unique: an unstable sort, which needs no memory, is as good.
         self.waiting.sort_unstable();
         let mut chosen = 0;
         for (tag, position) in &self.waiting {
-            if chosen >= bytes || *tag == u32::MAX {
+            let position = *position as usize;
+            let is_beyond = *tag - self.bytes[position] >= of_a_flow && !self.order.is_empty();
+            if is_beyond || chosen >= bytes || *tag == u32::MAX {
                 break;
             }
-            let position = *position as usize;
             chosen = chosen.saturating_add(self.bytes[position]);
             self.order.push(position);
         }
@@ -220,7 +222,7 @@ mod tests {
             fair.add(bytes, &flows(&[Some(flow)]));
         }
 
-        assert_eq!(fair.choose(2 * SUPER), [3, 0, 1]);
+        assert_eq!(fair.choose(u32::MAX, 2 * SUPER), [3, 0, 1]);
     }
 
     #[test]
@@ -230,7 +232,28 @@ mod tests {
             fair.add(SUPER, &flows(&[Some(flow)]));
         }
 
-        assert_eq!(fair.choose(u32::MAX), [0, 3, 1, 4, 2]);
+        assert_eq!(fair.choose(u32::MAX, u32::MAX), [0, 3, 1, 4, 2]);
+    }
+
+    #[test]
+    fn a_turn_takes_a_portion_of_each_flow() {
+        let mut fair = Fair::new(8);
+        for flow in [A, A, A, B, C, C] {
+            fair.add(SUPER, &flows(&[Some(flow)]));
+        }
+
+        assert_eq!(fair.choose(SUPER, u32::MAX), [0, 3, 4]);
+        assert_eq!(fair.choose(SUPER, 2 * SUPER), [0, 3]);
+    }
+
+    #[test]
+    fn an_arrival_that_begins_within_a_flows_portion_leaves_whole() {
+        let mut fair = Fair::new(8);
+        for flow in [A, A, A, B] {
+            fair.add(SUPER, &flows(&[Some(flow)]));
+        }
+
+        assert_eq!(fair.choose(SUPER + 1, u32::MAX), [0, 3, 1]);
     }
 
     #[test]
@@ -241,7 +264,7 @@ mod tests {
             fair.add(1000, &flows(&[Some(flow)]));
         }
 
-        assert_eq!(fair.choose(1500), [1, 2, 0]);
+        assert_eq!(fair.choose(u32::MAX, 1500), [1, 2, 0]);
     }
 
     #[test]
@@ -253,7 +276,7 @@ mod tests {
         fair.add(100, &flows(&[Some(B)]));
         fair.add(100, &flows(&[Some(C)]));
 
-        assert_eq!(fair.choose(u32::MAX), [4, 0, 1, 2, 3]);
+        assert_eq!(fair.choose(u32::MAX, u32::MAX), [4, 0, 1, 2, 3]);
     }
 
     #[test]
@@ -264,7 +287,7 @@ mod tests {
         fair.add(100, &flows(&[None]));
         fair.add(100, &flows(&[Some(B)]));
 
-        assert_eq!(fair.choose(u32::MAX), [0, 1, 2, 3]);
+        assert_eq!(fair.choose(u32::MAX, u32::MAX), [0, 1, 2, 3]);
     }
 
     #[test]
@@ -275,7 +298,7 @@ mod tests {
         fair.add(100, &flows(&[Some(B)]));
         fair.add(100, &flows(&[Some(C)]));
 
-        assert_eq!(fair.choose(u32::MAX), [3, 0]);
+        assert_eq!(fair.choose(u32::MAX, u32::MAX), [3, 0]);
     }
 
     #[test]
@@ -312,7 +335,7 @@ mod tests {
     proptest! {
         #[test]
         fn flows_stay_in_order_turn_after_turn_and_all_arrivals_leave(
-            all in arrivals(), portion in 1..200_000u32,
+            all in arrivals(), of_a_flow in 1..200_000u32, portion in 1..200_000u32,
         ) {
             let mut fair = Fair::new(64);
             let mut waiting: Vec<usize> = (0..all.len()).collect();
@@ -326,7 +349,7 @@ mod tests {
                 }
                 let oldest = waiting[0];
                 let before = left.len();
-                fair.choose(portion);
+                fair.choose(of_a_flow, portion);
                 fair.take(&mut waiting, &mut left);
                 prop_assert!(left[before..].contains(&oldest));
                 turns += 1;
@@ -358,7 +381,7 @@ mod tests {
             }
             fair.add(sparse, &flows(&[Some(B)]));
 
-            prop_assert_eq!(fair.choose(1)[0], bulk);
+            prop_assert_eq!(fair.choose(1, 1)[0], bulk);
         }
     }
 }

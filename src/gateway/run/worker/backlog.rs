@@ -5,9 +5,10 @@
 //!            ├ round ┤ later │
 //! ```
 //!
-//! A turn is short, so that what arrives meanwhile is soon looked for: a super-packet of 64 KiB takes a
-//! sender about 85 µs. What waits leaves as it came if a turn takes all of it; otherwise [`Fair`] says
-//! what leaves first.
+//! A turn takes little of each flow, so that what arrives meanwhile is soon looked for: a super-packet of
+//! 64 KiB takes a sender about 85 µs. The more flows have bulk, the more a turn takes: they would lose by
+//! short turns, and nobody expects to be alone then. What waits leaves as it came if a turn takes all of it;
+//! otherwise [`Fair`] says what leaves first.
 //!
 //! Bulk is cheap in large portions only: senders that get an acknowledgement at a time wake at a time.
 //! So what waits when nothing is left of the last round makes the next round, of as many turns as it
@@ -18,11 +19,10 @@ use twill_datapath::batch::{Inbox, Train, TunFrame};
 use twill_datapath::offload::vnet_hdr;
 use twill_datapath::{Fair, Flows};
 
-/// Bytes of frames that make a turn full; its last arrival may go beyond.
-const FRAME_BYTES: u32 = 64 * 1024;
-/// Bytes of trains that do. More, as packets of several trains can be joined, and as those who receive
-/// mostly wait for those who send.
-const TRAIN_BYTES: u32 = 256 * 1024;
+/// Bytes of one flow in a turn of one direction; its last arrival may go beyond.
+const FLOW_BYTES: u32 = 64 * 1024;
+/// Bytes of all flows together; so may the last of all.
+const TURN_BYTES: u32 = 1024 * 1024;
 
 /// Both directions' arrivals.
 pub(super) struct Backlog {
@@ -38,8 +38,6 @@ const SMALL: u32 = 2048;
 
 /// How one direction's arrivals are told apart.
 struct Queue {
-    /// Bytes that make a turn full.
-    most: u32,
     /// How many of the arrivals, from the first on, are of the round.
     round: usize,
     /// The flows of each arrival. Those at the end may be missing: they were not needed yet.
@@ -52,8 +50,8 @@ impl Queue {
         capacity * size_of::<Flows>() + Fair::memory(capacity)
     }
 
-    fn new(most: u32, capacity: usize) -> Self {
-        Self { most, round: 0, flows: Vec::with_capacity(capacity), fair: Fair::new(capacity) }
+    fn new(capacity: usize) -> Self {
+        Self { round: 0, flows: Vec::with_capacity(capacity), fair: Fair::new(capacity) }
     }
 
     /// Moves one turn's arrivals.
@@ -74,7 +72,7 @@ impl Queue {
                 self.fair.hold(flows);
             }
         }
-        let chosen = self.fair.choose(self.most);
+        let chosen = self.fair.choose(FLOW_BYTES, TURN_BYTES);
         self.round -= chosen.iter().filter(|position| **position < self.round).count();
         self.fair.take(waiting, turn);
         self.fair.rest(&mut self.flows);
@@ -98,8 +96,8 @@ impl Backlog {
     pub(super) fn new(capacity: usize, vnet_hdr: bool) -> Self {
         Self {
             inbox: Inbox::new(capacity),
-            frames: Queue::new(FRAME_BYTES, capacity),
-            trains: Queue::new(TRAIN_BYTES, capacity),
+            frames: Queue::new(capacity),
+            trains: Queue::new(capacity),
             vnet_hdr,
         }
     }
@@ -115,7 +113,7 @@ impl Backlog {
     pub(super) fn take(&mut self, engine: &mut dyn Engine, turn: &mut Inbox) {
         let frames: u32 = self.inbox.frames.iter().map(|frame| frame.len).sum();
         let trains: u32 = self.inbox.trains.iter().map(|train| train.len).sum();
-        if frames <= FRAME_BYTES && trains <= TRAIN_BYTES {
+        if frames <= FLOW_BYTES && trains <= FLOW_BYTES {
             return self.take_all(turn);
         }
         if self.frames.round == 0 && self.trains.round == 0 {
