@@ -351,15 +351,15 @@ mod tests {
             ..PLAIN
         },
         Row {
-            name: "workers poll while it pays, if there are more CPUs than workers",
-            set: |settings| settings.busy_poll = config::BusyPoll::Auto,
-            expected: |it| it.busy_poll = BusyPoll::Adaptive,
+            name: "workers do not poll if the user says so",
+            set: |settings| settings.busy_poll = config::BusyPoll::For(Duration::ZERO),
+            expected: |it| it.busy_poll = BusyPoll::Never,
             ..PLAIN
         },
         Row {
             name: "workers that could take all CPUs do not poll",
-            set: |settings| settings.busy_poll = config::BusyPoll::Auto,
             found: |findings| findings.parallelism = 2,
+            expected: |it| it.busy_poll = BusyPoll::Never,
             ..PLAIN
         },
         Row {
@@ -431,7 +431,7 @@ mod tests {
             vnet_hdr: true,
             coalesce: (true, true),
             cpus: [None; 3],
-            busy_poll: BusyPoll::Never,
+            busy_poll: BusyPoll::Adaptive,
         }
     }
 
