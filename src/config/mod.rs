@@ -100,6 +100,12 @@ impl Settings {
         }
     }
 
+    /// Whether each worker sends from a port of its own.
+    #[must_use]
+    pub(crate) fn spreads(&self) -> bool {
+        self.source_ports == SourcePorts::Spread
+    }
+
     /// Whether peers of both IP families can be reached.
     #[must_use]
     pub(crate) fn has_both_families(&self) -> bool {

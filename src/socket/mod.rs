@@ -14,5 +14,5 @@ pub use originate::Originator;
 pub(crate) use path::anywhere;
 pub use path::{Path, PathAsker, path_to};
 pub use segmentation::{GsoPolicy, gso_policy, max_run};
-pub(crate) use steering::open_spread;
 pub use steering::steer;
+pub(crate) use steering::{open_spread, steer_among_first, steer_to_first};

@@ -52,6 +52,32 @@ pub fn steer(
     attach_to_group(socket, &program(listen, workers as u32, by_flow))
 }
 
+/// As [`steer`], for a group in which sockets beyond the workers' may still be: what [`steer`] leaves to
+/// the kernel's hash goes to the first socket, as the hash counts all.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn steer_among_first(
+    socket: BorrowedFd<'_>,
+    listen: SocketAddr,
+    workers: usize,
+    by_flow: bool,
+) -> io::Result<()> {
+    let mut program = program(listen, workers as u32, by_flow);
+    for instruction in program.iter_mut().filter(|it| **it == give_back_number(KERNEL_CHOOSES)) {
+        *instruction = give_back_number(0);
+    }
+    attach_to_group(socket, &program)
+}
+
+/// Leads all datagrams that arrive at the sockets of a group to the first.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn steer_to_first(socket: BorrowedFd<'_>) -> io::Result<()> {
+    attach_to_group(socket, &[give_back_number(0)])
+}
+
 /// A socket to send from, for one worker: the low byte of its port is the worker's number, unless
 /// the host has no such port left. `before` is the port that a predecessor's worker had.
 ///

@@ -111,6 +111,36 @@ pub(crate) fn set_vnet_little_endian(queue: BorrowedFd<'_>) -> io::Result<()> {
     check(rc)
 }
 
+/// Has a program choose the queue of each packet, or the driver again if there is none
+/// (`TUNSETSTEERINGEBPF`).
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn set_steering(
+    queue: BorrowedFd<'_>,
+    program: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let program: libc::c_int = program.map_or(-1, |program| program.as_raw_fd());
+    // SAFETY: the kernel reads one `int` and keeps no pointer to it.
+    let rc =
+        unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETSTEERINGEBPF, &raw const program) };
+    check(rc)
+}
+
+/// Takes a queue from its device, with all packets that wait in it, or gives it back (`TUNSETQUEUE`).
+/// Whoever else has the descriptor has it without the device then, too.
+///
+/// # Errors
+/// `EINVAL` if it is so already.
+pub(crate) fn set_attached(queue: BorrowedFd<'_>, is_attached: bool) -> io::Result<()> {
+    let flags = if is_attached { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
+    let request =
+        InterfaceFlags { name: [0; libc::IFNAMSIZ], flags: flags as libc::c_short, rest: [0; 22] };
+    // SAFETY: the kernel reads one `struct ifreq`, whose size `InterfaceFlags` has.
+    let rc = unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETQUEUE, &raw const request) };
+    check(rc)
+}
+
 /// Says whether the device outlives its queues (`TUNSETPERSIST`).
 ///
 /// # Errors

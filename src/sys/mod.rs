@@ -19,6 +19,7 @@ pub mod netlink;
 pub mod route;
 pub mod seccomp;
 pub mod sockopt;
+pub mod steering;
 #[cfg(feature = "fast-path")]
 pub mod tool;
 #[cfg(feature = "fast-path")]

@@ -23,6 +23,34 @@ pub(crate) struct Past {
     pub(crate) fast: FastPast,
 }
 
+impl Past {
+    /// The same numbers for another number of workers: the last one has those of all that are gone.
+    #[must_use]
+    pub(crate) fn for_workers(mut self, workers: usize) -> Self {
+        let before = self.histograms.len();
+        if before == workers || self.workers.len() < before {
+            return self;
+        }
+        // Behind the workers' is what the fast path counted.
+        let fast = self.workers.split_off(before);
+        for at in workers..before {
+            let gone = std::mem::take(&mut self.workers[at]);
+            self.workers[workers - 1] =
+                Books::total([&self.workers[workers - 1], &gone].into_iter());
+            for (name, values) in std::mem::take(&mut self.histograms[at]) {
+                self.histograms[workers - 1]
+                    .entry(name)
+                    .and_modify(|sum| sum.add(&values))
+                    .or_insert(values);
+            }
+        }
+        self.workers.resize_with(workers, Books::default);
+        self.histograms.resize_with(workers, BTreeMap::new);
+        self.workers.extend(fast);
+        self
+    }
+}
+
 /// The probes of a peer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PastProbes {

@@ -3,7 +3,7 @@
 use super::{TunError, backpressure};
 use crate::sys::ioctl;
 use std::fs::OpenOptions;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use twill_datapath::offload::feature::{Feature, FeatureSet};
 use twill_datapath::offload::vnet_hdr;
@@ -72,19 +72,12 @@ impl Device {
             granted: FeatureSet::NONE,
         };
         if spec.vnet_hdr {
-            device.set_header_format()?;
+            for queue in &device.queues {
+                set_header_format(&device.name, queue.as_fd())?;
+            }
         }
         device.granted = device.set_offloads(spec)?;
         Ok(device)
-    }
-
-    fn set_header_format(&self) -> Result<(), TunError> {
-        for queue in &self.queues {
-            ioctl::set_vnet_hdr_len(queue.as_fd(), vnet_hdr::LEN)
-                .and_then(|()| ioctl::set_vnet_little_endian(queue.as_fd()))
-                .map_err(|source| self.cannot("the virtio header", source))?;
-        }
-        Ok(())
     }
 
     /// Sets the mask explicitly, also to nothing: it outlives the process on a persistent device.
@@ -116,7 +109,15 @@ impl Device {
     }
 }
 
-fn open_queue() -> Result<OwnedFd, TunError> {
+/// Puts twill's virtio header before each packet of a queue.
+pub(super) fn set_header_format(name: &str, queue: BorrowedFd<'_>) -> Result<(), TunError> {
+    let what = "the virtio header";
+    ioctl::set_vnet_hdr_len(queue, vnet_hdr::LEN)
+        .and_then(|()| ioctl::set_vnet_little_endian(queue))
+        .map_err(|source| TunError::Configure { what, name: name.to_owned(), source })
+}
+
+pub(super) fn open_queue() -> Result<OwnedFd, TunError> {
     OpenOptions::new()
         .read(true)
         .write(true)

@@ -56,7 +56,6 @@ const RULES: &[(&str, &[&str], &str)] = &[
             "config",
             "engine::EngineKind",
             "engine::Sources",
-            "engine::Sources",
             "engine::Tuning",
             "host::nic",
             "socket::GsoPolicy",

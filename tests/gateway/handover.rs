@@ -3,11 +3,14 @@
 use crate::numbered::{Load, beside, echo_numbered};
 use crate::with;
 use rustix::process::Signal;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use twill::control::handover::{self, Conversation, Step};
+use twill::sys::steering;
+use twill::tun;
 use twill_testbed::engines;
 use twill_testbed::pair::{DEVICE, PATIENCE, Pair, Setup};
 
@@ -78,14 +81,79 @@ fn ten_hand_overs_under_load_lose_double_and_reorder_nothing_and_counters_contin
     }
 }
 
+/// Queues of successors, one after the other.
+const QUEUES: [usize; 6] = [1, 4, 2, 3, 1, 4];
+
+#[test]
+fn hand_overs_to_other_numbers_of_queues_under_load_lose_double_and_reorder_nothing() {
+    for engine in engines().into_iter().chain(["classic"]) {
+        let setup = Setup { lines: "queues = 4\nprobe_seconds = 0", ..with(engine) };
+        let Some(mut pair) = Pair::start("requeue", &setup) else { return };
+        pair.assert_connected();
+        let before = packets_out(&pair);
+        let mut sent = 0;
+        for (number, queues) in QUEUES.into_iter().enumerate() {
+            let index = number % 2;
+            let (successor, done) = (Mutex::new(None), AtomicBool::new(false));
+            beside(
+                |_| {
+                    let queues = queues.to_string();
+                    let mut process = pair.successor(index, engine, &["--queues", &queues]);
+                    let running = process.wait_for("running", PATIENCE);
+                    done.store(true, Ordering::Relaxed);
+                    running.unwrap();
+                    *successor.lock().unwrap() = Some(process);
+                },
+                || {
+                    let mut is_last = false;
+                    while !is_last {
+                        is_last = done.load(Ordering::Relaxed);
+                        let counted = echo_numbered(&pair, &LOAD);
+                        println!("{engine}, hand-over {number} to {queues}: {counted:?}");
+                        counted.assert_in_order();
+                        assert_eq!(counted.missing(), 0, "{engine}, {queues}: {counted:?}");
+                        sent += counted.sent;
+                    }
+                },
+            );
+            let successor = successor.into_inner().unwrap().unwrap();
+            let mut old = std::mem::replace(&mut pair.gateways[index].process, successor);
+            assert!(old.finish(PATIENCE).unwrap().success(), "{}", old.log());
+            let status = pair.status(index);
+            assert_eq!(status["queues"], queues);
+            assert_eq!(status["workers"].as_array().unwrap().len(), queues);
+        }
+        println!("{engine}: {sent} datagrams and their echoes, queues {QUEUES:?}");
+        assert!(packets_out(&pair) - before >= sent, "{engine}: counters continue");
+        pair.assert_books_balance();
+        pair.assert_tcp_carries(4, 256 << 10);
+    }
+}
+
+#[test]
+fn a_device_that_was_created_for_one_queue_keeps_it() {
+    let setup = Setup { lines: "queues = 1", ..with("epoll") };
+    let Some(pair) = Pair::start("one_queue", &setup) else { return };
+    pair.assert_connected();
+
+    let mut successor = pair.successor(0, "epoll", &["--queues", "2"]);
+
+    assert!(!successor.finish(PATIENCE).unwrap().success());
+    let log = successor.log();
+    assert!(log.contains("`queues` is 1 in the running gateway and 2 here"), "{log}");
+    assert!(log.contains("its device was created for one queue"), "{log}");
+    pair.assert_connected();
+    pair.assert_books_balance();
+}
+
 #[test]
 fn a_successor_that_cannot_serve_says_why_and_the_gateway_goes_on() {
     let setup = Setup { lines: "queues = 2", ..with("epoll") };
     let Some(pair) = Pair::start("hand_over_refused", &setup) else { return };
     pair.assert_connected();
     for (engine, more, reason) in [
-        ("epoll", &["--queues", "3"][..], "`queues` is 2 in the running gateway and 3 here"),
-        ("epoll", &["--source-ports", "fixed"], "`source_ports` is spread"),
+        ("epoll", &["--source-ports", "fixed"][..], "`source_ports` is spread"),
+        ("epoll", &["--queues", "3", "--offload", "gro=off"], "another setting of the offload gro"),
         ("epoll", &["--offload", "gro=off"], "another setting of the offload gro"),
         ("epoll", &["--offload", "tso=off"], "`tso` is on in the running gateway and off here"),
         ("classic", &[], "the engine classic"),
@@ -140,13 +208,40 @@ fn a_successor_that_dies_at_any_step_leaves_the_gateway_carrying_packets() {
         for steps in 0..5 {
             let before = packets_out(&pair);
 
-            successor_until(&pair, steps);
+            drop(successor_until(&pair, steps));
 
             pair.assert_connected();
             assert!(packets_out(&pair) > before, "{engine}, {steps} steps: counters continue");
             pair.assert_books_balance();
         }
         assert!(pair.gateways[0].process.log().contains("this gateway goes on"));
+    }
+}
+
+#[test]
+fn a_successor_that_dies_while_it_changes_the_queues_leaves_them_as_they_were() {
+    for engine in engines() {
+        let setup = Setup { lines: "queues = 3\nprobe_seconds = 0", ..with(engine) };
+        let Some(mut pair) = Pair::start("requeue_dies", &setup) else { return };
+        pair.assert_connected();
+
+        let (talk, fds) = successor_until(&pair, 4).unwrap();
+        let program = steering::to_first_queue().unwrap();
+        // Of each worker a queue and two sockets.
+        tun::steer(fds[0].as_fd(), Some(program.as_fd())).unwrap();
+        tun::set_attached(fds[6].as_fd(), false).unwrap();
+        drop((talk, fds));
+
+        pair.gateways[0].process.wait_for("this gateway goes on", PATIENCE).unwrap();
+        pair.assert_connected();
+        let counted = echo_numbered(&pair, &Load { flows: 32, ..LOAD });
+        counted.assert_in_order();
+        assert_eq!(counted.missing(), 0, "{engine}: {counted:?}");
+        let status = pair.status(0);
+        let workers = status["workers"].as_array().unwrap().iter();
+        let used = workers.filter(|worker| worker["egress"]["packets_in"].as_u64() > Some(10));
+        assert_eq!(used.count(), 3, "{engine}: {status}");
+        pair.assert_books_balance();
     }
 }
 
@@ -206,26 +301,25 @@ fn without_a_gateway_to_take_over_from_one_starts() {
     pair.assert_connected();
 }
 
-/// Takes so many steps of a hand-over and is gone, with all that it had.
-fn successor_until(pair: &Pair, steps: usize) {
+/// Takes so many steps of a hand-over. Whoever drops what comes back is gone, with all that it had.
+fn successor_until(pair: &Pair, steps: usize) -> Option<(Conversation, Vec<OwnedFd>)> {
     let stream = UnixStream::connect(&pair.gateways[0].socket).unwrap();
     if steps == 0 {
-        return;
+        return None;
     }
     let mut talk: Conversation = handover::ask(stream, PATIENCE).unwrap();
     if steps == 1 {
-        return;
+        return Some((talk, Vec::new()));
     }
     let (offer, fds) = talk.take().unwrap();
     assert_eq!(fds.len(), offer.descriptors());
-    if steps == 2 {
-        return;
+    if steps >= 3 {
+        talk.tell(&Step::Ready).unwrap();
     }
-    talk.tell(&Step::Ready).unwrap();
-    if steps == 3 {
-        return;
+    if steps >= 4 {
+        assert!(matches!(talk.told().unwrap(), Step::Go(_)));
     }
-    assert!(matches!(talk.told().unwrap(), Step::Go(_)));
+    Some((talk, fds))
 }
 
 /// Datagrams of each direction under which the hand-overs happen, at least.

@@ -7,15 +7,17 @@
 mod findings;
 #[cfg_attr(not(feature = "fast-path"), path = "kept_absent.rs")]
 mod kept;
+mod queues;
 
 pub(super) use findings::{Toward, find_out};
 pub(crate) use findings::{expected_fast_path, expected_offloads};
 #[cfg(feature = "etcd")]
 pub(super) use kept::kept_devices;
+pub(in crate::gateway) use queues::Programs;
 
 use self::kept::Kept;
 use super::plan::{DeviceFacts, Needs};
-use crate::config::{Settings, SourcePorts, Steering};
+use crate::config::{Settings, Steering};
 use crate::engine::Ports;
 use crate::socket::{self, Originator, SocketError, SocketSpec};
 use crate::sys::ioctl::interface_index;
@@ -401,24 +403,35 @@ fn sockets(
     worker: usize,
     before: Option<u16>,
 ) -> Result<Sockets, ResourceError> {
+    let spec = spec(settings, needs);
+    let udp = if worker == 0 { socket::open_first(&spec)? } else { socket::open(&spec)? };
+    Ok((udp, sender(settings, needs, worker, before)?))
+}
+
+/// The socket that a worker sends from, if that is another than the one that receives.
+fn sender(
+    settings: &Settings,
+    needs: Needs,
+    worker: usize,
+    before: Option<u16>,
+) -> Result<Option<OwnedFd>, SocketError> {
+    if !settings.spreads() {
+        return Ok(None);
+    }
+    let listen = SocketAddr::new(settings.bound().ip(), 0);
+    let spec = SocketSpec { listen, gro: false, ..spec(settings, needs) };
+    socket::open_spread(&spec, worker, before).map(Some)
+}
+
+/// The socket that receives.
+fn spec(settings: &Settings, needs: Needs) -> SocketSpec {
     let bound = settings.bound();
-    let any_port = SocketAddr::new(bound.ip(), 0);
-    let listen = if needs.listens { bound } else { any_port };
-    let spec = SocketSpec {
-        listen,
+    SocketSpec {
+        listen: if needs.listens { bound } else { SocketAddr::new(bound.ip(), 0) },
         shared: settings.queues.count() > 1,
         gro: needs.gro,
         buffer: settings.socket_buffer,
-    };
-    let udp = if worker == 0 { socket::open_first(&spec)? } else { socket::open(&spec)? };
-    let udp_send = match settings.source_ports {
-        SourcePorts::Fixed => None,
-        SourcePorts::Spread => {
-            let spec = SocketSpec { listen: any_port, gro: false, ..spec };
-            Some(socket::open_spread(&spec, worker, before)?)
-        }
-    };
-    Ok((udp, udp_send))
+    }
 }
 
 /// The port that a socket has.

@@ -5,6 +5,8 @@ mod fast;
 #[cfg(feature = "etcd")]
 mod moving;
 mod publish;
+mod requeue;
+mod succession;
 mod worker;
 mod workers;
 
@@ -13,17 +15,15 @@ use self::publish::{Publisher, ToWorkers};
 use self::worker::Common;
 use self::workers::{Open, WorkerSpec, Workers};
 use super::plan::{FastPathPlan, Needs, Plan, fast_path};
-use super::resources::{Facts, ResourceError, Resources, Toward, await_port, blocking, find_out};
+use super::resources::{ResourceError, Resources, Toward, await_port, blocking, find_out};
 use crate::config::{self, Settings};
 use crate::engine::{self, Choice, EngineError, EngineKind};
 use crate::sys::clock;
 use crate::telemetry::instruments::WorkerInstruments;
 use crate::telemetry::observer::Observer;
-use crate::telemetry::past::Past;
 use crate::telemetry::status::{About, Decision, Offload};
 use arc_swap::ArcSwap;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::sync::mpsc;
@@ -166,104 +166,6 @@ impl Gateway {
         Ok(gateway)
     }
 
-    /// Opens engines on what another gateway still works on. Nothing reads before [`Self::begin`].
-    /// Engines make way for each other as in [`Self::start`].
-    ///
-    /// # Errors
-    /// [`StartError`]. The other gateway is as it was.
-    pub(in crate::gateway) async fn inherit(
-        settings: &Settings,
-        view: View,
-        facts: &Facts,
-        fds: Vec<OwnedFd>,
-    ) -> Result<Self, StartError> {
-        Self::inherit_by(engine::open, settings, view, facts, fds).await
-    }
-
-    async fn inherit_by(
-        open: Open,
-        settings: &Settings,
-        view: View,
-        facts: &Facts,
-        fds: Vec<OwnedFd>,
-    ) -> Result<Self, StartError> {
-        let view = Arc::new(view);
-        Self::first_that_works(settings, async |choice| {
-            // An engine that fails closes what it got.
-            let copies = fds.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
-            let resources = Resources::inherit(facts, copies, settings.listen)?;
-            Self::attempt_inherited(open, settings, &view, choice, resources).await
-        })
-        .await
-    }
-
-    async fn attempt_inherited(
-        open: Open,
-        settings: &Settings,
-        view: &Arc<View>,
-        choice: &Choice,
-        resources: Resources,
-    ) -> Result<Self, StartError> {
-        let findings = find_out(settings, Toward::peers(view, settings.listen)).await?;
-        let needs = Needs::new(settings, choice.kind(), &findings);
-        if needs.vnet_hdr != resources.needs().vnet_hdr {
-            return Err(StartError::Inherited("packets for or from the engine classic"));
-        }
-        if needs.gro != resources.needs().gro {
-            return Err(StartError::Inherited("sockets with another setting of the offload gro"));
-        }
-        if needs.listens != resources.needs().listens {
-            return Err(StartError::Inherited("sockets for or from another fast_path"));
-        }
-        let plan = Plan::new(settings, choice.kind(), &findings, resources.device_facts());
-        resources.set_buffers(settings.socket_buffer)?;
-        Self::run(open, settings, plan, choice, resources, view).await
-    }
-
-    /// Has the workers of [`Self::inherit`] read and carry packets, from these counters on.
-    pub(in crate::gateway) fn begin(&mut self, past: &Past) {
-        self.observer.inherit(past);
-        self.observer.inherit_records(past);
-        self.workers.begin();
-    }
-
-    /// Facts and descriptors for a successor.
-    pub(in crate::gateway) fn offer(&self) -> (Facts, Vec<BorrowedFd<'_>>) {
-        self.resources.offer()
-    }
-
-    /// Stops the workers, which hand on all that they have read. Returns the counters, and what a
-    /// successor needs of the fast path, which goes on. Device and sockets stay, also when the gateway
-    /// ends.
-    pub(in crate::gateway) async fn pause(&mut self) -> (Past, Option<FastEstate>) {
-        let estate = self.fast.as_ref().and_then(Fast::rest);
-        if estate.is_none() {
-            self.stop_fast_path();
-        }
-        let stop = Arc::new(AtomicBool::new(false));
-        let next = Workers::held(Arc::clone(&stop));
-        self.common.stop = stop;
-        let workers = std::mem::replace(&mut self.workers, next);
-        self.resources.give_back(workers.stop().await);
-        self.resources.set_handed_over(true);
-        (self.observer.past(), estate)
-    }
-
-    /// Starts the workers of a paused gateway again, whose device and sockets nobody else has.
-    pub(in crate::gateway) async fn resume(&mut self, past: &Past) -> Result<(), StartError> {
-        self.resources.set_handed_over(false);
-        self.observer.inherit(past);
-        self.add_workers().await?;
-        self.workers.begin();
-        match self.fast.as_ref().filter(|fast| fast.resume()) {
-            Some(fast) => {
-                self.observer.fast.set(true, self.plan.fast_path.reason.clone(), fast.counting());
-                Ok(())
-            }
-            None => self.start_fast_path().await,
-        }
-    }
-
     /// Takes what a predecessor handed over of its fast path, for [`Self::start_fast_path`].
     pub(in crate::gateway) fn take_estate(&mut self, estate: Option<FastEstate>) {
         self.estate = estate;
@@ -382,12 +284,19 @@ impl Gateway {
         }
     }
 
+    fn spec(&self, worker: usize) -> WorkerSpec {
+        let Plan { engine: kind, tuning, .. } = self.plan;
+        WorkerSpec { worker, kind, open: self.open, cpu: self.plan.cpu(worker), tuning }
+    }
+
     async fn add_workers(&mut self) -> Result<(), StartError> {
+        if self.resources.queues() != self.instruments.len() {
+            // Nobody may read before the number of queues has changed.
+            return Ok(());
+        }
         let ports = self.resources.lend();
         for (worker, (ports, instruments)) in ports.into_iter().zip(&self.instruments).enumerate() {
-            let Plan { engine: kind, tuning, .. } = self.plan;
-            let (cpu, open) = (self.plan.cpu(worker), self.open);
-            let spec = WorkerSpec { worker, kind, open, cpu, tuning };
+            let spec = self.spec(worker);
             let (common, instruments) = (self.common.clone(), Arc::clone(instruments));
             self.workers.add(spec, ports, common, instruments, self.failed.clone()).await?;
         }
@@ -536,7 +445,7 @@ mod tests {
             assert!(carries(b"first"), "the gateway that runs still has its packets");
             let mut first = first;
             let (past, _) = block_on(first.pause());
-            second.begin(&past);
+            block_on(second.begin(past, None)).unwrap();
             assert!(carries(b"second"));
             block_on(async { first.stop().await.close().await });
             second.own();

@@ -7,10 +7,10 @@
 use super::clients::Clients;
 use super::health::Health;
 use super::tunnel::{Tunnel, TunnelError};
-use crate::config::{Settings, SourcePorts, Steering, is_numbered};
+use crate::config::{Settings, Steering, is_numbered};
 use crate::control::handover::{self, Conversation, HandoverError, Offer, Step};
 use crate::control::{Place, ServerError};
-use crate::gateway::resources::{Facts, blocking};
+use crate::gateway::resources::{Facts, Programs, blocking};
 use crate::gateway::run::{FastEstate, Gateway, StartError};
 use crate::host::{HostEvents, Network};
 use crate::subnet::{MemoryError, PeerSpec, Reconciler};
@@ -52,6 +52,19 @@ pub enum TakeOverError {
         theirs: String,
         /// The successor's.
         ours: String,
+    },
+    /// Another number of queues is not possible here.
+    #[error(
+        "cannot take over: `queues` is {theirs} in the running gateway and {ours} here, which cannot \
+         change now: {reason}; or restart the gateway instead"
+    )]
+    Queues {
+        /// The running gateway's.
+        theirs: usize,
+        /// The successor's.
+        ours: usize,
+        /// Why not.
+        reason: String,
     },
     /// One is a node of a flannel network, and the other is not.
     #[error(
@@ -257,6 +270,7 @@ impl Offered {
     ) -> Result<(Tunnel, Clients), TakeOverError> {
         let Self { talk, offer, fds } = self;
         compare(&offer, &settings)?;
+        let programs = queues(&offer, &settings, fds.first())?;
         info!("taking over from twill {} on {}", offer.version, offer.device);
         let mut settings = Settings { device: offer.device.clone(), ..settings };
         if settings.has_both_families() && !offer.both_families {
@@ -269,7 +283,7 @@ impl Offered {
         let mut gateway = Gateway::inherit(&settings, reconciler.view(), &facts(&offer), fds)
             .await
             .map_err(TunnelError::from)?;
-        let begun = Pending(talk).begin(&mut gateway).await?;
+        let begun = Pending(talk).begin(&mut gateway, programs).await?;
         let clients = Clients::serve(socket, group, Place::Successor)?;
         begun.finish(&mut gateway).await?;
         let mut tunnel =
@@ -306,8 +320,23 @@ pub(super) async fn patiently<T, E>(mut serve: impl AsyncFnMut() -> Result<T, E>
     serve().await
 }
 
+/// What it takes to change the number of queues, if that differs.
+fn queues(
+    offer: &Offer,
+    settings: &Settings,
+    queue: Option<&OwnedFd>,
+) -> Result<Option<Programs>, TakeOverError> {
+    let (theirs, ours) = (offer.queues, settings.queues.count());
+    if theirs == ours {
+        return Ok(None);
+    }
+    let programs = Programs::load(queue.map(AsFd::as_fd), settings);
+    programs.map(Some).map_err(|reason| TakeOverError::Queues { theirs, ours, reason })
+}
+
 /// Refuses what a hand-over cannot change.
 fn compare(offer: &Offer, settings: &Settings) -> Result<(), TakeOverError> {
+    let is_requeued = offer.queues != settings.queues.count();
     let spread = |spread| if spread { "spread" } else { "fixed" }.to_owned();
     let families = |both| if both { "both" } else { "one" }.to_owned();
     let steering = |by_flow| if by_flow { "flows" } else { "peers" }.to_owned();
@@ -315,11 +344,11 @@ fn compare(offer: &Offer, settings: &Settings) -> Result<(), TakeOverError> {
     for (what, theirs, ours) in [
         ("name", offer.device.clone(), named(&settings.device, &offer.device)),
         ("listen", listen, settings.listen.to_string()),
-        ("queues", offer.queues.to_string(), settings.queues.count().to_string()),
+        // Another number of queues brings sockets of its own.
         (
             "source_ports",
             spread(offer.spread),
-            spread(settings.source_ports == SourcePorts::Spread),
+            spread(if is_requeued { offer.spread } else { settings.spreads() }),
         ),
         (
             "outer families",
@@ -365,7 +394,11 @@ struct Pending(Conversation);
 
 impl Pending {
     /// Has the old gateway's workers end and these begin.
-    async fn begin(self, gateway: &mut Gateway) -> Result<Begun, TakeOverError> {
+    async fn begin(
+        self,
+        gateway: &mut Gateway,
+        programs: Option<Programs>,
+    ) -> Result<Begun, TakeOverError> {
         let mut talk = self.0;
         let (talk, told) = blocking(move || {
             let told = talk.tell(&Step::Ready).and_then(|()| talk.told_with());
@@ -394,7 +427,7 @@ impl Pending {
             }
             Err(error) => return Err(error.into()),
         };
-        gateway.begin(&past);
+        gateway.begin(past, programs).await.map_err(TunnelError::from)?;
         Ok(Begun(talk))
     }
 }
