@@ -21,52 +21,54 @@ const PLACES: [(&str, &str); 4] = [
     ("[::1]:8285", "[::]:8285"),
 ];
 
+/// Runs a test at each place, each time in another namespace: a process that another test starts may have the
+/// sockets of the place before until its `exec`.
+fn at_each_place(test: &str, body: impl Fn(SocketAddr, &str) + Sync) {
+    for (listen, bound) in PLACES {
+        in_namespace(test, |_| body(listen.parse().unwrap(), bound));
+    }
+}
+
 #[test]
 fn the_kernel_steers_every_kind_of_inner_packet_as_the_reference_does() {
-    in_namespace("the_kernel_steers", |_| {
-        for (listen, bound) in PLACES {
-            let listen: SocketAddr = listen.parse().unwrap();
-            let group = group(bound, true);
-            // A peer that sends from the listening port, as flannel does, has another address.
-            let from = other(listen, listen.port());
+    at_each_place("the_kernel_steers", |listen, bound| {
+        let group = group(bound, true);
+        // A peer that sends from the listening port, as flannel does, has another address.
+        let from = other(listen, listen.port());
 
-            let mut used = [0; GROUP];
-            for packet in packets() {
-                let expected = reference(&packet);
-                from.send_to(&packet, listen).unwrap();
-                let socket = receiver_of(&group, &packet);
-                assert_eq!(socket, expected, "{listen}: {packet:02x?}");
-                used[socket] += 1;
-            }
-
-            assert!(used.iter().all(|packets| *packets > 0), "{listen}: {used:?}");
+        let mut used = [0; GROUP];
+        for packet in packets() {
+            let expected = reference(&packet);
+            from.send_to(&packet, listen).unwrap();
+            let socket = receiver_of(&group, &packet);
+            assert_eq!(socket, expected, "{listen}: {packet:02x?}");
+            used[socket] += 1;
         }
+
+        assert!(used.iter().all(|packets| *packets > 0), "{listen}: {used:?}");
     });
 }
 
 #[test]
 fn a_port_other_than_the_listening_one_names_the_worker_whatever_is_inside() {
-    in_namespace("a_port_names_the_worker", |_| {
-        for (listen, bound) in PLACES {
-            let listen: SocketAddr = listen.parse().unwrap();
-            for by_flow in [false, true] {
-                let group = group(bound, by_flow);
-                for worker in 0..2 * GROUP {
-                    let from = other(listen, 0x9000 + worker as u16);
-                    for packet in packets().into_iter().take(8) {
-                        from.send_to(&packet, listen).unwrap();
-                        assert_eq!(receiver_of(&group, &packet), worker % GROUP);
-                    }
+    for by_flow in [false, true] {
+        at_each_place("a_port_names_the_worker", |listen, bound| {
+            let group = group(bound, by_flow);
+            for worker in 0..2 * GROUP {
+                let from = other(listen, 0x9000 + worker as u16);
+                for packet in packets().into_iter().take(8) {
+                    from.send_to(&packet, listen).unwrap();
+                    assert_eq!(receiver_of(&group, &packet), worker % GROUP);
                 }
             }
-        }
-    });
+        });
+    }
 }
 
 #[test]
 fn outer_ipv4_options_do_not_hide_the_port() {
-    in_namespace("outer_options", |_| {
-        for bound in ["127.0.0.1:8285", "[::]:8285"] {
+    for bound in ["127.0.0.1:8285", "[::]:8285"] {
+        in_namespace("outer_options", |_| {
             let listen: SocketAddr = "127.0.0.1:8285".parse().unwrap();
             let group = group(bound, false);
             for worker in 0..2 * GROUP {
@@ -80,8 +82,8 @@ fn outer_ipv4_options_do_not_hide_the_port() {
 
                 assert_eq!(receiver_of(&group, &packet), worker % GROUP);
             }
-        }
-    });
+        });
+    }
 }
 
 #[test]
@@ -124,23 +126,20 @@ fn behind_padding(port: u16, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn what_is_no_ip_packet_or_cut_short_still_arrives_somewhere() {
-    in_namespace("cut_short_still_arrives", |_| {
-        for (listen, bound) in PLACES {
-            let listen: SocketAddr = listen.parse().unwrap();
-            let group = group(bound, true);
-            let from = other(listen, listen.port());
-            let (v4, v6) = (&packets()[0], &packets()[1]);
-            for packet in
-                [v4, v6].into_iter().flat_map(|packet| (1..packet.len()).map(|len| &packet[..len]))
-            {
-                from.send_to(packet, listen).unwrap();
-                receiver_of(&group, packet);
-            }
-            for version in 0..16 {
-                let packet = [version << 4; 60];
-                from.send_to(&packet, listen).unwrap();
-                receiver_of(&group, &packet);
-            }
+    at_each_place("cut_short_still_arrives", |listen, bound| {
+        let group = group(bound, true);
+        let from = other(listen, listen.port());
+        let (v4, v6) = (&packets()[0], &packets()[1]);
+        for packet in
+            [v4, v6].into_iter().flat_map(|packet| (1..packet.len()).map(|len| &packet[..len]))
+        {
+            from.send_to(packet, listen).unwrap();
+            receiver_of(&group, packet);
+        }
+        for version in 0..16 {
+            let packet = [version << 4; 60];
+            from.send_to(&packet, listen).unwrap();
+            receiver_of(&group, &packet);
         }
     });
 }
