@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use twill::sys::steering;
 use twill::tun::{self, Device, DeviceSpec};
 use twill_datapath::offload::feature::FeatureSet;
+use twill_testbed::Namespace;
 use twill_testbed::rig::{BEYOND, INNER, MTU};
 
 const FLOWS: u16 = 64;
@@ -16,23 +17,8 @@ const FIRST_PORT: u16 = 20_000;
 #[test]
 fn a_queue_that_goes_takes_its_packets_along_and_flows_pass_those_that_wait_elsewhere() {
     in_namespace("queue_goes", |namespace| {
-        let device = Device::create(&DeviceSpec {
-            name: "tun0",
-            queues: 3,
-            vnet_hdr: false,
-            offloads: FeatureSet::NONE,
-        });
-        let mut queues = device.unwrap().queues;
-        let netmask = Ipv4Addr::new(255, 255, 255, 0);
-        tun::configure(queues[0].as_fd(), "tun0", MTU, Some((INNER, netmask))).unwrap();
-        namespace.ip("link set tun0 up").unwrap();
-        let flows: Vec<_> =
-            (0..FLOWS).map(|flow| UdpSocket::bind((INNER, FIRST_PORT + flow)).unwrap()).collect();
-        let send = |number: u8| {
-            for flow in &flows {
-                flow.send_to(&[number], (BEYOND, 9)).unwrap();
-            }
-        };
+        let mut queues = queues_of(namespace, 3);
+        let send = sender();
 
         send(0);
         let discarded = queues.pop().unwrap();
@@ -60,19 +46,8 @@ fn a_queue_that_goes_takes_its_packets_along_and_flows_pass_those_that_wait_else
 #[test]
 fn a_queue_from_which_packets_are_led_away_and_that_was_read_goes_and_comes_without_harm() {
     in_namespace("queue_led_away", |namespace| {
-        let spec =
-            DeviceSpec { name: "tun0", queues: 3, vnet_hdr: false, offloads: FeatureSet::NONE };
-        let mut queues = Device::create(&spec).unwrap().queues;
-        let netmask = Ipv4Addr::new(255, 255, 255, 0);
-        tun::configure(queues[0].as_fd(), "tun0", MTU, Some((INNER, netmask))).unwrap();
-        namespace.ip("link set tun0 up").unwrap();
-        let flows: Vec<_> =
-            (0..FLOWS).map(|flow| UdpSocket::bind((INNER, FIRST_PORT + flow)).unwrap()).collect();
-        let send = |number: u8| {
-            for flow in &flows {
-                flow.send_to(&[number], (BEYOND, 9)).unwrap();
-            }
-        };
+        let mut queues = queues_of(namespace, 3);
+        let send = sender();
         let (to_first, by_flow) =
             (steering::to_first_queue().unwrap(), steering::by_flow().unwrap());
         let mut arrived = Vec::new();
@@ -112,16 +87,8 @@ fn a_queue_from_which_packets_are_led_away_and_that_was_read_goes_and_comes_with
 fn a_program_keeps_each_flow_of_either_family_on_one_of_all_queues() {
     const QUEUES: usize = 4;
     in_namespace("by_flow", |namespace| {
-        let spec = DeviceSpec {
-            name: "tun0",
-            queues: QUEUES,
-            vnet_hdr: false,
-            offloads: FeatureSet::NONE,
-        };
-        let queues = Device::create(&spec).unwrap().queues;
-        let netmask = Ipv4Addr::new(255, 255, 255, 0);
-        tun::configure(queues[0].as_fd(), "tun0", MTU, Some((INNER, netmask))).unwrap();
-        namespace.ip("link set tun0 up\naddress add fd00:77::1/64 dev tun0 nodad").unwrap();
+        let queues = queues_of(namespace, QUEUES);
+        namespace.ip("address add fd00:77::1/64 dev tun0 nodad").unwrap();
         let program = steering::by_flow().unwrap();
         tun::steer(queues[0].as_fd(), Some(program.as_fd())).unwrap();
         for (from, to) in [("10.77.0.1", "10.77.0.2:9"), ("fd00:77::1", "[fd00:77::2]:9")] {
@@ -156,6 +123,28 @@ fn a_device_that_was_created_for_one_queue_takes_no_other() {
         let several = Device::create(&DeviceSpec { name: "tun1", queues: 2, ..spec }).unwrap();
         assert!(tun::has_room_for_queues(several.queues[0].as_fd()));
     });
+}
+
+/// The queues of a device that is up.
+fn queues_of(namespace: &Namespace, count: usize) -> Vec<OwnedFd> {
+    let spec =
+        DeviceSpec { name: "tun0", queues: count, vnet_hdr: false, offloads: FeatureSet::NONE };
+    let queues = Device::create(&spec).unwrap().queues;
+    let netmask = Ipv4Addr::new(255, 255, 255, 0);
+    tun::configure(queues[0].as_fd(), "tun0", MTU, Some((INNER, netmask))).unwrap();
+    namespace.ip("link set tun0 up").unwrap();
+    queues
+}
+
+/// Sends a packet with a number by each of all flows.
+fn sender() -> impl Fn(u8) {
+    let flows: Vec<_> =
+        (0..FLOWS).map(|flow| UdpSocket::bind((INNER, FIRST_PORT + flow)).unwrap()).collect();
+    move |number| {
+        for flow in &flows {
+            flow.send_to(&[number], (BEYOND, 9)).unwrap();
+        }
+    }
 }
 
 /// How many UDP packets wait in a queue, of either family.

@@ -1,13 +1,11 @@
 //! One gateway whose peers are reached over IPv4 and over IPv6.
 
 use crate::ingress::udp;
-use crate::numbered::{Load, beside, echo_numbered};
+use crate::numbered::{Load, echo_numbered, hand_over_beside};
 use crate::with;
 use std::fs;
 use std::mem::swap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use twill_testbed::pair::{DEVICE, Gateway, METRICS, PATIENCE, Pair, Setup, output};
 use twill_testbed::{Pod, engines};
 
@@ -151,31 +149,8 @@ fn a_hand_over_keeps_peers_of_both_families() {
     for engine in engines().into_iter().chain(["classic"]) {
         let Some(mut three) = started("families_kept", engine, "queues = 2") else { return };
         for _ in 0..2 {
-            let (successor, done) = (Mutex::new(None), AtomicBool::new(false));
-            let pair = &three.pair;
-            pair.assert_connected();
-            beside(
-                |_| {
-                    let mut process = pair.successor(0, engine, &[]);
-                    let running = process.wait_for("running", PATIENCE);
-                    done.store(true, Ordering::Relaxed);
-                    running.unwrap();
-                    *successor.lock().unwrap() = Some(process);
-                },
-                || {
-                    let mut is_last = false;
-                    while !is_last {
-                        is_last = done.load(Ordering::Relaxed);
-                        let counted = echo_numbered(pair, &LOAD);
-                        counted.assert_in_order();
-                        assert_eq!(counted.missing(), 0, "{engine}: {counted:?}");
-                    }
-                },
-            );
-            let successor = successor.into_inner().unwrap().unwrap();
-            let process = &mut three.pair.gateways[0].process;
-            let mut old = std::mem::replace(process, successor);
-            assert!(old.finish(PATIENCE).unwrap().success(), "{}", old.log());
+            three.pair.assert_connected();
+            hand_over_beside(&mut three.pair, &LOAD, 0, (engine, &[]));
             three.pair.assert_connected();
             three.pair.assert_books_balance();
             three.turn();

@@ -1,12 +1,12 @@
 //! A gateway hands over to another process, which may fail at any moment.
 
-use crate::numbered::{Load, beside, echo_numbered};
+use crate::numbered::{Load, beside, echo_numbered, hand_over_beside};
 use crate::with;
 use rustix::process::Signal;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use twill::control::handover::{self, Conversation, Step};
 use twill::sys::steering;
@@ -94,31 +94,8 @@ fn hand_overs_to_other_numbers_of_queues_under_load_lose_double_and_reorder_noth
         let mut sent = 0;
         for (number, queues) in QUEUES.into_iter().enumerate() {
             let index = number % 2;
-            let (successor, done) = (Mutex::new(None), AtomicBool::new(false));
-            beside(
-                |_| {
-                    let queues = queues.to_string();
-                    let mut process = pair.successor(index, engine, &["--queues", &queues]);
-                    let running = process.wait_for("running", PATIENCE);
-                    done.store(true, Ordering::Relaxed);
-                    running.unwrap();
-                    *successor.lock().unwrap() = Some(process);
-                },
-                || {
-                    let mut is_last = false;
-                    while !is_last {
-                        is_last = done.load(Ordering::Relaxed);
-                        let counted = echo_numbered(&pair, &LOAD);
-                        println!("{engine}, hand-over {number} to {queues}: {counted:?}");
-                        counted.assert_in_order();
-                        assert_eq!(counted.missing(), 0, "{engine}, {queues}: {counted:?}");
-                        sent += counted.sent;
-                    }
-                },
-            );
-            let successor = successor.into_inner().unwrap().unwrap();
-            let mut old = std::mem::replace(&mut pair.gateways[index].process, successor);
-            assert!(old.finish(PATIENCE).unwrap().success(), "{}", old.log());
+            let words = ["--queues", &queues.to_string()];
+            sent += hand_over_beside(&mut pair, &LOAD, index, (engine, &words));
             let status = pair.status(index);
             assert_eq!(status["queues"], queues);
             assert_eq!(status["workers"].as_array().unwrap().len(), queues);

@@ -240,21 +240,71 @@ pub(crate) fn echo_between(pods: &[Pod; 2], load: &Load<'_>, lost: impl Fn() -> 
     counted
 }
 
+/// Says at its end, also by a panic, that something is over.
+struct Tell<'a>(&'a AtomicBool);
+
+impl Drop for Tell<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Does one thing while another goes on, which ends soon after it is told so.
 pub(crate) fn beside<T>(other: impl FnOnce(&AtomicBool) + Send, work: impl FnOnce() -> T) -> T {
-    struct Tell<'a>(&'a AtomicBool);
-    // A panic of the work must end the other, too.
-    impl Drop for Tell<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| other(&done));
         let _tell = Tell(&done);
         work()
     })
+}
+
+/// Sends one load after another until something else is done, and a last one. Nothing may be lost, doubled,
+/// changed or out of order. Returns the other's result, and how many datagrams were sent.
+pub(crate) fn lossless_beside<T: Send>(
+    pair: &Pair,
+    load: &Load<'_>,
+    what: &str,
+    other: impl FnOnce() -> T + Send,
+) -> (T, u64) {
+    let (mut result, mut sent) = (None, 0);
+    let done = AtomicBool::new(false);
+    beside(
+        |_| {
+            let _tell = Tell(&done);
+            result = Some(other());
+        },
+        || {
+            let mut is_last = false;
+            while !is_last {
+                is_last = done.load(Ordering::Relaxed);
+                let counted = echo_numbered(pair, load);
+                counted.assert_in_order();
+                assert_eq!(counted.missing(), 0, "{what}: {counted:?}");
+                sent += counted.sent;
+            }
+        },
+    );
+    (result.unwrap(), sent)
+}
+
+/// Hands a gateway over to a process with these words while loads cross, and waits for the end of the old
+/// one. Returns how many datagrams were sent.
+pub(crate) fn hand_over_beside(
+    pair: &mut Pair,
+    load: &Load<'_>,
+    index: usize,
+    (engine, words): (&str, &[&str]),
+) -> u64 {
+    let what = format!("{engine} {words:?}");
+    let (successor, sent) = lossless_beside(pair, load, &what, || {
+        let mut process = pair.successor(index, engine, words);
+        process.wait_for("running", PATIENCE).unwrap();
+        process
+    });
+    let mut old = std::mem::replace(&mut pair.gateways[index].process, successor);
+    assert!(old.finish(PATIENCE).unwrap().success(), "{}", old.log());
+    sent
 }
 
 /// Sends datagrams of these sizes in turn until told to end, no more than `rate` a second; how many

@@ -1,10 +1,8 @@
 //! `twill upgrade` starts a program in the place of a gateway.
 
-use crate::numbered::{Load, beside, echo_numbered};
+use crate::numbered::{Load, lossless_beside};
 use crate::with;
 use rustix::process::{Pid, Signal, kill_process};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use twill_testbed::pair::{Gateway, PATIENCE, Pair};
 use twill_testbed::{Background, within};
 
@@ -15,28 +13,10 @@ fn upgrades_under_load_lose_nothing_and_the_new_process_is_as_the_old_one_was() 
     let Some(mut pair) = Pair::start("upgrade", &with("epoll")) else { return };
     pair.assert_connected();
     let old = pair.gateways[0].process.pid();
-    let done = AtomicBool::new(false);
-    let said = Mutex::new(Vec::new());
 
-    beside(
-        |_| {
-            for _ in 0..3 {
-                said.lock().unwrap().push(upgrade(&pair, &[]));
-            }
-            done.store(true, Ordering::Relaxed);
-        },
-        || {
-            let mut is_last = false;
-            while !is_last {
-                is_last = done.load(Ordering::Relaxed);
-                let counted = echo_numbered(&pair, &LOAD);
-                counted.assert_in_order();
-                assert_eq!(counted.missing(), 0, "{counted:?}");
-            }
-        },
-    );
+    let three = || (0..3).map(|_| upgrade(&pair, &[])).collect::<Vec<_>>();
+    let (said, _) = lossless_beside(&pair, &LOAD, "upgrade", three);
 
-    let said = said.into_inner().unwrap();
     let orphans: Vec<_> = said.iter().map(|said| Orphan::of(said.as_ref().unwrap())).collect();
     assert_eq!(said[0].as_ref().unwrap().split(' ').next_back(), Some(&*format!("{old}\n")));
     assert!(pair.gateways[0].process.finish(PATIENCE).unwrap().success());
