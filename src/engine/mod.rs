@@ -88,12 +88,6 @@ pub struct Sources {
     pub v6: Ipv6Addr,
 }
 
-impl From<(Ipv4Addr, Ipv6Addr)> for Sources {
-    fn from((v4, v6): (Ipv4Addr, Ipv6Addr)) -> Self {
-        Self { v4, v6 }
-    }
-}
-
 /// The longest frame that a TUN device hands out, with its virtio header.
 const MAX_FRAME: usize = 65_535 + vnet_hdr::LEN;
 /// The longest UDP payload that `UDP_GRO` joins.

@@ -215,7 +215,7 @@ pub(super) fn fast_path(settings: &Settings, findings: &Findings) -> FastPathPla
 
 /// From where datagrams leave sockets of both IP families.
 pub(super) fn sources(settings: &Settings) -> Option<Sources> {
-    settings.sources().v4.zip(settings.listen_v6).map(Sources::from)
+    settings.sources().v4.zip(settings.listen_v6).map(|(v4, v6)| Sources { v4, v6 })
 }
 
 /// The CPUs to bind workers to, in turn.
