@@ -22,8 +22,9 @@ MACHINE := cpio kmod xz-utils
 EMULATOR_ARM64 := qemu-system-arm $(MACHINE)
 EMULATOR := qemu-system-x86 busybox-static $(MACHINE)
 KERNELS ?= bookworm bullseye trixie
-# How long `make soak` runs.
+# How long `make soak` runs, and the seed of its faults; without one, the clock's.
 SOAK_MINUTES ?= 10
+SOAK_SEED ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo perf soak test packages-test pages-test arm64-test arm64-smoke kernels lint deny miri bench build install deb deb-arm64 image static release setup building packaging measuring clean
@@ -38,7 +39,7 @@ perf: measuring build ## compare throughput, latency and CPU cost of network pat
 	./target/release/twill-perf run
 
 soak: setup build ## ten minutes of faults under load, with invariants checked all the time (needs root)
-	./target/release/twill-perf soak --minutes $(SOAK_MINUTES)
+	./target/release/twill-perf soak --minutes $(SOAK_MINUTES) $(SOAK_SEED:%=--seed %)
 
 test: setup ## run all tests on this machine's kernel (needs root)
 	@tests/kube/build
