@@ -18,6 +18,12 @@ pub fn skip(engine: &str, error: &dyn Display) {
     let _ = writeln!(stderr(), "SKIPPED engine {engine}: {error}");
 }
 
+/// Prints that a test leaves out `what`, which this host lacks for the reason `error`.
+pub fn leave_out(what: &str, error: &dyn Display) {
+    // Past the test harness, as above.
+    let _ = writeln!(stderr(), "LEFT OUT {what}: {error}");
+}
+
 /// Whether the host has all that io_uring's engines need, by its own word and not by their probes.
 /// Where it is not sure, they may be missing.
 #[must_use]

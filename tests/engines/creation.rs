@@ -3,7 +3,7 @@
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use twill::engine::{self, Choice, EngineChoice, EngineKind};
 use twill::socket::{self, SocketSpec};
 use twill::tun::{self, Backpressure, Device, DeviceSpec};
@@ -148,6 +148,61 @@ fn a_device_has_backpressure_where_the_driver_knows_it_and_works_without() {
             within(PATIENCE, "the end of the device", || !interface_exists("tun0"));
         }
     });
+}
+
+#[test]
+fn a_full_queue_stops_the_sender_where_the_device_has_backpressure_and_drops_elsewhere() {
+    in_namespace("a_full_queue_stops_the_sender", |namespace| {
+        let device = Device::create(&SPEC).unwrap();
+        let queue = device.queues[0].as_fd();
+        let inner = Ipv4Addr::new(10, 77, 0, 1);
+        tun::configure(queue, "tun0", 1400, Some((inner, Ipv4Addr::new(255, 255, 255, 0))))
+            .unwrap();
+        namespace.ip("link set tun0 txqueuelen 64 up").unwrap();
+        // One that drops nothing by itself, whatever the host's default is.
+        namespace.run("tc", &words("qdisc replace dev tun0 root pfifo limit 10000")).unwrap();
+        let sender = UdpSocket::bind((inner, 0)).unwrap();
+        sender.set_nonblocking(true).unwrap();
+        let send = |number: u32| sender.send_to(&number.to_be_bytes(), "10.77.0.2:9");
+        let most = 5000;
+
+        // Nobody reads.
+        let sent = (0..most).take_while(|number| send(*number).is_ok()).count() as u32;
+        let waiting = received(queue);
+        let dropped = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+        let dropped = dropped.lines().find_map(|line| line.trim().strip_prefix("tun0:")).unwrap();
+        let dropped: u32 = dropped.split_whitespace().nth(11).unwrap().parse().unwrap();
+
+        let backpressure = Backpressure::of(queue);
+        if !backpressure.is_on() {
+            assert_eq!((sent, waiting.len() as u32 + dropped), (most, most));
+            assert!(dropped > 0 && waiting.is_sorted(), "{dropped} {waiting:?}");
+            missing::leave_out("backpressure of a full queue", &backpressure.reason());
+            return;
+        }
+        assert!(sent > 64 && sent < most, "{sent}: the sender was never stopped");
+        let mut all = waiting;
+        within(PATIENCE, "the packets that wait behind the queue", || {
+            all.extend(received(queue));
+            all.len() as u32 >= sent
+        });
+        assert_eq!((all, dropped), ((0..sent).collect(), 0));
+        send(sent).unwrap();
+        within(PATIENCE, "the next packet", || received(queue) == [sent]);
+    });
+}
+
+/// The numbers in the UDP packets that wait in a queue.
+fn received(queue: BorrowedFd<'_>) -> Vec<u32> {
+    let mut bytes = [0; 2000];
+    let packets = std::iter::repeat_with(|| rustix::io::read(queue, &mut bytes).map(|_| bytes));
+    // Behind the virtio header and the headers of IPv4 and UDP.
+    let number = |bytes: [u8; 2000]| u32::from_be_bytes(bytes[38..42].try_into().unwrap());
+    packets.take_while(Result::is_ok).flatten().map(number).collect()
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split(' ').collect()
 }
 
 /// The first two numbers of the kernel's release.

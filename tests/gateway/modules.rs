@@ -7,11 +7,10 @@ use crate::fast::{carried, finish_packets};
 use crate::with;
 use rustix::process::Signal;
 use std::fs;
-use std::io::{Write, stderr};
 use std::net::UdpSocket;
 use std::process::Command;
 use twill_testbed::pair::{DEVICE, PATIENCE, Pair, Setup, output};
-use twill_testbed::{Underlay, Wire};
+use twill_testbed::{Underlay, Wire, missing};
 
 const OFF: &str = "fast_path = \"off\"";
 
@@ -27,8 +26,7 @@ fn there(test: &str) -> Vec<(&'static str, &'static str)> {
             return true;
         }
         assert!(!required.split(',').any(|name| name == *kind), "{kind} is required: {said}");
-        // Past the test harness, which keeps what `println` says of a test that passes.
-        let _ = writeln!(stderr(), "LEFT OUT {test} with {kind}: this kernel has no such module");
+        missing::leave_out(&format!("{test} with {kind}"), &"this kernel has no such module");
         false
     };
     kinds.into_iter().filter(is_there).collect()
@@ -112,7 +110,8 @@ fn peers_are_added_moved_and_removed_while_others_are_connected() {
 
         // Where the first of them leads: the route or its device names the peer's host.
         let host = |routes: &[String]| {
-            let device = routes[0].split_whitespace().nth(2).unwrap();
+            let mut words = routes[0].split_whitespace().skip_while(|word| *word != "dev");
+            let device = words.nth(1).unwrap();
             let link = pair.hosts[0].run("ip", &["-d", "link", "show", device]).unwrap();
             format!("{} {link}", routes[0])
         };
