@@ -21,7 +21,7 @@ PREFIX ?= /usr/local
 MACHINE := cpio kmod xz-utils
 EMULATOR_ARM64 := qemu-system-arm $(MACHINE)
 EMULATOR := qemu-system-x86 busybox-static $(MACHINE)
-KERNELS ?= bookworm bullseye trixie
+KERNELS ?= bullseye bookworm trixie trixie-backports
 # How long `make soak` runs, and the seed of its faults; without one, the clock's.
 SOAK_MINUTES ?= 10
 SOAK_SEED ?=

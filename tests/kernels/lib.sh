@@ -85,6 +85,7 @@ pack() {
 # Shows what the machine will write to the pipe `output`, and ends by itself with the machine: that is when
 # the last writer closes.
 show() {
+    rm -f "$work/output"
     mkfifo "$work/output"
     tee "$work/shown" <"$work/output" &
     reader=$!
