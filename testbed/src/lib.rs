@@ -76,7 +76,7 @@ pub use namespace::has_ipv6;
 #[cfg(feature = "gateway")]
 pub use settings::settings;
 pub use underlay::{UNDERLAY_DEVICE, Underlay, Wire};
-pub use wait::within;
+pub use wait::{slowness, within};
 
 use guard::Guard;
 use std::io::{Write, stderr};

@@ -4,15 +4,20 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A limit as it is on this machine: `TWILL_TEST_PATIENCE` says how many times slower it is than one
-/// that the limits are made for. `tests/kernels/all` measures that.
-pub(super) fn patient(limit: Duration) -> Duration {
+/// How many times slower this machine is than one that limits and loads are made for, by
+/// `TWILL_TEST_PATIENCE`. `tests/kernels/all` measures that.
+#[must_use]
+pub fn slowness() -> u32 {
     static FACTOR: OnceLock<u32> = OnceLock::new();
-    let factor = FACTOR.get_or_init(|| {
+    *FACTOR.get_or_init(|| {
         let word = std::env::var("TWILL_TEST_PATIENCE").ok();
         word.and_then(|word| word.parse().ok()).map_or(1, |factor: u32| factor.clamp(1, 1000))
-    });
-    limit * *factor
+    })
+}
+
+/// A limit as it is on this machine.
+pub(super) fn patient(limit: Duration) -> Duration {
+    limit * slowness()
 }
 
 /// Waits until `holds` says yes, on a slow machine longer than `limit` (`TWILL_TEST_PATIENCE`). `what` names the condition in the panic message.
