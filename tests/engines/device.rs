@@ -4,6 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use twill::engine::EngineError;
 use twill_testbed::rig::{BEYOND, PATIENCE, Plan, datagrams_of, every_engine, numbered, packet_to};
+use twill_testbed::slowness;
 
 #[test]
 fn a_device_that_is_down_refuses_packets_and_is_waited_for_quietly() {
@@ -49,7 +50,6 @@ fn a_device_that_comes_up_again_carries_packets_both_ways() {
 fn a_device_that_is_deleted_ends_the_wait_with_that_error() {
     every_engine("a_device_that_is_deleted_ends_the_wait", Plan::default(), |rig| {
         let near = rig.near.clone();
-        let start = Instant::now();
         let remover = thread::spawn(move || {
             thread::sleep(Duration::from_millis(50));
             near.ip("link del tun0").unwrap();
@@ -58,7 +58,6 @@ fn a_device_that_is_deleted_ends_the_wait_with_that_error() {
         let error = until_error(rig);
 
         assert!(matches!(error, EngineError::DeviceGone), "{error}");
-        assert!(start.elapsed() < PATIENCE);
         remover.join().unwrap();
     });
 }
@@ -82,9 +81,11 @@ fn a_device_that_is_deleted_under_load_ends_the_loop_with_that_error() {
 }
 
 fn until_error(rig: &mut twill_testbed::rig::Rig) -> EngineError {
-    let deadline = Instant::now() + PATIENCE;
+    // A removal takes seconds on an emulated processor.
+    let limit = PATIENCE * slowness();
+    let deadline = Instant::now() + limit;
     while Instant::now() < deadline {
-        if let Err(error) = rig.engine.receive(&mut rig.inbox, Some(PATIENCE)) {
+        if let Err(error) = rig.engine.receive(&mut rig.inbox, Some(limit)) {
             return error;
         }
         rig.engine.release(&mut rig.inbox);
