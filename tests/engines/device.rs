@@ -81,7 +81,6 @@ fn a_device_that_is_deleted_under_load_ends_the_loop_with_that_error() {
 }
 
 fn until_error(rig: &mut twill_testbed::rig::Rig) -> EngineError {
-    // A removal takes seconds on an emulated processor.
     let limit = PATIENCE * slowness();
     let deadline = Instant::now() + limit;
     while Instant::now() < deadline {
