@@ -41,6 +41,7 @@ fn describe(loaded: &Standalone, out: &mut String) -> fmt::Result {
         ("steering", settings.steering.to_string()),
         ("fast path", settings.fast_path.to_string()),
         ("pinning", settings.pinning.to_string()),
+        ("scheduling", settings.scheduling.to_string()),
         ("busy poll", settings.busy_poll.to_string()),
         ("socket buffer", format!("{} bytes", settings.socket_buffer)),
         ("device queue", format!("{} packets", settings.device_queue)),

@@ -2,7 +2,7 @@
 
 use super::{Outcome, warn_of_filter};
 use crate::config::file::{FeatureName, Interface, Queues, address, network};
-use crate::config::{BusyPoll, FastPath, Pinning, SourcePorts, Steering, Succession};
+use crate::config::{BusyPoll, FastPath, Pinning, Scheduling, SourcePorts, Steering, Succession};
 use crate::engine::EngineChoice;
 use crate::gateway::standalone;
 use crate::telemetry::log::{self, LogFormat};
@@ -67,6 +67,9 @@ pub(super) struct DataArgs {
     /// Bind workers to CPUs
     #[arg(long, value_enum, env = "TWILL_PINNING")]
     pinning: Option<Pinning>,
+    /// Give workers CPU time before others: normal, nice:N or realtime
+    #[arg(long, value_name = "POLICY", env = "TWILL_SCHEDULING")]
+    scheduling: Option<Scheduling>,
     /// Poll for packets this long before sleeping: auto, or 0 to 1000000
     #[arg(long, value_name = "MICROSECONDS", env = "TWILL_BUSY_POLL_US")]
     busy_poll_us: Option<BusyPoll>,
@@ -138,6 +141,7 @@ impl DataArgs {
         set(&mut interface.fast_path, self.fast_path);
         set(&mut interface.keep_forwarding, self.keep_forwarding);
         set(&mut interface.pinning, self.pinning);
+        set(&mut interface.scheduling, self.scheduling);
         set(&mut interface.steering, self.steering);
         set(&mut interface.busy_poll, self.busy_poll_us);
         set(&mut interface.source_ports, self.source_ports.map(Some));

@@ -333,6 +333,7 @@ pub fn settings(interface: &file::Interface, addressing: Addressing) -> io::Resu
         keep_forwarding: interface.keep_forwarding,
         busy_poll: interface.busy_poll,
         pinning: interface.pinning,
+        scheduling: interface.scheduling,
         socket_buffer: interface.socket_buffer,
         device_queue: interface.device_queue,
         telemetry: interface.telemetry,

@@ -9,7 +9,8 @@ mod values;
 
 pub use crate::subnet::{Addresses, Subnets};
 pub use values::{
-    BusyPoll, FastPath, InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering, Succession,
+    BusyPoll, FastPath, InvalidValue, Mtu, Pinning, QueueCount, Scheduling, SourcePorts, Steering,
+    Succession,
 };
 
 use crate::engine::EngineChoice;
@@ -82,6 +83,8 @@ pub struct Settings {
     pub busy_poll: BusyPoll,
     /// Whether workers are bound to CPUs.
     pub pinning: Pinning,
+    /// How the scheduler treats workers.
+    pub scheduling: Scheduling,
     /// Receive buffer of each socket, bytes; the kernel doubles it for its own bookkeeping.
     pub socket_buffer: u32,
     /// Queue length of the TUN device, packets (`txqueuelen`).

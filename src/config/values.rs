@@ -62,6 +62,45 @@ impl fmt::Display for BusyPoll {
     }
 }
 
+/// How the scheduler treats workers beside other threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheduling {
+    /// As any other thread.
+    Normal,
+    /// With this nice value, -20 to 19; less is more CPU time.
+    Nice(i8),
+    /// Before all threads that are not real-time.
+    Realtime,
+}
+
+impl FromStr for Scheduling {
+    type Err = InvalidValue;
+
+    fn from_str(word: &str) -> Result<Self, InvalidValue> {
+        let nice = word.strip_prefix("nice:").and_then(|nice| nice.parse().ok());
+        match (word, nice) {
+            ("normal", _) => Ok(Self::Normal),
+            ("realtime", _) => Ok(Self::Realtime),
+            (_, Some(nice @ -20..=19)) => Ok(Self::Nice(nice)),
+            _ => Err(InvalidValue {
+                what: "scheduling",
+                given: word.to_owned(),
+                allowed: "normal, realtime, or nice:N with N from -20 to 19",
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Scheduling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Normal => f.write_str("normal"),
+            Self::Nice(nice) => write!(f, "nice:{nice}"),
+            Self::Realtime => f.write_str("realtime"),
+        }
+    }
+}
+
 /// An MTU of a TUN device, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mtu(u16);

@@ -17,6 +17,7 @@ pub mod neighbours;
 pub mod netlink;
 #[cfg(feature = "fast-path")]
 pub mod route;
+pub(crate) mod scheduling;
 pub mod seccomp;
 pub mod sockopt;
 pub mod steering;

@@ -57,6 +57,12 @@ fn no_affinity(command: &mut Command) {
     filter(command, &[refuse(libc::SYS_sched_setaffinity, vec![], libc::EPERM)]);
 }
 
+/// What the kernel says to those without `CAP_SYS_NICE`.
+fn no_priorities(command: &mut Command) {
+    let refused = [libc::SYS_setpriority, libc::SYS_sched_setscheduler];
+    filter(command, &refused.map(|call| refuse(call, vec![], libc::EPERM)));
+}
+
 fn linux_5_10(command: &mut Command) {
     old(command, "5.10.0-28-amd64", libc::SYS_process_madvise, 12);
 }
@@ -236,6 +242,19 @@ fn a_cpu_that_a_worker_cannot_have_ends_the_start() {
     let told = error.lines().last().unwrap();
     assert!(told.starts_with("twill: binding worker 0 to CPU "), "{error}");
     assert!(told.ends_with(": allow sched_setaffinity, or set pinning = \"none\""), "{error}");
+}
+
+#[test]
+fn a_priority_that_a_worker_cannot_have_ends_the_start() {
+    let Some(pair) = start("no priorities", "epoll", no_priorities) else { return };
+    for scheduling in ["nice:-15", "realtime"] {
+        let error = start_second(&pair, &["--scheduling", scheduling]);
+
+        let told = error.lines().last().unwrap();
+        let expected = format!("twill: giving worker 0 the scheduling {scheduling}: ");
+        assert!(told.starts_with(&expected), "{error}");
+        assert!(told.contains("grant CAP_SYS_NICE") && told.ends_with("\"normal\""), "{error}");
+    }
 }
 
 fn start(test: &str, engine: &str, prepare: Prepare) -> Option<Pair> {

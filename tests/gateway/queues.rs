@@ -272,6 +272,38 @@ fn pinning_binds_each_worker_to_a_cpu_of_its_own() {
     }
 }
 
+#[test]
+fn scheduling_is_for_workers_alone() {
+    let own = std::process::id();
+    let normal = nice_and_policy(own, own as i32);
+    let cases = [
+        ("normal", normal),
+        ("nice:-15", (-15, libc::SCHED_OTHER)),
+        ("realtime", (0, libc::SCHED_RR)),
+    ];
+    for (scheduling, expected) in cases {
+        let lines = &format!("queues = 2\nscheduling = {scheduling:?}");
+        let setup = Setup { lines, ..with(engines()[0]) };
+        let Some(pair) = Pair::start("scheduling", &setup) else { return };
+
+        let pid = pair.gateways[0].process.pid();
+        let (workers, others): (Vec<_>, Vec<_>) =
+            threads(pid).into_iter().partition(|(_, name)| name.starts_with("twill-"));
+
+        let of = |(thread, _): &(i32, String)| nice_and_policy(pid, *thread);
+        assert_eq!(workers.iter().map(of).collect::<Vec<_>>(), [expected; 2], "{scheduling}");
+        assert!(!others.is_empty() && others.iter().all(|it| of(it) == normal), "{scheduling}");
+        pair.assert_connected();
+    }
+}
+
+/// A thread's nice value and its policy (proc(5)).
+fn nice_and_policy(pid: u32, thread: i32) -> (i32, i32) {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat")).unwrap();
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    (fields[16].parse().unwrap(), fields[38].parse().unwrap())
+}
+
 /// The CPUs that each worker of a gateway may use.
 fn bound_workers(pid: u32) -> BTreeMap<usize, Vec<usize>> {
     let workers = threads(pid).into_iter().filter_map(|(thread, name)| {

@@ -165,6 +165,7 @@ fn value(key: &str) -> Option<&'static str> {
         "fast_path" => "\"auto\"",
         "keep_forwarding" => "true",
         "pinning" => "\"cpus\"",
+        "scheduling" => "\"nice:1\"",
         "busy_poll_us" => "10",
         "socket_buffer" => "65536",
         "device_queue" => "77",

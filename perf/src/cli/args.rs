@@ -93,7 +93,7 @@ pub(super) struct RunArgs {
     ///
     /// veth, host-gw, vxlan, twill, classic, or a NAME from --external. twill:WORDS takes words
     /// separated by commas: an engine (auto, uring, tokio-uring, epoll), -OFFLOAD (tso, uso, gso,
-    /// gro, coalesce-tcp, coalesce-udp), queues=N, busy-poll=MICROSECONDS or auto,
+    /// gro, coalesce-tcp, coalesce-udp), queues=N, scheduling=POLICY, busy-poll=MICROSECONDS or auto,
     /// device-queue=PACKETS, -telemetry, and bin=FILE for another twill program.
     #[arg(long, short, num_args = 1.., add = ArgValueCandidates::new(paths))]
     pub(super) path: Vec<String>,

@@ -65,6 +65,8 @@ pub struct TwillSpec {
     pub(crate) queues: Option<u16>,
     /// The fast path that it must have; without one, twill carries packets in user space.
     pub(crate) fast: Option<String>,
+    /// How the scheduler treats workers, in twill's words.
+    pub(crate) scheduling: Option<String>,
     /// How long workers poll before they sleep: microseconds, or `auto`.
     pub(crate) busy_poll_us: Option<String>,
     /// Packets that the TUN device's queue holds, if not twill's default.
@@ -113,6 +115,7 @@ impl fmt::Display for TwillSpec {
             FAST_PATH => "fast".to_owned(),
             other => format!("fast={other}"),
         }));
+        words.extend(self.scheduling.iter().map(|policy| format!("scheduling={policy}")));
         words.extend(self.busy_poll_us.iter().map(|us| format!("busy-poll={us}")));
         words.extend(self.device_queue.map(|packets| format!("device-queue={packets}")));
         words.extend(self.telemetry_off.then(|| "-telemetry".to_owned()));
@@ -157,6 +160,10 @@ impl TwillSpec {
             } else if let Some(queues) = word.strip_prefix("queues=") {
                 spec.queues =
                     Some(queues.parse().ok().filter(|queues| (1..=256).contains(queues))?);
+            } else if let Some(policy) = word.strip_prefix("scheduling=") {
+                let nice = policy.strip_prefix("nice:").and_then(|nice| nice.parse::<i8>().ok());
+                let is_known = policy == "normal" || policy == "realtime" || nice.is_some();
+                spec.scheduling = is_known.then(|| policy.to_owned()).map(Some)?;
             } else if let Some(us) = word.strip_prefix("busy-poll=") {
                 let is_known = us == "auto" || us.parse::<u32>().is_ok();
                 spec.busy_poll_us = is_known.then(|| us.to_owned()).map(Some)?;
@@ -202,6 +209,7 @@ mod tests {
             "twill:epoll,queues=2,fast=auto",
             "twill:uring,busy-poll=50",
             "twill:busy-poll=auto",
+            "twill:scheduling=nice:-15",
             "twill:uring,device-queue=2500",
             "twill:uring,-telemetry",
             "twill:bin=/tmp/before/twill",

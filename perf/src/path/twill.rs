@@ -108,6 +108,9 @@ pub(crate) fn configuration(
     if let Some(fast) = &spec.fast {
         line("fast_path", format!("{fast:?}"));
     }
+    if let Some(scheduling) = &spec.scheduling {
+        line("scheduling", format!("{scheduling:?}"));
+    }
     if let Some(us) = &spec.busy_poll_us {
         line("busy_poll_us", if us == "auto" { "\"auto\"".to_owned() } else { us.clone() });
     }

@@ -19,7 +19,9 @@ pub use reload::{ON_RELOAD, OnReload};
 pub use save::{Live, Saved, save};
 pub use tables::parse;
 
-use super::{BusyPoll, FastPath, InvalidValue, Mtu, Pinning, QueueCount, SourcePorts, Steering};
+use super::{
+    BusyPoll, FastPath, InvalidValue, Mtu, Pinning, QueueCount, Scheduling, SourcePorts, Steering,
+};
 use crate::engine::EngineChoice;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -102,6 +104,8 @@ pub struct Interface {
     pub keep_forwarding: bool,
     /// Whether workers are bound to CPUs.
     pub pinning: Pinning,
+    /// How the scheduler treats workers.
+    pub scheduling: Scheduling,
     /// How long a worker polls for packets before it sleeps.
     pub busy_poll: BusyPoll,
     /// Receive and send buffer of each socket, bytes.
@@ -139,6 +143,7 @@ impl Default for Interface {
             fast_path: FastPath::Off,
             keep_forwarding: false,
             pinning: Pinning::None,
+            scheduling: Scheduling::Normal,
             busy_poll: BusyPoll::Auto,
             socket_buffer: 4 << 20,
             device_queue: 2500,
@@ -190,6 +195,7 @@ impl Interface {
             ("fast_path", self.fast_path == other.fast_path),
             ("keep_forwarding", self.keep_forwarding == other.keep_forwarding),
             ("pinning", self.pinning == other.pinning),
+            ("scheduling", self.scheduling == other.scheduling),
             ("busy_poll_us", self.busy_poll == other.busy_poll),
             ("socket_buffer", self.socket_buffer == other.socket_buffer),
             ("device_queue", self.device_queue == other.device_queue),

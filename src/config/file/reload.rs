@@ -32,7 +32,7 @@ impl OnReload {
 }
 
 /// Every key, by table. A reload follows this list; docs/STANDALONE.md shows it.
-pub const ON_RELOAD: [(&str, &str, OnReload); 27] = [
+pub const ON_RELOAD: [(&str, &str, OnReload); 28] = [
     ("peer", "name", OnReload::Apply),
     ("peer", "endpoint", OnReload::Apply),
     ("peer", "subnets", OnReload::Apply),
@@ -53,6 +53,7 @@ pub const ON_RELOAD: [(&str, &str, OnReload); 27] = [
     ("interface", "fast_path", OnReload::Restart),
     ("interface", "keep_forwarding", OnReload::Restart),
     ("interface", "pinning", OnReload::Restart),
+    ("interface", "scheduling", OnReload::Restart),
     ("interface", "busy_poll_us", OnReload::Restart),
     ("interface", "socket_buffer", OnReload::Restart),
     ("interface", "socket", OnReload::Restart),

@@ -28,6 +28,7 @@ pub(super) const INTERFACE: &[Key<Interface>] = &[
     ("fast_path", |it, value| parsed(value).map(|fast_path| it.fast_path = fast_path)),
     ("keep_forwarding", |it, value| flag(value).map(|on| it.keep_forwarding = on)),
     ("pinning", |it, value| parsed(value).map(|pinning| it.pinning = pinning)),
+    ("scheduling", |it, value| parsed(value).map(|scheduling| it.scheduling = scheduling)),
     ("busy_poll_us", |it, value| busy_poll(value).map(|poll| it.busy_poll = poll)),
     ("socket_buffer", |it, value| {
         within(value, 4096..=(i32::MAX / 2) as u32, "bytes").map(|bytes| it.socket_buffer = bytes)

@@ -31,6 +31,7 @@ fn every_key_is_read() {
         source_ports = "spread"
         steering = "flows"
         pinning = "cpus"
+        scheduling = "nice:-5"
         busy_poll_us = 50
         socket_buffer = 65536
         device_queue = 500
@@ -73,7 +74,7 @@ adress = "10.0.0.1/32""#,
         (
             "[interface]\ncolour = 1",
             &[
-                "2:1: unknown key \"colour\" in [interface]: known keys: name, address, local, mtu, underlay_mtu, listen, queues, engine, offload, ingress_check, peer_sources, source_ports, steering, fast_path, keep_forwarding, pinning, busy_poll_us, socket_buffer, device_queue, socket, socket_group, metrics, telemetry, probe_seconds",
+                "2:1: unknown key \"colour\" in [interface]: known keys: name, address, local, mtu, underlay_mtu, listen, queues, engine, offload, ingress_check, peer_sources, source_ports, steering, fast_path, keep_forwarding, pinning, scheduling, busy_poll_us, socket_buffer, device_queue, socket, socket_group, metrics, telemetry, probe_seconds",
             ],
         ),
         (
@@ -184,6 +185,12 @@ ingress_check = "loose""#,
             r#"[interface]
 pinning = "all""#,
             &["2:11: invalid pinning \"all\": allowed: none, cpus or nic"],
+        ),
+        (
+            "[interface]\nscheduling = \"nice:20\"",
+            &[
+                "2:14: invalid scheduling \"nice:20\": allowed: normal, realtime, or nice:N with N from -20 to 19",
+            ],
         ),
         (
             "[interface]\nsocket_buffer = 1.5",

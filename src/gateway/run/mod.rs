@@ -16,7 +16,7 @@ use self::worker::Common;
 use self::workers::{Open, WorkerSpec, Workers};
 use super::plan::{FastPathPlan, Needs, Plan, fast_path};
 use super::resources::{ResourceError, Resources, Toward, await_port, blocking, find_out};
-use crate::config::{self, Settings};
+use crate::config::{self, Scheduling, Settings};
 use crate::engine::{self, Choice, EngineError, EngineKind};
 use crate::sys::clock;
 use crate::telemetry::instruments::WorkerInstruments;
@@ -54,6 +54,19 @@ pub enum StartError {
         worker: usize,
         /// The CPU.
         cpu: usize,
+        /// What came back.
+        source: io::Error,
+    },
+    /// A worker's priority.
+    #[error(
+        "giving worker {worker} the scheduling {scheduling}: {source}: grant CAP_SYS_NICE, allow real-time \
+         threads (systemd: RestrictRealtime=no) for realtime, or set scheduling = \"normal\""
+    )]
+    Scheduling {
+        /// Its number.
+        worker: usize,
+        /// What was asked for.
+        scheduling: Scheduling,
         /// What came back.
         source: io::Error,
     },
@@ -286,7 +299,8 @@ impl Gateway {
 
     fn spec(&self, worker: usize) -> WorkerSpec {
         let Plan { engine: kind, tuning, .. } = self.plan;
-        WorkerSpec { worker, kind, open: self.open, cpu: self.plan.cpu(worker), tuning }
+        let (cpu, scheduling) = (self.plan.cpu(worker), self.settings.scheduling);
+        WorkerSpec { worker, kind, open: self.open, cpu, scheduling, tuning }
     }
 
     async fn add_workers(&mut self) -> Result<(), StartError> {

@@ -2,9 +2,10 @@
 
 use super::worker::{Common, Worker};
 use super::{StartError, WorkerFailure};
+use crate::config::Scheduling;
 use crate::engine::{Engine, EngineError, EngineKind, Ports, Tuning};
 use crate::gateway::resources::blocking;
-use crate::sys::affinity;
+use crate::sys::{affinity, scheduling};
 use crate::telemetry::instruments::WorkerInstruments;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,6 +23,7 @@ pub(super) struct WorkerSpec {
     pub(super) kind: EngineKind,
     pub(super) open: Open,
     pub(super) cpu: Option<usize>,
+    pub(super) scheduling: Scheduling,
     pub(super) tuning: Tuning,
 }
 
@@ -120,9 +122,18 @@ fn join(ending: Vec<Running>) -> Vec<Ports> {
 
 /// What a worker's thread does first.
 fn open(spec: &WorkerSpec, ports: Ports) -> Result<Box<dyn Engine>, StartError> {
-    let WorkerSpec { worker, kind, open, cpu, tuning } = *spec;
+    let WorkerSpec { worker, kind, open, cpu, scheduling, tuning } = *spec;
     if let Some(cpu) = cpu {
         affinity::bind_thread(cpu).map_err(|source| StartError::Pinning { worker, cpu, source })?;
     }
+    schedule(scheduling).map_err(|source| StartError::Scheduling { worker, scheduling, source })?;
     open(kind, ports, tuning).map_err(|source| StartError::Engine { kind, source })
+}
+
+fn schedule(wanted: Scheduling) -> io::Result<()> {
+    match wanted {
+        Scheduling::Normal => Ok(()),
+        Scheduling::Nice(nice) => scheduling::set_nice(nice),
+        Scheduling::Realtime => scheduling::set_realtime(),
+    }
 }
