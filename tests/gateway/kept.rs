@@ -1,7 +1,7 @@
 //! `keep_forwarding`: programs in the kernel carry packets while no gateway runs, and the next one goes on.
 
 use crate::fast::carried;
-use crate::numbered::{Load, beside, echo_between};
+use crate::numbered::{Load, Tell, beside, echo_between};
 use crate::with;
 use rustix::process::Signal;
 use std::fs;
@@ -51,8 +51,8 @@ fn under_load<T: Send>(
     let mut result = None;
     beside(
         |over| {
+            let _tell = Tell(&done);
             result = Some(other(&Crossed { sent: &sent, over }));
-            done.store(true, Ordering::Relaxed);
         },
         || {
             let mut is_last = false;

@@ -241,7 +241,7 @@ pub(crate) fn echo_between(pods: &[Pod; 2], load: &Load<'_>, lost: impl Fn() -> 
 }
 
 /// Says at its end, also by a panic, that something is over.
-struct Tell<'a>(&'a AtomicBool);
+pub(crate) struct Tell<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Tell<'_> {
     fn drop(&mut self) {
