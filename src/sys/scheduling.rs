@@ -5,7 +5,7 @@ use rustix::process::setpriority_process;
 use std::io;
 
 /// The lowest real-time priority: every thread without one waits for it, and nothing else does.
-const LOWEST: i32 = 1;
+static LOWEST: libc::c_int = 1;
 
 /// Gives the calling thread a nice value, -20 to 19; of two threads, the one with the lower value runs longer.
 ///
@@ -21,12 +21,11 @@ pub(crate) fn set_nice(nice: i8) -> io::Result<()> {
 /// # Errors
 /// `EPERM` without `CAP_SYS_NICE` or `RLIMIT_RTPRIO`, or where a service manager or a control group forbids it.
 pub(crate) fn set_realtime() -> io::Result<()> {
-    let parameter = libc::sched_param { sched_priority: LOWEST };
     // What it starts is an ordinary thread again.
     let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
-    // SAFETY: thread 0 is the calling one, and the parameter outlives the call. musl's own function
-    // refuses everything, so this is the system call.
-    match unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const parameter) } {
+    // SAFETY: thread 0 is the calling one, and the priority outlives the call: it is all that the kernel's
+    // sched_param has. musl's own type has more, and its function refuses everything.
+    match unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const LOWEST) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
