@@ -139,8 +139,9 @@ pub trait Engine {
 
     /// Waits until something arrives, the wake descriptor fires or the timeout ends, then adds all
     /// that is there to the inbox, until it holds the batch size per direction, and says when it began
-    /// to read. `None` waits for ever, and a timeout of zero does not wait. Arrivals from before, whose
-    /// slots are not released, may still be in the inbox if the timeout is zero.
+    /// to read. `None` sets no limit, a timeout of zero does not wait, and any wait may end earlier with
+    /// nothing. Arrivals from before, whose slots are not released, may still be in the inbox if the
+    /// timeout is zero.
     ///
     /// # Errors
     /// Only what the engine cannot recover from; everything else is counted in [`EngineStats`].

@@ -11,6 +11,7 @@ use crate::engine::{EngineError, EngineKind, EngineStats, Ports, Tuning, driver}
 use crate::sys::{address, clock, cmsg};
 use io_uring::types::{CancelBuilder, Fixed, RecvMsgOut, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
+use rustix::event::{PollFd, PollFlags, poll};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
@@ -36,6 +37,11 @@ const _: () = assert!(
 /// What stands before the payload of a train.
 const TRAIN_START: usize = MESSAGE_HEADER + NAME_SPACE + cmsg::RECEIVE_SPACE;
 
+/// How long the end of the device may stay unseen. The kernel wakes its readers before it takes the
+/// device from them (`tun_detach_all`): a multishot read that looks between the two finds nothing, and is
+/// not woken again.
+const UNSEEN: Duration = Duration::from_secs(1);
+
 /// How often, and how long each time, an engine that ends waits for the last completions.
 const LAST_ROUNDS: u32 = 100;
 const LAST_ROUND: Duration = Duration::from_millis(1);
@@ -55,6 +61,8 @@ pub(in crate::engine) struct Input {
     held: Option<cqueue::Entry>,
     /// When the kernel last did its part of receiving.
     entered_ns: u64,
+    /// When the device was last seen.
+    seen_ns: u64,
 }
 
 /// The ring and what is under way in it.
@@ -120,6 +128,7 @@ impl Input {
             overflows: 0,
             held: None,
             entered_ns: 0,
+            seen_ns: 0,
         })
     }
 
@@ -169,24 +178,18 @@ impl Input {
     }
 
     /// Runs the kernel's part and waits for at least one completion, unless there is no time for that.
-    fn enter(
-        &mut self,
-        timeout: Option<Duration>,
-        stats: &mut EngineStats,
-    ) -> Result<(), EngineError> {
-        if timeout == Some(Duration::ZERO) && !self.is_due() {
+    fn enter(&mut self, timeout: Duration, stats: &mut EngineStats) -> Result<(), EngineError> {
+        if timeout.is_zero() && !self.is_due() {
             return Ok(());
         }
         stats.syscalls += 1;
-        let entered = match timeout {
+        let entered = if timeout.is_zero() {
             // The flag that `is_due` looks at makes this run what was deferred.
-            Some(Duration::ZERO) => self.operations.ring.submit_and_wait(0),
-            None => self.operations.ring.submit_and_wait(1),
-            Some(timeout) => {
-                let timeout = Timespec::from(timeout);
-                let args = SubmitArgs::new().timespec(&timeout);
-                self.operations.ring.submitter().submit_with_args(1, &args)
-            }
+            self.operations.ring.submit_and_wait(0)
+        } else {
+            let timeout = Timespec::from(timeout);
+            let args = SubmitArgs::new().timespec(&timeout);
+            self.operations.ring.submitter().submit_with_args(1, &args)
         };
         match entered {
             Ok(_) => Ok(()),
@@ -212,6 +215,26 @@ impl Input {
     fn is_due(&mut self) -> bool {
         let submissions = self.operations.ring.submission();
         !submissions.is_empty() || submissions.taskrun() || submissions.cq_overflow()
+    }
+
+    /// Looks from time to time whether the device is still there.
+    fn look_for_device(
+        &mut self,
+        ports: &Ports,
+        stats: &mut EngineStats,
+    ) -> Result<(), EngineError> {
+        if Duration::from_nanos(self.entered_ns.saturating_sub(self.seen_ns)) < UNSEEN {
+            return Ok(());
+        }
+        self.seen_ns = self.entered_ns;
+        stats.syscalls += 1;
+        // Errors are told unasked.
+        let mut fds = [PollFd::new(&ports.tun, PollFlags::empty())];
+        match poll(&mut fds, Some(&rustix::time::Timespec::default())) {
+            // `tun_chr_poll` reports an error, and nothing else, once the device is unregistered.
+            Ok(1..) => Err(EngineError::DeviceGone),
+            Ok(0) | Err(_) => Ok(()),
+        }
     }
 
     /// Ends all operations and arms them again: nobody knows which of them ended with a completion
@@ -348,12 +371,13 @@ impl driver::Input for Input {
         // What the last turn left in the ring was read when that turn entered the kernel.
         let left_over = self.held.is_some() || !self.operations.ring.completion().is_empty();
         // What is held is an arrival, or the end of an operation without which none comes.
-        let timeout = if self.held.is_some() { Some(Duration::ZERO) } else { timeout };
-        self.enter(timeout, stats)?;
+        let timeout = if self.held.is_some() { Duration::ZERO } else { timeout.unwrap_or(UNSEEN) };
+        self.enter(timeout.min(UNSEEN), stats)?;
         let entered_ns = clock::monotonic_ns();
         inbox.began_ns = if left_over { self.entered_ns } else { entered_ns };
         self.entered_ns = entered_ns;
-        self.reap(ports, inbox, stats)
+        self.reap(ports, inbox, stats)?;
+        self.look_for_device(ports, stats)
     }
 
     /// An operation that ends says so by its last completion: once all have, what is in the ring
