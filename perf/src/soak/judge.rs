@@ -108,7 +108,9 @@ pub(crate) struct TrafficSample {
     pub(crate) stream_bytes: u64,
     /// Datagrams that came a second time.
     pub(crate) duplicates: u64,
-    /// Datagrams that came after a later one of their flow.
+    /// Datagrams that came after a later one of their flow while a fault might reorder them.
+    pub(crate) reordered_in_faults: u64,
+    /// Datagrams that came after a later one of their flow at another time.
     pub(crate) reordered: u64,
     /// Datagrams that came with other bytes.
     pub(crate) changed: u64,
@@ -298,8 +300,10 @@ mod tests {
     }
 
     #[test]
-    fn traffic_may_be_lost_in_faults_and_in_full_queues_only() {
-        let good = TrafficSample { datagrams: 9, lost_in_faults: 7, ..TrafficSample::default() };
+    fn traffic_may_be_lost_or_reordered_in_faults_and_lost_in_full_queues() {
+        let excused =
+            TrafficSample { lost_in_faults: 7, reordered_in_faults: 3, ..Default::default() };
+        let good = TrafficSample { datagrams: 9, ..excused };
         good.judge().unwrap();
         TrafficSample { lost: 256, overflowed: 2, ..good }.judge().unwrap();
 

@@ -41,6 +41,8 @@ pub(super) struct Load {
     sinks_end: AtomicBool,
     /// What does not come now may be lost.
     may_lose: AtomicBool,
+    /// What comes now may come after a later one.
+    may_reorder: AtomicBool,
     /// Nanoseconds from one burst to the next.
     burst_ns: AtomicU64,
     /// Why a stream ended.
@@ -54,6 +56,7 @@ impl Default for Load {
             senders_end: AtomicBool::new(false),
             sinks_end: AtomicBool::new(false),
             may_lose: AtomicBool::new(false),
+            may_reorder: AtomicBool::new(false),
             burst_ns: AtomicU64::new(BURST_NS),
             broken: Mutex::new(None),
         }
@@ -68,6 +71,7 @@ struct Direction {
     next: [AtomicU64; FLOWS],
     datagrams: AtomicU64,
     duplicates: AtomicU64,
+    reordered_in_faults: AtomicU64,
     reordered: AtomicU64,
     changed: AtomicU64,
     lost_in_faults: AtomicU64,
@@ -120,7 +124,12 @@ impl Load {
         self.may_lose.store(may, Relaxed);
     }
 
-    /// Whether they may.
+    /// Says whether datagrams may come in another order from now on.
+    pub(super) fn may_reorder(&self, may: bool) {
+        self.may_reorder.store(may, Relaxed);
+    }
+
+    /// Whether datagrams may be lost.
     pub(super) fn is_losing(&self) -> bool {
         self.may_lose.load(Relaxed)
     }
@@ -159,6 +168,7 @@ impl Load {
             all.datagrams += direction.datagrams.load(Relaxed);
             all.stream_bytes += direction.stream_bytes.load(Relaxed);
             all.duplicates += direction.duplicates.load(Relaxed);
+            all.reordered_in_faults += direction.reordered_in_faults.load(Relaxed);
             all.reordered += direction.reordered.load(Relaxed);
             all.changed += direction.changed.load(Relaxed);
             all.lost_in_faults += direction.lost_in_faults.load(Relaxed);
@@ -241,12 +251,16 @@ impl Load {
                 let lost = if may_lose { &direction.lost_in_faults } else { &direction.lost };
                 lost.fetch_add(missed, Relaxed);
                 direction.next[flow].store(next.max(number + 1), Relaxed);
+                let before = flows[flow].reordered();
                 flows[flow].saw(number);
+                let late = flows[flow].reordered() - before;
+                let may_reorder = self.may_reorder.load(Relaxed);
+                let reordered =
+                    if may_reorder { &direction.reordered_in_faults } else { &direction.reordered };
+                reordered.fetch_add(late, Relaxed);
                 direction.datagrams.fetch_add(1, Relaxed);
             }
-            let sum = |count: fn(&Flow) -> u64| flows.iter().map(count).sum();
-            direction.duplicates.store(sum(Flow::duplicates), Relaxed);
-            direction.reordered.store(sum(Flow::reordered), Relaxed);
+            direction.duplicates.store(flows.iter().map(Flow::duplicates).sum(), Relaxed);
         }
     }
 

@@ -82,6 +82,12 @@ impl Fault {
             | Self::PeerGone { .. } => true,
         }
     }
+
+    /// Whether packets of a flow may change places until traffic flows again. What waits for a neighbour's
+    /// link address leaves one by one once it is known (`neigh_update`), and packets of another CPU pass it.
+    pub(crate) const fn may_reorder(&self) -> bool {
+        matches!(self, Self::Underlay { .. })
+    }
 }
 
 impl fmt::Display for Fault {
@@ -231,10 +237,12 @@ mod tests {
     }
 
     #[test]
-    fn faults_that_a_hand_over_or_a_store_has_must_lose_nothing() {
+    fn faults_that_a_hand_over_or_a_store_has_must_lose_and_reorder_nothing() {
         assert!(!Fault::Upgrade { engine: "epoll" }.may_lose());
         assert!(!Fault::EtcdFreeze { ms: 1 }.may_lose());
         assert!(!Fault::Peers { side: 0, count: 1, ms: 1 }.may_lose());
         assert!(Fault::Kill { ms: 1, engine: "epoll" }.may_lose());
+        assert!(!Fault::Upgrade { engine: "epoll" }.may_reorder());
+        assert!(!Fault::Kill { ms: 1, engine: "epoll" }.may_reorder());
     }
 }

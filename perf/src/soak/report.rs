@@ -144,12 +144,13 @@ impl PairReport {
     fn describe(&self, text: &mut String) {
         let TrafficSample { datagrams, stream_bytes, lost_in_faults, lost, overflowed, .. } =
             self.traffic;
+        let late = self.traffic.reordered_in_faults;
         let (count, mib) = (self.faults.len(), stream_bytes >> 20);
         let _ = writeln!(
             text,
             "{}: {count} faults, {datagrams} datagrams and {mib} MiB of TCP arrived; lost \
              {lost_in_faults} in faults that may lose, {lost} otherwise, when queues of the kernel \
-             dropped {overflowed}",
+             dropped {overflowed}; {late} late when an underlay came back",
             self.kind.name()
         );
         let mut kinds = BTreeMap::<_, (u64, u64, u64)>::new();

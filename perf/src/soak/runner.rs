@@ -175,12 +175,14 @@ impl Runner<'_> {
         if fault.may_lose() {
             self.overflowed.before = self.overflowed_so_far();
             self.load.may_lose(true);
+            self.load.may_reorder(fault.may_reorder());
         }
         let note = self.inflict(fault)?;
         let recovered = self.recover()?;
         if fault.may_lose() {
             self.overflowed.start = self.settle()?;
             self.load.may_lose(false);
+            self.load.may_reorder(false);
         }
         let now = self.load.sample();
         let lost = now.lost_in_faults + now.lost - lost.lost_in_faults - lost.lost;
