@@ -244,13 +244,15 @@ words! {
 
 words! {
     /// Whether packets cross the gateway without leaving the kernel.
-    FastPath, "fast path", "off, auto, bpf, bareudp or fou",
+    FastPath, "fast path", "off, auto, bpf, xdp, bareudp or fou",
     /// All packets go through user space.
     Off => "off",
     /// By programs in the kernel, where that is safe for peers of any kind.
     Auto => "auto",
     /// By programs in the kernel, or the start fails.
     Bpf => "bpf",
+    /// The same, and where an underlay's driver runs programs (XDP), datagrams are unwrapped there.
+    Xdp => "xdp",
     /// By a device of the kernel's module bareudp, or the start fails.
     Bareudp => "bareudp",
     /// By devices of the kernel's modules fou and ipip, one for each peer, or the start fails.

@@ -3,15 +3,15 @@
 use super::estate::{About, Estate, Folder, namespace};
 use super::maps::NAMES;
 use super::paths::Paths;
-use super::programs::{Globals, PROGRAMS, Place, Programs, ProgramsError};
+use super::places::{Before, Places};
+use super::programs::{EARLY, Globals, PROGRAMS, Programs, ProgramsError};
 use super::tables;
 use super::veth::Veth;
-use crate::sys::bpf::{self, Hook};
 use crate::telemetry::fast::{Depth, FastCounts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use twill_datapath::IngressCheck;
@@ -73,6 +73,8 @@ pub(crate) struct Spec {
     pub(crate) check: IngressCheck,
     /// Whether links will do that leave packets unfinished.
     pub(crate) any_link: bool,
+    /// Whether drivers of the underlay are to unwrap datagrams.
+    pub(crate) early: bool,
     /// Whether programs go on without a gateway.
     pub(crate) keep: bool,
 }
@@ -87,6 +89,7 @@ impl Spec {
             link_header: 0,
             near: veth.near,
             far: veth.address,
+            early: self.early,
         }
     }
 }
@@ -112,25 +115,6 @@ pub(crate) struct FastPath {
     waits: Option<Instant>,
     /// Whether the maps lack something that is known.
     is_stale: bool,
-}
-
-/// Where programs are attached.
-#[derive(Default)]
-struct Places {
-    egress: Option<Place>,
-    joined: Option<Place>,
-    /// By the index of the underlay's link.
-    underlay: BTreeMap<u32, Place>,
-}
-
-/// What is at the places before programs are put there.
-#[derive(Default)]
-struct Before {
-    egress: Option<OwnedFd>,
-    joined: Option<OwnedFd>,
-    underlay: BTreeMap<u32, OwnedFd>,
-    /// Whether these are the programs that are wanted.
-    fits: bool,
 }
 
 impl FastPath {
@@ -171,7 +155,7 @@ impl FastPath {
             listen: Some(spec.listen),
             source_ports: spec.source_ports.clone(),
             lost: lost.unwrap_or_else(|| veth.lost()),
-            underlay: Vec::new(),
+            ..About::default()
         };
         let from = Some(*spec.listen.ip()).filter(|ip| !ip.is_unspecified());
         let (view, paths) = (Arc::clone(view), Paths::new(from, spec.any_link));
@@ -210,17 +194,14 @@ impl FastPath {
     /// What another gateway needs to go on, in the order of [`Estate::handed`]; none where programs
     /// cannot be handed over (before Linux 6.6).
     pub(crate) fn estate(&self) -> Option<(About, Vec<OwnedFd>)> {
-        let ends = [self.places.joined.as_ref(), self.places.egress.as_ref()];
-        let [joined, egress] = ends.map(|place| place.and_then(Place::link));
         let mut fds: Vec<_> = self.programs.maps.fds().collect();
         fds.extend(self.programs.fds().ok()?);
-        fds.extend([egress?, joined?]);
-        for place in self.places.underlay.values() {
-            fds.push(place.link()?);
-        }
+        fds.extend(self.places.fds()?);
+        fds.extend(self.programs.early());
+        fds.extend(self.places.drivers());
         let fds = fds.iter().map(BorrowedFd::try_clone_to_owned).collect::<io::Result<_>>();
-        let underlay = self.places.underlay.keys().copied().collect();
-        Some((About { underlay, ..self.about.clone() }, fds.ok()?))
+        let [underlay, early] = self.places.links();
+        Some((About { underlay, early, ..self.about.clone() }, fds.ok()?))
     }
 
     /// Changes nothing in the kernel from here on, because another gateway does, or goes on.
@@ -302,60 +283,23 @@ impl FastPath {
     /// From the end of a packet's way to its beginning: none enters before there is a way out.
     fn attach(&mut self, before: &mut Before) -> Result<(), FastPathError> {
         let far = (self.veth.far.as_str(), self.veth.far_index);
-        let there = before.joined.take().map(|link| (link, before.fits));
-        self.places.joined = Some(put(&mut self.programs, "joined", there, far, Hook::Ingress)?);
+        self.places.put_joined(&mut self.programs, before, far)?;
         if self.waits.is_some() {
-            self.renew_underlay(before)?;
+            self.places.renew_underlay(&self.programs, before);
         } else {
             self.publish()?;
             self.attach_to_underlay(before)?;
         }
         let (device, index) = &self.spec.device;
-        let (device, there) =
-            ((device.as_str(), *index), before.egress.take().map(|link| (link, before.fits)));
-        self.places.egress = Some(put(&mut self.programs, "egress", there, device, Hook::Egress)?);
-        Ok(())
-    }
-
-    /// Has programs stay at the links by which a predecessor's peers are reached.
-    fn renew_underlay(&mut self, before: &mut Before) -> Result<(), FastPathError> {
-        for (index, link) in std::mem::take(&mut before.underlay) {
-            // A link that is gone has taken its place along.
-            if bpf::device_of(link.as_fd()).is_ok_and(|there| there == index)
-                && (before.fits || self.programs.replace(&link, "ingress").is_ok())
-            {
-                self.places.underlay.insert(index, Place::Link(link));
-            }
-        }
-        Ok(())
+        Ok(self.places.put_egress(&mut self.programs, before, (device, *index))?)
     }
 
     /// Datagrams arrive by the links by which peers are reached.
     fn attach_to_underlay(&mut self, before: &mut Before) -> Result<(), FastPathError> {
-        let wanted: BTreeMap<_, _> =
-            self.paths.links().map(|(index, link)| (index, link.name.clone())).collect();
-        let (places, folder) = (&mut self.places.underlay, self.folder.as_ref());
-        places.retain(|index, _| {
-            let stays = wanted.contains_key(index);
-            if let (false, Some(folder)) = (stays, folder) {
-                folder.forget(*index);
-            }
-            stays
-        });
-        for (index, name) in wanted {
-            if places.contains_key(&index) {
-                continue;
-            }
-            let there = before.underlay.remove(&index).map(|link| (link, before.fits));
-            let at = (name.as_str(), index);
-            let place = put(&mut self.programs, "ingress", there, at, Hook::Ingress)?;
-            if let (Some(folder), Some(link)) = (folder, place.link()) {
-                let named = folder.name_place(&format!("ingress-{index}"), link);
-                named.map_err(ProgramsError::from)?;
-            }
-            places.insert(index, place);
-        }
-        Ok(())
+        let links: BTreeMap<_, _> =
+            self.paths.links().map(|(index, link)| (index, link.name.as_str())).collect();
+        let folder = self.folder.as_ref();
+        Ok(self.places.follow(&mut self.programs, &links, before, folder)?)
     }
 
     /// Gives everything names by which it stays, or removes names that a predecessor gave.
@@ -387,24 +331,15 @@ impl FastPath {
         let about = serde_json::json!(self.about).to_string();
         self.programs.maps.set_about(&about).map_err(|error| error.to_string())?;
         let failed = |error: io::Error| format!("naming the programs: {error}");
-        let old = || "programs cannot outlive a process before Linux 6.6".to_owned();
         let programs = self.programs.fds().map_err(|error| error.to_string())?;
         for (name, program) in PROGRAMS.iter().zip(programs) {
             folder.name(name, program).map_err(failed)?;
         }
-        let underlay = self.places.underlay.iter();
-        let underlay = underlay.map(|(index, place)| (format!("ingress-{index}"), Some(place)));
-        let ends = [("egress", &self.places.egress), ("joined", &self.places.joined)];
-        let ends = ends.map(|(name, place)| (name.to_owned(), place.as_ref()));
-        for (name, place) in ends.into_iter().chain(underlay) {
-            let link = place.and_then(Place::link).ok_or_else(old)?;
-            folder.name_place(&name, link).map_err(failed)?;
+        match self.programs.early() {
+            Some(early) => folder.name(EARLY, early).map_err(failed)?,
+            None => folder.forget_early(),
         }
-        for index in folder.underlay() {
-            if !self.places.underlay.contains_key(&index) {
-                folder.forget(index);
-            }
-        }
+        self.places.keep(folder)?;
         // The last map says that all is there.
         for (name, map) in NAMES.iter().zip(self.programs.maps.fds()) {
             folder.name(name, map).map_err(failed)?;
@@ -428,10 +363,10 @@ fn inherit(
     globals: &Globals,
     mtu: u16,
 ) -> Result<(Programs, Before, Option<u64>), ProgramsError> {
-    let Estate { about, maps, programs, egress, joined, underlay } = estate;
-    let table = match Programs::adopt(programs, maps, mtu) {
+    let Estate { about, maps, programs, egress, joined, underlay, early, drivers } = estate;
+    let table = match Programs::adopt(programs, early, maps, mtu) {
         Ok(programs) if about.version == globals.version() => {
-            let before = Before { egress, joined, underlay, fits: true };
+            let before = Before { egress, joined, underlay, drivers, fits: true };
             return Ok((programs, before, Some(about.lost)));
         }
         Ok(programs) => Some(programs.maps.into_table()),
@@ -444,25 +379,7 @@ fn inherit(
     if let Some(table) = table {
         new.maps.publish(&table)?;
     }
-    Ok((new, Before { egress, joined, underlay, fits: false }, None))
-}
-
-/// Puts a program at a device, given by name and index: into the link that is there, which may have it
-/// already, or into one of its own.
-fn put(
-    programs: &mut Programs,
-    name: &'static str,
-    there: Option<(OwnedFd, bool)>,
-    device: (&str, u32),
-    hook: Hook,
-) -> Result<Place, ProgramsError> {
-    if let Some((link, fits)) = there
-        && bpf::device_of(link.as_fd()).is_ok_and(|index| index == device.1)
-        && (fits || programs.replace(&link, name).is_ok())
-    {
-        return Ok(Place::Link(link));
-    }
-    programs.attach(name, device, hook)
+    Ok((new, Before { egress, joined, underlay, drivers, fits: false }, None))
 }
 
 fn v4(address: IpAddr) -> Option<Ipv4Addr> {

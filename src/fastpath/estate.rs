@@ -4,12 +4,14 @@
 //! ```text
 //! /sys/fs/bpf/twill/DEVICE/  STATE TABLE_0 … ABOUT     maps
 //!                            egress ingress joined     programs
+//!                            early                     the one for drivers, if it is wanted
 //!                            at-egress at-joined       links: the TUN device, the pair of links
 //!                            at-ingress-INDEX          links: the underlay
+//!                            at-early-INDEX            links: the underlay's drivers
 //! ```
 
 use super::maps::{self, NAMES};
-use super::programs::PROGRAMS;
+use super::programs::{EARLY, PROGRAMS};
 use crate::sys::bpf;
 use crate::sys::sockopt;
 use serde::{Deserialize, Serialize};
@@ -25,9 +27,8 @@ use std::path::{Path, PathBuf};
 const FILE_SYSTEM: &str = "/sys/fs/bpf";
 /// Names another place.
 const VARIABLE: &str = "TWILL_BPF_FS";
-/// Programs' places: how their names begin, and the one at the underlay's links, whose index follows.
+/// How the names of programs' places begin.
 const PLACE: &str = "at-";
-const UNDERLAY: &str = "at-ingress-";
 /// The map that gets its name last: it says that all is there.
 const LAST: &str = "ABOUT";
 
@@ -49,6 +50,8 @@ pub(crate) struct About {
     pub(crate) lost: u64,
     /// Indexes of the underlay's links, in the order of their descriptors.
     pub(crate) underlay: Vec<u32>,
+    /// Of those with a program in the driver, too.
+    pub(crate) early: Vec<u32>,
 }
 
 /// What another gateway left.
@@ -62,20 +65,25 @@ pub(crate) struct Estate {
     pub(super) joined: Option<OwnedFd>,
     /// By the index of the underlay's link.
     pub(super) underlay: BTreeMap<u32, OwnedFd>,
+    /// The program for drivers, and its places by the index of the link.
+    pub(super) early: Option<OwnedFd>,
+    pub(super) drivers: BTreeMap<u32, OwnedFd>,
 }
 
 impl Estate {
     /// Takes what a running gateway hands over: maps, programs, the links at the TUN device and at the
-    /// pair, and those of the underlay.
+    /// pair, and those of the underlay; then the program for drivers and its links, if there is one.
     pub(crate) fn handed(about: About, fds: Vec<OwnedFd>) -> io::Result<Self> {
         let mut fds = fds.into_iter();
         let mut next = |count| fds.by_ref().take(count).collect::<Vec<_>>();
         let (maps, programs, ends) = (next(NAMES.len()), next(PROGRAMS.len()), next(2));
         let underlay = about.underlay.iter().copied().zip(next(about.underlay.len())).collect();
+        let early = next(1).pop();
+        let drivers = about.early.iter().copied().zip(next(about.early.len())).collect();
         let [egress, joined] = <[_; 2]>::try_from(ends)
             .map_err(|_| io::Error::other("a descriptor of the fast path is missing"))?
             .map(Some);
-        Ok(Self { about, maps, programs, egress, joined, underlay })
+        Ok(Self { about, maps, programs, egress, joined, underlay, early, drivers })
     }
 }
 
@@ -149,16 +157,19 @@ impl Folder {
         let maps = NAMES.iter().map(find).collect::<io::Result<_>>().ok()?;
         let programs = PROGRAMS.iter().map(find).collect::<io::Result<_>>().ok()?;
         let place = |name: &str| bpf::pinned(&self.path.join(format!("{PLACE}{name}"))).ok();
-        let underlay = self.underlay().into_iter().filter_map(|index| {
-            Some((index, bpf::pinned(&self.path.join(format!("{UNDERLAY}{index}"))).ok()?))
-        });
+        let places = |program: &str| {
+            let named = |index| Some((index, place(&format!("{program}-{index}"))?));
+            self.links(program).into_iter().filter_map(named).collect()
+        };
         Some(Estate {
             about,
             maps,
             programs,
             egress: place("egress"),
             joined: place("joined"),
-            underlay: underlay.collect(),
+            underlay: places("ingress"),
+            early: find(&EARLY).ok(),
+            drivers: places(EARLY),
         })
     }
 
@@ -167,7 +178,7 @@ impl Folder {
         bpf::pin(object, &self.path.join(name))
     }
 
-    /// Names the link of a program's place: of `egress`, `joined`, or `ingress-INDEX`.
+    /// Names the link of a program's place: of `egress`, `joined`, `ingress-INDEX` or `early-INDEX`.
     pub(super) fn name_place(&self, name: &str, link: BorrowedFd<'_>) -> io::Result<()> {
         self.name(&format!("{PLACE}{name}"), link)
     }
@@ -177,23 +188,31 @@ impl Folder {
         let _ = fs::remove_file(self.path.join(LAST));
     }
 
-    /// The underlay's links at which programs have names.
-    pub(super) fn underlay(&self) -> Vec<u32> {
+    /// The underlay's links at which a program has a name.
+    pub(super) fn links(&self, program: &str) -> Vec<u32> {
+        let prefix = format!("{PLACE}{program}-");
         let names = self.names().into_iter();
-        names.filter_map(|name| name.strip_prefix(UNDERLAY)?.parse().ok()).collect()
+        names.filter_map(|name| name.strip_prefix(&prefix)?.parse().ok()).collect()
     }
 
-    /// Gives up the name of the place at a link of the underlay.
-    pub(super) fn forget(&self, index: u32) {
+    /// Gives up the name of a program's place at a link of the underlay.
+    pub(super) fn forget(&self, program: &str, index: u32) {
         // It may never have had one.
-        let _ = fs::remove_file(self.path.join(format!("{UNDERLAY}{index}")));
+        let _ = fs::remove_file(self.path.join(format!("{PLACE}{program}-{index}")));
+    }
+
+    /// Gives up the name of the program for drivers.
+    pub(super) fn forget_early(&self) {
+        let _ = fs::remove_file(self.path.join(EARLY));
     }
 
     /// Removes all names: programs that nobody has are detached then.
     pub(crate) fn remove(&self) {
         // Places first: no program is left that looks at maps which nobody fills.
-        let (places, others): (Vec<_>, Vec<_>) =
+        let (mut places, others): (Vec<_>, Vec<_>) =
             self.names().into_iter().partition(|name| name.starts_with(PLACE));
+        // Of these, drivers first: nothing unwraps what nothing hands on. Their names are the first.
+        places.sort();
         for name in places.into_iter().chain(others) {
             let _ = fs::remove_file(self.path.join(name));
         }

@@ -19,6 +19,7 @@ mod layout;
 mod maps;
 mod modules;
 mod paths;
+mod places;
 mod programs;
 mod tables;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::maps::{Maps, NAMES};
 use crate::sys::bpf::{self, Hook};
 use aya::maps::{Map, MapError};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions};
-use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -60,6 +60,8 @@ fn cure(error: &ProgramError) -> &'static str {
 
 /// The names of the programs, in the order of their descriptors.
 pub(super) const PROGRAMS: [&str; 3] = ["egress", "ingress", "joined"];
+/// The name of the program for drivers, which is there if it is wanted.
+pub(super) const EARLY: &str = "early";
 
 /// What the programs know from the start.
 #[derive(Clone, Debug)]
@@ -78,6 +80,8 @@ pub(super) struct Globals {
     pub(super) near: u32,
     /// The Ethernet address of the link from which they come.
     pub(super) far: [u8; 6],
+    /// Whether drivers are to unwrap datagrams.
+    pub(super) early: bool,
 }
 
 impl Globals {
@@ -86,7 +90,7 @@ impl Globals {
         let mut hash = DefaultHasher::new();
         OBJECT.hash(&mut hash);
         (self.listen, &self.source_ports, self.check.name()).hash(&mut hash);
-        (self.device, self.link_header, self.near, self.far).hash(&mut hash);
+        (self.device, self.link_header, self.near, self.far, self.early).hash(&mut hash);
         hash.finish()
     }
 }
@@ -95,6 +99,8 @@ impl Globals {
 pub(super) struct Programs {
     pub(super) maps: Maps,
     code: Code,
+    /// The program for drivers.
+    early: Option<OwnedFd>,
 }
 
 /// Programs, and who loaded them.
@@ -137,17 +143,24 @@ impl Programs {
             _ => Err(ProgramsError::Missing(name)),
         });
         let maps = Maps::new(fds.into_iter().collect::<Result<_, _>>()?, mtu)?;
-        Ok(Self { maps, code: Code::Loaded(Box::new(ebpf)) })
+        let early = globals.early.then(|| early(&ebpf)).transpose()?;
+        Ok(Self { maps, code: Code::Loaded(Box::new(ebpf)), early })
     }
 
-    /// Goes on with programs that another process loaded, in the order of [`PROGRAMS`], and with their
-    /// maps.
+    /// Goes on with programs that another process loaded, in the order of [`PROGRAMS`], with the one for
+    /// drivers, and with their maps.
     pub(super) fn adopt(
         programs: Vec<OwnedFd>,
+        early: Option<OwnedFd>,
         maps: Vec<OwnedFd>,
         mtu: u16,
     ) -> Result<Self, ProgramsError> {
-        Ok(Self { maps: Maps::adopt(maps, mtu)?, code: Code::Adopted(programs) })
+        Ok(Self { maps: Maps::adopt(maps, mtu)?, code: Code::Adopted(programs), early })
+    }
+
+    /// The program for drivers, if it is wanted.
+    pub(super) fn early(&self) -> Option<BorrowedFd<'_>> {
+        self.early.as_ref().map(AsFd::as_fd)
     }
 
     /// Their descriptors, in the order of [`PROGRAMS`].
@@ -187,8 +200,8 @@ impl Programs {
         let _ = tc::qdisc_add_clsact(device);
         let program = program(ebpf, name)?;
         let at = match hook {
-            Hook::Ingress => TcAttachType::Ingress,
             Hook::Egress => TcAttachType::Egress,
+            Hook::Ingress | Hook::Driver => TcAttachType::Ingress,
         };
         let options = TcAttachOptions::Netlink(NlOptions::default());
         let id = program.attach_with_options(device, at, options)?;
@@ -200,21 +213,19 @@ impl Programs {
         Ok(bpf::replace(link.as_fd(), self.fd(name)?)?)
     }
 
-    /// A program that this process loaded, to be tried.
+    /// What this process loaded, to be tried.
     #[cfg(test)]
-    pub(super) fn get(
-        &mut self,
-        name: &'static str,
-    ) -> Result<&mut SchedClassifier, ProgramsError> {
+    pub(super) fn loaded(&mut self) -> Option<&mut Ebpf> {
         match &mut self.code {
-            Code::Loaded(ebpf) => program(ebpf, name),
-            Code::Adopted(_) => Err(ProgramsError::Missing(name)),
+            Code::Loaded(ebpf) => Some(ebpf),
+            Code::Adopted(_) => None,
         }
     }
 }
 
-/// Whether the kernel takes the programs. It blocks for some milliseconds.
-pub(crate) fn probe() -> Result<(), ProgramsError> {
+/// Whether the kernel takes the programs, with the one for drivers if that is wanted. It blocks for some
+/// milliseconds.
+pub(crate) fn probe(early: bool) -> Result<(), ProgramsError> {
     let globals = Globals {
         listen: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0),
         source_ports: vec![0],
@@ -223,6 +234,7 @@ pub(crate) fn probe() -> Result<(), ProgramsError> {
         link_header: 0,
         near: 0,
         far: [0; 6],
+        early,
     };
     load(&globals).map(drop)
 }
@@ -254,7 +266,18 @@ fn load(globals: &Globals) -> Result<Ebpf, ProgramsError> {
     for name in PROGRAMS {
         program(&mut ebpf, name)?.load()?;
     }
+    if globals.early {
+        let program = ebpf.program_mut(EARLY).ok_or(ProgramsError::Missing(EARLY))?;
+        let program: &mut Xdp = program.try_into()?;
+        program.load()?;
+    }
     Ok(ebpf)
+}
+
+fn early(ebpf: &Ebpf) -> Result<OwnedFd, ProgramsError> {
+    let program = ebpf.program(EARLY).ok_or(ProgramsError::Missing(EARLY))?;
+    let program: &Xdp = program.try_into()?;
+    Ok(program.fd()?.as_fd().try_clone_to_owned()?)
 }
 
 fn program<'a>(

@@ -3,10 +3,10 @@
 //! A program either does what the datapath does, byte for byte, or leaves the packet as it is.
 
 use super::layout::SOURCE_PORTS;
-use super::programs::{Globals, Programs};
+use super::programs::{EARLY, Globals, Programs};
 use super::tables::{self, Reach};
 use crate::telemetry::fast::Depth;
-use aya::programs::{TestRun, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::cell::RefCell;
@@ -29,6 +29,10 @@ const OUTER: usize = 28;
 /// What the programs answer: the next program's turn, and packets that are on their way elsewhere.
 const GO_ON: u32 = -1i32 as u32;
 const REDIRECT: u32 = 7;
+/// The same of the program for drivers: on to `ingress`, unwrapped or not.
+const PASS: u32 = 2;
+/// What it puts in front of a frame that it has unwrapped: a number of its own, and the peer's.
+const MARK: usize = 8;
 
 /// What became of a packet: where it went and its bytes, or nothing if it was left to user space.
 type Carried = Option<(SocketAddr, Vec<u8>)>;
@@ -53,6 +57,7 @@ impl Both {
             link_header: ETHERNET as u8,
             near: 1,
             far: FAR,
+            early: true,
         };
         let mut programs = Programs::load(&globals, MTU).unwrap();
         let reach = |_| Some(Reach { device: 1, source: *LISTEN.ip(), mtu: 1500 });
@@ -67,7 +72,13 @@ impl Both {
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
         let mut programs = self.programs.borrow_mut();
-        let result = programs.get(name).unwrap().test_run(options).unwrap();
+        let program = programs.loaded().unwrap().program_mut(name).unwrap();
+        let result = if name == EARLY {
+            <&mut Xdp>::try_from(program).unwrap().test_run(options)
+        } else {
+            <&mut SchedClassifier>::try_from(program).unwrap().test_run(options)
+        };
+        let result = result.unwrap();
         let len = result.data_size_out as usize;
         out.truncate(len);
         (result.return_value, out)
@@ -95,10 +106,32 @@ impl Both {
         Some(((to, number(&udp[2..])).into(), packet.to_vec()))
     }
 
-    /// Feeds a datagram to the program at the underlay's ingress.
+    /// Feeds a datagram to the program in the underlay's driver.
+    fn receive_early(&self, given: &[u8]) -> Option<Vec<u8>> {
+        let (verdict, out) = self.run(EARLY, given);
+        assert_eq!(verdict, PASS);
+        if out.len() == given.len() {
+            assert_eq!(out, given, "what is left to the next program is as it was");
+            return None;
+        }
+        // Newer kernels show what is in front of the frame, too.
+        let frame = &out[out.len() - (given.len() - OUTER)..];
+        assert!([frame.len(), frame.len() + MARK].contains(&out.len()));
+        assert_eq!(frame[..ETHERNET], given[..ETHERNET]);
+        Some(frame[ETHERNET..].to_vec())
+    }
+
+    /// Feeds a datagram to the programs at the underlay, in its driver and behind it, which must agree.
     fn receive(&self, from: SocketAddrV4, tos: u8, datagram: &[u8]) -> Carried {
         let given = frame(&outer(from, LISTEN, tos, datagram));
-        let (verdict, frame) = self.run("ingress", &given);
+        let early = self.receive_early(&given);
+        let carried = self.receive_late(from, &given);
+        assert_eq!(early, carried.as_ref().map(|(_, packet)| packet.clone()));
+        carried
+    }
+
+    fn receive_late(&self, from: SocketAddrV4, given: &[u8]) -> Carried {
+        let (verdict, frame) = self.run("ingress", given);
         if verdict != REDIRECT {
             assert_eq!(verdict, GO_ON);
             assert_eq!(frame, given, "what is left to user space is as it was");
@@ -296,6 +329,7 @@ fn datagrams_that_are_not_the_gateways_are_not_touched_nor_counted() {
     ];
     for other in others {
         assert_eq!(both.run("ingress", &frame(&other)), (GO_ON, frame(&other)));
+        assert_eq!(both.run(EARLY, &frame(&other)), (PASS, frame(&other)));
     }
 
     assert_eq!(both.tallies(), [Tally::default(); 2]);
@@ -310,6 +344,7 @@ fn a_datagram_with_a_checksum_that_nobody_has_verified_is_left_to_user_space() {
     let (verdict, _) = both.run("ingress", &frame(&packet));
 
     assert_eq!(verdict, GO_ON);
+    assert_eq!(both.receive_early(&frame(&packet)), None);
 }
 
 #[test]

@@ -15,6 +15,8 @@ const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 /// Behind all programs that are there.
 const BPF_F_AFTER: u32 = 1 << 4;
+/// In the driver, and not behind it, where nothing is gained.
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 /// What `statfs` says of a bpf file system.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
@@ -22,10 +24,21 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Hook {
+    /// The driver has them (`BPF_XDP`).
+    Driver = 37,
     /// They have arrived (`BPF_TCX_INGRESS`).
     Ingress = 46,
     /// They leave (`BPF_TCX_EGRESS`).
     Egress = 47,
+}
+
+impl Hook {
+    fn flags(self) -> u32 {
+        match self {
+            Self::Driver => XDP_FLAGS_DRV_MODE,
+            Self::Ingress | Self::Egress => BPF_F_AFTER,
+        }
+    }
 }
 
 /// `union bpf_attr` for `BPF_LINK_CREATE`.
@@ -65,7 +78,7 @@ struct GetInfo {
     info: u64,
 }
 
-/// `struct bpf_link_info` of a tcx link.
+/// `struct bpf_link_info` of a tcx or XDP link.
 #[repr(C)]
 #[derive(Default)]
 struct LinkInfo {
@@ -80,16 +93,17 @@ struct LinkInfo {
 const _: () = assert!(size_of::<LinkCreate>() == 32 && size_of::<LinkUpdate>() == 16);
 const _: () = assert!(size_of::<Object>() == 16 && size_of::<GetInfo>() == 16);
 
-/// Appends a program to those of a device, for as long as somebody has the link (Linux 6.6).
+/// Appends a program to those of a device (Linux 6.6), or puts it into a driver that has none (Linux 5.9),
+/// for as long as somebody has the link.
 ///
 /// # Errors
-/// The kernel's: `EINVAL` before Linux 6.6.
+/// The kernel's: `EINVAL` before Linux 6.6; of a driver `EOPNOTSUPP` if it takes none, `EBUSY` if it has one.
 pub(crate) fn attach(program: BorrowedFd<'_>, device: u32, hook: Hook) -> io::Result<OwnedFd> {
     let mut request = LinkCreate {
         program: number(program),
         device,
         hook: hook as u32,
-        flags: BPF_F_AFTER,
+        flags: hook.flags(),
         relative: 0,
         padding: 0,
         revision: 0,

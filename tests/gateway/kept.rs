@@ -100,7 +100,7 @@ fn links(pair: &Pair) -> Vec<String> {
 
 #[test]
 fn packets_cross_without_a_gateway_and_the_next_one_goes_on() {
-    for lines in [KEPT.to_owned(), format!("{KEPT}\nqueues = 2")] {
+    for lines in [KEPT.to_owned(), format!("{KEPT}\nqueues = 2"), KEPT.replace("bpf", "xdp")] {
         let Some(mut pair) = Pair::start("kept", &Setup { lines: &lines, ..kept() }) else {
             return;
         };

@@ -7,6 +7,7 @@ mod capture;
 mod completion;
 mod crafted;
 mod dead;
+mod driver;
 mod families;
 mod fast;
 mod faults;

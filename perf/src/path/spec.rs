@@ -28,7 +28,7 @@ impl fmt::Display for Engine {
 const OFFLOADS: [&str; 6] = ["tso", "uso", "gso", "gro", "coalesce-tcp", "coalesce-udp"];
 
 /// Fast paths that twill has, by name.
-const FAST_PATHS: [&str; 2] = [FAST_PATH, "auto"];
+const FAST_PATHS: [&str; 5] = [FAST_PATH, "xdp", "bareudp", "fou", "auto"];
 /// The one that `twill:fast` means.
 const FAST_PATH: &str = "bpf";
 
@@ -183,8 +183,8 @@ impl TwillSpec {
 #[error(
     "unknown path {0:?}: use veth, host-gw, vxlan, twill, classic or a NAME from --external; \
      twill:WORDS takes an engine (auto, uring, tokio-uring, epoll), -OFFLOAD (tso, uso, gso, gro, \
-     coalesce-tcp, coalesce-udp), fast (or fast=auto), queues=N, busy-poll=MICROSECONDS or auto, \
-     device-queue=PACKETS, -telemetry and bin=FILE, \
+     coalesce-tcp, coalesce-udp), fast (or fast=bpf, xdp, bareudp, fou, auto), queues=N, \
+     busy-poll=MICROSECONDS or auto, device-queue=PACKETS, scheduling=POLICY, -telemetry and bin=FILE, \
      separated by commas"
 )]
 pub struct UnknownPath(pub String);
@@ -207,6 +207,8 @@ mod tests {
             "twill:queues=4",
             "twill:fast",
             "twill:epoll,queues=2,fast=auto",
+            "twill:fast=xdp",
+            "twill:fast=fou",
             "twill:uring,busy-poll=50",
             "twill:busy-poll=auto",
             "twill:scheduling=nice:-15",

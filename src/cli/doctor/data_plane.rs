@@ -185,7 +185,8 @@ fn plan(granted: FeatureSet) -> Vec<Finding> {
             Finding::warn(PLAN, format!("{} off: {}", offload.name, offload.reason), since)
         });
     }
-    findings.extend([FastPath::Auto, FastPath::Bareudp, FastPath::Fou].map(fast_path));
+    findings
+        .extend([FastPath::Auto, FastPath::Xdp, FastPath::Bareudp, FastPath::Fou].map(fast_path));
     findings
 }
 

@@ -3,6 +3,8 @@
 //   egress   at the TUN device's egress: wraps a packet and sends it to its peer
 //   ingress  at the underlay's ingress: unwraps a datagram, and hands it to one end of a veth pair
 //   joined   at the other end, behind that device's GRO: hands packets to the TUN device's ingress
+//   early    in the underlay's driver, if that is wanted: unwraps a datagram before the driver's own GRO;
+//            ingress hands the packet on
 //
 // Each does what twill-datapath does, or nothing: whatever it does not handle goes on unchanged to other
 // programs and to user space, which books it, answers it or drops it.
@@ -451,12 +453,48 @@ static __always_inline int is_ours(struct state *now, struct iphdr *outer)
 	return own && own->holder == LOCAL;
 }
 
+// Whether a frame begins with a datagram to this gateway, with an inner header in it.
+static __always_inline int is_for_us(struct state *now, struct iphdr *outer, void *end)
+{
+	struct udphdr *udp = (void *)(outer + 1);
+	struct iphdr *inner = (void *)(udp + 1);
+
+	return (void *)(inner + 1) <= end && outer->protocol == IPPROTO_UDP && outer->ihl == 5 &&
+	       !(outer->frag_off & bpf_htons(FRAGMENT)) && udp->dest == listen_port &&
+	       is_ours(now, outer);
+}
+
+// The way of a datagram whose packet, of `len` bytes, passes as it is; none if user space must look.
+static __always_inline struct way_in *passes(struct state *now, struct iphdr *outer, __u32 len,
+					     int is_super, __u32 hash)
+{
+	struct udphdr *udp = (void *)(outer + 1);
+	struct iphdr *inner = (void *)(udp + 1);
+	struct way_in *way = way_in(now, outer, inner, hash);
+
+	if (!is_plain(inner, len) || inner->ttl <= 1 || bpf_ntohs(udp->len) != len + sizeof(*udp) ||
+	    bpf_ntohs(outer->tot_len) != len + OUTER || (!is_super && len > now->mtu) ||
+	    ((outer->tos & ECN) == CE && (inner->tos & ECN) == NOT_ECT))
+		return 0;
+	return way;
+}
+
+// Does to a packet what its arrival does.
+static __always_inline void arrive(struct iphdr *inner, __u8 outer_ecn)
+{
+	__u8 ecn;
+
+	take_hop(inner);
+	ecn = decapsulated(inner->tos & ECN, outer_ecn);
+	if (ecn != (inner->tos & ECN))
+		set_ecn(inner, ecn);
+}
+
 // Unwraps a datagram whose checks have passed; its packet begins behind the Ethernet header then.
 static __always_inline int unwrap(struct __sk_buff *skb, __u8 outer_ecn)
 {
 	struct ethhdr *ethernet;
 	struct iphdr *inner;
-	__u8 ecn;
 	void *end;
 
 	if (bpf_skb_adjust_room(skb, -OUTER, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
@@ -466,10 +504,7 @@ static __always_inline int unwrap(struct __sk_buff *skb, __u8 outer_ecn)
 	inner = (void *)(ethernet + 1);
 	if ((void *)(inner + 1) > end)
 		return TC_ACT_SHOT;
-	take_hop(inner);
-	ecn = decapsulated(inner->tos & ECN, outer_ecn);
-	if (ecn != (inner->tos & ECN))
-		set_ecn(inner, ecn);
+	arrive(inner, outer_ecn);
 	// The other end takes it for its own then.
 #pragma unroll
 	for (int i = 0; i < ETH_ALEN; i++)
@@ -477,10 +512,24 @@ static __always_inline int unwrap(struct __sk_buff *skb, __u8 outer_ecn)
 	return TC_ACT_REDIRECT;
 }
 
+// Sends on what `early` has unwrapped, and the driver's GRO has joined. It is booked here, as it arrives
+// nowhere else.
+static __always_inline int unwrapped(struct __sk_buff *skb, __u32 peer)
+{
+	struct iphdr *inner = (void *)(long)skb->data + sizeof(struct ethhdr);
+	void *end = (void *)(long)skb->data_end;
+	__u32 len = skb->len - sizeof(struct ethhdr);
+
+	if ((void *)(inner + 1) > end)
+		return dropped(INGRESS, TUN_OTHER, (struct size){ 1, len });
+	forwarded(INGRESS, peer, size_of(len, headers(inner, end), segment_of(skb)));
+	return bpf_redirect(tun_device, BPF_F_INGRESS);
+}
+
 SEC("classifier")
 int ingress(struct __sk_buff *skb)
 {
-	struct ethhdr *ethernet;
+	struct mark *mark = (void *)(long)skb->data_meta;
 	struct iphdr *outer, *inner;
 	struct udphdr *udp;
 	struct state *now = state();
@@ -492,30 +541,26 @@ int ingress(struct __sk_buff *skb)
 
 	if (!now || skb->protocol != bpf_htons(ETH_P_IP))
 		return GO_ON;
+	if ((void *)(mark + 1) <= (void *)(long)skb->data && mark->magic == MAGIC)
+		return unwrapped(skb, mark->peer);
 	// A subtraction would take CAP_PERFMON.
 	if ((void *)(long)skb->data + ALL_HEADERS > (void *)(long)skb->data_end &&
 	    bpf_skb_pull_data(skb, ALL_HEADERS))
 		return GO_ON;
-	ethernet = (void *)(long)skb->data;
+	outer = (void *)(long)skb->data + sizeof(struct ethhdr);
 	end = (void *)(long)skb->data_end;
-	outer = (void *)(ethernet + 1);
 	udp = (void *)(outer + 1);
 	inner = (void *)(udp + 1);
-	if ((void *)(inner + 1) > end || outer->protocol != IPPROTO_UDP || outer->ihl != 5 ||
-	    (outer->frag_off & bpf_htons(FRAGMENT)) || udp->dest != listen_port ||
-	    !is_ours(now, outer))
+	if (!is_for_us(now, outer, end))
 		return GO_ON;
-	len = skb->len - sizeof(*ethernet) - OUTER;
+	len = skb->len - sizeof(struct ethhdr) - OUTER;
 	segment = segment_of(skb);
 	size = size_of(len, headers(inner, end), segment);
 	hash = flow_of(inner, end);
-	way = way_in(now, outer, inner, hash);
-	ecn = outer->tos & ECN;
-	if (!way || !is_plain(inner, len) || inner->ttl <= 1 ||
-	    bpf_ntohs(udp->len) != len + sizeof(*udp) || bpf_ntohs(outer->tot_len) != len + OUTER ||
-	    (!segment && len > now->mtu) || !is_verified(skb, udp) ||
-	    (ecn == CE && (inner->tos & ECN) == NOT_ECT))
+	way = passes(now, outer, len, segment != 0, hash);
+	if (!way || !is_verified(skb, udp))
 		return left_to_user_space(INGRESS, size);
+	ecn = outer->tos & ECN;
 	peer = way->peer;
 	switch (unwrap(skb, ecn)) {
 	case GO_ON:
@@ -527,6 +572,53 @@ int ingress(struct __sk_buff *skb)
 	// Of the outer flow until now: with it, all packets of a peer would share a ring and a list of GRO.
 	bpf_set_hash(skb, hash);
 	return bpf_redirect(veth_device, 0);
+}
+
+// Whatever it does not unwrap meets `ingress` as it is: a datagram with a checksum, too, since nothing
+// tells here whether the device has verified it.
+SEC("xdp.frags")
+int early(struct xdp_md *frame)
+{
+	struct ethhdr *ethernet = (void *)(long)frame->data, header;
+	void *end = (void *)(long)frame->data_end;
+	struct iphdr *outer = (void *)(ethernet + 1), *inner;
+	struct udphdr *udp = (void *)(outer + 1);
+	struct state *now = state();
+	struct way_in *way;
+	struct mark *mark;
+	__u32 len, peer;
+	__u8 ecn;
+
+	inner = (void *)(udp + 1);
+	if (!now || (void *)(inner + 1) > end || ethernet->h_proto != bpf_htons(ETH_P_IP) ||
+	    !is_for_us(now, outer, end) || udp->check)
+		return XDP_PASS;
+	len = bpf_xdp_get_buff_len(frame) - sizeof(header) - OUTER;
+	way = passes(now, outer, len, 0, flow_of(inner, end));
+	if (!way)
+		return XDP_PASS;
+	peer = way->peer;
+	ecn = outer->tos & ECN;
+	header = *ethernet;
+	if (bpf_xdp_adjust_meta(frame, -(int)sizeof(*mark)))
+		return XDP_PASS;
+	// It moves what was put in front of the frame, too.
+	if (bpf_xdp_adjust_head(frame, OUTER)) {
+		dropped(INGRESS, TUN_OTHER, (struct size){ 1, len });
+		return XDP_DROP;
+	}
+	mark = (void *)(long)frame->data_meta;
+	ethernet = (void *)(long)frame->data;
+	inner = (void *)(ethernet + 1);
+	if ((void *)(mark + 1) > (void *)ethernet ||
+	    (void *)(inner + 1) > (void *)(long)frame->data_end) {
+		dropped(INGRESS, TUN_OTHER, (struct size){ 1, len });
+		return XDP_DROP;
+	}
+	*mark = (struct mark){ MAGIC, peer };
+	*ethernet = header;
+	arrive(inner, ecn);
+	return XDP_PASS;
 }
 
 SEC("classifier")

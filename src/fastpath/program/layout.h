@@ -55,6 +55,13 @@ struct way_in {
 	__u32 peer;
 };
 
+// What `early` puts in front of a packet for `ingress`.
+struct mark {
+	__u32 magic;
+	__u32 peer;
+};
+#define MAGIC 0x7477696c
+
 // Ways that each CPU remembers; a power of two.
 #define WAYS 256
 

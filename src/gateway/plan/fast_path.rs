@@ -58,7 +58,7 @@ fn refusal(grounds: &FastPathGrounds<'_>) -> Option<(String, bool)> {
         (_, None, _) => Some(("this twill was built without it".to_owned(), is_demanded)),
         (_, Some(Err(reason)), _) => Some((reason.clone(), is_demanded)),
         (FastPath::Auto, _, Some(reason)) => Some((reason.clone(), false)),
-        (FastPath::Auto | FastPath::Bpf, Some(Ok(())), _) => None,
+        (FastPath::Auto | FastPath::Bpf | FastPath::Xdp, Some(Ok(())), _) => None,
         (FastPath::Bareudp | FastPath::Fou, Some(Ok(())), _) => {
             unkept(grounds).map(|reason| (reason, true))
         }
@@ -115,6 +115,8 @@ mod tests {
             (FastPath::Bpf, &taken, &veth, (true, "fast_path = \"bpf\"", false)),
             (FastPath::Bpf, &refused, &None, (false, "no CAP_BPF", true)),
             (FastPath::Bpf, &None, &None, (false, "built without it", true)),
+            (FastPath::Xdp, &taken, &veth, (true, "fast_path = \"xdp\"", false)),
+            (FastPath::Xdp, &refused, &None, (false, "no CAP_BPF", true)),
             (FastPath::Off, &taken, &None, (false, "switched off", false)),
             (FastPath::Fou, &taken, &veth, (true, "fast_path = \"fou\"", false)),
             (FastPath::Bareudp, &refused, &None, (false, "no CAP_BPF", true)),

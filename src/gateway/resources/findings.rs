@@ -68,8 +68,8 @@ fn offered(wanted: FastPath) -> Option<Result<(), String>> {
     Some(match wanted {
         FastPath::Bareudp => fastpath::probe_module(fastpath::Kind::Bareudp),
         FastPath::Fou => fastpath::probe_module(fastpath::Kind::Fou),
-        FastPath::Off | FastPath::Auto | FastPath::Bpf => {
-            fastpath::probe().map_err(|error| error.to_string())
+        FastPath::Off | FastPath::Auto | FastPath::Bpf | FastPath::Xdp => {
+            fastpath::probe(wanted == FastPath::Xdp).map_err(|error| error.to_string())
         }
     })
 }

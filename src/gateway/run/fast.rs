@@ -47,7 +47,8 @@ impl Fast {
             listen,
             source_ports: resources.source_ports().map_err(|error| error.to_string())?,
             check: settings.ingress_check,
-            any_link: settings.fast_path == config::FastPath::Bpf,
+            any_link: settings.fast_path != config::FastPath::Auto,
+            early: settings.fast_path == config::FastPath::Xdp,
             keep: settings.keep_forwarding,
         };
         let estate = estate.and_then(|estate| {
@@ -147,7 +148,10 @@ fn devices(wanted: config::FastPath) -> Option<Kind> {
     match wanted {
         config::FastPath::Bareudp => Some(Kind::Bareudp),
         config::FastPath::Fou => Some(Kind::Fou),
-        config::FastPath::Off | config::FastPath::Auto | config::FastPath::Bpf => None,
+        config::FastPath::Off
+        | config::FastPath::Auto
+        | config::FastPath::Bpf
+        | config::FastPath::Xdp => None,
     }
 }
 
