@@ -5,6 +5,7 @@ use crate::with;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
+use twill::sys::kernel::{Version, release};
 use twill_testbed::pair::{DEVICE, PATIENCE, Pair, Setup, output};
 use twill_testbed::{Underlay, Wire};
 
@@ -68,6 +69,28 @@ fn all_kinds_of_traffic_cross_on_each_wire_and_the_usual_ones_stay_in_the_kernel
         assert!(fragments > 0 || mtu > 4000, "{wire:?} {mtu}: {:?}", pair.status(0)["fast_path"]);
         pair.assert_books_balance();
     }
+}
+
+#[test]
+fn super_packets_go_straight_to_the_device_where_the_kernel_makes_ordinary_ones_of_them() {
+    let underlay = Underlay { wire: Wire::Offloaded, ..Underlay::default() };
+    let Some(pair) = Pair::start("fast_path_straight", &Setup { underlay, ..fast() }) else {
+        return;
+    };
+    let bytes = |of: &str| {
+        let path = format!("/sys/class/net/{DEVICE}-in/statistics/{of}");
+        pair.hosts[1].run("cat", &[&path]).unwrap().trim().parse::<u64>().unwrap()
+    };
+
+    pair.assert_tcp_carries(4, 4 << 20);
+
+    let joined = bytes("tx_bytes");
+    if Version::parse(&release()) >= Version::parse("7.3") {
+        assert!(joined < 1 << 20, "{joined} bytes went through the pair of links");
+    } else {
+        assert!(joined > 16 << 20, "{joined} bytes went through the pair of links");
+    }
+    pair.assert_books_balance();
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //
 //   egress   at the TUN device's egress: wraps a packet and sends it to its peer
 //   ingress  at the underlay's ingress: unwraps a datagram, and hands it to one end of a veth pair
-//   joined   at the other end, behind that device's GRO: hands packets to the TUN device's ingress
+//   joined   at the other end, behind that device's GRO: hands packets to the TUN device's ingress; ingress
+//            does so itself with super-packets, where the kernel can make ordinary ones of them
 //   early    in the underlay's driver, if that is wanted: unwraps a datagram before the driver's own GRO;
 //            ingress hands the packet on
 //
@@ -20,6 +21,10 @@
 #include <bpf/bpf_helpers.h>
 
 #include "layout.h"
+
+// Flags of bpf_skb_adjust_room that older headers do not know: of Linux 6.3, and 7.3.
+#define DECAP_L3_IPV4 (1ULL << 7)
+#define DECAP_L4_UDP (1ULL << 10)
 
 #define OUTER ((int)(sizeof(struct iphdr) + sizeof(struct udphdr)))
 #define ALL_HEADERS ((int)(sizeof(struct ethhdr) + OUTER + sizeof(struct iphdr)))
@@ -429,6 +434,7 @@ static __always_inline struct way_in *way_in(struct state *now, struct iphdr *ou
 	way->source = inner->saddr;
 	way->destination = inner->daddr;
 	way->peer = from->peer;
+	way->is_straight = 0;
 	return way;
 }
 
@@ -490,14 +496,29 @@ static __always_inline void arrive(struct iphdr *inner, __u8 outer_ecn)
 		set_ecn(inner, ecn);
 }
 
+// Takes the outer headers off. A super-packet remains one of a tunnel, which most devices would take apart,
+// unless the kernel can change that.
+static __always_inline int strip(struct __sk_buff *skb, int is_super, struct way_in *way)
+{
+	if (is_super &&
+	    !bpf_skb_adjust_room(skb, -OUTER, BPF_ADJ_ROOM_MAC,
+				 BPF_F_ADJ_ROOM_FIXED_GSO | DECAP_L3_IPV4 | DECAP_L4_UDP)) {
+		// All that follows on this way does without GRO, too: nothing passes it.
+		way->is_straight = 1;
+		return 0;
+	}
+	return bpf_skb_adjust_room(skb, -OUTER, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO);
+}
+
 // Unwraps a datagram whose checks have passed; its packet begins behind the Ethernet header then.
-static __always_inline int unwrap(struct __sk_buff *skb, __u8 outer_ecn)
+static __always_inline int unwrap(struct __sk_buff *skb, int is_super, struct way_in *way,
+				  __u8 outer_ecn)
 {
 	struct ethhdr *ethernet;
 	struct iphdr *inner;
 	void *end;
 
-	if (bpf_skb_adjust_room(skb, -OUTER, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+	if (strip(skb, is_super, way))
 		return GO_ON;
 	ethernet = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
@@ -535,7 +556,7 @@ int ingress(struct __sk_buff *skb)
 	struct state *now = state();
 	struct way_in *way;
 	struct size size;
-	__u32 len, segment, hash, peer;
+	__u32 len, segment, hash;
 	__u8 ecn;
 	void *end;
 
@@ -561,14 +582,15 @@ int ingress(struct __sk_buff *skb)
 	if (!way || !is_verified(skb, udp))
 		return left_to_user_space(INGRESS, size);
 	ecn = outer->tos & ECN;
-	peer = way->peer;
-	switch (unwrap(skb, ecn)) {
+	switch (unwrap(skb, segment != 0, way, ecn)) {
 	case GO_ON:
 		return left_to_user_space(INGRESS, size);
 	case TC_ACT_SHOT:
 		return dropped(INGRESS, TUN_OTHER, size);
 	}
-	forwarded(INGRESS, peer, size);
+	forwarded(INGRESS, way->peer, size);
+	if (way->is_straight)
+		return bpf_redirect(tun_device, BPF_F_INGRESS);
 	// Of the outer flow until now: with it, all packets of a peer would share a ring and a list of GRO.
 	bpf_set_hash(skb, hash);
 	return bpf_redirect(veth_device, 0);

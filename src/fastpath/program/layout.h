@@ -53,6 +53,7 @@ struct way_in {
 	__u32 generation;
 	__be32 outer, source, destination;
 	__u32 peer;
+	__u32 is_straight;	// packets go to the TUN device without GRO
 };
 
 // What `early` puts in front of a packet for `ingress`.
