@@ -22,6 +22,12 @@ pub(crate) fn carried(pair: &Pair, index: usize) -> [u64; 2] {
     ["egress_packets", "ingress_packets"].map(|key| fast[key].as_u64().unwrap())
 }
 
+/// Packets to peers that a gateway has forwarded in user space.
+pub(crate) fn by_workers(pair: &Pair, index: usize) -> u64 {
+    let out = pair.status(index)["egress"]["packets_out"].as_u64().unwrap();
+    out - carried(pair, index)[0]
+}
+
 fn left(pair: &Pair, index: usize) -> [u64; 2] {
     let fast = &pair.status(index)["fast_path"];
     ["egress_left", "ingress_left"].map(|key| fast[key].as_u64().unwrap())

@@ -1,6 +1,6 @@
 //! `keep_forwarding`: programs in the kernel carry packets while no gateway runs, and the next one goes on.
 
-use crate::fast::carried;
+use crate::fast::{by_workers, carried};
 use crate::numbered::{Load, Tell, beside, echo_between};
 use crate::with;
 use rustix::process::Signal;
@@ -10,9 +10,11 @@ use twill_testbed::pair::{DEVICE, PATIENCE, Pair, Setup};
 use twill_testbed::{Background, within};
 
 const KEPT: &str = "fast_path = \"bpf\"\nkeep_forwarding = true\nprobe_seconds = 0";
+/// Programs that stay when their gateway ends, and programs that do not.
+pub(crate) const KEPT_AND_NOT: [&str; 2] = [KEPT, "fast_path = \"bpf\"\nprobe_seconds = 0"];
 const LOAD: Load<'_> = Load { flows: 8, rounds: 50, sizes: &[64, 1400, 300], window: 96 };
 /// Datagrams of one load.
-const ROUND: u64 = 3 * LOAD.flows as u64 * LOAD.rounds as u64;
+pub(crate) const ROUND: u64 = 3 * LOAD.flows as u64 * LOAD.rounds as u64;
 /// Datagrams that cross in all, unless `TWILL_TEST_DATAGRAMS` says otherwise.
 const DATAGRAMS: u64 = 100_000;
 
@@ -20,19 +22,19 @@ fn kept() -> Setup<'static> {
     Setup { lines: KEPT, ..with("epoll") }
 }
 
-fn datagrams() -> u64 {
+pub(crate) fn datagrams() -> u64 {
     std::env::var("TWILL_TEST_DATAGRAMS").map_or(DATAGRAMS, |count| count.parse().unwrap())
 }
 
 /// How many datagrams have crossed, while something else happens.
-struct Crossed<'a> {
+pub(crate) struct Crossed<'a> {
     sent: &'a AtomicU64,
     over: &'a AtomicBool,
 }
 
 impl Crossed<'_> {
     /// Waits until so many more have crossed.
-    fn more(&self, count: u64) {
+    pub(crate) fn more(&self, count: u64) {
         let until = self.sent.load(Ordering::Relaxed) + count;
         while self.sent.load(Ordering::Relaxed) < until && !self.over.load(Ordering::Relaxed) {
             std::thread::sleep(std::time::Duration::from_millis(1));
@@ -42,7 +44,7 @@ impl Crossed<'_> {
 
 /// Sends numbered datagrams there and back until all have crossed and `other` is done; none may be lost,
 /// doubled or reordered. Nobody asks the gateways, who may be away.
-fn under_load<T: Send>(
+pub(crate) fn under_load<T: Send>(
     pair: &Pair,
     datagrams: u64,
     other: impl FnOnce(&Crossed<'_>) -> T + Send,
@@ -173,16 +175,12 @@ fn programs_of_another_version_take_the_place_of_the_old_ones_in_one_step() {
 
 #[test]
 fn hand_overs_leave_packets_in_the_kernel() {
-    for lines in [KEPT, "fast_path = \"bpf\"\nprobe_seconds = 0"] {
+    for lines in KEPT_AND_NOT {
         let Some(mut pair) = Pair::start("kept_hand_over", &Setup { lines, ..kept() }) else {
             return;
         };
         pair.assert_connected();
-        let by_workers = |pair: &Pair| {
-            let out = pair.status(0)["egress"]["packets_out"].as_u64().unwrap();
-            out - carried(pair, 0)[0]
-        };
-        let (before, total) = (by_workers(&pair), carried(&pair, 0)[0]);
+        let (before, total) = (by_workers(&pair, 0), carried(&pair, 0)[0]);
         let there = links(&pair);
 
         let mut processes = under_load(&pair, datagrams(), |crossed| {
@@ -201,7 +199,7 @@ fn hand_overs_leave_packets_in_the_kernel() {
             assert!(process.finish(PATIENCE).unwrap().success(), "{}", process.log());
         }
         assert!(carried(&pair, 0)[0] - total >= datagrams(), "{}", pair.status(0)["fast_path"]);
-        assert_eq!(by_workers(&pair), before, "no packet has crossed by user space");
+        assert_eq!(by_workers(&pair, 0), before, "no packet has crossed by user space");
         assert_eq!(links(&pair), there);
         pair.assert_books_balance();
         pair.gateways[0].process.stop(PATIENCE).unwrap();

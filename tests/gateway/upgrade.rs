@@ -1,9 +1,11 @@
 //! `twill upgrade` starts a program in the place of a gateway.
 
+use crate::fast::{by_workers, carried};
+use crate::kept::{KEPT_AND_NOT, ROUND, datagrams, under_load};
 use crate::numbered::{Load, lossless_beside};
 use crate::with;
 use rustix::process::{Pid, Signal, kill_process};
-use twill_testbed::pair::{Gateway, PATIENCE, Pair};
+use twill_testbed::pair::{Gateway, PATIENCE, Pair, Setup};
 use twill_testbed::{Background, within};
 
 const LOAD: Load<'_> = Load { flows: 8, rounds: 100, sizes: &[64, 1400, 300], window: 96 };
@@ -33,24 +35,8 @@ fn an_upgrade_that_fails_says_why_and_the_gateway_goes_on() {
     let Some(pair) = Pair::start("upgrade_fails", &with("epoll")) else { return };
     pair.assert_connected();
     let old = pair.gateways[0].process.pid();
-    let config = pair.gateways[0].config.clone();
-    let file = config.display().to_string();
-    let text = std::fs::read_to_string(&config).unwrap();
-    for (change, reason) in [
-        ("mtu = \"large\"", "expected a whole number"),
-        ("listen = \"192.0.2.1:9999\"", "`listen` is 192.0.2.1:8285 in the running gateway"),
-    ] {
-        let (name, _) = change.split_once(" =").unwrap();
-        let lines = text.lines().map(|line| if line.starts_with(name) { change } else { line });
-        std::fs::write(&config, lines.collect::<Vec<_>>().join("\n")).unwrap();
-
-        let said = upgrade(&pair, &[]).unwrap_err();
-
-        assert!(said.contains(reason), "{reason}: {said}");
-        assert!(said.contains(&format!("process {old} goes on")), "{said}");
-        pair.assert_connected();
-    }
-    std::fs::write(&config, &text).unwrap();
+    let file = pair.gateways[0].config.display().to_string();
+    fail(&pair, || pair.assert_connected());
     let said = upgrade(&pair, &["--", "run", "--config", &file, "--nonsense"]).unwrap_err();
     assert!(said.contains(&format!("process {old} goes on")), "{said}");
     let nobody = pair.hosts[0].run(env!("CARGO_BIN_EXE_twill"), &["upgrade", "no-such"]);
@@ -64,6 +50,57 @@ fn an_upgrade_that_fails_says_why_and_the_gateway_goes_on() {
     assert!(elsewhere.contains("another network namespace"), "{elsewhere}");
     pair.assert_connected();
     pair.assert_books_balance();
+}
+
+#[test]
+fn upgrades_under_load_leave_packets_in_the_kernel() {
+    for lines in KEPT_AND_NOT {
+        let Some(mut pair) = Pair::start("upgrade_fast", &Setup { lines, ..with("epoll") }) else {
+            return;
+        };
+        pair.assert_connected();
+        let (before, workers) = (carried(&pair, 0), by_workers(&pair, 0));
+
+        let orphans = under_load(&pair, datagrams(), |crossed| {
+            let three = (0..3).map(|_| {
+                let orphan = Orphan::of(&upgrade(&pair, &[]).unwrap());
+                crossed.more(ROUND);
+                orphan
+            });
+            three.collect::<Vec<_>>()
+        });
+
+        assert!(pair.gateways[0].process.finish(PATIENCE).unwrap().success());
+        assert!(orphans[0].is_gone() && orphans[1].is_gone());
+        let now = carried(&pair, 0);
+        for way in 0..2 {
+            assert!(now[way] - before[way] >= datagrams(), "counters go on: {before:?} {now:?}");
+        }
+        assert_eq!(by_workers(&pair, 0), workers, "no packet has crossed by user space");
+        pair.assert_connected();
+        pair.assert_books_balance();
+        orphans[2].end();
+    }
+}
+
+#[test]
+fn an_upgrade_that_fails_under_load_leaves_packets_in_the_kernel() {
+    for lines in KEPT_AND_NOT {
+        let setup = Setup { lines, ..with("epoll") };
+        let Some(pair) = Pair::start("upgrade_fast_fails", &setup) else { return };
+        pair.assert_connected();
+        let (before, workers) = (carried(&pair, 0), by_workers(&pair, 0));
+
+        under_load(&pair, datagrams(), |crossed| fail(&pair, || crossed.more(2 * ROUND)));
+
+        let now = carried(&pair, 0);
+        for way in 0..2 {
+            assert!(now[way] - before[way] >= datagrams(), "counters go on: {before:?} {now:?}");
+        }
+        assert_eq!(by_workers(&pair, 0), workers, "no packet has crossed by user space");
+        pair.assert_connected();
+        pair.assert_books_balance();
+    }
 }
 
 #[test]
@@ -139,6 +176,28 @@ fn first_process(pod: &Background) -> Pid {
     let children = format!("/proc/{0}/task/{0}/children", pod.pid());
     let children = std::fs::read_to_string(children).unwrap();
     Pid::from_raw(children.trim().parse().unwrap()).unwrap()
+}
+
+/// Upgrades gateway 0 with configurations that cannot be: each upgrade says why not, and that the old process
+/// goes on. Does something after each.
+fn fail(pair: &Pair, then: impl Fn()) {
+    let Gateway { config, process, .. } = &pair.gateways[0];
+    let text = std::fs::read_to_string(config).unwrap();
+    for (change, reason) in [
+        ("mtu = \"large\"", "expected a whole number"),
+        ("listen = \"192.0.2.1:9999\"", "`listen` is 192.0.2.1:8285 in the running gateway"),
+    ] {
+        let (name, _) = change.split_once(" =").unwrap();
+        let lines = text.lines().map(|line| if line.starts_with(name) { change } else { line });
+        std::fs::write(config, lines.collect::<Vec<_>>().join("\n")).unwrap();
+
+        let said = upgrade(pair, &[]).unwrap_err();
+
+        assert!(said.contains(reason), "{reason}: {said}");
+        assert!(said.contains(&format!("process {} goes on", process.pid())), "{said}");
+        then();
+    }
+    std::fs::write(config, &text).unwrap();
 }
 
 /// Runs `twill upgrade` for gateway 0 on its host.
