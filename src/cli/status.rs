@@ -115,7 +115,9 @@ fn fast_path(fast: &FastPathStatus, out: &mut String) -> fmt::Result {
     writeln!(
         out,
         "  fast path: on ({reason}), {sent} packets sent, {received} received, {left} left to user space"
-    )
+    )?;
+    let then = if fast.kept { "goes on" } else { "ends" };
+    writeln!(out, "    when the gateway ends: forwarding {then}")
 }
 
 fn direction(
@@ -243,6 +245,9 @@ mod tests {
             "  engine: uring, 2 workers (the kernel has all that it needs)",
             "  offloads: tso",
             "    without gso: switched off",
+            "  fast path: on (the kernel takes the programs), 90 packets sent, 80 received, 30 left to \
+             user space",
+            "    when the gateway ends: forwarding goes on",
             "  backpressure: off (IFF_BACKPRESSURE needs Linux 7.3)",
             "  egress: 7 packets, 7.00 KiB, 3 dropped (no_route 2, ttl 1), latency 12.3 µs p50, \
              88.0 µs p99",

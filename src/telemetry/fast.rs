@@ -149,8 +149,17 @@ impl fmt::Debug for FastBooks {
 }
 
 impl FastBooks {
-    /// Says whether packets take the fast path, and why, and how they are counted.
-    pub(crate) fn set(&self, on: bool, reason: String, counting: Option<Counting>) {
+    /// Says that packets take the fast path, and why, and how they are counted.
+    pub(crate) fn set_on(&self, reason: String, kept: bool, counting: Option<Counting>) {
+        self.set(FastPathStatus { on: true, reason, kept, ..FastPathStatus::default() }, counting);
+    }
+
+    /// Says why packets do not take the fast path.
+    pub(crate) fn set_off(&self, reason: String) {
+        self.set(FastPathStatus { reason, ..FastPathStatus::default() }, None);
+    }
+
+    fn set(&self, status: FastPathStatus, counting: Option<Counting>) {
         let mut state = self.locked();
         self.read(&mut state, Depth::Peers);
         state.before = state.own();
@@ -165,7 +174,7 @@ impl FastBooks {
                 state.seen = FastCounts::default();
             }
         }
-        state.status = FastPathStatus { on, reason, ..FastPathStatus::default() };
+        state.status = status;
     }
 
     /// Reads the counters for the last time: from here on they are a successor's.

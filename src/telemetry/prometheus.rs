@@ -140,6 +140,11 @@ impl Exposition {
             "1 if the fast path carries packets, else 0",
             &[(vec![], f64::from(fast.on))],
         )?;
+        page.gauge(
+            "fast_path_kept",
+            "1 if the fast path goes on when the gateway ends, else 0",
+            &[(vec![], f64::from(fast.kept))],
+        )?;
         let by_direction = |egress, ingress| {
             [(vec![("direction", "egress")], egress), (vec![("direction", "ingress")], ingress)]
         };

@@ -108,6 +108,9 @@ pub(crate) struct FastPathStatus {
     pub(crate) on: bool,
     /// Why it is on or off.
     pub(crate) reason: String,
+    /// Whether it stays in the kernel when the gateway ends, with the device, so that forwarding goes on.
+    #[serde(default)]
+    pub(crate) kept: bool,
     /// Packets that it has carried from the TUN device to peers; they are in `egress`, too.
     pub(crate) egress_packets: u64,
     /// Packets that it has carried from peers to the TUN device; they are in `ingress`, too.
@@ -303,6 +306,7 @@ pub(crate) mod tests {
             fast_path: FastPathStatus {
                 on: true,
                 reason: "the kernel takes the programs".to_owned(),
+                kept: true,
                 egress_packets: 90,
                 ingress_packets: 80,
                 egress_left: 10,

@@ -90,6 +90,16 @@ fn names(pair: &Pair, index: usize) -> Vec<String> {
     names
 }
 
+/// Looks whether gateway 0 says that forwarding goes on when it ends.
+fn assert_says(pair: &Pair, kept: bool) {
+    let fast = &pair.status(0)["fast_path"];
+    assert_eq!((&fast["on"], &fast["kept"]), (&true.into(), &kept.into()), "{fast}");
+    let socket = pair.gateways[0].socket.display().to_string();
+    let text = pair.twill_there(0, &["status", "--socket", &socket]).unwrap();
+    let then = if kept { "goes on" } else { "ends" };
+    assert!(text.contains(&format!("when the gateway ends: forwarding {then}\n")), "{text}");
+}
+
 fn ip(pair: &Pair, what: &[&str]) -> String {
     pair.hosts[0].run("ip", what).unwrap()
 }
@@ -180,6 +190,7 @@ fn hand_overs_leave_packets_in_the_kernel() {
             return;
         };
         pair.assert_connected();
+        assert_says(&pair, lines == KEPT);
         let (before, total) = (by_workers(&pair, 0), carried(&pair, 0)[0]);
         let there = links(&pair);
 
@@ -201,6 +212,7 @@ fn hand_overs_leave_packets_in_the_kernel() {
         assert!(carried(&pair, 0)[0] - total >= datagrams(), "{}", pair.status(0)["fast_path"]);
         assert_eq!(by_workers(&pair, 0), before, "no packet has crossed by user space");
         assert_eq!(links(&pair), there);
+        assert_says(&pair, lines == KEPT);
         pair.assert_books_balance();
         pair.gateways[0].process.stop(PATIENCE).unwrap();
         assert_eq!(links(&pair).len() == there.len(), lines == KEPT);
@@ -236,6 +248,7 @@ fn a_gateway_that_does_not_keep_removes_what_was_kept_and_others_programs_stay()
     pair.restart(0);
     pair.assert_connected();
 
+    assert_says(&pair, false);
     assert_eq!(names(&pair, 0), [""; 0]);
     assert!(links(&pair).iter().any(|link| link.contains(DEVICE)));
     pair.gateways[0].process.signal(Signal::KILL).unwrap();

@@ -170,6 +170,11 @@ impl Resources {
         self.is_adopted
     }
 
+    /// Whether the device outlives this process.
+    pub(super) fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
     /// Says whether the device outlives this process.
     #[cfg(feature = "fast-path")]
     pub(super) fn keep(&mut self, is_kept: bool) -> io::Result<()> {

@@ -196,7 +196,8 @@ impl Gateway {
             match Fast::start(&self.settings, &mut self.resources, view, estate).await {
                 Ok(fast) => {
                     self.publisher.add(fast.subscriber());
-                    self.observer.fast.set(true, reason, fast.counting());
+                    let kept = self.resources.is_kept();
+                    self.observer.fast.set_on(reason, kept, fast.counting());
                     self.fast = Some(fast);
                     return Ok(());
                 }
@@ -208,14 +209,14 @@ impl Gateway {
         } else if estate.is_some() {
             Fast::refuse(&mut self.resources, estate).await;
         }
-        self.observer.fast.set(false, reason, None);
+        self.observer.fast.set_off(reason);
         Ok(())
     }
 
     /// Detaches the programs; what they have counted stays.
     fn stop_fast_path(&mut self) {
         if let Some(fast) = self.fast.take() {
-            self.observer.fast.set(false, "it has ended".to_owned(), None);
+            self.observer.fast.set_off("it has ended".to_owned());
             fast.end();
         }
     }

@@ -120,7 +120,8 @@ impl Gateway {
         self.workers.begin();
         match self.fast.as_ref().filter(|fast| fast.resume()) {
             Some(fast) => {
-                self.observer.fast.set(true, self.plan.fast_path.reason.clone(), fast.counting());
+                let (reason, kept) = (self.plan.fast_path.reason.clone(), self.resources.is_kept());
+                self.observer.fast.set_on(reason, kept, fast.counting());
                 Ok(())
             }
             None => self.start_fast_path().await,
