@@ -5,6 +5,7 @@ use std::fs;
 use std::process::Command;
 
 const UNITS: [&str; 3] = ["twill.service", "twill@.service", "flanneld.service"];
+const DROP_INS: [&str; 2] = ["fast-path", "scheduling"];
 
 /// The directives of a unit, with the section in which each stands.
 fn directives(path: &str) -> Vec<String> {
@@ -61,9 +62,9 @@ fn the_drop_in_replaces_the_programs_of_a_flanneld_unit_and_clears_nothing_else(
 }
 
 #[test]
-fn systemd_accepts_each_unit_with_the_drop_in_for_the_fast_path() {
-    let drop_in = fs::read_to_string("dist/fast-path.d/fast-path.conf").unwrap();
-    for unit in UNITS {
+fn systemd_accepts_each_unit_with_each_drop_in_for_what_is_off_by_default() {
+    for (unit, name) in UNITS.iter().flat_map(|unit| DROP_INS.map(|name| (unit, name))) {
+        let drop_in = format!("{name}.conf");
         let folder = tempfile::tempdir().unwrap();
         let text = fs::read_to_string(format!("dist/{unit}")).unwrap();
         // The programs are not installed here.
@@ -73,7 +74,7 @@ fn systemd_accepts_each_unit_with_the_drop_in_for_the_fast_path() {
         fs::write(&path, text).unwrap();
         let drop_ins = folder.path().join(format!("{}.d", path.file_name().unwrap().display()));
         fs::create_dir(&drop_ins).unwrap();
-        fs::write(drop_ins.join("fast-path.conf"), &drop_in).unwrap();
+        fs::copy(format!("dist/{name}.d/{drop_in}"), drop_ins.join(&drop_in)).unwrap();
 
         let verified = Command::new("systemd-analyze")
             .args(["verify", "--man=no", "--recursive-errors=no"])
@@ -83,6 +84,6 @@ fn systemd_accepts_each_unit_with_the_drop_in_for_the_fast_path() {
             .unwrap();
 
         let said = String::from_utf8_lossy(&verified.stderr);
-        assert!(verified.status.success() && !said.contains("fast-path.conf"), "{unit}: {said}");
+        assert!(verified.status.success() && !said.contains(&drop_in), "{unit}: {said}");
     }
 }
