@@ -4,6 +4,7 @@ use super::netlink::{Netlink, PROTOCOL};
 use super::route::{disable_ipv6, indexed, up};
 use ipnet::Ipv4Net;
 use rtnetlink::packet_core::EthernetProtocol;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
     InfoBareUdp, InfoData, InfoIpTunnel, InfoKind, LinkAttribute, LinkInfo, LinkMessage,
     TunnelEncapType,
@@ -130,20 +131,45 @@ pub(crate) struct Way {
     pub(crate) outer: Option<(Ipv4Addr, Option<Ipv4Addr>)>,
 }
 
-/// Puts a route before all others to the same network.
+/// Puts a route before all others to the same network. Before Linux 5.14, the first address of a bridge's
+/// network is a broadcast address, and no route may have it as source. Then the device gets the address, too,
+/// and the kernel takes it from there.
 ///
 /// # Errors
 /// The kernel's.
 pub(crate) fn prepend(netlink: &mut Netlink, way: &Way) -> io::Result<()> {
-    netlink.prepend(RouteNetlinkMessage::NewRoute(route(way)))
+    let done = netlink.prepend(RouteNetlinkMessage::NewRoute(route(way)));
+    match (done, way.source) {
+        (Err(error), Some(source)) if error.raw_os_error() == Some(libc::EINVAL) => {
+            add_address(netlink, way.device, source)?;
+            let way = Way { source: None, ..*way };
+            netlink.prepend(RouteNetlinkMessage::NewRoute(route(&way)))
+        }
+        (done, _) => done,
+    }
 }
 
-/// Removes a route.
+/// Gives a device an address, if it does not have it.
+fn add_address(netlink: &mut Netlink, device: u32, address: Ipv4Addr) -> io::Result<()> {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = 32;
+    message.header.index = device;
+    message.attributes =
+        vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(address.into())];
+    match netlink.create(RouteNetlinkMessage::NewAddress(message)) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        done => done,
+    }
+}
+
+/// Removes a route, whatever source it has.
 ///
 /// # Errors
 /// The kernel's: `ESRCH` if there is none.
 pub(crate) fn remove_route(netlink: &mut Netlink, way: &Way) -> io::Result<()> {
-    netlink.change(RouteNetlinkMessage::DelRoute(route(way)))
+    let way = Way { source: None, ..*way };
+    netlink.change(RouteNetlinkMessage::DelRoute(route(&way)))
 }
 
 fn route(way: &Way) -> RouteMessage {
@@ -209,5 +235,34 @@ mod tests {
 
         assert!(there.contains("dev lo src 192.0.2.1"), "{there}");
         assert!(look().contains("via 192.0.2.2"));
+    }
+
+    #[test]
+    fn a_source_that_the_kernel_refuses_for_a_route_becomes_an_address_of_the_device() {
+        let Some(bed) = Testbed::for_test("routes into tunnels") else { return };
+        let host = &bed.hosts(1, &twill_testbed::Underlay::default()).unwrap()[0];
+        // Every kernel refuses one that no device has.
+        let source = Some([10, 5, 1, 0].into());
+        let each = |act: fn(&mut Netlink, &Way) -> io::Result<()>| {
+            host.enter(|| {
+                let mut netlink = Netlink::open().unwrap();
+                let device = interface_index("lo").unwrap();
+                for network in ["10.7.0.0/16", "10.8.0.0/16"] {
+                    let network = network.parse().unwrap();
+                    act(&mut netlink, &Way { network, device, source, outer: None }).unwrap();
+                }
+            });
+        };
+
+        each(prepend);
+        let there = ["10.7.1.1", "10.8.1.1"].map(|to| host.run("ip", &["route", "get", to]));
+        each(remove_route);
+
+        for route in there {
+            let route = route.unwrap();
+            assert!(route.contains("dev lo src 10.5.1.0"), "{route}");
+        }
+        let left = host.run("ip", &["route", "show", "proto", &PROTOCOL.to_string()]).unwrap();
+        assert_eq!(left, "");
     }
 }
