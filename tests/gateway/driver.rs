@@ -12,7 +12,8 @@ fn started(test: &str, underlay: Underlay) -> Option<Pair> {
     Pair::start(test, &Setup { lines: "fast_path = \"xdp\"", underlay, ..with("auto") })
 }
 
-fn has_program(pair: &Pair, index: usize) -> bool {
+/// Whether the underlay's driver of a host runs a program.
+pub(crate) fn has_program(pair: &Pair, index: usize) -> bool {
     let link = pair.hosts[index].run("ip", &["-d", "link", "show", "u0"]).unwrap();
     link.contains("prog/xdp")
 }

@@ -1,5 +1,6 @@
 //! `keep_forwarding`: programs in the kernel carry packets while no gateway runs, and the next one goes on.
 
+use crate::driver::has_program;
 use crate::fast::{by_workers, carried};
 use crate::numbered::{Load, Tell, beside, echo_between};
 use crate::with;
@@ -259,7 +260,10 @@ fn a_gateway_that_does_not_keep_removes_what_was_kept_and_others_programs_stay()
 
 #[test]
 fn down_removes_a_gateway_that_has_ended_and_refuses_one_that_runs() {
-    let Some(mut pair) = Pair::start("kept_down", &kept()) else { return };
+    let lines = KEPT.replace("bpf", "xdp");
+    let Some(mut pair) = Pair::start("kept_down", &Setup { lines: &lines, ..kept() }) else {
+        return;
+    };
     pair.assert_connected();
     let socket = pair.gateways[0].socket.display().to_string();
     let down = |more: &[&str]| {
@@ -283,7 +287,9 @@ fn down_removes_a_gateway_that_has_ended_and_refuses_one_that_runs() {
     pair.assert_connected();
     pair.gateways[0].process.signal(Signal::KILL).unwrap();
     pair.gateways[0].process.finish(PATIENCE).unwrap();
+    assert!(has_program(&pair, 0));
     let socket = pair.gateways[0].socket.display().to_string();
     pair.twill_there(0, &["down", DEVICE, "--socket", &socket]).unwrap();
     assert!(!ip(&pair, &["link"]).contains(DEVICE));
+    assert!(!has_program(&pair, 0));
 }
