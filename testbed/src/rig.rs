@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
+use crate::wait::patient;
 use crate::{Namespace, Testbed, missing};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -253,7 +254,7 @@ impl Rig {
 
     /// A socket of an application on this side of the tunnel.
     pub fn application(&self) -> UdpSocket {
-        patient(UdpSocket::bind((INNER, 0)).unwrap())
+        waiting(UdpSocket::bind((INNER, 0)).unwrap())
     }
 
     /// A peer's socket; `host` is the last byte of its address.
@@ -262,7 +263,7 @@ impl Rig {
             SocketAddr::V4(_) => SocketAddr::from(([192, 0, 2, host as u8], 0)),
             SocketAddr::V6(_) => SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, host], 0)),
         };
-        patient(self.far.enter(|| UdpSocket::bind(address).unwrap()))
+        waiting(self.far.enter(|| UdpSocket::bind(address).unwrap()))
     }
 
     /// What the engine has counted.
@@ -273,7 +274,7 @@ impl Rig {
 
     /// Takes turns until `done` says so; `turn` sees each non-empty inbox before it is released.
     pub fn turns(&mut self, mut turn: impl FnMut(&mut dyn Engine, &Inbox) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patient(PATIENCE);
         loop {
             self.engine.receive(&mut self.inbox, Some(Duration::from_millis(50))).unwrap();
             let done = turn(&mut *self.engine, &self.inbox);
@@ -455,7 +456,7 @@ pub fn lengths(range: RangeInclusive<usize>) -> impl Iterator<Item = usize> {
     range.step_by(13).chain([end - 1, end])
 }
 
-fn patient(socket: UdpSocket) -> UdpSocket {
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+fn waiting(socket: UdpSocket) -> UdpSocket {
+    socket.set_read_timeout(Some(patient(PATIENCE))).unwrap();
     socket
 }

@@ -14,6 +14,7 @@
 
 mod traffic;
 
+use crate::wait::{patient, slowness};
 use crate::{Background, Host, Pod, Testbed, Underlay, within};
 use serde_json::Value;
 use std::fs;
@@ -252,7 +253,9 @@ impl Pair {
     /// When the gateway does not answer.
     #[must_use]
     pub fn status(&self, index: usize) -> Value {
-        control::call(&self.gateways[index].socket, Request::Status).unwrap()
+        let ask = || control::call(&self.gateways[index].socket, Request::Status);
+        // On an emulated processor, an answer may take longer than a command waits.
+        (1..slowness()).find_map(|_| ask().ok()).unwrap_or_else(|| ask().unwrap())
     }
 
     /// A gateway's status, as soon as it is as `wanted`. `what` names that in the panic message.
@@ -350,7 +353,7 @@ pub fn output(command: &mut Command) -> Result<String, String> {
 #[must_use]
 pub fn get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(patient(PATIENCE))).unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();

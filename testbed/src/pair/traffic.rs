@@ -1,6 +1,7 @@
 //! Traffic from pod to pod, and what must become of it.
 
 use super::{PATIENCE, Pair, output};
+use crate::wait::patient;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
@@ -38,7 +39,7 @@ impl Pair {
         let bind = |index: usize| {
             let address = (self.pods[index].address(), 0);
             let socket = self.pods[index].enter(|| UdpSocket::bind(address).unwrap());
-            socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            socket.set_read_timeout(Some(patient(Duration::from_secs(2)))).unwrap();
             socket
         };
         let (here, there) = (bind(0), bind(1));
@@ -105,7 +106,7 @@ impl Pair {
         let any = SocketAddr::from((self.pods[1].address(), 0));
         let receiver = self.pods[1].enter(|| UdpSocket::bind(any).unwrap());
         let to = receiver.local_addr().unwrap();
-        receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+        receiver.set_read_timeout(Some(patient(PATIENCE))).unwrap();
         let sender = self.pods[0].enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
         // DF off: what exceeds the MTU is fragmented inside.
         for (number, size) in sizes.iter().enumerate() {
@@ -131,8 +132,8 @@ fn echo(mut stream: TcpStream) {
 }
 
 fn send_and_compare(stream: TcpStream, bytes: usize, seed: u8) {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(patient(PATIENCE))).unwrap();
+    stream.set_write_timeout(Some(patient(PATIENCE))).unwrap();
     let data: Vec<_> = (0..bytes).map(|at| (at / 251) as u8 ^ at as u8 ^ seed).collect();
     let mut back = vec![0; bytes];
     std::thread::scope(|scope| {
