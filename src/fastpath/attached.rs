@@ -4,7 +4,7 @@ use super::estate::{About, Estate, Folder, namespace};
 use super::maps::NAMES;
 use super::paths::Paths;
 use super::places::{Before, Places};
-use super::programs::{EARLY, Globals, PROGRAMS, Programs, ProgramsError};
+use super::programs::{EARLY, Globals, PROGRAMS, Programs, ProgramsError, identity};
 use super::tables;
 use super::veth::Veth;
 use crate::telemetry::fast::{Depth, FastCounts};
@@ -86,6 +86,7 @@ impl Spec {
             source_ports: self.source_ports.clone(),
             check: self.check,
             device: self.device.1,
+            gateway: identity(namespace().unwrap_or_default(), self.device.1),
             link_header: 0,
             near: veth.near,
             far: veth.address,
@@ -200,7 +201,8 @@ impl FastPath {
         fds.extend(self.programs.early());
         fds.extend(self.places.drivers());
         let fds = fds.iter().map(BorrowedFd::try_clone_to_owned).collect::<io::Result<_>>();
-        let [underlay, early] = self.places.links();
+        let [underlay, drivers] = self.places.links();
+        let early = self.programs.early().map(|_| drivers);
         Some((About { underlay, early, ..self.about.clone() }, fds.ok()?))
     }
 
@@ -365,8 +367,11 @@ fn inherit(
 ) -> Result<(Programs, Before, Option<u64>), ProgramsError> {
     let Estate { about, maps, programs, egress, joined, underlay, early, drivers } = estate;
     let table = match Programs::adopt(programs, early, maps, mtu) {
-        Ok(programs) if about.version == globals.version() => {
-            let before = Before { egress, joined, underlay, drivers, fits: true };
+        Ok(programs)
+            if about.version == globals.version()
+                && programs.early().is_some() == globals.early =>
+        {
+            let before = Before { drivers, egress, joined, underlay, fits: true };
             return Ok((programs, before, Some(about.lost)));
         }
         Ok(programs) => Some(programs.maps.into_table()),
@@ -379,7 +384,7 @@ fn inherit(
     if let Some(table) = table {
         new.maps.publish(&table)?;
     }
-    Ok((new, Before { egress, joined, underlay, drivers, fits: false }, None))
+    Ok((new, Before { drivers, egress, joined, underlay, fits: false }, None))
 }
 
 fn v4(address: IpAddr) -> Option<Ipv4Addr> {

@@ -11,6 +11,7 @@
 //! ```
 
 use super::maps::{self, NAMES};
+use super::places::settle;
 use super::programs::{EARLY, PROGRAMS};
 use crate::sys::bpf;
 use crate::sys::sockopt;
@@ -50,13 +51,15 @@ pub(crate) struct About {
     pub(crate) lost: u64,
     /// Indexes of the underlay's links, in the order of their descriptors.
     pub(crate) underlay: Vec<u32>,
-    /// Of those with a program in the driver, too.
-    pub(crate) early: Vec<u32>,
+    /// Of those with a program in the driver, too, if such a program is wanted.
+    pub(crate) early: Option<Vec<u32>>,
 }
 
 /// What another gateway left.
 pub(crate) struct Estate {
     pub(super) about: About,
+    /// The places of the program for drivers, by the index of the link. The first to go, as in `Places`.
+    pub(super) drivers: BTreeMap<u32, OwnedFd>,
     /// In the order of [`NAMES`].
     pub(super) maps: Vec<OwnedFd>,
     /// In the order of [`PROGRAMS`].
@@ -65,9 +68,8 @@ pub(crate) struct Estate {
     pub(super) joined: Option<OwnedFd>,
     /// By the index of the underlay's link.
     pub(super) underlay: BTreeMap<u32, OwnedFd>,
-    /// The program for drivers, and its places by the index of the link.
+    /// The program for drivers.
     pub(super) early: Option<OwnedFd>,
-    pub(super) drivers: BTreeMap<u32, OwnedFd>,
 }
 
 impl Estate {
@@ -78,8 +80,9 @@ impl Estate {
         let mut next = |count| fds.by_ref().take(count).collect::<Vec<_>>();
         let (maps, programs, ends) = (next(NAMES.len()), next(PROGRAMS.len()), next(2));
         let underlay = about.underlay.iter().copied().zip(next(about.underlay.len())).collect();
-        let early = next(1).pop();
-        let drivers = about.early.iter().copied().zip(next(about.early.len())).collect();
+        let early = about.early.as_ref().and_then(|_| next(1).pop());
+        let drivers = about.early.iter().flatten().copied();
+        let drivers = drivers.zip(next(about.early.iter().flatten().count())).collect();
         let [egress, joined] = <[_; 2]>::try_from(ends)
             .map_err(|_| io::Error::other("a descriptor of the fast path is missing"))?
             .map(Some);
@@ -209,10 +212,16 @@ impl Folder {
     /// Removes all names: programs that nobody has are detached then.
     pub(crate) fn remove(&self) {
         // Places first: no program is left that looks at maps which nobody fills.
-        let (mut places, others): (Vec<_>, Vec<_>) =
+        let (places, others): (Vec<_>, Vec<_>) =
             self.names().into_iter().partition(|name| name.starts_with(PLACE));
-        // Of these, drivers first: nothing unwraps what nothing hands on. Their names are the first.
-        places.sort();
+        let (drivers, places): (Vec<_>, Vec<_>) =
+            places.into_iter().partition(|name| name.starts_with(&format!("{PLACE}{EARLY}-")));
+        for name in &drivers {
+            let _ = fs::remove_file(self.path.join(name));
+        }
+        if !drivers.is_empty() {
+            settle();
+        }
         for name in places.into_iter().chain(others) {
             let _ = fs::remove_file(self.path.join(name));
         }

@@ -3,10 +3,14 @@
 
 use super::estate::Folder;
 use super::programs::{EARLY, Place, Programs, ProgramsError};
-use crate::sys::bpf::{self, Hook};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::sys::bpf::{self, Hook, Turn};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// How long what a driver has unwrapped may be on its way to `ingress`.
+const ON_ITS_WAY: Duration = Duration::from_millis(50);
 
 /// The places of one set of programs. Each is given up when this is dropped, unless others have it, too.
 #[derive(Default)]
@@ -14,8 +18,8 @@ pub(super) struct Places {
     /// In drivers, by the index of the underlay's link. The first to go: nothing may unwrap what nothing
     /// hands on.
     drivers: BTreeMap<u32, OwnedFd>,
-    /// The links whose drivers have refused.
-    refused: BTreeSet<u32>,
+    /// Why the drivers of links have refused.
+    refused: BTreeMap<u32, io::Error>,
     egress: Option<Place>,
     joined: Option<Place>,
     /// By the index of the underlay's link.
@@ -25,11 +29,12 @@ pub(super) struct Places {
 /// What is at the places before programs are put there.
 #[derive(Default)]
 pub(super) struct Before {
+    /// In drivers, by the index of the underlay's link. The first to go, as in [`Places`].
+    pub(super) drivers: BTreeMap<u32, OwnedFd>,
     pub(super) egress: Option<OwnedFd>,
     pub(super) joined: Option<OwnedFd>,
     /// By the index of the underlay's link.
     pub(super) underlay: BTreeMap<u32, OwnedFd>,
-    pub(super) drivers: BTreeMap<u32, OwnedFd>,
     /// Whether these are the programs that are wanted.
     pub(super) fits: bool,
 }
@@ -43,7 +48,7 @@ impl Places {
         device: (&str, u32),
     ) -> Result<(), ProgramsError> {
         let there = before.egress.take().map(|link| (link, before.fits));
-        self.egress = Some(put(programs, "egress", there, device, Hook::Egress)?);
+        self.egress = Some(put(programs, "egress", there, device, (Hook::Egress, Turn::Last))?);
         Ok(())
     }
 
@@ -55,7 +60,7 @@ impl Places {
         far: (&str, u32),
     ) -> Result<(), ProgramsError> {
         let there = before.joined.take().map(|link| (link, before.fits));
-        self.joined = Some(put(programs, "joined", there, far, Hook::Ingress)?);
+        self.joined = Some(put(programs, "joined", there, far, (Hook::Ingress, Turn::Last))?);
         Ok(())
     }
 
@@ -69,6 +74,8 @@ impl Places {
                 self.underlay.insert(index, Place::Link(link));
                 self.drivers
                     .extend(inherited(programs, before, index).map(|driver| (index, driver)));
+            } else if before.drivers.remove(&index).is_some() {
+                settle();
             }
         }
     }
@@ -89,21 +96,26 @@ impl Places {
             }
             stays
         };
+        let drivers = self.drivers.len();
         self.drivers.retain(|index, _| stays(EARLY, *index));
-        self.refused.retain(|index| links.contains_key(index));
+        if self.drivers.len() < drivers {
+            settle();
+        }
+        self.refused.retain(|index, _| links.contains_key(index));
         self.underlay.retain(|index, _| stays("ingress", *index));
         for (index, name) in links {
             if !self.underlay.contains_key(index) {
                 let there = before.underlay.remove(index).map(|link| (link, before.fits));
-                let place = put(programs, "ingress", there, (*name, *index), Hook::Ingress)?;
+                // What a driver has unwrapped is nobody else's.
+                let turn = if programs.early().is_some() { Turn::First } else { Turn::Last };
+                let at = (*name, *index);
+                let place = put(programs, "ingress", there, at, (Hook::Ingress, turn))?;
                 if let (Some(folder), Some(link)) = (folder, place.link()) {
                     folder.name_place(&format!("ingress-{index}"), link)?;
                 }
                 self.underlay.insert(*index, place);
             }
-            if !self.drivers.contains_key(index) && !self.refused.contains(index) {
-                self.put_early(programs, before, (*name, *index), folder)?;
-            }
+            self.put_early(programs, before, (*name, *index), folder)?;
         }
         Ok(())
     }
@@ -118,18 +130,32 @@ impl Places {
         folder: Option<&Folder>,
     ) -> Result<(), ProgramsError> {
         let Some(early) = programs.early() else { return Ok(()) };
-        let there = inherited(programs, before, index);
-        match there.map_or_else(|| bpf::attach(early, index, Hook::Driver), Ok) {
+        let refused = self.refused.get(&index).map(io::Error::raw_os_error);
+        // Another program may go.
+        if self.drivers.contains_key(&index) || refused.is_some_and(|it| it != Some(libc::EBUSY)) {
+            return Ok(());
+        }
+        let attached = if self.underlay.get(&index).is_some_and(|place| place.link().is_some()) {
+            let there = inherited(programs, before, index);
+            there.map_or_else(|| bpf::attach_to_driver(early, index), Ok)
+        } else {
+            // A filter can be taken away without the driver's program.
+            Err(io::Error::other("it needs Linux 6.6"))
+        };
+        match attached {
             Ok(link) => {
                 if let Some(folder) = folder {
                     folder.name_place(&format!("{EARLY}-{index}"), link.as_fd())?;
                 }
                 tracing::info!("the driver of {name} unwraps datagrams");
+                self.refused.remove(&index);
                 self.drivers.insert(index, link);
             }
             Err(reason) => {
-                tracing::warn!("{}", no_driver(name, &reason));
-                self.refused.insert(index);
+                if refused.is_none() {
+                    tracing::warn!("{}", no_driver(name, &reason));
+                }
+                self.refused.insert(index, reason);
             }
         }
         Ok(())
@@ -179,6 +205,20 @@ impl Places {
     }
 }
 
+impl Drop for Places {
+    fn drop(&mut self) {
+        if !self.drivers.is_empty() {
+            self.drivers.clear();
+            settle();
+        }
+    }
+}
+
+/// Waits for what drivers have unwrapped, after they have stopped.
+pub(super) fn settle() {
+    std::thread::sleep(ON_ITS_WAY);
+}
+
 /// The place in a link's driver that a predecessor had, with the program that is wanted in it.
 fn inherited(programs: &Programs, before: &mut Before, index: u32) -> Option<OwnedFd> {
     let (link, early) = (before.drivers.remove(&index)?, programs.early()?);
@@ -193,7 +233,7 @@ fn put(
     name: &'static str,
     there: Option<(OwnedFd, bool)>,
     device: (&str, u32),
-    hook: Hook,
+    at: (Hook, Turn),
 ) -> Result<Place, ProgramsError> {
     if let Some((link, fits)) = there
         && bpf::device_of(link.as_fd()).is_ok_and(|index| index == device.1)
@@ -201,16 +241,16 @@ fn put(
     {
         return Ok(Place::Link(link));
     }
-    programs.attach(name, device, hook)
+    programs.attach(name, device, at)
 }
 
 /// Why a link's driver does not unwrap datagrams.
 fn no_driver(link: &str, reason: &io::Error) -> String {
     let cause = match reason.raw_os_error() {
-        Some(libc::EBUSY) => "another XDP program is there",
-        Some(libc::EOPNOTSUPP) => "it runs no XDP programs",
-        Some(libc::ERANGE | libc::EINVAL) => "its MTU or its offloads do not go with XDP",
-        _ => "see the kernel's log",
+        Some(libc::EBUSY) => " (another XDP program is there)",
+        Some(libc::EOPNOTSUPP) => " (it runs no XDP programs, or not with this MTU)",
+        Some(libc::ERANGE | libc::EINVAL) => " (its MTU or its offloads do not go with XDP)",
+        _ => "",
     };
-    format!("the driver of {link} leaves datagrams to the program behind it: {reason} ({cause})")
+    format!("the driver of {link} leaves datagrams to the program behind it: {reason}{cause}")
 }

@@ -2,7 +2,7 @@
 
 use super::layout::SOURCE_PORTS;
 use super::maps::{Maps, NAMES};
-use crate::sys::bpf::{self, Hook};
+use crate::sys::bpf::{self, Hook, Turn};
 use aya::maps::{Map, MapError};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType, Xdp};
@@ -74,6 +74,8 @@ pub(super) struct Globals {
     pub(super) check: IngressCheck,
     /// The index of the TUN device.
     pub(super) device: u32,
+    /// A number that no other gateway of this machine has: [`identity`].
+    pub(super) gateway: u32,
     /// Bytes of the link's header in front of its packets.
     pub(super) link_header: u8,
     /// The index of the link into which ingress puts packets.
@@ -183,15 +185,14 @@ impl Programs {
         }
     }
 
-    /// Appends a program to those of a device, given by name and index: whoever was there first goes
-    /// first.
+    /// Adds a program to those of a device, given by name and index. Before Linux 6.6 it is the last.
     pub(super) fn attach(
         &mut self,
         name: &'static str,
         (device, index): (&str, u32),
-        hook: Hook,
+        (hook, turn): (Hook, Turn),
     ) -> Result<Place, ProgramsError> {
-        let refused = match bpf::attach(self.fd(name)?, index, hook) {
+        let refused = match bpf::attach(self.fd(name)?, index, hook, turn) {
             Ok(link) => return Ok(Place::Link(link)),
             Err(refused) => refused,
         };
@@ -200,8 +201,8 @@ impl Programs {
         let _ = tc::qdisc_add_clsact(device);
         let program = program(ebpf, name)?;
         let at = match hook {
+            Hook::Ingress => TcAttachType::Ingress,
             Hook::Egress => TcAttachType::Egress,
-            Hook::Ingress | Hook::Driver => TcAttachType::Ingress,
         };
         let options = TcAttachOptions::Netlink(NlOptions::default());
         let id = program.attach_with_options(device, at, options)?;
@@ -231,6 +232,7 @@ pub(crate) fn probe(early: bool) -> Result<(), ProgramsError> {
         source_ports: vec![0],
         check: IngressCheck::Strict,
         device: 0,
+        gateway: 0,
         link_header: 0,
         near: 0,
         far: [0; 6],
@@ -257,6 +259,7 @@ fn load(globals: &Globals) -> Result<Ebpf, ProgramsError> {
         .override_global("listen_address", &address, true)
         .override_global("check_inner", &check, true)
         .override_global("tun_device", &globals.device, true)
+        .override_global("gateway", &globals.gateway, true)
         .override_global("link_header", &globals.link_header, true)
         .override_global("veth_device", &globals.near, true)
         .override_global("veth_address", &globals.far, true)
@@ -272,6 +275,14 @@ fn load(globals: &Globals) -> Result<Ebpf, ProgramsError> {
         program.load()?;
     }
     Ok(ebpf)
+}
+
+/// A number by which a gateway's programs know each other, for as long as its device is there: of its network
+/// namespace (`SO_NETNS_COOKIE`) and of the index of its device.
+pub(super) fn identity(namespace: u64, device: u32) -> u32 {
+    let folded = (namespace ^ (namespace >> 32)) as u32;
+    // Odd, so never 0, and the two cannot make up for each other.
+    folded.wrapping_mul(0x9e37_79b1).wrapping_add(device) << 1 | 1
 }
 
 fn early(ebpf: &Ebpf) -> Result<OwnedFd, ProgramsError> {

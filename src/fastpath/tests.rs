@@ -62,6 +62,7 @@ impl Both {
             source_ports: PORTS.to_vec(),
             check,
             device: 1,
+            gateway: 7,
             link_header: ETHERNET as u8,
             near: 1,
             far: FAR,

@@ -13,8 +13,11 @@ const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
-/// Behind all programs that are there.
+/// Before all programs that are there, or behind them.
+const BPF_F_BEFORE: u32 = 1 << 3;
 const BPF_F_AFTER: u32 = 1 << 4;
+/// Where drivers have packets (`BPF_XDP`).
+const BPF_XDP: u32 = 37;
 /// In the driver, and not behind it, where nothing is gained.
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 /// What `statfs` says of a bpf file system.
@@ -24,21 +27,18 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Hook {
-    /// The driver has them (`BPF_XDP`).
-    Driver = 37,
     /// They have arrived (`BPF_TCX_INGRESS`).
     Ingress = 46,
     /// They leave (`BPF_TCX_EGRESS`).
     Egress = 47,
 }
 
-impl Hook {
-    fn flags(self) -> u32 {
-        match self {
-            Self::Driver => XDP_FLAGS_DRV_MODE,
-            Self::Ingress | Self::Egress => BPF_F_AFTER,
-        }
-    }
+/// Which of the programs at a hook it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Turn {
+    First = BPF_F_BEFORE,
+    Last = BPF_F_AFTER,
 }
 
 /// `union bpf_attr` for `BPF_LINK_CREATE`.
@@ -93,17 +93,33 @@ struct LinkInfo {
 const _: () = assert!(size_of::<LinkCreate>() == 32 && size_of::<LinkUpdate>() == 16);
 const _: () = assert!(size_of::<Object>() == 16 && size_of::<GetInfo>() == 16);
 
-/// Appends a program to those of a device (Linux 6.6), or puts it into a driver that has none (Linux 5.9),
-/// for as long as somebody has the link.
+/// Adds a program to those of a device, for as long as somebody has the link (Linux 6.6).
 ///
 /// # Errors
-/// The kernel's: `EINVAL` before Linux 6.6; of a driver `EOPNOTSUPP` if it takes none, `EBUSY` if it has one.
-pub(crate) fn attach(program: BorrowedFd<'_>, device: u32, hook: Hook) -> io::Result<OwnedFd> {
+/// The kernel's: `EINVAL` before Linux 6.6.
+pub(crate) fn attach(
+    program: BorrowedFd<'_>,
+    device: u32,
+    hook: Hook,
+    turn: Turn,
+) -> io::Result<OwnedFd> {
+    create_link(program, device, hook as u32, turn as u32)
+}
+
+/// Puts a program into the driver of a device, for as long as somebody has the link (Linux 5.9).
+///
+/// # Errors
+/// The kernel's: `EOPNOTSUPP` if the driver takes none, `EBUSY` if it has one.
+pub(crate) fn attach_to_driver(program: BorrowedFd<'_>, device: u32) -> io::Result<OwnedFd> {
+    create_link(program, device, BPF_XDP, XDP_FLAGS_DRV_MODE)
+}
+
+fn create_link(program: BorrowedFd<'_>, device: u32, hook: u32, flags: u32) -> io::Result<OwnedFd> {
     let mut request = LinkCreate {
         program: number(program),
         device,
-        hook: hook as u32,
-        flags: hook.flags(),
+        hook,
+        flags,
         relative: 0,
         padding: 0,
         revision: 0,

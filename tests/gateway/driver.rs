@@ -93,7 +93,7 @@ fn an_upgrade_hands_the_driver_s_program_over_and_the_end_removes_it() {
 #[test]
 fn a_driver_with_a_program_of_somebody_else_s_keeps_it_and_packets_take_the_other_way() {
     let underlay = Underlay { wire: Wire::Mtu, ..Underlay::default() };
-    let Some(pair) = started("driver_taken", underlay) else { return };
+    let Some(mut pair) = started("driver_taken", underlay) else { return };
     pair.assert_connected();
     let config = pair.bed.folder().join("second.toml");
     let text = std::fs::read_to_string(&pair.gateways[0].config).unwrap();
@@ -108,7 +108,42 @@ fn a_driver_with_a_program_of_somebody_else_s_keeps_it_and_packets_take_the_othe
 
     second.wait_for("another XDP program is there", PATIENCE).unwrap();
     second.wait_for("running", PATIENCE).unwrap();
-    second.stop(PATIENCE).unwrap();
-    assert!(has_program(&pair, 0));
+    // The second's program behind the driver is before the first's, whose packets they are.
     pair.assert_connected();
+    pair.assert_tcp_carries(2, 1 << 20);
+    pair.gateways[0].process.stop(PATIENCE).unwrap();
+    second.wait_for("the driver of u0 unwraps datagrams", PATIENCE).unwrap();
+    second.stop(PATIENCE).unwrap();
+    assert!(!has_program(&pair, 0));
+}
+
+#[test]
+fn a_change_from_the_driver_s_program_and_back_loses_nothing() {
+    let lines = "fast_path = \"xdp\"\nkeep_forwarding = true\nprobe_seconds = 0";
+    let underlay = Underlay { wire: Wire::Mtu, ..Underlay::default() };
+    let Some(mut pair) = Pair::start("driver_change", &Setup { lines, underlay, ..with("auto") })
+    else {
+        return;
+    };
+    pair.assert_connected();
+    let mut is_early = true;
+
+    let (last, _) = lossless_beside(&pair, &LOAD, "change", || {
+        let mut last: Option<Background> = None;
+        for _ in 0..4 {
+            let (from, to) = if is_early { ("\"xdp\"", "\"bpf\"") } else { ("\"bpf\"", "\"xdp\"") };
+            let text = std::fs::read_to_string(&pair.gateways[0].config).unwrap();
+            std::fs::write(&pair.gateways[0].config, text.replace(from, to)).unwrap();
+            is_early = !is_early;
+            let mut next = pair.successor(0, "auto", &[]);
+            next.wait_for("running", PATIENCE).unwrap();
+            last = Some(next);
+            pair.eventually("the program", |pair| has_program(pair, 0) == is_early);
+        }
+        last.unwrap()
+    });
+
+    pair.gateways[0].process = last;
+    pair.assert_connected();
+    pair.assert_books_balance();
 }

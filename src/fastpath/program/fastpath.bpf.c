@@ -28,6 +28,7 @@
 
 #define OUTER ((int)(sizeof(struct iphdr) + sizeof(struct udphdr)))
 #define ALL_HEADERS ((int)(sizeof(struct ethhdr) + OUTER + sizeof(struct iphdr)))
+#define TCP_HEADERS (sizeof(struct ethhdr) + sizeof(struct iphdr) + sizeof(struct tcphdr))
 #define FRAGMENT 0x3fff	// MF and the offset
 #define DONT_FRAGMENT 0x4000
 #define ECN 3
@@ -46,6 +47,7 @@ const volatile __u16 listen_port = 0;	// network order
 const volatile __be32 listen_address = 0;	// 0: any address that datagrams to peers leave from
 const volatile __u8 check_inner = 1;	// inner source and destination must be where they belong
 const volatile __u32 tun_device = 0;
+const volatile __u32 gateway = 0;	// a number that no other gateway of this machine has
 const volatile __u8 link_header = 0;	// of the TUN device's packets, bytes: Ethernet's or none
 const volatile __u32 veth_device = 0;
 const volatile __u8 veth_address[ETH_ALEN] = {};	// of the other end
@@ -434,7 +436,6 @@ static __always_inline struct way_in *way_in(struct state *now, struct iphdr *ou
 	way->source = inner->saddr;
 	way->destination = inner->daddr;
 	way->peer = from->peer;
-	way->is_straight = 0;
 	return way;
 }
 
@@ -503,7 +504,8 @@ static __always_inline int strip(struct __sk_buff *skb, int is_super, struct way
 	if (is_super &&
 	    !bpf_skb_adjust_room(skb, -OUTER, BPF_ADJ_ROOM_MAC,
 				 BPF_F_ADJ_ROOM_FIXED_GSO | DECAP_L3_IPV4 | DECAP_L4_UDP)) {
-		// All that follows on this way does without GRO, too: nothing passes it.
+		// All that follows does without GRO, too, or it would be passed. This stays so when another way
+		// takes the place: ways that change places would change to and fro.
 		way->is_straight = 1;
 		return 0;
 	}
@@ -537,13 +539,21 @@ static __always_inline int unwrap(struct __sk_buff *skb, int is_super, struct wa
 // nowhere else.
 static __always_inline int unwrapped(struct __sk_buff *skb, __u32 peer)
 {
-	struct iphdr *inner = (void *)(long)skb->data + sizeof(struct ethhdr);
-	void *end = (void *)(long)skb->data_end;
-	__u32 len = skb->len - sizeof(struct ethhdr);
+	__u32 len = skb->len - sizeof(struct ethhdr), segment = segment_of(skb);
+	struct iphdr *inner;
+	void *end;
 
+	if ((void *)(long)skb->data + TCP_HEADERS > (void *)(long)skb->data_end)
+		bpf_skb_pull_data(skb, skb->len < TCP_HEADERS ? skb->len : TCP_HEADERS);
+	inner = (void *)(long)skb->data + sizeof(struct ethhdr);
+	end = (void *)(long)skb->data_end;
 	if ((void *)(inner + 1) > end)
 		return dropped(INGRESS, TUN_OTHER, (struct size){ 1, len });
-	forwarded(INGRESS, peer, size_of(len, headers(inner, end), segment_of(skb)));
+	forwarded(INGRESS, peer, size_of(len, headers(inner, end), segment));
+	bpf_set_hash(skb, flow_of(inner, end));
+	// What the device has verified is the datagram, and not the packet in it.
+	if (!segment)
+		bpf_csum_level(skb, BPF_CSUM_LEVEL_RESET);
 	return bpf_redirect(tun_device, BPF_F_INGRESS);
 }
 
@@ -562,7 +572,7 @@ int ingress(struct __sk_buff *skb)
 
 	if (!now || skb->protocol != bpf_htons(ETH_P_IP))
 		return GO_ON;
-	if ((void *)(mark + 1) <= (void *)(long)skb->data && mark->magic == MAGIC)
+	if ((void *)(mark + 1) <= (void *)(long)skb->data && mark->gateway == gateway)
 		return unwrapped(skb, mark->peer);
 	// A subtraction would take CAP_PERFMON.
 	if ((void *)(long)skb->data + ALL_HEADERS > (void *)(long)skb->data_end &&
@@ -589,10 +599,10 @@ int ingress(struct __sk_buff *skb)
 		return dropped(INGRESS, TUN_OTHER, size);
 	}
 	forwarded(INGRESS, way->peer, size);
-	if (way->is_straight)
-		return bpf_redirect(tun_device, BPF_F_INGRESS);
 	// Of the outer flow until now: with it, all packets of a peer would share a ring and a list of GRO.
 	bpf_set_hash(skb, hash);
+	if (way->is_straight)
+		return bpf_redirect(tun_device, BPF_F_INGRESS);
 	return bpf_redirect(veth_device, 0);
 }
 
@@ -637,7 +647,7 @@ int early(struct xdp_md *frame)
 		dropped(INGRESS, TUN_OTHER, (struct size){ 1, len });
 		return XDP_DROP;
 	}
-	*mark = (struct mark){ MAGIC, peer };
+	*mark = (struct mark){ gateway, peer };
 	*ethernet = header;
 	arrive(inner, ecn);
 	return XDP_PASS;

@@ -56,12 +56,12 @@ struct way_in {
 	__u32 is_straight;	// packets go to the TUN device without GRO
 };
 
-// What `early` puts in front of a packet for `ingress`.
+// What `early` puts in front of a packet for `ingress`. Programs of two versions may meet during a hand-over:
+// another layout needs another way to make `gateway`.
 struct mark {
-	__u32 magic;
+	__u32 gateway;	// whose packet it is
 	__u32 peer;
 };
-#define MAGIC 0x7477696c
 
 // Ways that each CPU remembers; a power of two.
 #define WAYS 256
