@@ -64,7 +64,11 @@ fn all_kinds_of_traffic_cross_on_each_wire_and_the_usual_ones_stay_in_the_kernel
         let Some(pair) = Pair::start("fast_path", &setup) else { return };
 
         pair.assert_carries();
-        pair.assert_tcp_carries(8, 4 << 20);
+        pair.assert_tcp_carries(50, 1 << 20);
+        let inside_v6 = pair.pods[1].address_v6().to_string();
+        pair.eventually("a ping over IPv6", |pair| {
+            pair.pods[0].run("ping", &["-c1", "-W1", &inside_v6]).is_ok()
+        });
 
         for index in 0..2 {
             let [sent, received] = carried(&pair, index);
