@@ -37,6 +37,12 @@ fn ipv6_crosses_a_path_that_leaves_less_than_1280_bytes_to_it() {
 /// Gateways that carry both families, outside over one of them.
 fn started(engine: &str, outside_v6: bool) -> Option<Pair> {
     let mut pair = Pair::start("narrow", &with(engine))?;
+    carry_both_families(&mut pair, outside_v6);
+    Some(pair)
+}
+
+/// Has gateways carry both families, outside over one of them.
+pub(crate) fn carry_both_families(pair: &mut Pair, outside_v6: bool) {
     pair.assert_connected();
     for index in 0..2 {
         let (own, other) = (&pair.hosts[index], &pair.hosts[1 - index]);
@@ -57,11 +63,10 @@ fn started(engine: &str, outside_v6: bool) -> Option<Pair> {
         pair.gateways[index].process.stop(PATIENCE).unwrap();
         pair.restart(index);
     }
-    Some(pair)
 }
 
 /// TCP over IPv6 from one pod to the other, in full segments of the pods' MTU first.
-fn assert_carries(pair: &Pair, from: usize, to: usize) {
+pub(crate) fn assert_carries(pair: &Pair, from: usize, to: usize) {
     let address = SocketAddr::from((pair.pods[to].address_v6(), 7000));
     // Hosts of a test bed have no link-local address to ask for a pod's from when they forward.
     let pod = pair.pods[to].address_v6().to_string();
