@@ -1,6 +1,7 @@
 //! What the kernel refuses, and what must come of it: nothing is lost that could leave, nothing
 //! leaves twice, and every loss is reported.
 
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, apply_filter,
@@ -210,6 +211,8 @@ fn a_wire_slower_than_the_worker_loses_what_it_reports_and_nothing_else() {
         let limits = ["burst", "3000", "limit", "1000000"];
         rig.near.run("tc", &[&shaped[..], &limits[..]].concat()).unwrap();
         let peer = rig.peer(2);
+        // All of them may arrive before the first is read.
+        set_socket_recv_buffer_size_force(&peer, 1 << 20).unwrap();
         let to = peer.local_addr().unwrap();
         let packets: Vec<_> = (0..200).map(|number| (to, numbered(number, 1000))).collect();
 
