@@ -59,7 +59,7 @@ fn upgrades_under_load_leave_packets_in_the_kernel() {
             return;
         };
         pair.assert_connected();
-        let (before, workers) = (carried(&pair, 0), by_workers(&pair, 0));
+        let before = (carried(&pair, 0), by_workers(&pair, 0));
 
         let orphans = under_load(&pair, datagrams(), |crossed| {
             let three = (0..3).map(|_| {
@@ -72,13 +72,7 @@ fn upgrades_under_load_leave_packets_in_the_kernel() {
 
         assert!(pair.gateways[0].process.finish(PATIENCE).unwrap().success());
         assert!(orphans[0].is_gone() && orphans[1].is_gone());
-        let now = carried(&pair, 0);
-        for way in 0..2 {
-            assert!(now[way] - before[way] >= datagrams(), "counters go on: {before:?} {now:?}");
-        }
-        assert_eq!(by_workers(&pair, 0), workers, "no packet has crossed by user space");
-        pair.assert_connected();
-        pair.assert_books_balance();
+        assert_carried_in_kernel(&pair, before);
         orphans[2].end();
     }
 }
@@ -89,17 +83,11 @@ fn an_upgrade_that_fails_under_load_leaves_packets_in_the_kernel() {
         let setup = Setup { lines, ..with("epoll") };
         let Some(pair) = Pair::start("upgrade_fast_fails", &setup) else { return };
         pair.assert_connected();
-        let (before, workers) = (carried(&pair, 0), by_workers(&pair, 0));
+        let before = (carried(&pair, 0), by_workers(&pair, 0));
 
         under_load(&pair, datagrams(), |crossed| fail(&pair, || crossed.more(2 * ROUND)));
 
-        let now = carried(&pair, 0);
-        for way in 0..2 {
-            assert!(now[way] - before[way] >= datagrams(), "counters go on: {before:?} {now:?}");
-        }
-        assert_eq!(by_workers(&pair, 0), workers, "no packet has crossed by user space");
-        pair.assert_connected();
-        pair.assert_books_balance();
+        assert_carried_in_kernel(&pair, before);
     }
 }
 
@@ -176,6 +164,18 @@ fn first_process(pod: &Background) -> Pid {
     let children = format!("/proc/{0}/task/{0}/children", pod.pid());
     let children = std::fs::read_to_string(children).unwrap();
     Pid::from_raw(children.trim().parse().unwrap()).unwrap()
+}
+
+/// Programs of gateway 0 have carried all datagrams since, counters go on, and so does the gateway. `before` is
+/// what programs and workers had carried.
+fn assert_carried_in_kernel(pair: &Pair, (before, workers): ([u64; 2], u64)) {
+    let now = carried(pair, 0);
+    for way in 0..2 {
+        assert!(now[way] - before[way] >= datagrams(), "counters go on: {before:?} {now:?}");
+    }
+    assert_eq!(by_workers(pair, 0), workers, "no packet has crossed by user space");
+    pair.assert_connected();
+    pair.assert_books_balance();
 }
 
 /// Upgrades gateway 0 with configurations that cannot be: each upgrade says why not, and that the old process
