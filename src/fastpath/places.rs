@@ -67,10 +67,7 @@ impl Places {
     /// Has programs stay at the links by which a predecessor's peers are reached.
     pub(super) fn renew_underlay(&mut self, programs: &Programs, before: &mut Before) {
         for (index, link) in std::mem::take(&mut before.underlay) {
-            // A link that is gone has taken its place along.
-            if bpf::device_of(link.as_fd()).is_ok_and(|there| there == index)
-                && (before.fits || programs.replace(&link, "ingress").is_ok())
-            {
+            if is_at(&link, index) && (before.fits || programs.replace(&link, "ingress").is_ok()) {
                 self.underlay.insert(index, Place::Link(link));
                 self.drivers
                     .extend(inherited(programs, before, index).map(|driver| (index, driver)));
@@ -222,8 +219,13 @@ pub(super) fn settle() {
 /// The place in a link's driver that a predecessor had, with the program that is wanted in it.
 fn inherited(programs: &Programs, before: &mut Before, index: u32) -> Option<OwnedFd> {
     let (link, early) = (before.drivers.remove(&index)?, programs.early()?);
-    let is_there = bpf::device_of(link.as_fd()).is_ok_and(|there| there == index);
-    (is_there && (before.fits || bpf::replace(link.as_fd(), early).is_ok())).then_some(link)
+    (is_at(&link, index) && (before.fits || bpf::replace(link.as_fd(), early).is_ok()))
+        .then_some(link)
+}
+
+/// Whether a place is at the device with this index. One that is gone has taken its places along.
+fn is_at(link: &OwnedFd, device: u32) -> bool {
+    bpf::device_of(link.as_fd()).is_ok_and(|there| there == device)
 }
 
 /// Puts a program at a device, given by name and index: into the link that is there, which may have it
@@ -236,7 +238,7 @@ fn put(
     at: (Hook, Turn),
 ) -> Result<Place, ProgramsError> {
     if let Some((link, fits)) = there
-        && bpf::device_of(link.as_fd()).is_ok_and(|index| index == device.1)
+        && is_at(&link, device.1)
         && (fits || programs.replace(&link, name).is_ok())
     {
         return Ok(Place::Link(link));
