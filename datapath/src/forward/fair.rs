@@ -166,6 +166,14 @@ impl Fair {
         self.add(u32::MAX, flows);
     }
 
+    /// Bytes that the flows of an arrival have waiting, up to the last of them: of those that share a tag
+    /// together, and with a fragment all that waits.
+    #[must_use]
+    pub fn bytes_of(&self, flows: &Flows) -> u32 {
+        let tags = flows.slots().iter().map(|slot| self.tags[usize::from(*slot)]);
+        if flows.is_barrier { self.highest } else { tags.max().unwrap_or(0) }
+    }
+
     /// Chooses arrivals for a turn until they have so many bytes, of each flow those that begin
     /// within its first `of_a_flow` bytes: their positions, in the order in which they must leave.
     /// The arrival that has waited longest is always among them, unless it is held, so that each

@@ -5,10 +5,11 @@
 //!            ├ round ┤ later │
 //! ```
 //!
-//! A turn takes little of each flow, so that what arrives meanwhile is soon looked for: a super-packet of
-//! 64 KiB takes a sender about 85 µs. The more flows have bulk, the more a turn takes: they would lose by
-//! short turns, and nobody expects to be alone then. What waits leaves as it came if a turn takes all of it;
-//! otherwise [`Fair`] says what leaves first.
+//! Bulk alone leaves as it came: a turn takes all of it, which is cheapest. As soon as somebody sends
+//! little beside it, and for a while after, a turn takes little of each flow, so that what arrives meanwhile
+//! is soon looked for: a super-packet of 64 KiB takes a sender about 85 µs. The more flows have bulk, the
+//! more such a turn takes: they would lose by short turns, and nobody expects to be alone then. [`Fair`] says
+//! what leaves first.
 //!
 //! Bulk is cheap in large portions only: senders that get an acknowledgement at a time wake at a time.
 //! So what waits when nothing is left of the last round makes the next round, of as many turns as it
@@ -24,23 +25,27 @@ const FLOW_BYTES: u32 = 64 * 1024;
 /// Bytes of all flows together; so may the last of all.
 const TURN_BYTES: u32 = 1024 * 1024;
 
+/// Bytes of an arrival that may pass others of its round, and of a flow that sends little.
+const SMALL: u32 = 2048;
+/// How long turns stay short after a flow that sends little: longer than from one ping to the next.
+const SHORT_FOR_NS: u64 = 2_000_000_000;
+
 /// Both directions' arrivals.
 pub(super) struct Backlog {
     /// What the engine brought and no turn has carried.
     pub(super) inbox: Inbox,
     frames: Queue,
     trains: Queue,
+    /// Until when turns are short.
+    pub(super) short_until_ns: u64,
     vnet_hdr: bool,
 }
-
-/// Bytes of an arrival that may pass others of its round.
-const SMALL: u32 = 2048;
 
 /// How one direction's arrivals are told apart.
 struct Queue {
     /// How many of the arrivals, from the first on, are of the round.
     round: usize,
-    /// The flows of each arrival. Those at the end may be missing: they were not needed yet.
+    /// The flows of each arrival. Those at the end may be missing: they have not been looked at yet.
     flows: Vec<Flows>,
     fair: Fair,
 }
@@ -54,15 +59,29 @@ impl Queue {
         Self { round: 0, flows: Vec::with_capacity(capacity), fair: Fair::new(capacity) }
     }
 
+    /// Looks at what has come since the last time: whether a flow that has little waiting is there, and
+    /// somebody may wait for it.
+    fn has_little<T>(
+        &mut self,
+        waiting: &[T],
+        bytes: impl Fn(&T) -> u32,
+        flows: impl FnMut(&T) -> Flows,
+    ) -> bool {
+        self.flows.extend(waiting[self.flows.len()..].iter().map(flows));
+        self.fair.clear();
+        for (arrival, flows) in waiting.iter().zip(&self.flows) {
+            self.fair.add(bytes(arrival), flows);
+        }
+        self.flows.iter().any(|flows| flows.are_urgent() && self.fair.bytes_of(flows) <= SMALL)
+    }
+
     /// Moves one turn's arrivals.
     fn take<T: Copy>(
         &mut self,
         waiting: &mut Vec<T>,
         turn: &mut Vec<T>,
         bytes: impl Fn(&T) -> u32,
-        mut flows: impl FnMut(&T) -> Flows,
     ) {
-        self.flows.extend(waiting[self.flows.len()..].iter().map(&mut flows));
         self.fair.clear();
         for (position, (arrival, flows)) in waiting.iter().zip(&self.flows).enumerate() {
             let bytes = bytes(arrival);
@@ -98,6 +117,7 @@ impl Backlog {
             inbox: Inbox::new(capacity),
             frames: Queue::new(capacity),
             trains: Queue::new(capacity),
+            short_until_ns: 0,
             vnet_hdr,
         }
     }
@@ -116,25 +136,38 @@ impl Backlog {
         if frames <= FLOW_BYTES && trains <= FLOW_BYTES {
             return self.take_all(turn);
         }
+        if self.has_little(engine) {
+            self.short_until_ns = self.inbox.began_ns + SHORT_FOR_NS;
+        }
+        if self.inbox.began_ns >= self.short_until_ns {
+            return self.take_all(turn);
+        }
         if self.frames.round == 0 && self.trains.round == 0 {
             self.frames.round = self.inbox.frames.len();
             self.trains.round = self.inbox.trains.len();
         }
         turn.began_ns = self.inbox.began_ns;
+        self.frames.take(&mut self.inbox.frames, &mut turn.frames, |frame| frame.len);
+        self.trains.take(&mut self.inbox.trains, &mut turn.trains, |train| train.len);
+    }
+
+    /// Looks at all that waits: whether some of it is of flows that send little.
+    fn has_little(&mut self, engine: &mut dyn Engine) -> bool {
         let before = if self.vnet_hdr { vnet_hdr::LEN } else { 0 };
-        let len = |frame: &TunFrame| frame.len;
-        self.frames.take(&mut self.inbox.frames, &mut turn.frames, len, |frame| {
+        let flows = |frame: &TunFrame| {
             let start = frame.start as usize;
             let bytes = engine.slot_mut(frame.slot);
             let packet = bytes.get(start + before..start + frame.len as usize);
             Flows::of_packet(packet.unwrap_or_default())
-        });
-        let len = |train: &Train| train.len;
-        self.trains.take(&mut self.inbox.trains, &mut turn.trains, len, |train| {
+        };
+        let is_among_frames = self.frames.has_little(&self.inbox.frames, |it| it.len, flows);
+        let flows = |train: &Train| {
             let start = train.start as usize;
             let bytes = engine.slot_mut(train.slot).get(start..start + train.len as usize);
             Flows::of_train(bytes.unwrap_or_default(), train.segment)
-        });
+        };
+        let is_among_trains = self.trains.has_little(&self.inbox.trains, |it| it.len, flows);
+        is_among_frames || is_among_trains
     }
 
     /// Moves all that waits into the turn.

@@ -99,8 +99,43 @@ fn a_packet_passes_the_bulk_of_other_flows_in_both_directions() {
 }
 
 #[test]
+fn bulk_alone_leaves_in_one_turn_and_beside_little_in_short_ones_for_a_while() {
+    let mut side = Side::near();
+    let bulk = tso(1400, &tcp(NEAR, FAR, 64, 1, ACK, &vec![7; 56_000]));
+    let mut after_a_turn = |own: &[u8], with_little: bool| {
+        let before = side.egress().packets_out;
+        side.wires.borrow_mut().from_tun.extend(vec![bulk.clone(); 20]);
+        if with_little {
+            side.wires.borrow_mut().from_tun.push_back(plain(own));
+        }
+        side.turn();
+        let left = side.egress().packets_out - before;
+        side.turns();
+        (left, side.worker.backlog.short_until_ns)
+    };
+    let own = tcp(NEAR, FAR, 64, 9, ACK, b"the same flow's");
+    let ack = tcp(NEAR, [10, 10, 1, 9], 64, 1, ACK, b"");
+    let little = udp(NEAR, FAR, b"waited for");
+
+    assert_eq!(after_a_turn(&[], false), (800, 0));
+    assert_eq!(after_a_turn(&own, true), (801, 0), "a short end of bulk is bulk");
+    assert_eq!(after_a_turn(&ack, true), (801, 0), "nobody waits for an acknowledgement");
+    let (left, short_until_ns) = after_a_turn(&little, true);
+    assert!(left < 100, "{left} packets in a short turn");
+    assert!(short_until_ns > clock::monotonic_ns());
+    let (left, _) = after_a_turn(&[], false);
+    assert!(left < 100, "{left} packets: the next little one may come soon");
+    side.worker.backlog.short_until_ns = clock::monotonic_ns();
+    side.wires.borrow_mut().from_tun.extend(vec![bulk.clone(); 20]);
+    let before = side.egress().packets_out;
+    side.turn();
+    assert_eq!(side.egress().packets_out - before, 800);
+}
+
+#[test]
 fn what_arrives_during_a_long_queue_passes_it_and_flows_stay_in_order() {
     let mut side = Side::near();
+    side.worker.backlog.short_until_ns = u64::MAX;
     for number in 0..30 {
         let segment = tcp(NEAR, FAR, 64, number * 60_000, ACK, &vec![7; 60_000]);
         side.wires.borrow_mut().from_tun.push_back(tso(1400, &segment));
