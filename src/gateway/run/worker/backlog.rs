@@ -20,8 +20,8 @@ use twill_datapath::batch::{Inbox, Train, TunFrame};
 use twill_datapath::offload::vnet_hdr;
 use twill_datapath::{Fair, Flows};
 
-/// Bytes of one flow in a turn of one direction; its last arrival may go beyond.
-const FLOW_BYTES: u32 = 64 * 1024;
+/// Bytes of one flow in a short turn of one direction; its last arrival may go beyond.
+const FLOW_BYTES: u32 = 40 * 1024;
 /// Bytes of all flows together; so may the last of all.
 const TURN_BYTES: u32 = 1024 * 1024;
 
@@ -59,20 +59,28 @@ impl Queue {
         Self { round: 0, flows: Vec::with_capacity(capacity), fair: Fair::new(capacity) }
     }
 
-    /// Looks at what has come since the last time: whether a flow that has little waiting is there, and
-    /// somebody may wait for it.
+    /// Whether a flow that has little waiting is among the arrivals, and somebody may wait for it.
     fn has_little<T>(
         &mut self,
         waiting: &[T],
         bytes: impl Fn(&T) -> u32,
-        flows: impl FnMut(&T) -> Flows,
+        mut flows: impl FnMut(&T) -> Flows,
     ) -> bool {
-        self.flows.extend(waiting[self.flows.len()..].iter().map(flows));
+        // Mostly there is no candidate, and bulk need not be looked at.
+        if !waiting.iter().any(|it| bytes(it) <= SMALL && flows(it).are_urgent()) {
+            return false;
+        }
+        self.learn(waiting, flows);
         self.fair.clear();
         for (arrival, flows) in waiting.iter().zip(&self.flows) {
             self.fair.add(bytes(arrival), flows);
         }
         self.flows.iter().any(|flows| flows.are_urgent() && self.fair.bytes_of(flows) <= SMALL)
+    }
+
+    /// Looks at the flows of what has come since the last time.
+    fn learn<T>(&mut self, waiting: &[T], flows: impl FnMut(&T) -> Flows) {
+        self.flows.extend(waiting[self.flows.len()..].iter().map(flows));
     }
 
     /// Moves one turn's arrivals.
@@ -81,7 +89,9 @@ impl Queue {
         waiting: &mut Vec<T>,
         turn: &mut Vec<T>,
         bytes: impl Fn(&T) -> u32,
+        flows: impl FnMut(&T) -> Flows,
     ) {
+        self.learn(waiting, flows);
         self.fair.clear();
         for (position, (arrival, flows)) in waiting.iter().zip(&self.flows).enumerate() {
             let bytes = bytes(arrival);
@@ -147,27 +157,20 @@ impl Backlog {
             self.trains.round = self.inbox.trains.len();
         }
         turn.began_ns = self.inbox.began_ns;
-        self.frames.take(&mut self.inbox.frames, &mut turn.frames, |frame| frame.len);
-        self.trains.take(&mut self.inbox.trains, &mut turn.trains, |train| train.len);
+        let flows = frame_flows(engine, self.vnet_hdr);
+        self.frames.take(&mut self.inbox.frames, &mut turn.frames, |it| it.len, flows);
+        let flows = train_flows(engine);
+        self.trains.take(&mut self.inbox.trains, &mut turn.trains, |it| it.len, flows);
     }
 
-    /// Looks at all that waits: whether some of it is of flows that send little.
+    /// Whether some of what waits is of flows that send little.
     fn has_little(&mut self, engine: &mut dyn Engine) -> bool {
-        let before = if self.vnet_hdr { vnet_hdr::LEN } else { 0 };
-        let flows = |frame: &TunFrame| {
-            let start = frame.start as usize;
-            let bytes = engine.slot_mut(frame.slot);
-            let packet = bytes.get(start + before..start + frame.len as usize);
-            Flows::of_packet(packet.unwrap_or_default())
-        };
-        let is_among_frames = self.frames.has_little(&self.inbox.frames, |it| it.len, flows);
-        let flows = |train: &Train| {
-            let start = train.start as usize;
-            let bytes = engine.slot_mut(train.slot).get(start..start + train.len as usize);
-            Flows::of_train(bytes.unwrap_or_default(), train.segment)
-        };
-        let is_among_trains = self.trains.has_little(&self.inbox.trains, |it| it.len, flows);
-        is_among_frames || is_among_trains
+        let flows = frame_flows(engine, self.vnet_hdr);
+        if self.frames.has_little(&self.inbox.frames, |it| it.len, flows) {
+            return true;
+        }
+        let flows = train_flows(engine);
+        self.trains.has_little(&self.inbox.trains, |it| it.len, flows)
     }
 
     /// Moves all that waits into the turn.
@@ -175,5 +178,23 @@ impl Backlog {
         turn.began_ns = self.inbox.began_ns;
         self.frames.take_all(&mut self.inbox.frames, &mut turn.frames);
         self.trains.take_all(&mut self.inbox.trains, &mut turn.trains);
+    }
+}
+
+fn frame_flows(engine: &mut dyn Engine, vnet_hdr: bool) -> impl FnMut(&TunFrame) -> Flows {
+    let before = if vnet_hdr { vnet_hdr::LEN } else { 0 };
+    move |frame| {
+        let start = frame.start as usize;
+        let bytes = engine.slot_mut(frame.slot);
+        let packet = bytes.get(start + before..start + frame.len as usize);
+        Flows::of_packet(packet.unwrap_or_default())
+    }
+}
+
+fn train_flows(engine: &mut dyn Engine) -> impl FnMut(&Train) -> Flows {
+    move |train| {
+        let start = train.start as usize;
+        let bytes = engine.slot_mut(train.slot).get(start..start + train.len as usize);
+        Flows::of_train(bytes.unwrap_or_default(), train.segment)
     }
 }
