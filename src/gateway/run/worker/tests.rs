@@ -348,6 +348,42 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn flows_stay_in_order_while_turns_become_short_and_long_again(
+        batches in prop::collection::vec(
+            (any::<bool>(), prop::collection::vec((0u8..4, any::<bool>()), 0..25)), 1..8,
+        ),
+    ) {
+        let mut side = Side::near();
+        let mut number = 0u32;
+        for (is_short, arrivals) in &batches {
+            side.worker.backlog.short_until_ns = if *is_short { u64::MAX } else { 0 };
+            for (host, is_bulk) in arrivals {
+                // Further than any data reaches: nothing is joined.
+                number += 60_000;
+                let data = vec![7; if *is_bulk { 30_000 } else { 20 }];
+                let segment = tcp([10, 10, 0, *host], FAR, 64, number, ACK, &data);
+                side.wires.borrow_mut().from_tun.push_back(tso(30_000, &segment));
+                let segment = tcp(FAR, [10, 10, 0, *host], 64, number, ACK, &data);
+                side.arrives(0, segment);
+            }
+            side.turn();
+        }
+        side.turns();
+
+        let wires = side.wires.borrow();
+        let sent = wires.to_udp.iter().map(|(_, bytes)| (bytes[15], &bytes[24..28]));
+        let written = wires.to_tun.iter().map(|frame| (frame[10 + 19], &frame[10 + 24..10 + 28]));
+        let arrived = batches.iter().map(|(_, arrivals)| arrivals.len()).sum::<usize>();
+        prop_assert_eq!((sent.len(), written.len()), (arrived, arrived));
+        for host in 0..4 {
+            prop_assert!(sent.clone().filter(|it| it.0 == host).is_sorted());
+            prop_assert!(written.clone().filter(|it| it.0 == host).is_sorted());
+        }
+    }
+}
+
 /// A worker and the wires it is on.
 struct Side {
     worker: Worker,
