@@ -8,7 +8,8 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -305,8 +306,12 @@ pub(super) fn outgoing(message: &RouteMessage) -> Option<u32> {
     })
 }
 
-/// Whether it is in the main table.
+/// Whether it is in the main table. What the kernel has learned of the path to one destination, such as its
+/// MTU, is listed with that table's routes and is none.
 pub(super) fn is_main(message: &RouteMessage) -> bool {
+    if message.header.flags.contains(RouteFlags::Cloned) {
+        return false;
+    }
     let attributes = message.attributes.iter();
     let mut wide = attributes.filter_map(|attribute| match attribute {
         RouteAttribute::Table(table) => Some(*table),

@@ -70,6 +70,29 @@ fn the_blackhole_route_of_a_former_subnet_is_removed_and_no_other_route() {
 }
 
 #[test]
+fn what_the_kernel_has_learned_of_a_path_is_no_route() {
+    let Some(bed) = Testbed::for_test("what_the_kernel_has_learned") else { return };
+    let [host, router, far] = ["host", "router", "far"].map(|name| bed.namespace(name).unwrap());
+    host.link("near0", &router, "near1", 1500).unwrap();
+    router.link("far1", &far, "far0", 1400).unwrap();
+    router.sysctl("net.ipv4.ip_forward", "1").unwrap();
+    host.ip("address add 192.0.2.1/24 dev near0\nroute add 198.51.100.0/24 via 192.0.2.2").unwrap();
+    router.ip("address add 192.0.2.2/24 dev near1\naddress add 198.51.100.2/24 dev far1").unwrap();
+    far.ip("address add 198.51.100.1/24 dev far0\nroute add 192.0.2.0/24 via 198.51.100.2")
+        .unwrap();
+    let ping = ["-M", "do", "-s", "1450", "-c", "1", "-W", "1", "198.51.100.1"];
+    let refused = host.run("ping", &ping).expect_err("it is too long for the router");
+    let learned = host.run("ip", &["route", "get", "198.51.100.1"]).unwrap();
+    assert!(learned.contains("mtu 1400"), "{learned} {refused}");
+
+    let survey = on(&host, async |network| network.survey().await.unwrap());
+
+    let network = "198.51.100.0/24".parse().unwrap();
+    assert!(survey.routes.iter().any(|route| route.destination == network), "{survey:?}");
+    assert_eq!(survey.inside(network, &[]), [""; 0]);
+}
+
+#[test]
 fn two_networks_on_one_host_keep_their_rules() {
     let Some(bed) = Testbed::for_test("two_networks_on_one_host") else { return };
     let host = host(&bed);
