@@ -147,9 +147,7 @@ impl Fair {
     /// Adds the next arrival. Packets of no known flow stay where they are: they pass nothing, and
     /// nothing passes them.
     pub fn add(&mut self, bytes: u32, flows: &Flows) {
-        let tags = flows.slots().iter().map(|slot| self.tags[usize::from(*slot)]);
-        let ahead = if flows.is_barrier { self.highest } else { tags.fold(self.floor, u32::max) };
-        let tag = ahead.saturating_add(bytes.max(1));
+        let tag = self.last(flows, self.floor).saturating_add(bytes.max(1));
         for slot in flows.slots() {
             self.tags[usize::from(*slot)] = tag;
         }
@@ -170,8 +168,15 @@ impl Fair {
     /// together, and with a fragment all that waits.
     #[must_use]
     pub fn bytes_of(&self, flows: &Flows) -> u32 {
-        let tags = flows.slots().iter().map(|slot| self.tags[usize::from(*slot)]);
-        if flows.is_barrier { self.highest } else { tags.max().unwrap_or(0) }
+        self.last(flows, 0)
+    }
+
+    /// The highest tag of these flows, at least so much; with a fragment, the highest of all.
+    fn last(&self, flows: &Flows, at_least: u32) -> u32 {
+        if flows.is_barrier {
+            return self.highest;
+        }
+        flows.slots().iter().map(|slot| self.tags[usize::from(*slot)]).fold(at_least, u32::max)
     }
 
     /// Chooses arrivals for a turn until they have so many bytes, of each flow those that begin
