@@ -90,4 +90,11 @@ impl Inbox {
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty() && self.trains.is_empty()
     }
+
+    /// Bytes of all frames, and of all trains.
+    #[must_use]
+    pub fn bytes(&self) -> [u32; 2] {
+        let frames = self.frames.iter().map(|frame| frame.len);
+        [frames.sum(), self.trains.iter().map(|train| train.len).sum()]
+    }
 }

@@ -206,7 +206,8 @@ impl Worker {
             self.engine.receive(&mut self.backlog.inbox, None)?;
         }
         let waited_ns = clock::monotonic_ns().saturating_sub(began_ns);
-        self.patience.waited(Duration::from_nanos(waited_ns), self.backlog.bytes());
+        let bytes = self.backlog.inbox.bytes().iter().sum();
+        self.patience.waited(Duration::from_nanos(waited_ns), bytes);
         Ok(())
     }
 
@@ -246,8 +247,8 @@ impl Worker {
         let pipeline = &mut self.pipeline;
         pipeline.meter.begin(turn);
 
-        let out: u32 = turn.frames.iter().map(|frame| frame.len).sum();
-        let is_mostly_out = out > turn.trains.iter().map(|train| train.len).sum::<u32>();
+        let [out, into] = turn.bytes();
+        let is_mostly_out = out > into;
         if is_mostly_out {
             pipeline.all_ingress(&world, engine, turn);
         }

@@ -132,18 +132,9 @@ impl Backlog {
         }
     }
 
-    /// Bytes that wait.
-    pub(super) fn bytes(&self) -> u32 {
-        let frames: u32 = self.inbox.frames.iter().map(|frame| frame.len).sum();
-        let trains: u32 = self.inbox.trains.iter().map(|train| train.len).sum();
-        frames + trains
-    }
-
     /// Moves what leaves now into the turn.
     pub(super) fn take(&mut self, engine: &mut dyn Engine, turn: &mut Inbox) {
-        let frames: u32 = self.inbox.frames.iter().map(|frame| frame.len).sum();
-        let trains: u32 = self.inbox.trains.iter().map(|train| train.len).sum();
-        if frames <= FLOW_BYTES && trains <= FLOW_BYTES {
+        if self.inbox.bytes().iter().all(|bytes| *bytes <= FLOW_BYTES) {
             return self.take_all(turn);
         }
         if self.has_little(engine) {
