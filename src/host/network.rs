@@ -185,7 +185,6 @@ impl Network {
         let mut stale = HashSet::new();
         self.each_route(|route| {
             let is_ours = route.header.protocol == RouteProtocol::Boot
-                && survey::is_main(&route)
                 && survey::outgoing(&route) == Some(index);
             let to = survey::destination(&route).filter(|to| is_ours && !wanted.contains(to));
             stale.extend(to);
@@ -316,7 +315,7 @@ impl Network {
         self.each_route(|route| {
             let Some(to) = survey::destination(&route) else { return };
             let is_fast = route.header.protocol == RouteProtocol::Other(PROTOCOL);
-            if survey::is_main(&route) && wanted.contains(&to) && !is_fast {
+            if wanted.contains(&to) && !is_fast {
                 // The kernel lists the route that it uses first.
                 owners.entry(to).or_insert(survey::outgoing(&route));
             }
@@ -325,7 +324,11 @@ impl Network {
         Ok(owners)
     }
 
-    async fn each_route(&self, mut each: impl FnMut(RouteMessage)) -> Result<(), HostError> {
+    /// The routes of the main table, in the kernel's order.
+    pub(super) async fn each_route(
+        &self,
+        mut each: impl FnMut(RouteMessage),
+    ) -> Result<(), HostError> {
         let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
         for all in [v4, v6] {
@@ -335,7 +338,9 @@ impl Network {
                 .await
                 .map_err(|source| failed("cannot list routes".to_owned(), source))?
             {
-                each(route);
+                if survey::is_main(&route) {
+                    each(route);
+                }
             }
         }
         Ok(())

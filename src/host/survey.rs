@@ -133,20 +133,8 @@ impl Network {
             }
         }
         interfaces.sort_by_key(|interface| interface.index);
-        let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
         let mut routes = Vec::new();
-        for all in [v4, v6] {
-            let all: Vec<_> = self
-                .handle
-                .route()
-                .get(all)
-                .execute()
-                .try_collect()
-                .await
-                .map_err(|source| failed("cannot list routes".to_owned(), source))?;
-            routes.extend(all.iter().filter(|route| is_main(route)).filter_map(route));
-        }
+        self.each_route(|message| routes.extend(route(&message))).await?;
         Ok(Survey { interfaces, routes })
     }
 
